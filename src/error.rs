@@ -1,0 +1,53 @@
+//! The one error type of the SQL surface and its one map to SQLSTATE, message and HINT.
+
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::PgSqlErrorCode;
+
+/// Everything a public function can refuse with.
+#[derive(Debug)]
+pub enum Error {
+    /// An argument has a value outside of what is accepted: argument, value, what is accepted.
+    InvalidArgument { argument: &'static str, value: String, accepted: String },
+    /// Capture is not running because the library was not preloaded.
+    NotPreloaded,
+    /// The role may not do this: what, and who may.
+    NotPermitted { what: &'static str, hint: &'static str },
+    /// The server is in a state in which this cannot be done.
+    WrongState { message: String, hint: String },
+    /// Not supported here.
+    Unsupported { message: String, hint: String },
+    /// A named object does not exist.
+    UndefinedObject { message: String, hint: String },
+}
+
+impl Error {
+    /// Raises the error. Call only where no lock is held and nothing with a destructor is live.
+    pub fn raise(self) -> ! {
+        let (code, message, hint) = self.parts();
+        ErrorReport::new(code, message, "perf_opt").set_hint(hint).report(pgrx::PgLogLevel::ERROR);
+        unreachable!("an ERROR does not return")
+    }
+
+    fn parts(self) -> (PgSqlErrorCode, String, String) {
+        match self {
+            Error::InvalidArgument { argument, value, accepted } => (
+                PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+                format!("invalid value for argument \"{argument}\": {value}"),
+                accepted,
+            ),
+            Error::NotPreloaded => (
+                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                "perf_opt must be loaded via \"shared_preload_libraries\"".to_owned(),
+                "Add shared_preload_libraries = 'perf_opt' to postgresql.conf and restart the server.".to_owned(),
+            ),
+            Error::NotPermitted { what, hint } => {
+                (PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, format!("permission denied for {what}"), hint.to_owned())
+            }
+            Error::WrongState { message, hint } => {
+                (PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message, hint)
+            }
+            Error::Unsupported { message, hint } => (PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED, message, hint),
+            Error::UndefinedObject { message, hint } => (PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, message, hint),
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Every setting of perf_opt: type, unit, default and why.

@@ -1,0 +1,7 @@
+//! perf_opt: a performance engineer inside PostgreSQL. Modules are listed in data-flow order; imports point upwards only.
+#![deny(ffi_unwind_calls)]
+
+pgrx::pg_module_magic!(name, version);
+
+mod error;
+mod guc;
