@@ -2,4 +2,9 @@
 //!
 //! Nothing here may depend on pgrx, do I/O or read a clock.
 #![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod counters;
+pub mod histogram;
+pub mod normalize;
+pub mod outcome;

@@ -1,0 +1,259 @@
+//! A latency histogram with a fixed size: log-linear, 16 sub-buckets an octave over the 30 octaves from 2^10 ns (about
+//! 1 us) to 2^40 ns (about 18 min). A percentile read from it is the middle of its bucket, so it is at most half a
+//! bucket, 1/32 = 3.125 %, away from the true value. What is faster than 1 us counts in the first bucket, what is
+//! slower than 18 min in the last.
+
+/// Sub-buckets an octave.
+const SUBS: usize = 16;
+/// log2 of the lower bound, in nanoseconds.
+const FIRST_OCTAVE: u32 = 10;
+/// Octaves covered.
+const OCTAVES: usize = 30;
+/// Number of buckets.
+pub const BUCKETS: usize = SUBS * OCTAVES;
+
+/// Executions per latency bucket.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Histogram {
+    /// Executions in each bucket, in order of latency. Saturates instead of wrapping.
+    pub counts: [u32; BUCKETS],
+}
+
+impl Default for Histogram {
+    fn default() -> Self {
+        Histogram { counts: [0; BUCKETS] }
+    }
+}
+
+/// The bucket a latency belongs to.
+#[inline]
+pub fn bucket_of_ns(ns: u64) -> usize {
+    if ns < 1 << FIRST_OCTAVE {
+        return 0;
+    }
+    let exponent = 63 - ns.leading_zeros();
+    let octave = (exponent - FIRST_OCTAVE) as usize;
+    if octave >= OCTAVES {
+        return BUCKETS - 1;
+    }
+    let sub = (ns >> (exponent - SUBS.ilog2())) as usize & (SUBS - 1);
+    octave * SUBS + sub
+}
+
+/// Lower bound of a bucket in nanoseconds; `bucket == BUCKETS` gives the upper bound of the last one.
+pub fn lower_ns(bucket: usize) -> f64 {
+    let octave = (bucket / SUBS) as i32 + FIRST_OCTAVE as i32;
+    let sub = (bucket % SUBS) as f64;
+    2f64.powi(octave) * (1.0 + sub / SUBS as f64)
+}
+
+/// The value a bucket stands for: its middle.
+fn middle_ns(bucket: usize) -> f64 {
+    (lower_ns(bucket) + lower_ns(bucket + 1)) / 2.0
+}
+
+impl Histogram {
+    /// Counts one execution of this latency.
+    #[inline]
+    pub fn record_ns(&mut self, ns: u64) {
+        let count = &mut self.counts[bucket_of_ns(ns)];
+        *count = count.saturating_add(1);
+    }
+
+    /// Adds the counts of `other`.
+    pub fn merge(&mut self, other: &Histogram) {
+        for (mine, theirs) in self.counts.iter_mut().zip(&other.counts) {
+            *mine = mine.saturating_add(*theirs);
+        }
+    }
+
+    /// Adds small counts, as a backend keeps them before it hands them over.
+    #[inline]
+    pub fn merge_small(&mut self, other: &[u8; BUCKETS]) {
+        for (mine, theirs) in self.counts.iter_mut().zip(other) {
+            *mine = mine.saturating_add(u32::from(*theirs));
+        }
+    }
+
+    /// What came since `earlier` was taken from the same histogram.
+    pub fn subtract(&mut self, earlier: &Histogram) {
+        for (mine, theirs) in self.counts.iter_mut().zip(&earlier.counts) {
+            *mine = mine.saturating_sub(*theirs);
+        }
+    }
+
+    /// Number of executions.
+    pub fn total(&self) -> u64 {
+        self.octave_sums().iter().sum()
+    }
+
+    fn octave_sums(&self) -> [u64; OCTAVES] {
+        let mut sums = [0u64; OCTAVES];
+        for (sum, octave) in sums.iter_mut().zip(self.counts.chunks_exact(SUBS)) {
+            *sum = octave.iter().map(|&count| u64::from(count)).sum();
+        }
+        sums
+    }
+
+    /// Latencies in nanoseconds at the quantiles `qs` (each 0 to 1, ascending or not); `None` when nothing was counted.
+    pub fn quantiles_ns<const N: usize>(&self, qs: [f64; N]) -> Option<[f64; N]> {
+        let sums = self.octave_sums();
+        let total: u64 = sums.iter().sum();
+        if total == 0 {
+            return None;
+        }
+        Some(qs.map(|q| {
+            // The nearest-rank definition: the smallest value with at least q of the executions at or below it.
+            let rank = ((q.clamp(0.0, 1.0) * total as f64).ceil() as u64).clamp(1, total);
+            let mut before = 0u64;
+            for (octave, sum) in sums.iter().enumerate() {
+                if before + sum < rank {
+                    before += sum;
+                    continue;
+                }
+                for sub in 0..SUBS {
+                    let bucket = octave * SUBS + sub;
+                    before += u64::from(self.counts[bucket]);
+                    if before >= rank {
+                        return middle_ns(bucket);
+                    }
+                }
+            }
+            middle_ns(BUCKETS - 1)
+        }))
+    }
+
+    /// Latency in nanoseconds at one quantile.
+    pub fn quantile_ns(&self, q: f64) -> Option<f64> {
+        self.quantiles_ns([q]).map(|[value]| value)
+    }
+
+    /// The non-empty buckets: lower bound, upper bound (ns), executions.
+    pub fn buckets(&self) -> impl Iterator<Item = (f64, f64, u64)> + '_ {
+        self.counts
+            .iter()
+            .enumerate()
+            .filter(|(_, &count)| count > 0)
+            .map(|(bucket, &count)| (lower_ns(bucket), lower_ns(bucket + 1), u64::from(count)))
+    }
+
+    /// A small form for storage: for each non-empty bucket the distance from the one before and the count, as
+    /// LEB128 varints. An empty histogram is no bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        let mut previous = 0;
+        for (bucket, &count) in self.counts.iter().enumerate().filter(|(_, &count)| count > 0) {
+            push_varint(&mut out, (bucket - previous) as u64);
+            push_varint(&mut out, u64::from(count));
+            previous = bucket;
+        }
+        out
+    }
+
+    /// Reads what [`encode`](Self::encode) wrote; `None` when the bytes are not of that form.
+    pub fn decode(bytes: &[u8]) -> Option<Histogram> {
+        let mut histogram = Histogram::default();
+        let mut rest = bytes;
+        let mut bucket = 0usize;
+        while !rest.is_empty() {
+            let step = usize::try_from(take_varint(&mut rest)?).ok()?;
+            let count = u32::try_from(take_varint(&mut rest)?).ok()?;
+            bucket = bucket.checked_add(step)?;
+            *histogram.counts.get_mut(bucket)? = count;
+        }
+        Some(histogram)
+    }
+}
+
+fn push_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
+    let mut value = 0u64;
+    for shift in (0..64).step_by(7) {
+        let (&byte, rest) = bytes.split_first()?;
+        *bytes = rest;
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn edges_fall_in_the_first_and_last_bucket() {
+        assert_eq!(bucket_of_ns(0), 0);
+        assert_eq!(bucket_of_ns(1023), 0);
+        assert_eq!(bucket_of_ns(1024), 0);
+        assert_eq!(bucket_of_ns(1 << 40), BUCKETS - 1);
+        assert_eq!(bucket_of_ns(u64::MAX), BUCKETS - 1);
+    }
+
+    #[test]
+    fn empty_has_no_quantile() {
+        assert_eq!(Histogram::default().quantile_ns(0.5), None);
+        assert_eq!(Histogram::decode(&[]), Some(Histogram::default()));
+    }
+
+    #[test]
+    fn garbage_is_refused() {
+        assert_eq!(Histogram::decode(&[0x80]), None);
+        assert_eq!(Histogram::decode(&[0xff, 0xff, 0x7f, 1]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn bounds_enclose_the_value(ns in 1024u64..(1 << 40)) {
+            let bucket = bucket_of_ns(ns);
+            prop_assert!(lower_ns(bucket) <= ns as f64);
+            prop_assert!((ns as f64) < lower_ns(bucket + 1));
+        }
+
+        #[test]
+        fn quantiles_are_within_3_2_percent(mut values in prop::collection::vec(1100u64..1_000_000_000_000, 1..400), q in 0.0f64..1.0) {
+            let mut histogram = Histogram::default();
+            values.iter().for_each(|&ns| histogram.record_ns(ns));
+            values.sort_unstable();
+            let rank = ((q * values.len() as f64).ceil() as usize).clamp(1, values.len());
+            let exact = values[rank - 1] as f64;
+            let got = histogram.quantile_ns(q).unwrap();
+            prop_assert!((got - exact).abs() <= 0.032 * exact, "{got} for {exact}");
+        }
+
+        #[test]
+        fn encoding_round_trips(values in prop::collection::vec(any::<u64>(), 0..300)) {
+            let mut histogram = Histogram::default();
+            values.iter().for_each(|&ns| histogram.record_ns(ns));
+            prop_assert_eq!(Histogram::decode(&histogram.encode()), Some(histogram));
+        }
+
+        #[test]
+        fn merge_and_subtract_are_inverse(a in prop::collection::vec(any::<u64>(), 0..100), b in prop::collection::vec(any::<u64>(), 0..100)) {
+            let (mut one, mut two) = (Histogram::default(), Histogram::default());
+            a.iter().for_each(|&ns| one.record_ns(ns));
+            b.iter().for_each(|&ns| two.record_ns(ns));
+            let mut both = one;
+            both.merge(&two);
+            prop_assert_eq!(both.total(), (a.len() + b.len()) as u64);
+            both.subtract(&two);
+            prop_assert_eq!(both, one);
+        }
+
+        #[test]
+        fn decode_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+            let _ = Histogram::decode(&bytes);
+        }
+    }
+}

@@ -1,0 +1,442 @@
+//! Takes the literals out of SQL text: every string, bit string, dollar-quoted and numeric literal becomes `$n`, all
+//! else stays as it was written. A lexer is enough and needs no parse tree, so a statement can be normalised at any
+//! time, whoever parsed it: when it is recorded, when it failed, or in another session.
+//!
+//! Bytes are looked at one by one. That is safe in every server encoding: in all of them the bytes of a multibyte
+//! character have the high bit set.
+
+/// Normalises `source` into `out` and returns the number of bytes written; what does not fit is cut, at any byte.
+/// `backslash_escapes` says that plain strings may have them (standard_conforming_strings is off).
+pub fn normalize_into(source: &[u8], out: &mut [u8], backslash_escapes: bool) -> usize {
+    let source = source.trim_ascii();
+    let mut writer = Writer { out, len: 0 };
+    let mut number = highest_parameter(source);
+    let mut lexer = Lexer { source, at: 0, backslash_escapes };
+    let mut before = Before::Operator;
+    while let Some(token) = lexer.next() {
+        match token {
+            Token::Literal => {
+                number = number.saturating_add(1);
+                writer.parameter(number);
+                before = Before::Operand;
+            }
+            Token::Minus(text) => {
+                // A sign belongs to the literal when nothing stands before it that could be subtracted from.
+                if before == Before::Operator && lexer.peek().is_some_and(|byte| byte.is_ascii_digit()) {
+                    continue;
+                }
+                writer.push(text);
+                before = Before::Operator;
+            }
+            Token::Space(text) => writer.push(text),
+            Token::Operand(text) => {
+                writer.push(text);
+                before = Before::Operand;
+            }
+            Token::Other(text) => {
+                writer.push(text);
+                before = if matches!(text, b")" | b"]") { Before::Operand } else { Before::Operator };
+            }
+        }
+        if writer.len == writer.out.len() {
+            break;
+        }
+    }
+    writer.len
+}
+
+/// [`normalize_into`] for text that may grow.
+pub fn normalize(source: &str, backslash_escapes: bool) -> String {
+    // A literal has at least one byte, a parameter's number at most as many digits as the text has bytes.
+    let mut out = vec![0; source.len() * 4 + 16];
+    let len = normalize_into(source.as_bytes(), &mut out, backslash_escapes);
+    out.truncate(len);
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// Normalises the text of an EXPLAIN without running it: as [`normalize`], but the planner's own figures at the end of
+/// a node's line, `(cost=0.00..1.01 rows=1 width=4)`, stay.
+pub fn normalize_plan(plan: &str) -> String {
+    let mut out = String::with_capacity(plan.len());
+    for line in plan.lines() {
+        let (text, figures) = match line.rfind("  (cost=") {
+            Some(at) if is_plan_figures(&line[at..]) => line.split_at(at),
+            _ => (line, ""),
+        };
+        let indent = text.len() - text.trim_start().len();
+        out.push_str(&text[..indent]);
+        out.push_str(&normalize(text, false));
+        out.push_str(figures);
+        out.push('\n');
+    }
+    out
+}
+
+fn is_plan_figures(text: &str) -> bool {
+    let inner = text.trim().strip_prefix("(cost=").and_then(|rest| rest.strip_suffix(')'));
+    inner.is_some_and(|inner| {
+        let mut words = inner.split(' ');
+        let cost = words.next().is_some_and(|word| word.bytes().all(|b| b.is_ascii_digit() || b == b'.'));
+        let rest: Vec<&str> = words.collect();
+        cost && rest.len() == 2
+            && rest
+                .iter()
+                .zip(["rows=", "width="])
+                .all(|(word, name)| word.strip_prefix(name).is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit())))
+    })
+}
+
+#[derive(PartialEq, Clone, Copy)]
+enum Before {
+    Operator,
+    Operand,
+}
+
+struct Writer<'a> {
+    out: &'a mut [u8],
+    len: usize,
+}
+
+impl Writer<'_> {
+    fn push(&mut self, bytes: &[u8]) {
+        let take = bytes.len().min(self.out.len() - self.len);
+        self.out[self.len..self.len + take].copy_from_slice(&bytes[..take]);
+        self.len += take;
+    }
+
+    fn parameter(&mut self, mut number: u32) {
+        let mut digits = [0u8; 11];
+        let mut at = digits.len();
+        loop {
+            at -= 1;
+            digits[at] = b'0' + (number % 10) as u8;
+            number /= 10;
+            if number == 0 {
+                break;
+            }
+        }
+        at -= 1;
+        digits[at] = b'$';
+        self.push(&digits[at..]);
+    }
+}
+
+enum Token<'a> {
+    /// A constant.
+    Literal,
+    /// White space or a comment.
+    Space(&'a [u8]),
+    /// A word, a quoted identifier or a parameter.
+    Operand(&'a [u8]),
+    /// A lone minus sign.
+    Minus(&'a [u8]),
+    /// Anything else.
+    Other(&'a [u8]),
+}
+
+struct Lexer<'a> {
+    source: &'a [u8],
+    at: usize,
+    backslash_escapes: bool,
+}
+
+impl<'a> Lexer<'a> {
+    fn peek(&self) -> Option<u8> {
+        self.source.get(self.at).copied()
+    }
+
+    fn byte(&self, at: usize) -> u8 {
+        self.source.get(at).copied().unwrap_or(0)
+    }
+
+    fn next(&mut self) -> Option<Token<'a>> {
+        let start = self.at;
+        let first = self.peek()?;
+        let second = self.byte(start + 1);
+        Some(match first {
+            b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c => {
+                self.skip_while(is_space);
+                Token::Space(self.since(start))
+            }
+            b'-' if second == b'-' => {
+                self.skip_while(|byte| byte != b'\n' && byte != b'\r');
+                Token::Space(self.since(start))
+            }
+            b'/' if second == b'*' => {
+                self.skip_block_comment();
+                Token::Space(self.since(start))
+            }
+            b'-' => {
+                self.at += 1;
+                Token::Minus(self.since(start))
+            }
+            b'\'' => {
+                self.skip_string(self.backslash_escapes);
+                Token::Literal
+            }
+            b'"' => {
+                self.skip_quoted(b'"', false);
+                Token::Operand(self.since(start))
+            }
+            b'$' if second.is_ascii_digit() => {
+                self.at += 1;
+                self.skip_while(|byte| byte.is_ascii_digit());
+                Token::Operand(self.since(start))
+            }
+            b'$' if self.skip_dollar_quoted() => Token::Literal,
+            b'0'..=b'9' => {
+                self.skip_number();
+                Token::Literal
+            }
+            b'.' if second.is_ascii_digit() => {
+                self.skip_number();
+                Token::Literal
+            }
+            _ if is_word_start(first) => {
+                self.skip_while(is_word);
+                self.after_word(start)
+            }
+            _ => {
+                self.at += 1;
+                Token::Other(self.since(start))
+            }
+        })
+    }
+
+    fn since(&self, start: usize) -> &'a [u8] {
+        &self.source[start..self.at]
+    }
+
+    fn skip_while(&mut self, wanted: impl Fn(u8) -> bool) {
+        while self.peek().is_some_and(&wanted) {
+            self.at += 1;
+        }
+    }
+
+    /// A word that is the prefix of a string (`E'..'`, `B'..'`, `X'..'`, `N'..'`, `U&'..'`) is part of the literal;
+    /// `U&".."` is an identifier.
+    fn after_word(&mut self, start: usize) -> Token<'a> {
+        let word = self.since(start);
+        let next = self.peek().unwrap_or(0);
+        if let [letter] = word {
+            match (letter.to_ascii_lowercase(), next, self.byte(self.at + 1)) {
+                (b'e', b'\'', _) => {
+                    self.skip_string(true);
+                    return Token::Literal;
+                }
+                (b'b' | b'x' | b'n', b'\'', _) => {
+                    self.skip_string(self.backslash_escapes && letter.eq_ignore_ascii_case(&b'n'));
+                    return Token::Literal;
+                }
+                (b'u', b'&', b'\'') => {
+                    self.at += 1;
+                    self.skip_string(false);
+                    return Token::Literal;
+                }
+                (b'u', b'&', b'"') => {
+                    self.at += 1;
+                    self.skip_quoted(b'"', false);
+                    return Token::Operand(self.since(start));
+                }
+                _ => {}
+            }
+        }
+        // After a keyword a sign is a sign; after a name it subtracts. Telling them apart takes a grammar: treat every
+        // word as a name, which at worst leaves the sign in front of the parameter.
+        Token::Operand(word)
+    }
+
+    fn skip_string(&mut self, backslash_escapes: bool) {
+        self.skip_quoted(b'\'', backslash_escapes);
+    }
+
+    /// From an opening quote to behind the closing one; a doubled quote is part of the text.
+    fn skip_quoted(&mut self, quote: u8, backslash_escapes: bool) {
+        self.at += 1;
+        while let Some(byte) = self.peek() {
+            self.at += 1;
+            if byte == b'\\' && backslash_escapes {
+                self.at = (self.at + 1).min(self.source.len());
+            } else if byte == quote {
+                if self.peek() != Some(quote) {
+                    return;
+                }
+                self.at += 1;
+            }
+        }
+    }
+
+    /// `$tag$ ... $tag$`; false, with nothing consumed, when this is not the start of one.
+    fn skip_dollar_quoted(&mut self) -> bool {
+        let rest = &self.source[self.at..];
+        let tag_len = rest[1..].iter().take_while(|&&byte| is_word(byte) && byte != b'$').count();
+        let delimiter_len = tag_len + 2;
+        let starts_well = tag_len == 0 || is_word_start(rest[1]);
+        if !starts_well || rest.get(tag_len + 1) != Some(&b'$') {
+            return false;
+        }
+        let delimiter = &rest[..delimiter_len];
+        let body = &rest[delimiter_len..];
+        let end = body.windows(delimiter_len).position(|window| window == delimiter);
+        self.at += end.map_or(rest.len(), |end| end + 2 * delimiter_len);
+        true
+    }
+
+    /// Digits with underscores, a fraction, an exponent, or 0x / 0o / 0b.
+    fn skip_number(&mut self) {
+        if self.peek() == Some(b'0') && matches!(self.byte(self.at + 1) | 0x20, b'x' | b'o' | b'b') {
+            self.at += 2;
+            self.skip_while(|byte| byte.is_ascii_hexdigit() || byte == b'_');
+            return;
+        }
+        let digits = |byte: u8| byte.is_ascii_digit() || byte == b'_';
+        self.skip_while(digits);
+        // `1..10` is a number, two dots and a number.
+        if self.peek() == Some(b'.') && self.byte(self.at + 1) != b'.' {
+            self.at += 1;
+            self.skip_while(digits);
+        }
+        if self.peek().is_some_and(|byte| byte | 0x20 == b'e') {
+            let sign = usize::from(matches!(self.byte(self.at + 1), b'+' | b'-'));
+            if self.byte(self.at + 1 + sign).is_ascii_digit() {
+                self.at += 1 + sign;
+                self.skip_while(digits);
+            }
+        }
+    }
+
+    fn skip_block_comment(&mut self) {
+        let mut depth = 0usize;
+        while let Some(byte) = self.peek() {
+            match (byte, self.byte(self.at + 1)) {
+                (b'/', b'*') => {
+                    depth += 1;
+                    self.at += 2;
+                }
+                (b'*', b'/') => {
+                    depth -= 1;
+                    self.at += 2;
+                    if depth == 0 {
+                        return;
+                    }
+                }
+                _ => self.at += 1,
+            }
+        }
+        self.at = self.source.len();
+    }
+}
+
+/// Numbers given out start behind the parameters that the text has already.
+fn highest_parameter(source: &[u8]) -> u32 {
+    if !source.contains(&b'$') {
+        return 0;
+    }
+    let mut lexer = Lexer { source, at: 0, backslash_escapes: false };
+    let mut highest = 0;
+    while let Some(token) = lexer.next() {
+        if let Token::Operand([b'$', digits @ ..]) = token {
+            let number = digits.iter().fold(0u32, |n, d| n.saturating_mul(10).saturating_add(u32::from(d - b'0')));
+            highest = highest.max(number);
+        }
+    }
+    highest.min(1_000_000)
+}
+
+fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c)
+}
+
+fn is_word_start(byte: u8) -> bool {
+    byte.is_ascii_alphabetic() || byte == b'_' || byte >= 0x80
+}
+
+fn is_word(byte: u8) -> bool {
+    is_word_start(byte) || byte.is_ascii_digit() || byte == b'$'
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn check(source: &str, expected: &str) {
+        assert_eq!(normalize(source, false), expected, "of {source}");
+    }
+
+    #[test]
+    fn literals_become_parameters() {
+        check("SELECT 1", "SELECT $1");
+        check("select * from t where a = 'x''y' and b = 1.5e-3", "select * from t where a = $1 and b = $2");
+        check("SELECT E'a\\'b', B'01', x'ff', N'n', U&'\\0061'", "SELECT $1, $2, $3, $4, $5");
+        check("SELECT $$it's$$, $a$ $$ $a$", "SELECT $1, $2");
+        check("SELECT 0xFF, 1_000, .5, 5.", "SELECT $1, $2, $3, $4");
+        check("SELECT interval '1 hour'", "SELECT interval $1");
+    }
+
+    #[test]
+    fn names_and_structure_stay() {
+        check("SELECT t1.c2, \"a'1\"\"b\" FROM s3.t1", "SELECT t1.c2, \"a'1\"\"b\" FROM s3.t1");
+        check("SELECT a[1:2], b::numeric(10,2)", "SELECT a[$1:$2], b::numeric($3,$4)");
+        check("SELECT /* 'kept' /* 1 */ */ 2 -- 3\n", "SELECT /* 'kept' /* 1 */ */ $1 -- 3");
+        check("SELECT U&\"d\\0061t\" , a$1 FROM t", "SELECT U&\"d\\0061t\" , a$1 FROM t");
+    }
+
+    #[test]
+    fn numbering_starts_behind_given_parameters() {
+        check("SELECT $2 + 7, 'x'", "SELECT $2 + $3, $4");
+    }
+
+    #[test]
+    fn signs_belong_to_literals_where_nothing_is_subtracted_from() {
+        check(
+            "WHERE a = -5 AND b - 5 > (-3) AND c IN (-1,-2) AND a[1]-1",
+            "WHERE a = $1 AND b - $2 > ($3) AND c IN ($4,$5) AND a[$6]-$7",
+        );
+    }
+
+    #[test]
+    fn secrets_do_not_survive() {
+        check("CREATE ROLE x PASSWORD 'geheim'", "CREATE ROLE x PASSWORD $1");
+        assert!(!normalize(r"SELECT 'a\' geheim'", true).contains("geheim"));
+        check("SELECT 'never closed geheim", "SELECT $1");
+        check("SELECT $x$ never closed", "SELECT $1");
+    }
+
+    #[test]
+    fn what_does_not_fit_is_cut() {
+        let mut out = [0; 10];
+        assert_eq!(normalize_into(b"SELECT aaaaaaaa, 1", &mut out, false), 10);
+        assert_eq!(&out, b"SELECT aaa");
+    }
+
+    #[test]
+    fn plan_figures_stay() {
+        let plan = "Seq Scan on t  (cost=0.00..1.01 rows=1 width=4)\n  Filter: (a = 5)\n";
+        assert_eq!(normalize_plan(plan), "Seq Scan on t  (cost=0.00..1.01 rows=1 width=4)\n  Filter: (a = $1)\n");
+        let trap = "  Filter: (a = '  (cost=geheim)'::text)\n";
+        assert!(!normalize_plan(trap).contains("geheim"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_survived(source in prop::collection::vec(any::<u8>(), 0..200), size in 0usize..64, escapes: bool) {
+            let mut out = vec![0; size];
+            let len = normalize_into(&source, &mut out, escapes);
+            prop_assert!(len <= size);
+        }
+
+        #[test]
+        fn quoted_text_never_survives(secret in "[a-z]{8}", quotes in 0usize..3) {
+            let body = format!("{}{secret}", "''".repeat(quotes));
+            let source = format!("SELECT x FROM t WHERE y = '{body}' AND z = $tag${secret}$tag$ AND w = e'\\'{secret}'");
+            prop_assert!(!normalize(&source, false).contains(&secret));
+        }
+
+        #[test]
+        fn normalising_again_changes_nothing(source in "[ a-z0-9_=<>(),.*/-]{0,60}") {
+            let once = normalize(&source, false);
+            prop_assert_eq!(normalize(&once, false), once);
+        }
+    }
+}
