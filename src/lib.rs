@@ -3,5 +3,66 @@
 
 pgrx::pg_module_magic!(name, version);
 
+mod compat;
 mod error;
 mod guc;
+mod pg;
+
+mod capture;
+mod memory;
+
+mod api;
+
+use pg::local::ProcessLocal;
+use pgrx::pg_sys;
+
+static PREVIOUS_REQUEST: ProcessLocal<pg_sys::shmem_request_hook_type> = ProcessLocal::new(None);
+static PREVIOUS_STARTUP: ProcessLocal<pg_sys::shmem_startup_hook_type> = ProcessLocal::new(None);
+
+/// Called once in each process that loads the library; with shared_preload_libraries, that is the postmaster.
+#[pgrx::pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    guc::define_settings();
+    // SAFETY: a plain read of a process global.
+    if !unsafe { pg_sys::process_shared_preload_libraries_in_progress } {
+        return;
+    }
+    guc::define_preload_settings();
+    // SAFETY: hook variables are plain globals, set before any backend exists; query ids may be switched on while
+    // libraries are preloaded.
+    unsafe {
+        pg_sys::EnableQueryId();
+        PREVIOUS_REQUEST.set(pg_sys::shmem_request_hook);
+        pg_sys::shmem_request_hook = Some(request_memory);
+        PREVIOUS_STARTUP.set(pg_sys::shmem_startup_hook);
+        pg_sys::shmem_startup_hook = Some(attach_memory);
+    }
+    capture::hooks::install();
+}
+
+#[pgrx::pg_guard]
+#[allow(ffi_unwind_calls, reason = "inside a guard that takes errors")]
+unsafe extern "C-unwind" fn request_memory() {
+    if let Some(previous) = PREVIOUS_REQUEST.get() {
+        // SAFETY: the hook that was there before, called as the server would.
+        unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| previous()) };
+    }
+    memory::request();
+}
+
+#[pgrx::pg_guard]
+#[allow(ffi_unwind_calls, reason = "inside a guard that takes errors")]
+unsafe extern "C-unwind" fn attach_memory() {
+    if let Some(previous) = PREVIOUS_STARTUP.get() {
+        // SAFETY: the hook that was there before, called as the server would.
+        unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| previous()) };
+    }
+    memory::startup();
+}
+
+pgrx::extension_sql_file!(
+    "../sql/statements.sql",
+    name = "statements",
+    requires = [api::statements::reset, api::statements::_normalize, api::statements::_severity]
+);
+pgrx::extension_sql_file!("../sql/comments.sql", name = "comments", finalize);
