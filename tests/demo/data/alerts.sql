@@ -9,9 +9,9 @@ SELECT i, type,
        jsonb_build_object('node', i % 24, 'rule', type || '-' || i % 11, 'runbook', 'https://runbooks.example/' || type,
                           'samples', jsonb_build_array(pg_temp.pick(i, 805, 1000), pg_temp.pick(i, 806, 1000), pg_temp.pick(i, 807, 1000))),
        at,
-       CASE WHEN status IN ('acknowledged', 'resolved') THEN at + interval '90 seconds' END,
+       CASE WHEN status IN ('acknowledged', 'resolved') THEN least(at + interval '90 seconds', timestamptz :'anchor') END,
        CASE WHEN status IN ('acknowledged', 'resolved') THEN 1 + pg_temp.pick(i, 808, 40) END,
-       CASE WHEN status = 'resolved' THEN at + interval '1 second' * (120 + 20000 * power(pg_temp.u(i, 809), 3)) END
+       CASE WHEN status = 'resolved' THEN least(at + interval '1 second' * (120 + 20000 * power(pg_temp.u(i, 809), 3)), timestamptz :'anchor') END
 FROM (SELECT i, pg_temp.at(i, :n) AS at, pg_temp.u(i, 810) AS s,
              (ARRAY['latency','error_rate','payment_failures','login_storm','fraud_score','queue_depth','disk_space'])[1 + pg_temp.pick(i, 811, 7)] AS type,
              CASE WHEN (i > :n * 0.99 AND u < 0.35) OR u < 0.0012 THEN CASE WHEN u < 0.20 THEN 'triggered' ELSE 'acknowledged' END

@@ -30,4 +30,4 @@ RETURN pg_temp.signed_up(1 + (floor(:users * power(pg_temp.u(i, k), 2.2))::bigin
 CREATE FUNCTION pg_temp.at(i bigint, rows_in_all bigint) RETURNS timestamptz STABLE LANGUAGE sql
 RETURN timestamptz :'anchor' - interval '1 second' * (86400 * (365
     - pg_temp.grown((i - 1 + pg_temp.u(i, 900)) / rows_in_all)
-    - 0.12 * sin(2 * pi() * pg_temp.grown((i - 1 + pg_temp.u(i, 900)) / rows_in_all))));
+    + 0.08 * sin(2 * pi() * pg_temp.grown((i - 1 + pg_temp.u(i, 900)) / rows_in_all))));
