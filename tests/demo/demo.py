@@ -76,7 +76,7 @@ def run(pg_root: Path, scale: float, seconds: float, clients: int) -> int:
 
         say(f"Running {len(runner.manifest())} scripts with {clients} clients for {seconds:.0f} s ...")
         result = runner.run_workload(server, seconds, clients, progress=lambda line: say(f"  {line}"))
-        say(f"  {result.executions:,} scripts run, {result.per_second:.0f} a second; {result.failing} runs meant to fail")
+        say(f"  {result.executions:,} scripts run, {result.per_second:.0f} a second; {result.failed} planted failures")
         failed = answers(server, since)
     except BaseException:
         cluster.destroy()

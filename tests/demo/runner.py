@@ -61,11 +61,11 @@ class Measured:
 
 @dataclass(frozen=True)
 class Run:
-    """How the whole workload did. `failing` counts runs of the scripts that are meant to fail."""
+    """How the whole workload did. `failed` counts the scripts that were meant to fail, and did."""
 
     scripts: Sequence[Measured]
     seconds: float
-    failing: int
+    failed: int
 
     @property
     def executions(self) -> int:
@@ -124,8 +124,8 @@ def split(clients: int, protocols: Sequence[str]) -> dict[str, int]:
 
 def watch(server: Server, players: Sequence["Player"], seconds: float, started: float, every_s: int, failing: bool,
           progress: Callable[[str], None]) -> int:
-    """Waits for the players, reports on them, and runs what is meant to fail meanwhile; how often it was run."""
-    failures, next_failure, next_report = 0, started + FAILING_EVERY_S, started + every_s + 0.5
+    """Waits for the players, reports on them, and runs what is meant to fail meanwhile; how often it did fail."""
+    runs, failures, next_failure, next_report = 0, 0, started + FAILING_EVERY_S, started + every_s + 0.5
     deadline = started + seconds + GRACE_S
     mishaps = [path.read_text() for path in sorted((WORKLOAD / "failing").glob("*.sql"))]
     while any(player.running for player in players):
@@ -133,8 +133,8 @@ def watch(server: Server, players: Sequence["Player"], seconds: float, started: 
         if now > deadline:
             raise DemoError(f"the workload did not end {GRACE_S:.0f} s after its time")
         if failing and now >= next_failure and now < started + seconds:
-            provoke(server, mishaps[failures % len(mishaps)])
-            failures += 1
+            failures += provoke(server, mishaps[runs % len(mishaps)])
+            runs += 1
             next_failure += FAILING_EVERY_S
         if now >= next_report:
             progress(f"{now - started:4.0f} s of {seconds:.0f}:  " + "   ".join(player.pulse() for player in players))
@@ -143,11 +143,12 @@ def watch(server: Server, players: Sequence["Player"], seconds: float, started: 
     return failures
 
 
-def provoke(server: Server, script: str) -> None:
-    """Runs a script that is meant to fail; that it does is for the statistics to show."""
+def provoke(server: Server, script: str) -> bool:
+    """Runs a script that is meant to fail; whether it did."""
     command = [server.program("psql"), *server.arguments(), "-d", server.dbname, "-XAtq"]
-    subprocess.run(command, input=script, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                   env=server.environment("platform mishaps"))
+    done = subprocess.run(command, input=script, text=True, capture_output=True,
+                          env={**server.environment("platform mishaps"), "LC_ALL": "C"})
+    return "ERROR:" in done.stderr
 
 
 class Player:
