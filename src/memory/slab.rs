@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 const ENTRIES: usize = 16;
 /// Statements remembered by the backend to see that one comes again.
 const SEEN: usize = 64;
+/// Execution time that a slot may keep from the table: what is worth keeping there is judged by its time.
+const PENDING_NS: u64 = 10_000_000;
 /// How long a reader tries to get a slab whose backend was stopped in the middle of an execution's few stores.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -134,11 +136,12 @@ pub fn record(memory: &Memory, key: &Key, execution: &Execution, source: &impl S
     if mine.slab.is_null() {
         return statements::record(memory, key, execution, source);
     }
+    // SAFETY: an atomic in shared memory that only this backend writes.
+    let executions = unsafe { &(*mine.slab).executions };
+    executions.store(executions.load(Ordering::Relaxed) + execution.calls, Ordering::Relaxed);
     let users = user_word(key);
     if let Some(mut owned) = Owned::try_take(mine.slab) {
         let slab = owned.slab();
-        let count = slab.executions.load(Ordering::Relaxed) + execution.calls;
-        slab.executions.store(count, Ordering::Relaxed);
         if let Some(index) = slab.find(key.queryid, users) {
             let full = slab.add(index, execution);
             drop(owned);
@@ -180,7 +183,8 @@ impl Slab {
         Some(found)
     }
 
-    /// Adds an execution to a slot; true when the slot cannot take another one of this latency.
+    /// Adds an execution to a slot; true when the slot cannot take another one of this latency, or has so much time that
+    /// the table should know of it.
     #[inline(always)]
     fn add(&mut self, index: usize, execution: &Execution) -> bool {
         self.clock = self.clock.wrapping_add(1);
@@ -192,7 +196,7 @@ impl Slab {
         }
         let count = &mut slot.histogram[bucket_of(execution)];
         *count += 1;
-        *count == u8::MAX
+        *count == u8::MAX || slot.counters.total_ns > PENDING_NS
     }
 
     fn key(&self, index: usize) -> Key {
@@ -232,14 +236,17 @@ impl Buffer {
         Buffer { key: Key::default(), counters: Counters::default(), histogram: [0; BUCKETS] }
     }
 
-    fn merge(&self, memory: &Memory) {
-        if self.counters.calls > 0 || self.counters.plans > 0 {
-            statements::merge(memory, &self.key, &self.counters, &self.histogram);
+    /// False when the statement has lost its entry in the table.
+    fn merge(&self, memory: &Memory) -> bool {
+        if self.counters.calls == 0 && self.counters.plans == 0 {
+            return true;
         }
+        statements::merge(memory, &self.key, &self.counters, &self.histogram)
     }
 }
 
-/// Moves a slot's counts to the table and keeps the slot.
+/// Moves a slot's counts to the table and keeps the slot; but when the statement has lost its entry, the slot goes too,
+/// so that its next execution, which knows its text, makes a new one.
 #[cold]
 fn hand_over(memory: &Memory, slab: *mut Slab, index: usize) {
     let mut buffer = Buffer::new();
@@ -248,7 +255,20 @@ fn hand_over(memory: &Memory, slab: *mut Slab, index: usize) {
         owned.slab().take(index, &mut buffer, After::Keep);
     }
     drop(owned);
-    buffer.merge(memory);
+    if !buffer.merge(memory) {
+        forget(memory, slab, index);
+    }
+}
+
+/// Takes a slot out of use. Nobody but a reader that empties it can have touched it meanwhile.
+fn forget(memory: &Memory, slab: *mut Slab, index: usize) {
+    let mut rest = Buffer::new();
+    let Some(mut owned) = Owned::try_take(slab) else { return };
+    if owned.slab().used.load(Ordering::Relaxed) & (1 << index) != 0 {
+        owned.slab().take(index, &mut rest, After::Free);
+    }
+    drop(owned);
+    rest.merge(memory);
 }
 
 /// Makes room for a statement in the slab.

@@ -238,8 +238,9 @@ fn add(memory: &Memory, entry: *mut Entry, execution: &Execution) -> Recorded {
     }
 }
 
-/// Adds what a backend counted for a statement; to `(other)` when the statement has no entry any more.
-pub fn merge(memory: &Memory, key: &Key, counters: &Counters, histogram: &[u8; BUCKETS]) {
+/// Adds what a backend counted for a statement; to `(other)`, and returns false, when the statement has no entry any
+/// more.
+pub fn merge(memory: &Memory, key: &Key, counters: &Counters, histogram: &[u8; BUCKETS]) -> bool {
     let hash = key.hash();
     let table = &memory.statements;
     // SAFETY: a valid lock that this process does not hold; nothing below raises.
@@ -249,6 +250,7 @@ pub fn merge(memory: &Memory, key: &Key, counters: &Counters, histogram: &[u8; B
         Some(entry) => unsafe {
             (*entry).counters.merge(counters);
             (*entry).histogram.merge_small(histogram);
+            true
         },
         None => {
             memory.header().folded.fetch_add(counters.calls, Ordering::Relaxed);
@@ -256,6 +258,7 @@ pub fn merge(memory: &Memory, key: &Key, counters: &Counters, histogram: &[u8; B
                 other.counters.merge(counters);
                 other.histogram.merge_small(histogram);
             });
+            false
         }
     }
 }
