@@ -170,11 +170,14 @@ fn attach(memory: &'static Memory, frames: &mut Frames) -> Option<()> {
 }
 
 /// Takes a frame off the stack: time and usage since it was put there. Frames above it were left by errors that
-/// somebody swallowed; they failed.
+/// somebody swallowed; they failed. `None` when an abort took the frame and recorded it already.
 #[inline(always)]
-fn pop(frames: &mut Frames, index: usize, usage: &mut Usage) -> u64 {
+fn pop(frames: &mut Frames, index: usize, usage: &mut Usage) -> Option<u64> {
     let now = raw::clock_ns();
-    if frames.depth > index + 1 {
+    if frames.depth != index + 1 {
+        if frames.depth <= index {
+            return None;
+        }
         failure::fail_down_to(frames, index + 1, now);
     }
     frames.depth = index;
@@ -183,7 +186,7 @@ fn pop(frames: &mut Frames, index: usize, usage: &mut Usage) -> u64 {
     }
     let frame = &frames.stack[index];
     frame.meter.add_since_to(usage);
-    now.saturating_sub(frame.started_ns)
+    Some(now.saturating_sub(frame.started_ns))
 }
 
 /// Runs the server's part with `on_error` told of errors raised meanwhile.
@@ -219,7 +222,7 @@ unsafe fn begin_query(query: *mut pg_sys::QueryDesc) -> Option<usize> {
 unsafe fn end_run(query: *mut pg_sys::QueryDesc, index: usize, counted_before: bool) {
     let frames = frames();
     let mut usage = Usage::default();
-    let elapsed_ns = pop(frames, index, &mut usage);
+    let Some(elapsed_ns) = pop(frames, index, &mut usage) else { return };
     // SAFETY: the executor is open, so the descriptor has a state.
     let rows = unsafe { (*query).estate.as_ref() }.map_or(0, |estate| estate.es_processed);
     if let Some(open) = frames.find_open(query) {
@@ -308,7 +311,7 @@ unsafe extern "C-unwind" fn executor_finish(query: *mut pg_sys::QueryDesc) {
         fenced((), || {
             let frames = frames();
             let mut usage = Usage::default();
-            let elapsed_ns = pop(frames, index, &mut usage);
+            let Some(elapsed_ns) = pop(frames, index, &mut usage) else { return };
             if let Some(open) = frames.find_open(query) {
                 frames.open[open].elapsed_ns += elapsed_ns;
                 frames.open[open].usage.add(&usage);
@@ -362,7 +365,7 @@ unsafe extern "C-unwind" fn planner(
         let plan = with_error_context!(index, next!());
         fenced((), || {
             let frames = frames();
-            let planning_ns = pop(frames, index, &mut Usage::default());
+            let Some(planning_ns) = pop(frames, index, &mut Usage::default()) else { return };
             let toplevel = frames.stack[index].toplevel;
             let displaced = frames.remember_planning(Planned { queryid, plans: 1, planning_ns, toplevel });
             if let (Some(planned), Some(memory)) = (displaced, capturing(frames)) {
@@ -491,7 +494,7 @@ unsafe extern "C-unwind" fn process_utility(
         fenced((), || {
             let frames = frames();
             let mut usage = Usage::default();
-            let elapsed_ns = pop(frames, index, &mut usage);
+            let Some(elapsed_ns) = pop(frames, index, &mut usage) else { return };
             let rows = if utility.counts_rows { rows_of(qc) } else { 0 };
             if let Some(memory) = capturing(frames) {
                 record::utility(memory, &frames.stack[index], elapsed_ns, rows, &usage);
