@@ -182,7 +182,7 @@ def main() -> int:
     os.umask(0o022)  # the server's user must be able to read what is made here
     commands = {
         "build": lambda: print(f"built: {build.package(one_installation(), build.RELEASE_PROFILE)}"),
-        "install": lambda: build.install(one_installation()),
+        "install": lambda: build.install(postgres.real()),
         "test": lambda: test(options.parts or list(PARTS)),
         "regress-accept": regress_accept,
         "lint": lint,
