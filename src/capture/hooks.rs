@@ -7,7 +7,7 @@ use super::frames::{frames, Frames, Kind, Open, Planned, MAX_DEPTH, MAX_OPEN};
 use super::record;
 use crate::compat::Meter;
 use crate::guc::{self, Track};
-use crate::memory::statements::Usage;
+use crate::memory::statements::{Execution, Usage};
 use crate::memory::{self, slab, Memory};
 use crate::pg::local::ProcessLocal;
 use crate::pg::raw;
@@ -221,35 +221,40 @@ unsafe fn begin_query(query: *mut pg_sys::QueryDesc) -> Option<usize> {
 #[inline(always)]
 unsafe fn end_run(query: *mut pg_sys::QueryDesc, index: usize, counted_before: bool) {
     let frames = frames();
-    let mut usage = Usage::default();
-    let Some(elapsed_ns) = pop(frames, index, &mut usage) else { return };
-    // SAFETY: the executor is open, so the descriptor has a state.
-    let rows = unsafe { (*query).estate.as_ref() }.map_or(0, |estate| estate.es_processed);
-    if let Some(open) = frames.find_open(query) {
-        let open = &mut frames.open[open];
-        open.elapsed_ns += elapsed_ns;
-        open.rows += rows;
-        open.usage.add(&usage);
+    if frames.find_open(query).is_some() {
+        // A later run of the same query: a cursor's next rows.
+        let mut usage = Usage::NONE;
+        let Some(elapsed_ns) = pop(frames, index, &mut usage) else { return };
+        let Some(open) = frames.find_open(query) else { return };
+        let execution = &mut frames.open[open].execution;
+        execution.elapsed_ns += elapsed_ns;
+        // SAFETY: the executor is open, so the descriptor has a state.
+        execution.rows += unsafe { rows_of_run(query) };
+        execution.usage.add(&usage);
         return;
     }
+    let mut execution = Execution { calls: u64::from(!counted_before), ..Execution::NONE };
+    let Some(elapsed_ns) = pop(frames, index, &mut execution.usage) else { return };
+    execution.elapsed_ns = elapsed_ns;
+    // SAFETY: as above.
+    execution.rows = unsafe { rows_of_run(query) };
     let frame = &frames.stack[index];
-    let open = Open {
-        query,
-        toplevel: frame.toplevel,
-        level: frame.level,
-        calls: u64::from(!counted_before),
-        queryid: frame.queryid,
-        elapsed_ns,
-        rows,
-        usage,
-    };
+    let (toplevel, level, queryid) = (frame.toplevel, frame.level, frame.queryid);
     if frames.open_len < MAX_OPEN {
-        frames.open[frames.open_len] = open;
+        frames.open[frames.open_len] = Open { query, toplevel, level, queryid, execution };
         frames.open_len += 1;
     } else if let Some(memory) = capturing(frames) {
+        let mut open = Open { query, toplevel, level, queryid, execution };
+        let planning = frames.take_planning(queryid, toplevel);
         // SAFETY: the descriptor is live.
-        unsafe { record::finished(memory, frames, &open) };
+        unsafe { record::finished(memory, planning, &mut open) };
     }
+}
+
+#[inline(always)]
+unsafe fn rows_of_run(query: *const pg_sys::QueryDesc) -> u64 {
+    // SAFETY: the caller vouches for an open executor.
+    unsafe { (*query).estate.as_ref() }.map_or(0, |estate| estate.es_processed)
 }
 
 unsafe extern "C-unwind" fn executor_run(
@@ -310,11 +315,12 @@ unsafe extern "C-unwind" fn executor_finish(query: *mut pg_sys::QueryDesc) {
         with_error_context!(index, next!());
         fenced((), || {
             let frames = frames();
-            let mut usage = Usage::default();
+            let mut usage = Usage::NONE;
             let Some(elapsed_ns) = pop(frames, index, &mut usage) else { return };
             if let Some(open) = frames.find_open(query) {
-                frames.open[open].elapsed_ns += elapsed_ns;
-                frames.open[open].usage.add(&usage);
+                let execution = &mut frames.open[open].execution;
+                execution.elapsed_ns += elapsed_ns;
+                execution.usage.add(&usage);
             }
         });
     }
@@ -326,10 +332,12 @@ unsafe extern "C-unwind" fn executor_end(query: *mut pg_sys::QueryDesc) {
         fenced((), || {
             let frames = frames();
             if let Some(index) = frames.find_open(query) {
-                let open = frames.take_open(index);
                 if let Some(memory) = capturing(frames) {
-                    record::finished(memory, frames, &open);
+                    let open = &frames.open[index];
+                    let planning = frames.take_planning(open.queryid, open.toplevel);
+                    record::finished(memory, planning, &mut frames.open[index]);
                 }
+                frames.close(index);
             }
         });
         match (*PREVIOUS.as_ptr()).end {
@@ -493,7 +501,7 @@ unsafe extern "C-unwind" fn process_utility(
         }
         fenced((), || {
             let frames = frames();
-            let mut usage = Usage::default();
+            let mut usage = Usage::NONE;
             let Some(elapsed_ns) = pop(frames, index, &mut usage) else { return };
             let rows = if utility.counts_rows { rows_of(qc) } else { 0 };
             if let Some(memory) = capturing(frames) {
