@@ -3,10 +3,11 @@
 
 pgrx::pg_module_magic!(name, version);
 
-mod compat;
 mod error;
-mod guc;
 mod pg;
+
+mod compat;
+mod guc;
 
 mod capture;
 mod memory;
