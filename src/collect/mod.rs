@@ -1,0 +1,3 @@
+//! What the background worker of a database writes down: samples and history, in partitions it rotates itself.
+
+pub mod partitions;
