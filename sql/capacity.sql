@@ -17,13 +17,15 @@ CREATE TABLE perf.capacity_sample_1h PARTITION OF perf.capacity_sample FOR VALUE
 CREATE TABLE perf.capacity_sample_1d PARTITION OF perf.capacity_sample FOR VALUES IN (86400) PARTITION BY RANGE (sampled_at);
 CREATE INDEX ON perf.capacity_sample (metric, sampled_at);
 
--- Up to where each resolution has been summed up from the finer ones. The row is the lock of whoever does it.
-CREATE TABLE perf.capacity_rollup (
+-- What is due at each resolution. Its row is the lock of whoever samples, so that two samplers never do one span twice.
+CREATE TABLE perf.capacity_clock (
     resolution_s int PRIMARY KEY,
+    sampled_at timestamptz NOT NULL DEFAULT '-infinity',
     rolled_until timestamptz NOT NULL DEFAULT '-infinity'
 );
-INSERT INTO perf.capacity_rollup (resolution_s) VALUES (300), (3600), (86400);
+INSERT INTO perf.capacity_clock (resolution_s) VALUES (60), (300), (3600), (86400);
 
+GRANT SELECT ON perf.capacity_clock TO PUBLIC;
 GRANT SELECT ON perf.capacity_sample TO PUBLIC;
 
 COMMENT ON TABLE perf.capacity_sample IS
@@ -40,6 +42,7 @@ COMMENT ON TABLE perf.capacity_sample_1min IS 'perf.capacity_sample of 1 minute:
 COMMENT ON TABLE perf.capacity_sample_5min IS 'perf.capacity_sample of 5 minutes: kept 14 days';
 COMMENT ON TABLE perf.capacity_sample_1h IS 'perf.capacity_sample of 1 hour: kept 90 days';
 COMMENT ON TABLE perf.capacity_sample_1d IS 'perf.capacity_sample of 1 day: kept 3 years';
-COMMENT ON TABLE perf.capacity_rollup IS 'Up to where perf.capacity_sample has been summed up into each coarser resolution';
-COMMENT ON COLUMN perf.capacity_rollup.resolution_s IS 'Resolution in seconds';
-COMMENT ON COLUMN perf.capacity_rollup.rolled_until IS 'Start of the first span not summed up yet';
+COMMENT ON TABLE perf.capacity_clock IS 'When each resolution of perf.capacity_sample was sampled last and up to where it sums up finer samples';
+COMMENT ON COLUMN perf.capacity_clock.resolution_s IS 'Resolution in seconds';
+COMMENT ON COLUMN perf.capacity_clock.sampled_at IS 'When what is measured at this resolution was measured last';
+COMMENT ON COLUMN perf.capacity_clock.rolled_until IS 'End of the last span that was summed up from finer samples';

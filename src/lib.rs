@@ -4,6 +4,7 @@
 pgrx::pg_module_magic!(name, version);
 
 mod collect;
+mod compat;
 mod error;
 mod guc;
 mod pg;

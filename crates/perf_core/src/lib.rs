@@ -3,4 +3,8 @@
 //! Nothing here may depend on pgrx, do I/O or read a clock.
 #![forbid(unsafe_code)]
 
+pub mod forecast;
+pub mod host;
 pub mod ladder;
+pub mod series;
+pub mod stats;
