@@ -11,6 +11,9 @@
 -- parallel. A row a user inserts has no origin yet, so that it never replaces anything unasked: a key that exists already is
 -- the ordinary unique violation. For this a policy table has no unique constraint but its primary key.
 
+-- Everybody may look; what a function of this schema refuses it refuses by itself.
+GRANT USAGE ON SCHEMA perf TO PUBLIC;
+
 CREATE TABLE perf.policy_deletion (
     table_name text NOT NULL,
     row_key text NOT NULL,

@@ -554,7 +554,8 @@ fn relations_daily(client: &mut SpiClient, take: &mut Take) -> Result<(), Error>
     relations(client, take, RELATIONS_DAILY, true)
 }
 
-/// Sizes with indexes and TOAST of the largest tables and materialized views. Measuring opens each relation: those that are
+/// Sizes with indexes and TOAST of the largest tables and materialized views of users; catalogs and the extension's own
+/// partitions, whose names come and go, are part of `(other)`. Measuring opens each relation: those that are
 /// locked exclusively are passed over, not to wait behind a VACUUM FULL.
 fn relations(client: &mut SpiClient, take: &mut Take, at_most: i32, with_other: bool) -> Result<(), Error> {
     let rows = query(
@@ -564,6 +565,7 @@ fn relations(client: &mut SpiClient, take: &mut Take, at_most: i32, with_other: 
                FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
                LEFT JOIN pg_catalog.pg_class AS t ON t.oid = c.reltoastrelid
               WHERE c.relkind IN ('r', 'm') AND c.relpersistence <> 't'
+                AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'perf')
                 AND NOT EXISTS (SELECT FROM pg_catalog.pg_locks AS l
                                  WHERE l.relation IN (c.oid, c.reltoastrelid) AND l.mode = 'AccessExclusiveLock'
                                    AND l.database = (SELECT oid FROM pg_catalog.pg_database

@@ -17,14 +17,6 @@ pub struct Space {
     pub device: u64,
 }
 
-impl Space {
-    /// Part that is used of what the server's user can use at all, as `df` counts it.
-    pub fn used_pct(&self) -> Option<f64> {
-        let usable = self.used_bytes + self.available_bytes;
-        (usable > 0.0).then(|| 100.0 * self.used_bytes / usable)
-    }
-}
-
 /// None when the path does not exist or the filesystem does not say.
 pub fn space(path: &str) -> Option<Space> {
     let device = std::fs::metadata(path).ok()?.dev();

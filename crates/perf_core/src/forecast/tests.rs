@@ -177,6 +177,24 @@ fn three_years_are_fast() {
     assert!(started.elapsed().as_millis() < 1500, "{:?}", started.elapsed());
 }
 
+#[test]
+fn dates_of_days() {
+    for (days, date) in [
+        (0.0, "2000-01-01"),
+        (58.9, "2000-02-28"),
+        (59.0, "2000-02-29"),
+        (60.0, "2000-03-01"),
+        (366.0, "2001-01-01"),
+        (9822.0, "2026-11-22"),
+        (-1.0, "1999-12-31"),
+        (36_583.0, "2100-02-28"),
+        (36_584.0, "2100-03-01"),
+        (f64::NAN, "2000-01-01"),
+    ] {
+        assert_eq!(iso_date_2000(days), date, "{days}");
+    }
+}
+
 fn any_value() -> impl Strategy<Value = f64> {
     prop_oneof![8 => -1e12f64..1e12, 1 => Just(0.0), 1 => any::<f64>()]
 }

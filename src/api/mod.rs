@@ -1,0 +1,3 @@
+//! The SQL surface: checks arguments, hands out rows, decides nothing.
+
+mod capacity;
