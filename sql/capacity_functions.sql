@@ -17,4 +17,4 @@ COMMENT ON FUNCTION perf.capacity_samples(text, timestamptz) IS
 object: database, relation, replica, slot, or filesystem (data, wal, tablespace:NAME) measured; empty for the whole server. value_min, value_mean, value_p95, value_max: over the span of the sample.
 Errors: 22023 for an unknown metric; the HINT lists them';
 COMMENT ON FUNCTION perf.capacity_sample_now() IS
-'Takes a sample of what is due now, as the collector worker does every minute; for servers that cannot preload the library, from pg_cron. Rates need two calls in one session; there is no qps. Returns the number of rows stored. Superuser, or EXECUTE granted by one. Errors: 25006 on a standby';
+'Takes a sample of what is due now, as the collector worker does every minute; for servers that cannot preload the library, from pg_cron. Rates need two calls in one session; there is no qps. Returns the number of rows stored. Superuser, or EXECUTE granted by one. Errors: 55000 on a standby or in a read-only transaction';

@@ -104,6 +104,7 @@ fn capacity_samples(
 /// in one session. Returns the rows stored, sums included. Superuser, or EXECUTE granted by one.
 #[pg_extern]
 fn capacity_sample_now() -> i64 {
+    answer(sampler::check_writable());
     sampler::observe_backends();
     let now = pgrx::datetime::now();
     let report = answer(sampler::sample(now, None).and_then(|report| sampler::rotate(now).map(|_| report)));

@@ -255,6 +255,19 @@ pub fn sample(now: TimestampWithTimeZone, statements_total: Option<u64>) -> Resu
     })
 }
 
+/// Refuses where nothing can be stored: on a standby, in a read-only transaction.
+pub fn check_writable() -> Result<(), Error> {
+    match Spi::get_one::<bool>("SELECT pg_catalog.current_setting('transaction_read_only')::bool")
+        .map_err(spi_failed)?
+    {
+        Some(true) => Err(Error::WrongState {
+            message: "samples of capacity cannot be stored in a read-only transaction".to_owned(),
+            hint: "Sample on the primary, in a transaction that may write.".to_owned(),
+        }),
+        _ => Ok(()),
+    }
+}
+
 /// Makes the partitions that will be needed and drops those whose time is over, or, where all samples together are above
 /// the cap, the oldest ones, finest resolution first. Call inside a transaction, as a superuser, not on a replica.
 pub fn rotate(now: TimestampWithTimeZone) -> Result<Changes, Error> {

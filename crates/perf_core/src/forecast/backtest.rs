@@ -75,7 +75,11 @@ pub(super) fn choose(fits: &[Fit], points: &[(f64, f64)]) -> Option<(Backtest, V
         .collect();
     let mut order: Vec<usize> = (0..fits.len()).collect();
     order.sort_by(|&a, &b| typical[a].total_cmp(&typical[b]));
-    let &best = order.first()?;
+    let least = typical[*order.first()?];
+    // The simplest of those that are as good as the best: a tie must not be settled by rounding errors.
+    let best = (0..fits.len()).find(|&m| typical[m] <= least * 1.02 + 1e-9)?;
+    order.retain(|&m| m != best);
+    order.insert(0, best);
     let limit = typical[best] * SERIOUS_FACTOR;
     let serious: Vec<usize> = order.into_iter().filter(|&m| m == best || typical[m] <= limit).collect();
 
