@@ -354,7 +354,7 @@ fn first_at(client: &SpiClient, metric: &str, object: &str) -> Result<Option<Tim
     )
 }
 
-/// The middle of the last day that is summed up: the value of a day stands for all of it.
+/// The last day there is a value of; a day is dated by its beginning.
 fn last_day(series: &[Point]) -> Option<f64> {
     series.last().map(|p| p.day)
 }

@@ -213,7 +213,7 @@ fn drop_partition(client: &mut SpiClient, parent: pg_sys::Oid, partition: &Parti
         return Ok(false);
     }
     let name = partition.name.as_str();
-    let is_member = client
+    let is_member = !client
         .select(
             "SELECT true FROM pg_catalog.pg_depend
               WHERE classid = 'pg_catalog.pg_class'::regclass AND objid = $1 AND deptype = 'e'",
@@ -221,8 +221,7 @@ fn drop_partition(client: &mut SpiClient, parent: pg_sys::Oid, partition: &Parti
             &[partition.oid.into()],
         )
         .map_err(spi_failed)?
-        .len()
-        > 0;
+        .is_empty();
     if is_member {
         run(client, "SELECT pg_catalog.format('ALTER EXTENSION perf_opt DROP TABLE perf.%I', $1)", &[name.into()])?;
     }

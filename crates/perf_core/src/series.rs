@@ -40,7 +40,7 @@ impl CounterBook {
         }
         let before = self.last.insert((metric, object.to_owned()), Reading { value, at_us, epoch })?;
         let seconds = (at_us - before.at_us) as f64 / 1e6;
-        (before.epoch == epoch && seconds > 0.0 && value >= before.value).then(|| (value - before.value, seconds))
+        (before.epoch == epoch && seconds > 0.0 && value >= before.value).then_some((value - before.value, seconds))
     }
 
     /// As `grown`, a second.
