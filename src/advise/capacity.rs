@@ -346,12 +346,19 @@ fn daily(client: &SpiClient, metric: &str, object: &str, value: &str) -> Result<
     Ok(points)
 }
 
+/// When sampling began, looked up where samples are kept longest first: a day or an hour is dated by its beginning.
 fn first_at(client: &SpiClient, metric: &str, object: &str) -> Result<Option<TimestampWithTimeZone>, Error> {
-    one(
-        client,
-        "SELECT min(sampled_at) FROM perf.capacity_sample WHERE metric = $1 AND object = $2",
-        &[metric.into(), object.into()],
-    )
+    for step in STEPS.iter().rev() {
+        let first = one::<TimestampWithTimeZone>(
+            client,
+            "SELECT min(sampled_at) FROM perf.capacity_sample WHERE resolution_s = $1 AND metric = $2 AND object = $3",
+            &[step.resolution_s.into(), metric.into(), object.into()],
+        )?;
+        if first.is_some() {
+            return Ok(first);
+        }
+    }
+    Ok(None)
 }
 
 /// The last day there is a value of; a day is dated by its beginning.

@@ -42,7 +42,7 @@ pub const STEPS: [Step; 4] = [
     Step {
         resolution_s: 300,
         table: "capacity_sample_5min",
-        ladder: Ladder { step_s: 2 * DAY_S, premake: 1, keep_s: 14 * DAY_S },
+        ladder: Ladder { step_s: DAY_S, premake: 1, keep_s: 14 * DAY_S },
     },
     Step {
         resolution_s: 3600,
@@ -55,6 +55,9 @@ pub const STEPS: [Step; 4] = [
         ladder: Ladder { step_s: 90 * DAY_S, premake: 1, keep_s: 3 * 365 * DAY_S },
     },
 ];
+
+/// In which order steps give way above the cap: the largest first, the days that forecasts live on last.
+const SPARED_FIRST: [usize; 4] = [1, 2, 0, 3];
 
 /// What is sampled: its name ends in its unit.
 pub struct Metric {
@@ -262,14 +265,14 @@ pub fn check_writable() -> Result<(), Error> {
 }
 
 /// Makes the partitions that will be needed and drops those whose time is over, or, where all samples together are above
-/// the cap, the oldest ones, finest resolution first. Call inside a transaction, as a superuser, not on a replica.
+/// the cap, the oldest ones, of the resolution that can be spared most first. Call inside a transaction, as a superuser, not on a replica.
 pub fn rotate(now: TimestampWithTimeZone) -> Result<Changes, Error> {
     let mut changes = Changes::default();
     for step in &STEPS {
         changes += partitions::ensure(step.table, &step.ladder, now)?;
         changes += partitions::expire(step.table, &step.ladder, now)?;
     }
-    for step in &STEPS {
+    for step in SPARED_FIRST.iter().filter_map(|&n| STEPS.get(n)) {
         while partitions::total_bytes("capacity_sample")? > STORAGE_MAX_BYTES {
             let dropped = partitions::drop_oldest(step.table, now)?;
             changes += dropped;

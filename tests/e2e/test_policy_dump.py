@@ -140,6 +140,20 @@ class Housekeeping(ClusterTest):
         self.assertNotIn(old, left)
         self.assertGreater(len(left), 4)
 
+    def test_above_the_cap_the_oldest_go_before_their_time(self) -> None:
+        database = self.fresh_database()
+        self.past(database, "capacity_sample_5min", "now() - interval '10 days'", "now() - interval '5 days'")
+        # A member of the extension, as those the sampler makes.
+        self.cluster.sql("ALTER EXTENSION perf_opt ADD TABLE perf.capacity_sample_5min_past", dbname=database)
+        self.cluster.sql("INSERT INTO perf.capacity_sample (metric, sampled_at, resolution_s, value_mean, object) "
+                         "SELECT 'load_1min', now() - interval '6 days', 300, 1, repeat('x', 1000) "
+                         "FROM generate_series(1, 70000)", dbname=database)
+        size = "SELECT sum(pg_total_relation_size(relid)) FROM pg_partition_tree('perf.capacity_sample')"
+        self.assertGreater(self.cluster.scalar(size, dbname=database), 64 << 20)
+        self.cluster.sql("SELECT perf.capacity_sample_now()", dbname=database)
+        self.assertLess(self.cluster.scalar(size, dbname=database), 64 << 20)
+        self.assertNotIn(("perf.capacity_sample_5min_past",), self.cluster.sql(PARTITIONS, dbname=database))
+
     def test_rates_come_from_differences(self) -> None:
         database = self.fresh_database()
         with self.cluster.connect(database) as session:
