@@ -12,6 +12,10 @@ mod guc;
 mod capture;
 mod memory;
 
+mod collect;
+
+mod advise;
+
 mod api;
 
 use pg::local::ProcessLocal;
@@ -67,3 +71,16 @@ pgrx::extension_sql_file!(
     requires = [api::statements::reset, api::statements::_normalize, api::statements::_severity]
 );
 pgrx::extension_sql_file!("../sql/comments.sql", name = "comments", finalize);
+pgrx::extension_sql_file!("../sql/policy.sql", name = "policy_tables");
+pgrx::extension_sql_file!("../sql/comments_policy.sql", name = "policy_comments", requires = ["policy_tables"]);
+pgrx::extension_sql_file!("../sql/capacity.sql", name = "capacity_tables");
+pgrx::extension_sql_file!(
+    "../sql/capacity_functions.sql",
+    name = "capacity_functions",
+    requires = [
+        "capacity_tables",
+        api::capacity::capacity_estimate,
+        api::capacity::capacity_samples,
+        api::capacity::capacity_sample_now
+    ]
+);

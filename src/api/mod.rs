@@ -1,5 +1,6 @@
 //! The SQL surface: argument checks, rows out, no logic.
 
+pub mod capacity;
 pub mod statements;
 
 use crate::error::Error;

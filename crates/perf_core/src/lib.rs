@@ -5,6 +5,11 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod counters;
+pub mod forecast;
 pub mod histogram;
+pub mod host;
+pub mod ladder;
 pub mod normalize;
 pub mod outcome;
+pub mod series;
+pub mod stats;
