@@ -4,7 +4,10 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod backoff;
 pub mod counters;
+pub mod delta;
 pub mod histogram;
 pub mod normalize;
 pub mod outcome;
+pub mod patterns;
