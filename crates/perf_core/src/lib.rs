@@ -8,6 +8,7 @@ pub mod backoff;
 pub mod counters;
 pub mod delta;
 pub mod histogram;
+pub mod ladder;
 pub mod normalize;
 pub mod outcome;
 pub mod patterns;
