@@ -1,1 +1,193 @@
 //! Every setting of perf_opt: type, unit, default and why.
+
+use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
+
+/// Which statements are captured.
+#[derive(PostgresGucEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Track {
+    /// Those that clients send.
+    #[name = c"top"]
+    Top,
+    /// Those within functions as well.
+    #[name = c"all"]
+    All,
+    /// None.
+    #[name = c"none"]
+    None,
+}
+
+/// `all`: what hides in a function is what an advisor must see; `toplevel` tells the two apart.
+static TRACK: GucSetting<Track> = GucSetting::<Track>::new(Track::All);
+/// 1 s: where a person starts to notice.
+static SLOW_MS: GucSetting<i32> = GucSetting::<i32>::new(1_000);
+static CRITICAL_MS: GucSetting<i32> = GucSetting::<i32>::new(5_000);
+static EMERGENCY_MS: GucSetting<i32> = GucSetting::<i32>::new(10_000);
+/// 5000: what pg_stat_statements keeps by default.
+static MAX_STATEMENTS: GucSetting<i32> = GucSetting::<i32>::new(5_000);
+/// 4 kB holds nearly every statement an ORM writes.
+static MAX_QUERY_LENGTH: GucSetting<i32> = GucSetting::<i32>::new(4_096);
+/// A minute: fine enough for a trend, small enough to lose.
+static COLLECT_INTERVAL_S: GucSetting<i32> = GucSetting::<i32>::new(60);
+static HISTORY_MAX_MB: GucSetting<i32> = GucSetting::<i32>::new(256);
+static COLLECTOR: GucSetting<bool> = GucSetting::<bool>::new(true);
+static CAPTURE_PLANS: GucSetting<bool> = GucSetting::<bool>::new(true);
+static SAMPLE_LITERALS: GucSetting<bool> = GucSetting::<bool>::new(true);
+
+/// The names of settings that only a server start can change, so they are missing without preloading.
+pub fn define_preload_settings() {
+    GucRegistry::define_int_guc(
+        c"perf_opt.max_statements",
+        c"Number of statements kept in shared memory.",
+        c"When there are more, the least valuable are evicted and their totals added to the row (other). About 3.7 kB each.",
+        &MAX_STATEMENTS,
+        100,
+        1_000_000,
+        GucContext::Postmaster,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"perf_opt.max_query_length",
+        c"Bytes of a query text that are kept.",
+        c"Longer texts are cut.",
+        &MAX_QUERY_LENGTH,
+        256,
+        65_536,
+        GucContext::Postmaster,
+        GucFlags::UNIT_BYTE,
+    );
+    GucRegistry::define_bool_guc(
+        c"perf_opt.collector",
+        c"Runs the background workers that write history.",
+        c"Off: statistics live in shared memory only.",
+        &COLLECTOR,
+        GucContext::Postmaster,
+        GucFlags::default(),
+    );
+}
+
+/// Settings that can change while the server runs.
+pub fn define_settings() {
+    GucRegistry::define_enum_guc(
+        c"perf_opt.track",
+        c"Selects which statements are captured.",
+        c"top: those clients send; all: those within functions too; none.",
+        &TRACK,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    for (name, short, setting) in [
+        (c"perf_opt.slow_ms", c"Executions above this are slow and kept one by one.", &SLOW_MS),
+        (c"perf_opt.critical_ms", c"Executions above this are critical.", &CRITICAL_MS),
+        (c"perf_opt.emergency_ms", c"Executions above this are an emergency.", &EMERGENCY_MS),
+    ] {
+        GucRegistry::define_int_guc(
+            name,
+            short,
+            c"-1 switches the class off.",
+            setting,
+            -1,
+            i32::MAX,
+            GucContext::Suset,
+            GucFlags::UNIT_MS,
+        );
+    }
+    GucRegistry::define_int_guc(
+        c"perf_opt.collect_interval",
+        c"Time between two writes of history.",
+        c"A crash of the server loses at most one interval of history.",
+        &COLLECT_INTERVAL_S,
+        1,
+        3_600,
+        GucContext::Sighup,
+        GucFlags::UNIT_S,
+    );
+    GucRegistry::define_int_guc(
+        c"perf_opt.history_max_mb",
+        c"Size that the history of a database may take.",
+        c"The oldest history is dropped first.",
+        &HISTORY_MAX_MB,
+        8,
+        1_048_576,
+        GucContext::Sighup,
+        GucFlags::UNIT_MB,
+    );
+    GucRegistry::define_bool_guc(
+        c"perf_opt.capture_plans",
+        c"Keeps the plan of slow executions, without literals.",
+        c"At most ten a second in the whole server.",
+        &CAPTURE_PLANS,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_bool_guc(
+        c"perf_opt.sample_literals",
+        c"Keeps a few executions of each statement with their literals and parameters, in shared memory only.",
+        c"The index advisor plans them; nothing shows them. Off: it plans with constants from the statistics.",
+        &SAMPLE_LITERALS,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+}
+
+#[inline]
+pub fn track() -> Track {
+    TRACK.get()
+}
+
+pub fn slow_ms() -> i32 {
+    SLOW_MS.get()
+}
+
+pub fn critical_ms() -> i32 {
+    CRITICAL_MS.get()
+}
+
+pub fn emergency_ms() -> i32 {
+    EMERGENCY_MS.get()
+}
+
+/// The three thresholds, mildest first; a class that is switched off is never reached.
+#[inline]
+pub fn thresholds_ns() -> [u64; 3] {
+    [slow_ms(), critical_ms(), emergency_ms()].map(threshold_ns)
+}
+
+/// The lowest of the three, in nanoseconds.
+#[inline]
+pub fn slow_threshold_ns() -> u64 {
+    let [slow, critical, emergency] = thresholds_ns();
+    slow.min(critical).min(emergency)
+}
+
+#[inline]
+fn threshold_ns(ms: i32) -> u64 {
+    u64::try_from(ms).map_or(u64::MAX, |ms| ms * 1_000_000)
+}
+
+pub fn max_statements() -> usize {
+    usize::try_from(MAX_STATEMENTS.get()).unwrap_or(100)
+}
+
+pub fn max_query_length() -> usize {
+    usize::try_from(MAX_QUERY_LENGTH.get()).unwrap_or(256)
+}
+
+pub fn collect_interval_s() -> i32 {
+    COLLECT_INTERVAL_S.get()
+}
+
+pub fn history_max_mb() -> i32 {
+    HISTORY_MAX_MB.get()
+}
+
+pub fn worker_enabled() -> bool {
+    COLLECTOR.get()
+}
+
+pub fn capture_plans() -> bool {
+    CAPTURE_PLANS.get()
+}
+
+pub fn sample_literals() -> bool {
+    SAMPLE_LITERALS.get()
+}

@@ -3,24 +3,94 @@
 
 pgrx::pg_module_magic!(name, version);
 
-mod act;
-mod api;
-mod collect;
+mod compat;
 mod error;
 mod guc;
-mod memory;
 mod pg;
 
-pgrx::extension_sql_file!("../sql/history.sql", name = "history");
-pgrx::extension_sql_file!("../sql/observe.sql", name = "observe", finalize);
+mod capture;
+mod memory;
 
-/// Called by the server when the library is loaded.
+mod collect;
+
+mod act;
+
+mod api;
+
+use pg::local::ProcessLocal;
+use pgrx::pg_sys;
+
+static PREVIOUS_REQUEST: ProcessLocal<pg_sys::shmem_request_hook_type> = ProcessLocal::new(None);
+static PREVIOUS_STARTUP: ProcessLocal<pg_sys::shmem_startup_hook_type> = ProcessLocal::new(None);
+
+/// Called once in each process that loads the library; with shared_preload_libraries, that is the postmaster.
 #[pgrx::pg_guard]
 pub extern "C-unwind" fn _PG_init() {
-    guc::init();
-    // SAFETY: plain global.
-    if unsafe { pgrx::pg_sys::process_shared_preload_libraries_in_progress } {
-        memory::init();
+    guc::define_settings();
+    // SAFETY: a plain read of a process global.
+    if !unsafe { pg_sys::process_shared_preload_libraries_in_progress } {
+        return;
+    }
+    guc::define_preload_settings();
+    // SAFETY: hook variables are plain globals, set before any backend exists; query ids may be switched on while
+    // libraries are preloaded.
+    unsafe {
+        pg_sys::EnableQueryId();
+        PREVIOUS_REQUEST.set(pg_sys::shmem_request_hook);
+        pg_sys::shmem_request_hook = Some(request_memory);
+        PREVIOUS_STARTUP.set(pg_sys::shmem_startup_hook);
+        pg_sys::shmem_startup_hook = Some(attach_memory);
+    }
+    capture::hooks::install();
+    if guc::worker_enabled() {
         act::launcher::register();
     }
 }
+
+#[pgrx::pg_guard]
+#[allow(ffi_unwind_calls, reason = "inside a guard that takes errors")]
+unsafe extern "C-unwind" fn request_memory() {
+    if let Some(previous) = PREVIOUS_REQUEST.get() {
+        // SAFETY: the hook that was there before, called as the server would.
+        unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| previous()) };
+    }
+    memory::request();
+    collect::registry::request();
+}
+
+#[pgrx::pg_guard]
+#[allow(ffi_unwind_calls, reason = "inside a guard that takes errors")]
+unsafe extern "C-unwind" fn attach_memory() {
+    if let Some(previous) = PREVIOUS_STARTUP.get() {
+        // SAFETY: the hook that was there before, called as the server would.
+        unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| previous()) };
+    }
+    memory::startup();
+    collect::registry::startup();
+}
+
+pgrx::extension_sql_file!(
+    "../sql/statements.sql",
+    name = "statements",
+    requires = [api::statements::reset, api::statements::_normalize, api::statements::_severity]
+);
+pgrx::extension_sql_file!("../sql/history.sql", name = "history");
+pgrx::extension_sql_file!(
+    "../sql/observe.sql",
+    name = "observe",
+    requires = [
+        "history",
+        api::health::health,
+        api::observe::_checked_limit,
+        api::observe::_histogram_add,
+        api::observe::_histogram_quantile,
+        api::observe::_pending_slow,
+        api::observe::_pending_statements,
+        api::observe::_severity_name,
+        api::observe::_severity_number,
+        api::observe::_slow_cause,
+        api::observe::_slow_trend,
+        api::observe::_trend_start
+    ]
+);
+pgrx::extension_sql_file!("../sql/comments.sql", name = "comments", finalize);

@@ -52,7 +52,6 @@ struct Launcher {
     starved: Backoff,
     next_launch_at: i64,
     sampled_at: i64,
-    ending_all: bool,
 }
 
 /// Entry point of the launcher process.
@@ -103,14 +102,6 @@ impl Launcher {
     }
 
     fn tend(&mut self, now: i64) {
-        if !crate::guc::worker_enabled() {
-            if !self.ending_all {
-                registry::end_all();
-                self.ending_all = true;
-            }
-            return;
-        }
-        self.ending_all = false;
         let changes = registry::changes();
         if changes != self.seen_changes || now - self.scanned_at >= RESCAN_US {
             self.rescan(now, changes);

@@ -63,15 +63,12 @@ fn health() -> TableIterator<
     ),
 > {
     let mut report = Report { rows: Vec::new() };
+    for row in crate::memory::health() {
+        report.add(row.component, Status::from_u8(row.status), row.detail, Some(row.value));
+    }
     if crate::memory::is_ready() {
-        for (component, status, detail, value) in crate::memory::health() {
-            report.add(component, Status::from_u8(status), detail, Some(value));
-        }
         workers(&mut report);
         history(&mut report);
-    } else {
-        let hint = "perf_opt is not in shared_preload_libraries: add it in postgresql.conf and restart the server";
-        report.add("capture", Status::Error, hint, Some(0.0));
     }
     pending_detaches(&mut report);
     let at = TimestampWithTimeZone::try_from(background::now())
@@ -92,7 +89,7 @@ fn workers(report: &mut Report) {
     let (pid, starved_since, unserved) = registry::launcher_state();
     let standby = background::in_recovery();
     if !crate::guc::worker_enabled() {
-        report.add("launcher", Status::Warning, "switched off by perf_opt.worker_enabled", Some(0.0));
+        report.add("launcher", Status::Warning, "switched off by perf_opt.collector", Some(0.0));
     } else if pid == 0 {
         report.add("launcher", Status::Error, "not running; the postmaster restarts it within a second", Some(0.0));
     } else if starved_since != 0 {

@@ -2,3 +2,11 @@
 
 mod health;
 mod observe;
+pub mod statements;
+
+use crate::error::Error;
+
+/// The value, or the error raised. Call it in a public function's first lines, where nothing with a destructor is live.
+pub fn or_raise<T>(result: Result<T, Error>) -> T {
+    result.unwrap_or_else(|error| error.raise())
+}

@@ -13,7 +13,8 @@ use crate::error::Error;
 use crate::memory::slow_ring::{self, SlowSample};
 use crate::memory::statements::{self, Snapshot};
 use crate::pg::background;
-use crate::pg::roles::Viewer;
+use crate::pg::names::Visibility;
+use crate::pg::text::DbText;
 
 const NS_TO_MS: f64 = 1e-6;
 const HIDDEN: &str = "<insufficient privilege>";
@@ -187,7 +188,7 @@ type PendingRow = (
     name!(collected_at, TimestampWithTimeZone),
     name!(userid, pg_sys::Oid),
     name!(queryid, Option<i64>),
-    name!(query, Option<String>),
+    name!(query, Option<DbText>),
     name!(toplevel, bool),
     name!(calls, i64),
     name!(failures, i64),
@@ -208,15 +209,15 @@ type PendingRow = (
     name!(histogram, Vec<u8>),
 );
 
-fn pending_row(item: &Snapshot, delta: &Delta, position: &Position, now: i64, viewer: &Viewer) -> PendingRow {
+fn pending_row(item: &Snapshot, delta: &Delta, position: &Position, now: i64, viewer: &Visibility) -> PendingRow {
     let counters = &delta.counters;
-    let visible = viewer.may_see(item.key.userid);
+    let visible = viewer.covers(item.key.userid);
     let query = if item.is_other {
-        Some(OTHER.to_owned())
+        Some(DbText::from_ascii(OTHER))
     } else if visible {
         item.text.clone()
     } else {
-        Some(HIDDEN.to_owned())
+        Some(DbText::from_ascii(HIDDEN))
     };
     let usage = &counters.usage;
     (
@@ -260,7 +261,7 @@ fn _pending_statements(
         name!(collected_at, TimestampWithTimeZone),
         name!(userid, pg_sys::Oid),
         name!(queryid, Option<i64>),
-        name!(query, Option<String>),
+        name!(query, Option<DbText>),
         name!(toplevel, bool),
         name!(calls, i64),
         name!(failures, i64),
@@ -284,7 +285,7 @@ fn _pending_statements(
     if let Err(error) = crate::memory::require() {
         error.raise();
     }
-    let viewer = Viewer::current();
+    let viewer = Visibility::of_current_role();
     let position = pending::read_position();
     let written = pending::read_written();
     let (snapshot, found) = pending::of_current_database(&position, &written, true);
@@ -331,22 +332,22 @@ fn _pending_slow(
         name!(temp_blks_written, i64),
         name!(wal_bytes, i64),
         name!(queryid, Option<i64>),
-        name!(query, String),
-        name!(application_name, Option<String>),
-        name!(client_addr, Option<String>),
+        name!(query, DbText),
+        name!(application_name, Option<DbText>),
+        name!(client_addr, Option<DbText>),
         name!(relations, Option<Vec<pg_sys::Oid>>),
-        name!(plan, Option<String>),
+        name!(plan, Option<DbText>),
     ),
 > {
     if let Err(error) = crate::memory::require() {
         error.raise();
     }
-    let viewer = Viewer::current();
+    let viewer = Visibility::of_current_role();
     let here = background::current_database();
     let all = all_databases.unwrap_or(false);
     let position = pending::read_position();
     let mut samples: Vec<SlowSample> = Vec::new();
-    for (severity, seq) in (0..3u8).zip(position.seqs) {
+    for (severity, seq) in Severity::ALL.into_iter().zip(position.seqs) {
         let (found, _, _) = slow_ring::read(severity, if all { 0 } else { seq });
         samples.extend(found.into_iter().filter(|sample| {
             if sample.dbid == here {
@@ -356,12 +357,12 @@ fn _pending_slow(
             }
         }));
     }
-    let known = |text: String| (!text.is_empty()).then_some(text);
+    let known = |text: DbText| (!text.is_empty()).then_some(text);
     TableIterator::new(samples.into_iter().map(move |sample| {
-        let visible = viewer.may_see(sample.userid);
+        let visible = viewer.covers(sample.userid);
         (
             timestamp(sample.captured_at),
-            i16::from(sample.severity),
+            sample.severity as i16,
             pg_sys::Oid::from(sample.dbid),
             pg_sys::Oid::from(sample.userid),
             sample.toplevel,
@@ -376,7 +377,7 @@ fn _pending_slow(
             sample.temp_blks_written as i64,
             sample.wal_bytes as i64,
             (visible && sample.queryid != 0).then_some(sample.queryid as i64),
-            if visible { sample.text } else { HIDDEN.to_owned() },
+            if visible { sample.text } else { DbText::from_ascii(HIDDEN) },
             if visible { known(sample.application_name) } else { None },
             if visible { known(sample.client_addr) } else { None },
             (visible && sample.dbid == here)

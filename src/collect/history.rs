@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use perf_core::delta::{Delta, Pending, Written};
 use perf_core::ladder::Ladder;
-use perf_core::outcome::{unpack_sqlstate, Outcome};
+use perf_core::outcome::{unpack_sqlstate, Outcome, Severity};
 use pgrx::datum::{DatumWithOid, TimestampWithTimeZone};
 use pgrx::pg_sys::Oid;
 use pgrx::spi::{Spi, SpiClient};
@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::memory::slow_ring::{self, SlowSample};
 use crate::memory::statements::{self, Snapshot};
 use crate::pg::background;
+use crate::pg::text::DbText;
 
 /// Statements of one run that get rows of their own, those with the most time first; the rest is summed up under
 /// (other). Bounds what a server full of ever new statements writes.
@@ -407,7 +408,7 @@ fn write_texts(
         };
     }
     if !missing.is_empty() {
-        let mut found: HashMap<i64, String> = HashMap::new();
+        let mut found: HashMap<i64, DbText> = HashMap::new();
         for item in statements::snapshot(Some(background::current_database()), true) {
             let queryid = item.key.queryid as i64;
             if let (true, Some(text)) = (missing.contains(&queryid), item.text) {
@@ -432,11 +433,11 @@ fn write_texts(
 
 fn insert_texts(
     client: &mut SpiClient<'_>,
-    found: HashMap<i64, String>,
+    found: HashMap<i64, DbText>,
     now: i64,
     stored: &mut Vec<(i64, i64)>,
 ) -> Result<(), Error> {
-    let (queryids, texts): (Vec<i64>, Vec<String>) = found.into_iter().unzip();
+    let (queryids, texts): (Vec<i64>, Vec<DbText>) = found.into_iter().unzip();
     for (queryids, texts) in queryids.chunks(BATCH).zip(texts.chunks(BATCH)) {
         stored.extend(queryids.iter().map(|&queryid| (queryid, now)));
         client
@@ -462,8 +463,8 @@ fn write_slow(
 ) -> Result<(), Error> {
     let dbid = background::current_database();
     let mut known: HashSet<i64> = stored.iter().map(|&(queryid, _)| queryid).collect();
-    for severity in 0..3u8 {
-        let seq = &mut position.seqs[usize::from(severity)];
+    for severity in Severity::ALL {
+        let seq = &mut position.seqs[severity as usize];
         let (samples, newest, lost) = slow_ring::read(severity, *seq);
         *seq = newest;
         outcomes.slow_lost += lost;
@@ -472,7 +473,7 @@ fn write_slow(
             if queryid != 0 && !texts.contains_key(&queryid) && known.insert(queryid) {
                 insert_texts(client, HashMap::from([(queryid, sample.text.clone())]), now, stored)?;
             }
-            outcomes.bytes += 300 + sample.plan.as_ref().map_or(0, String::len);
+            outcomes.bytes += 300 + sample.plan.as_ref().map_or(0, |plan| plan.as_bytes().len());
             insert_slow(client, sample, now)?;
         }
     }
@@ -487,7 +488,7 @@ fn insert_slow(client: &mut SpiClient<'_>, sample: &SlowSample, now: i64) -> Res
     let arguments: Vec<DatumWithOid<'_>> = vec![
         timestamp(now).into(),
         registry::boot_id().into(),
-        i16::from(sample.severity).into(),
+        (sample.severity as i16).into(),
         (sample.seq as i64).into(),
         timestamp(sample.captured_at).into(),
         Oid::from(sample.dbid).into(),

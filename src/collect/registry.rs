@@ -299,12 +299,6 @@ pub fn release(dbid: u32) {
     }
 }
 
-/// Asks every worker to end (the collector was switched off).
-pub fn end_all() {
-    let registry = REGISTRY.share();
-    registry.slots.iter().filter(|slot| slot.pid != 0).for_each(|slot| background::terminate(slot.pid));
-}
-
 // ---- the worker's side ----
 
 /// Takes the slot. `None` when the launch is void or the database is held: the worker must end at once.

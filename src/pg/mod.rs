@@ -1,8 +1,13 @@
-//! Safe wrappers over the server's own functions.
+//! Thin wrappers over the server's C interface. Nothing here knows what perf_opt does with it.
 
 pub mod backends;
 pub mod background;
+pub mod local;
 pub mod lock;
+pub mod lwlock;
+pub mod names;
 pub mod query;
-pub mod roles;
+pub mod raw;
+pub mod srf;
+pub mod text;
 pub mod utility;

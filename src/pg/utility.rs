@@ -21,6 +21,26 @@ pub enum UtilityKind {
 
 const EXTENSION: &CStr = c"perf_opt";
 
+/// Whether [`classify`] has to look closer; one comparison for nearly every statement.
+///
+/// # Safety
+/// As for [`classify`].
+#[inline]
+pub unsafe fn may_concern(node: *mut pg_sys::Node) -> bool {
+    use pg_sys::NodeTag as Tag;
+    // SAFETY: see the function's contract.
+    !node.is_null()
+        && matches!(
+            unsafe { (*node).type_ },
+            Tag::T_CreatedbStmt
+                | Tag::T_DropdbStmt
+                | Tag::T_AlterDatabaseStmt
+                | Tag::T_RenameStmt
+                | Tag::T_CreateExtensionStmt
+                | Tag::T_DropStmt
+        )
+}
+
 /// Classifies a utility statement.
 ///
 /// # Safety

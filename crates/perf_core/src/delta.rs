@@ -78,14 +78,14 @@ pub fn pending(entries: &[Entry], written: &HashMap<u64, Written>, was_reset: bo
                 outcome.gone.push(known.id);
                 true
             }
-            Some(&index) => entries.get(index).is_some_and(|entry| was_replaced(entry, known)),
+            Some(&index) => entries.get(index).is_some_and(|entry| was_replaced(entry, known, was_reset)),
         };
         if replaced && !known.is_other && !was_reset {
             fold(evicted.entry(known.owner).or_insert_with(|| nothing_written(0, known.owner, true)), known);
         }
     }
     for (index, entry) in entries.iter().enumerate() {
-        let known = written.get(&entry.id).filter(|known| !was_replaced(entry, known));
+        let known = written.get(&entry.id).filter(|known| !was_replaced(entry, known, was_reset));
         let folded = if entry.is_other { evicted.get(&entry.owner) } else { None };
         if let (Some(known), None) = (known, folded) {
             if words(&known.counters) == words(&entry.counters) {
@@ -118,9 +118,10 @@ pub fn pending(entries: &[Entry], written: &HashMap<u64, Written>, was_reset: bo
 }
 
 /// The entry is not the one that was written: it was evicted (or reset) and came back. First seen may move to an
-/// earlier time when a backend hands over late what it had kept, never to a later one.
-fn was_replaced(entry: &Entry, known: &Written) -> bool {
-    entry.counters.calls < known.counters.calls && !entry.is_other
+/// earlier time when a backend hands over late what it had kept, never to a later one. `(other)` may be behind what is
+/// written, when an entry was read both before and after its eviction.
+fn was_replaced(entry: &Entry, known: &Written, was_reset: bool) -> bool {
+    entry.counters.calls < known.counters.calls && (!entry.is_other || was_reset)
         || entry.counters.first_seen > known.counters.first_seen && known.counters.first_seen != 0
 }
 

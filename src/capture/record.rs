@@ -1,0 +1,318 @@
+//! Turns what hooks saw into records: counts for the statement, a slow sample, a sample for the advisor.
+
+use super::frames::{Frame, Frames, Open, Planned, MAX_RELATIONS};
+use super::source::StatementText;
+use super::{plan, sample};
+use crate::compat;
+use crate::guc;
+use crate::memory::slow_ring::{self, Record};
+use crate::memory::statements::{Execution, Key, Recorded, Source, Usage};
+use crate::memory::{slab, Memory};
+use crate::pg::local::ProcessLocal;
+use crate::pg::raw;
+use core::ffi::{c_char, CStr};
+use perf_core::outcome::{unpack_sqlstate, Outcome, Severity};
+use pgrx::pg_sys;
+use std::net::IpAddr;
+
+/// What is known of a failed execution.
+pub struct Failed<'a> {
+    pub outcome: Outcome,
+    pub calls: u64,
+    pub elapsed_ns: u64,
+    pub rows: u64,
+    pub plans: u64,
+    pub planning_ns: u64,
+    pub usage: Usage,
+    pub text: StatementText<'a>,
+}
+
+fn key(queryid: u64, toplevel: bool) -> Key {
+    // SAFETY: a plain read of a process global; the current role.
+    unsafe { Key { queryid, dbid: pg_sys::MyDatabaseId.to_u32(), userid: raw::GetUserId().to_u32(), toplevel } }
+}
+
+fn statement_start() -> i64 {
+    // SAFETY: never raise.
+    unsafe {
+        match raw::GetCurrentStatementStartTimestamp() {
+            0 => raw::GetCurrentTimestamp(),
+            at => at,
+        }
+    }
+}
+
+#[inline(always)]
+fn slowness(elapsed_ns: u64) -> Option<Severity> {
+    if elapsed_ns <= guc::slow_threshold_ns() {
+        return None;
+    }
+    Severity::of_ns(elapsed_ns, &guc::thresholds_ns())
+}
+
+/// A query came to its end, or its transaction did.
+///
+/// # Safety
+/// `open.query` is NULL or a live descriptor whose executor is open.
+#[inline]
+pub unsafe fn finished(memory: &Memory, frames: &mut Frames, open: &Open) {
+    let (plans, planning_ns) = frames.take_planning(open.queryid, open.toplevel);
+    let severity = slowness(open.elapsed_ns);
+    // SAFETY: the caller vouches for the descriptor.
+    let query = unsafe { open.query.as_ref() };
+    let jit_ns = query.map_or(0, |query| {
+        // SAFETY: an open executor has a live state.
+        unsafe {
+            if (*query.estate).es_jit_flags != 0 {
+                compat::jit_ns(query.estate)
+            } else {
+                0
+            }
+        }
+    });
+    let execution = Execution {
+        calls: open.calls,
+        failed: false,
+        sqlstate: 0,
+        slowness: severity.map_or(0, |severity| severity as u8 + 1),
+        rows: open.rows,
+        elapsed_ns: open.elapsed_ns,
+        plans,
+        planning_ns,
+        jit_ns,
+        usage: open.usage,
+        at: statement_start(),
+    };
+    let text = query.map_or(StatementText::Missing, |query| {
+        // SAFETY: a live descriptor has a live plan.
+        let plan = unsafe { &*query.plannedstmt };
+        StatementText::of(query.sourceText, plan.stmt_location, plan.stmt_len)
+    });
+    let key = key(open.queryid, open.toplevel);
+    let recorded = slab::record(memory, &key, &execution, &text);
+    if recorded == Recorded::SampleWanted && !open.query.is_null() && guc::sample_literals() {
+        // SAFETY: the descriptor is live.
+        unsafe { sample::take(memory, &key, open.query, &text) };
+    }
+    if let Some(severity) = severity {
+        let mut about = About::new(&key, &execution, Outcome::Ok, &text);
+        if let Some(query) = query {
+            // SAFETY: the descriptor is live and its executor open.
+            unsafe {
+                let plan = &*query.plannedstmt;
+                about.relations_len = relations_of(plan, &mut about.relations);
+                about.estimated_rows = (*plan.planTree).plan_rows;
+                if guc::capture_plans() {
+                    about.plan = plan::explain(memory, open.query);
+                }
+            }
+        }
+        keep_slow(memory, severity, &about);
+    }
+}
+
+/// A utility statement returned.
+pub fn utility(memory: &Memory, frame: &Frame, elapsed_ns: u64, rows: u64, usage: &Usage) {
+    let severity = slowness(elapsed_ns);
+    let execution = Execution {
+        calls: 1,
+        slowness: severity.map_or(0, |severity| severity as u8 + 1),
+        rows,
+        elapsed_ns,
+        usage: *usage,
+        at: statement_start(),
+        ..Execution::default()
+    };
+    let text = text_of(frame, StatementText::of(frame.text, frame.location, frame.len));
+    let key = key(frame.queryid, frame.toplevel);
+    slab::record(memory, &key, &execution, &text);
+    if let Some(severity) = severity {
+        keep_slow(memory, severity, &About::new(&key, &execution, Outcome::Ok, &text));
+    }
+}
+
+/// A statement did not return.
+pub fn failed(memory: &Memory, frame: &Frame, failed: &Failed) {
+    let severity = slowness(failed.elapsed_ns);
+    let execution = Execution {
+        calls: failed.calls,
+        failed: true,
+        sqlstate: frame.sqlstate,
+        slowness: severity.map_or(0, |severity| severity as u8 + 1),
+        rows: failed.rows,
+        elapsed_ns: failed.elapsed_ns,
+        plans: failed.plans,
+        planning_ns: failed.planning_ns,
+        jit_ns: 0,
+        usage: failed.usage,
+        at: statement_start(),
+    };
+    let text = text_of(frame, failed.text);
+    let key = key(frame.queryid, frame.toplevel);
+    slab::record(memory, &key, &execution, &text);
+    if let Some(severity) = severity {
+        let mut about = About::new(&key, &execution, failed.outcome, &text);
+        about.relations = frame.failed_relations;
+        about.relations_len = frame.failed_relations_len;
+        about.estimated_rows = frame.estimated_rows;
+        keep_slow(memory, severity, &about);
+    }
+}
+
+/// Planning that no execution followed.
+pub fn planned_only(memory: &Memory, planned: &Planned) {
+    let execution = Execution {
+        plans: planned.plans,
+        planning_ns: planned.planning_ns,
+        at: statement_start(),
+        ..Execution::default()
+    };
+    slab::record(memory, &key(planned.queryid, planned.toplevel), &execution, &StatementText::Missing);
+}
+
+/// A text that was refused before it had a queryid.
+pub fn not_planned(memory: &Memory, sqlstate: i32) {
+    let text = format!("(not planned: {})", unpack_sqlstate(sqlstate));
+    let execution = Execution { calls: 1, failed: true, sqlstate, at: statement_start(), ..Execution::default() };
+    slab::record(memory, &key(fingerprint(text.as_bytes()), true), &execution, &StatementText::Clean(text.as_bytes()));
+}
+
+/// Statements of which only the tag is kept share a queryid for each tag.
+pub fn queryid_of_tag(tag: *const c_char) -> u64 {
+    fingerprint(tag_bytes(tag))
+}
+
+/// FNV-1a; never 0, which stands for "none".
+fn fingerprint(bytes: &[u8]) -> u64 {
+    let hash = bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325u64, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    hash.max(1)
+}
+
+fn tag_bytes<'a>(tag: *const c_char) -> &'a [u8] {
+    if tag.is_null() {
+        return &[];
+    }
+    // SAFETY: tag names are constants of the server.
+    unsafe { CStr::from_ptr(tag) }.to_bytes()
+}
+
+fn text_of<'a>(frame: &Frame, text: StatementText<'a>) -> StatementText<'a> {
+    if frame.redacted {
+        StatementText::Clean(tag_bytes(frame.tag))
+    } else {
+        text
+    }
+}
+
+/// The first relations of a plan's list; returns how many.
+///
+/// # Safety
+/// The plan is live.
+pub unsafe fn relations_of(plan: &pg_sys::PlannedStmt, out: &mut [u32; MAX_RELATIONS]) -> u16 {
+    // SAFETY: NULL or a live list of OIDs.
+    let Some(list) = (unsafe { plan.relationOids.as_ref() }) else { return 0 };
+    let len = (list.length.max(0) as usize).min(out.len());
+    for (index, slot) in out.iter_mut().take(len).enumerate() {
+        // SAFETY: below the list's length.
+        *slot = unsafe { (*list.elements.add(index)).oid_value }.to_u32();
+    }
+    len as u16
+}
+
+/// A slow execution, before it is laid out for shared memory.
+struct About<'a> {
+    key: &'a Key,
+    execution: &'a Execution,
+    outcome: Outcome,
+    text: &'a StatementText<'a>,
+    relations: [u32; MAX_RELATIONS],
+    relations_len: u16,
+    estimated_rows: f64,
+    plan: Option<String>,
+}
+
+impl<'a> About<'a> {
+    fn new(key: &'a Key, execution: &'a Execution, outcome: Outcome, text: &'a StatementText<'a>) -> About<'a> {
+        About {
+            key,
+            execution,
+            outcome,
+            text,
+            relations: [0; MAX_RELATIONS],
+            relations_len: 0,
+            estimated_rows: 0.0,
+            plan: None,
+        }
+    }
+}
+
+/// Slow executions are laid out here before they are copied.
+static RECORD: ProcessLocal<Record> = ProcessLocal::new(Record::EMPTY);
+
+#[cold]
+fn keep_slow(memory: &Memory, severity: Severity, about: &About) {
+    // SAFETY: process-local; recording does not nest.
+    let record = unsafe { &mut *RECORD.as_ptr() };
+    let (key, execution) = (about.key, about.execution);
+    // SAFETY: never raise.
+    (record.captured_at, record.encoding) = unsafe { (raw::GetCurrentTimestamp(), pg_sys::GetDatabaseEncoding()) };
+    record.duration_ns = execution.elapsed_ns;
+    record.planning_ns = execution.planning_ns;
+    record.rows = execution.rows;
+    record.estimated_rows = about.estimated_rows;
+    record.queryid = key.queryid;
+    record.dbid = key.dbid;
+    record.userid = key.userid;
+    record.shared_blks_hit = execution.usage.shared_blks_hit;
+    record.shared_blks_read = execution.usage.shared_blks_read;
+    record.temp_blks_written = execution.usage.temp_blks_written;
+    record.wal_bytes = execution.usage.wal_bytes;
+    record.blk_read_ns = execution.usage.blk_read_ns;
+    record.sqlstate = execution.sqlstate;
+    record.outcome = about.outcome as u8;
+    record.toplevel = key.toplevel;
+    record.relations = about.relations;
+    record.relations_len = about.relations_len;
+    record.text_len = copy(about.text.text(), &mut record.text);
+    record.plan_len = copy(about.plan.as_deref().unwrap_or("").as_bytes(), &mut record.plan);
+    // SAFETY: NULL or NUL-terminated; this process's own status entry does not change while it is in a hook.
+    unsafe {
+        record.application_name_len = copy(c_bytes(pg_sys::application_name), &mut record.application_name);
+        let address = pg_sys::MyBEEntry.as_ref().and_then(|entry| client_address(&entry.st_clientaddr));
+        let address = address.map_or(String::new(), |address| address.to_string());
+        record.client_addr_len = copy(address.as_bytes(), &mut record.client_addr);
+    }
+    slow_ring::push(memory, severity, record);
+}
+
+/// The client's IP address; `None` for sockets of other families.
+fn client_address(address: &pg_sys::SockAddr) -> Option<IpAddr> {
+    let storage: *const libc::sockaddr_storage = (&raw const address.addr).cast();
+    // SAFETY: the storage is large enough for every family, and the family says how to read it.
+    unsafe {
+        match i32::from((*storage).ss_family) {
+            libc::AF_INET => {
+                let v4 = &*storage.cast::<libc::sockaddr_in>();
+                Some(IpAddr::from(v4.sin_addr.s_addr.to_ne_bytes()))
+            }
+            libc::AF_INET6 => Some(IpAddr::from((*storage.cast::<libc::sockaddr_in6>()).sin6_addr.s6_addr)),
+            _ => None,
+        }
+    }
+}
+
+unsafe fn c_bytes<'a>(text: *const c_char) -> &'a [u8] {
+    if text.is_null() {
+        return &[];
+    }
+    // SAFETY: the caller vouches for a NUL-terminated string.
+    unsafe { CStr::from_ptr(text) }.to_bytes()
+}
+
+fn copy(from: &[u8], to: &mut [u8]) -> u16 {
+    let len = from.len().min(to.len());
+    to[..len].copy_from_slice(&from[..len]);
+    len as u16
+}

@@ -1,0 +1,100 @@
+//! The only place that knows the differences between PostgreSQL versions.
+
+use perf_core::counters::Usage;
+use pgrx::pg_sys;
+
+/// An interval as the server's instrumentation keeps it, in nanoseconds.
+#[cfg(feature = "pg15")]
+fn nanoseconds(time: &pg_sys::instr_time) -> i64 {
+    time.tv_sec * 1_000_000_000 + time.tv_nsec
+}
+
+/// An interval as the server's instrumentation keeps it, in nanoseconds.
+#[cfg(not(feature = "pg15"))]
+fn nanoseconds(time: &pg_sys::instr_time) -> i64 {
+    time.ticks
+}
+
+#[cfg(any(feature = "pg15", feature = "pg16"))]
+fn block_times(usage: &pg_sys::BufferUsage) -> (i64, i64) {
+    (nanoseconds(&usage.blk_read_time), nanoseconds(&usage.blk_write_time))
+}
+
+#[cfg(not(any(feature = "pg15", feature = "pg16")))]
+fn block_times(usage: &pg_sys::BufferUsage) -> (i64, i64) {
+    (
+        nanoseconds(&usage.shared_blk_read_time) + nanoseconds(&usage.local_blk_read_time),
+        nanoseconds(&usage.shared_blk_write_time) + nanoseconds(&usage.local_blk_write_time),
+    )
+}
+
+/// The part of the process's running totals that perf_opt follows.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Meter {
+    buffers: pg_sys::BufferUsage,
+    wal_records: i64,
+    wal_bytes: u64,
+}
+
+impl Meter {
+    pub const ZERO: Meter = {
+        // SAFETY: a BufferUsage is integers only; zero is a valid value for each.
+        let buffers = unsafe { core::mem::zeroed() };
+        Meter { buffers, wal_records: 0, wal_bytes: 0 }
+    };
+
+    /// The totals now.
+    #[inline(always)]
+    pub fn now() -> Meter {
+        // SAFETY: plain reads of process globals.
+        unsafe {
+            Meter {
+                buffers: pg_sys::pgBufferUsage,
+                wal_records: pg_sys::pgWalUsage.wal_records,
+                wal_bytes: pg_sys::pgWalUsage.wal_bytes,
+            }
+        }
+    }
+
+    /// Adds to `usage` what the process used since this was taken.
+    #[inline(always)]
+    pub fn add_since_to(&self, usage: &mut Usage) {
+        // SAFETY: plain reads of process globals.
+        let (now, wal) = unsafe { (&*(&raw const pg_sys::pgBufferUsage), &*(&raw const pg_sys::pgWalUsage)) };
+        let then = &self.buffers;
+        let since = |now: i64, then: i64| now.wrapping_sub(then) as u64;
+        usage.shared_blks_hit += since(now.shared_blks_hit, then.shared_blks_hit);
+        usage.shared_blks_read += since(now.shared_blks_read, then.shared_blks_read);
+        usage.shared_blks_dirtied += since(now.shared_blks_dirtied, then.shared_blks_dirtied);
+        usage.shared_blks_written += since(now.shared_blks_written, then.shared_blks_written);
+        usage.temp_blks_read += since(now.temp_blks_read, then.temp_blks_read);
+        usage.temp_blks_written += since(now.temp_blks_written, then.temp_blks_written);
+        let (read_now, write_now) = block_times(now);
+        let (read_then, write_then) = block_times(then);
+        usage.blk_read_ns += since(read_now, read_then);
+        usage.blk_write_ns += since(write_now, write_then);
+        usage.wal_records += since(wal.wal_records, self.wal_records);
+        usage.wal_bytes += wal.wal_bytes.wrapping_sub(self.wal_bytes);
+    }
+}
+
+/// Time that JIT compilation took for a query, leader and workers.
+///
+/// # Safety
+/// `estate` is a live executor state.
+pub unsafe fn jit_ns(estate: *const pg_sys::EState) -> u64 {
+    let total = |instr: &pg_sys::JitInstrumentation| {
+        // From 17 on deforming is counted apart as well, inside of generation.
+        nanoseconds(&instr.generation_counter)
+            + nanoseconds(&instr.inlining_counter)
+            + nanoseconds(&instr.optimization_counter)
+            + nanoseconds(&instr.emission_counter)
+    };
+    // SAFETY: the caller vouches for the state; both pointers are NULL or live with it.
+    unsafe {
+        let own = (*estate).es_jit.as_ref().map_or(0, |jit| total(&jit.instr));
+        let workers = (*estate).es_jit_worker_instr.as_ref().map_or(0, total);
+        (own + workers) as u64
+    }
+}

@@ -1,0 +1,360 @@
+//! A slab for each backend: the statements it runs again and again, counted where no other backend looks. Executions
+//! of a statement that is not in the slab go to the table directly; the second in a row brings the statement in.
+//!
+//! Locks: the slab's owner word. Its backend takes it for each execution, a reader to empty the slab; neither does
+//! more than copy memory while holding it. A backend that finds it taken records in the table instead of waiting.
+//! Readers hold the `drain` lock while they empty slabs, so that what one of them carries from a slab to the table is
+//! there before the next one reads the table.
+
+use super::statements::{self, bucket_of, Counters, Execution, Key, Recorded, Source};
+use super::Memory;
+use crate::pg::local::ProcessLocal;
+use crate::pg::lwlock::LwLockGuard;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use perf_core::histogram::BUCKETS;
+use pgrx::pg_sys;
+use std::time::{Duration, Instant};
+
+const ENTRIES: usize = 16;
+/// Statements remembered by the backend to see that one comes again.
+const SEEN: usize = 64;
+/// Execution time that a slot may keep from the table: what is worth keeping there is judged by its time.
+const PENDING_NS: u64 = 10_000_000;
+/// How long a reader tries to get a slab whose backend was stopped in the middle of an execution's few stores.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(2);
+
+#[repr(C)]
+struct Slot {
+    counters: Counters,
+    /// Executions a latency bucket; the slot is handed over when one is full.
+    histogram: [u8; BUCKETS],
+}
+
+#[repr(C, align(64))]
+pub struct Slab {
+    /// 0 free, 1 taken.
+    owner: AtomicU32,
+    /// A bit for each slot in use.
+    used: AtomicU32,
+    /// Executions this slab's backends recorded since the server started, here or in the table.
+    executions: AtomicU64,
+    dbid: u32,
+    clock: u32,
+    last: u32,
+    queryids: [u64; ENTRIES],
+    /// User and top level, in one word to compare.
+    users: [u64; ENTRIES],
+    ticks: [u32; ENTRIES],
+    slots: [Slot; ENTRIES],
+}
+
+/// Where the slabs are: one for each possible backend.
+#[derive(Clone, Copy)]
+pub struct Slabs {
+    base: *mut Slab,
+    count: usize,
+}
+
+impl Slabs {
+    pub fn bytes(backends: usize) -> usize {
+        backends * size_of::<Slab>()
+    }
+
+    /// # Safety
+    /// `base` has [`bytes`](Self::bytes) bytes, aligned to 64.
+    pub unsafe fn at(base: *mut u8, backends: usize) -> Slabs {
+        Slabs { base: base.cast(), count: backends }
+    }
+
+    fn all(&self) -> impl Iterator<Item = *mut Slab> + '_ {
+        // SAFETY: indexes below `count`.
+        (0..self.count).map(|index| unsafe { self.base.add(index) })
+    }
+}
+
+/// What this process knows of its slab.
+struct Mine {
+    slab: *mut Slab,
+    seen: [u64; SEEN],
+}
+
+static MINE: ProcessLocal<Mine> = ProcessLocal::new(Mine { slab: core::ptr::null_mut(), seen: [0; SEEN] });
+
+/// Owns a slab until dropped.
+struct Owned(*mut Slab);
+
+impl Owned {
+    #[inline(always)]
+    fn try_take(slab: *mut Slab) -> Option<Owned> {
+        // SAFETY: slabs live in shared memory for ever; `owner` is only accessed as an atomic.
+        let owner = unsafe { &(*slab).owner };
+        owner.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).ok().map(|_| Owned(slab))
+    }
+
+    #[inline(always)]
+    fn slab(&mut self) -> &mut Slab {
+        // SAFETY: the owner word is ours, and nobody touches the rest without it, but for atomics read for a hint.
+        unsafe { &mut *self.0 }
+    }
+}
+
+impl Drop for Owned {
+    #[inline(always)]
+    fn drop(&mut self) {
+        // SAFETY: as in `try_take`.
+        unsafe { (*self.0).owner.store(0, Ordering::Release) };
+    }
+}
+
+/// Binds this backend to its slab.
+pub fn attach(memory: &Memory) {
+    // SAFETY: a backend that runs statements has a PGPROC inside the array.
+    let index = unsafe {
+        (pg_sys::MyProc as usize).wrapping_sub((*pg_sys::ProcGlobal).allProcs as usize) / size_of::<pg_sys::PGPROC>()
+    };
+    // SAFETY: a plain read of a process global.
+    let dbid = unsafe { pg_sys::MyDatabaseId }.to_u32();
+    if index >= memory.slabs.count {
+        return;
+    }
+    // SAFETY: the index was just checked.
+    let slab = unsafe { memory.slabs.base.add(index) };
+    // Whoever had this slab before emptied it when it left; what a process that could not do so left behind goes now.
+    drain(memory, slab, &mut Buffer::new());
+    let Some(mut owned) = Owned::try_take(slab) else { return };
+    owned.slab().dbid = dbid;
+    drop(owned);
+    // SAFETY: the pointer is this process's own.
+    unsafe { (*MINE.as_ptr()).slab = slab };
+}
+
+/// Counts one execution of a statement.
+#[inline]
+pub fn record(memory: &Memory, key: &Key, execution: &Execution, source: &impl Source) -> Recorded {
+    // SAFETY: process-local, and no hook runs inside this function.
+    let mine = unsafe { &mut *MINE.as_ptr() };
+    if mine.slab.is_null() {
+        return statements::record(memory, key, execution, source);
+    }
+    // SAFETY: an atomic in shared memory that only this backend writes.
+    let executions = unsafe { &(*mine.slab).executions };
+    executions.store(executions.load(Ordering::Relaxed) + execution.calls, Ordering::Relaxed);
+    let users = user_word(key);
+    if let Some(mut owned) = Owned::try_take(mine.slab) {
+        let slab = owned.slab();
+        if let Some(index) = slab.find(key.queryid, users) {
+            let full = slab.add(index, execution);
+            drop(owned);
+            if full {
+                hand_over(memory, mine.slab, index);
+            }
+            return Recorded::Kept;
+        }
+    }
+    let recorded = statements::record(memory, key, execution, source);
+    if recorded != Recorded::Folded {
+        let seen = &mut mine.seen[(key.queryid >> 7) as usize % SEEN];
+        let tag = key.queryid ^ users;
+        if core::mem::replace(seen, tag) == tag {
+            admit(memory, mine.slab, key, users);
+        }
+    }
+    recorded
+}
+
+#[inline(always)]
+fn user_word(key: &Key) -> u64 {
+    u64::from(key.userid) << 1 | u64::from(key.toplevel)
+}
+
+impl Slab {
+    #[inline(always)]
+    fn find(&mut self, queryid: u64, users: u64) -> Option<usize> {
+        let used = self.used.load(Ordering::Relaxed);
+        let is = |slab: &Slab, index: usize| {
+            used & (1 << index) != 0 && slab.queryids[index] == queryid && slab.users[index] == users
+        };
+        let last = self.last as usize % ENTRIES;
+        if is(self, last) {
+            return Some(last);
+        }
+        let found = (0..ENTRIES).find(|&index| is(self, index))?;
+        self.last = found as u32;
+        Some(found)
+    }
+
+    /// Adds an execution to a slot; true when the slot cannot take another one of this latency, or has so much time that
+    /// the table should know of it.
+    #[inline(always)]
+    fn add(&mut self, index: usize, execution: &Execution) -> bool {
+        self.clock = self.clock.wrapping_add(1);
+        self.ticks[index] = self.clock;
+        let slot = &mut self.slots[index];
+        slot.counters.record(execution);
+        if execution.calls == 0 {
+            return false;
+        }
+        let count = &mut slot.histogram[bucket_of(execution)];
+        *count += 1;
+        *count == u8::MAX || slot.counters.total_ns > PENDING_NS
+    }
+
+    fn key(&self, index: usize) -> Key {
+        let users = self.users[index];
+        Key { queryid: self.queryids[index], dbid: self.dbid, userid: (users >> 1) as u32, toplevel: users & 1 != 0 }
+    }
+
+    /// Copies a slot out and leaves it as `after` says.
+    fn take(&mut self, index: usize, buffer: &mut Buffer, after: After) {
+        buffer.key = self.key(index);
+        let slot = &mut self.slots[index];
+        buffer.counters = slot.counters;
+        buffer.histogram = slot.histogram;
+        slot.counters = Counters::default();
+        slot.histogram = [0; BUCKETS];
+        if after == After::Free {
+            self.used.fetch_and(!(1 << index), Ordering::Relaxed);
+        }
+    }
+}
+
+#[derive(PartialEq, Clone, Copy)]
+enum After {
+    Keep,
+    Free,
+}
+
+/// One slot on its way to the table.
+struct Buffer {
+    key: Key,
+    counters: Counters,
+    histogram: [u8; BUCKETS],
+}
+
+impl Buffer {
+    fn new() -> Buffer {
+        Buffer { key: Key::default(), counters: Counters::default(), histogram: [0; BUCKETS] }
+    }
+
+    /// False when the statement has lost its entry in the table.
+    fn merge(&self, memory: &Memory) -> bool {
+        if self.counters.calls == 0 && self.counters.plans == 0 {
+            return true;
+        }
+        statements::merge(memory, &self.key, &self.counters, &self.histogram)
+    }
+}
+
+/// Moves a slot's counts to the table and keeps the slot; but when the statement has lost its entry, the slot goes too,
+/// so that its next execution, which knows its text, makes a new one.
+#[cold]
+fn hand_over(memory: &Memory, slab: *mut Slab, index: usize) {
+    let mut buffer = Buffer::new();
+    let Some(mut owned) = Owned::try_take(slab) else { return };
+    if owned.slab().used.load(Ordering::Relaxed) & (1 << index) != 0 {
+        owned.slab().take(index, &mut buffer, After::Keep);
+    }
+    drop(owned);
+    if !buffer.merge(memory) {
+        forget(memory, slab, index);
+    }
+}
+
+/// Takes a slot out of use. Nobody but a reader that empties it can have touched it meanwhile.
+fn forget(memory: &Memory, slab: *mut Slab, index: usize) {
+    let mut rest = Buffer::new();
+    let Some(mut owned) = Owned::try_take(slab) else { return };
+    if owned.slab().used.load(Ordering::Relaxed) & (1 << index) != 0 {
+        owned.slab().take(index, &mut rest, After::Free);
+    }
+    drop(owned);
+    rest.merge(memory);
+}
+
+/// Makes room for a statement in the slab.
+#[cold]
+fn admit(memory: &Memory, slab: *mut Slab, key: &Key, users: u64) {
+    let mut buffer = Buffer::new();
+    let Some(mut owned) = Owned::try_take(slab) else { return };
+    let slab = owned.slab();
+    let used = slab.used.load(Ordering::Relaxed);
+    let index = match (0..ENTRIES).find(|index| used & (1 << index) == 0) {
+        Some(free) => free,
+        None => {
+            // Ticks wrap around; the distance from now does not.
+            let oldest = (0..ENTRIES).max_by_key(|&index| slab.clock.wrapping_sub(slab.ticks[index])).unwrap_or(0);
+            slab.take(oldest, &mut buffer, After::Free);
+            oldest
+        }
+    };
+    slab.queryids[index] = key.queryid;
+    slab.users[index] = users;
+    slab.ticks[index] = slab.clock;
+    slab.slots[index].counters = Counters::default();
+    slab.slots[index].histogram = [0; BUCKETS];
+    slab.last = index as u32;
+    slab.used.fetch_or(1 << index, Ordering::Relaxed);
+    drop(owned);
+    buffer.merge(memory);
+}
+
+/// Moves all that a slab holds to the table.
+fn drain(memory: &Memory, slab: *mut Slab, buffer: &mut Buffer) {
+    // SAFETY: slabs live for ever; an atomic read for a hint.
+    let mut used = unsafe { (*slab).used.load(Ordering::Acquire) };
+    while used != 0 {
+        let index = used.trailing_zeros() as usize;
+        used &= used - 1;
+        let Some(mut owned) = take_patiently(slab) else {
+            memory.header().drain_timeouts.fetch_add(1, Ordering::Relaxed);
+            return;
+        };
+        if owned.slab().used.load(Ordering::Relaxed) & (1 << index) == 0 {
+            continue;
+        }
+        owned.slab().take(index, buffer, After::Free);
+        drop(owned);
+        buffer.merge(memory);
+    }
+}
+
+fn take_patiently(slab: *mut Slab) -> Option<Owned> {
+    for _ in 0..1000 {
+        if let Some(owned) = Owned::try_take(slab) {
+            return Some(owned);
+        }
+        core::hint::spin_loop();
+    }
+    let give_up = Instant::now() + DRAIN_PATIENCE;
+    while Instant::now() < give_up {
+        if let Some(owned) = Owned::try_take(slab) {
+            return Some(owned);
+        }
+        std::thread::yield_now();
+    }
+    None
+}
+
+/// Moves what all backends hold to the table, so that it is exact for every statement that has finished.
+pub fn drain_all(memory: &Memory) {
+    // SAFETY: a valid lock that this process does not hold; nothing below raises.
+    let _guard = unsafe { LwLockGuard::exclusive(memory.drain_lock()) };
+    let mut buffer = Buffer::new();
+    memory.slabs.all().for_each(|slab| drain(memory, slab, &mut buffer));
+}
+
+/// Moves what this backend holds to the table; when it leaves.
+pub fn detach(memory: &Memory) {
+    // SAFETY: process-local.
+    let mine = unsafe { &mut *MINE.as_ptr() };
+    if !mine.slab.is_null() {
+        drain(memory, mine.slab, &mut Buffer::new());
+        mine.slab = core::ptr::null_mut();
+    }
+}
+
+/// Executions that backends recorded since the server started.
+pub fn executions_recorded(memory: &Memory) -> u64 {
+    // SAFETY: an atomic in shared memory.
+    memory.slabs.all().map(|slab| unsafe { (*slab).executions.load(Ordering::Relaxed) }).sum()
+}

@@ -1,0 +1,1 @@
+"""The sample platform: schema, data, workload and the demonstration built on them."""

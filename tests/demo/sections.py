@@ -1,0 +1,101 @@
+"""What the demo prints: one function for each question, asking the server through the public functions of schema perf."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Sequence
+
+from .printing import Column, factor, integer, milliseconds, paragraph, percent, size, table
+from .server import Server
+
+Section = Callable[[Server, str, int], list[str]]
+
+
+def slow_queries(server: Server, since: str, width: int) -> list[str]:
+    """The slowest execution of every statement that was slow."""
+    kept = f"perf.slow_queries(since => {since}, max_rows => 10000)"
+    counts = server.rows(f"SELECT count(*) AS all, count(*) FILTER (WHERE severity = 'critical') AS critical, "
+                         f"count(*) FILTER (WHERE severity = 'emergency') AS emergency FROM {kept}")[0]
+    rows = server.rows(f"SELECT to_char(captured_at, 'HH24:MI:SS') AS at, severity, duration_ms, rows, outcome, "
+                       f"temp_blks_written * 8192 AS spilled, query FROM (SELECT DISTINCT ON (queryid) * FROM {kept} "
+                       f"ORDER BY queryid, duration_ms DESC) AS s ORDER BY duration_ms DESC LIMIT 8")
+    columns = [Column("at", "at (UTC)"), Column("severity", "severity"), Column("duration_ms", "took", milliseconds),
+               Column("rows", "rows", integer), Column("outcome", "outcome"), Column("spilled", "spilled", size),
+               Column("query", "the slowest execution of each statement", wide=True)]
+    return [f"{counts['all']} executions were slow, {counts['critical']} of them critical, {counts['emergency']} emergency.",
+            "", *table(columns, rows, width, empty="none was slow")]
+
+
+def patterns(server: Server, since: str, width: int) -> list[str]:
+    """Slow and failing executions by statement."""
+    rows = server.rows(f"SELECT * FROM perf.slow_query_patterns(since => {since}, max_rows => 12)")
+    columns = [Column("executions", "runs", integer), Column("slow", "slow", integer), Column("critical", "crit", integer),
+               Column("failures", "failed", integer), Column("mean_ms", "mean", milliseconds),
+               Column("p95_ms", "p95", milliseconds), Column("share_pct", "of time", percent), Column("cause", "cause"),
+               Column("trend", "trend"), Column("query", "statement", wide=True)]
+    return table(columns, rows, width)
+
+
+def statements(server: Server, since: str, width: int) -> list[str]:
+    """The statements that took most time."""
+    rows = server.rows("SELECT *, 100 * total_ms / nullif(sum(total_ms) OVER (), 0) AS share_pct FROM perf.statements() "
+                       "WHERE toplevel ORDER BY total_ms DESC LIMIT 15")
+    columns = [Column("calls", "calls", integer), Column("total_ms", "total", milliseconds),
+               Column("share_pct", "of time", percent), Column("p50_ms", "p50", milliseconds),
+               Column("p95_ms", "p95", milliseconds), Column("p99_ms", "p99", milliseconds),
+               Column("max_ms", "max", milliseconds), Column("query", "statement", wide=True)]
+    return table(columns, rows, width)
+
+
+def indexes(server: Server, since: str, width: int) -> list[str]:
+    """What to index, what the catalogue wished for, and the commands."""
+    rows = server.rows("SELECT *, relation || ' (' || array_to_string(columns, ', ') || ')' AS index FROM perf.index_recommendations()")
+    columns = [Column("priority", "priority"), Column("action", "action"), Column("source", "source"),
+               Column("status", "status"), Column("size_bytes", "size", size), Column("benefit_pct", "saves", percent),
+               Column("best_speedup", "best", factor), Column("policy_gain", "wished", limit=9),
+               Column("index", "index", wide=True)]
+    lines = table(columns, rows, width, empty="no recommendation")
+    lines += ["", *paragraph("saves: share of the measured time, by what-if planning; best: the statement that gains most; "
+                             "wished: what the policy hopes for, not measured.", width)]
+    todo = [row for row in rows if row["status"] == "recommended"]
+    if todo:
+        lines += ["", "Why, and the commands:"]
+    for row in todo:
+        lines += paragraph(str(row["reason"] or ""), width)
+        lines += paragraph(str(row["ddl"] or "").rstrip(";") + ";", width, "      ")
+    return lines
+
+
+def in_unit(unit: str) -> Callable[[Any], str]:
+    """How to write a value of a unit."""
+    return size if unit == "bytes" else integer
+
+
+def capacity(server: Server, since: str, width: int) -> list[str]:
+    """Where capacity goes, as far as the samples allow to say."""
+    rows = server.rows("SELECT *, replace(horizon::text, 'mons', 'months') AS ahead FROM perf.capacity_estimate()")
+    written = [{**row, **{key: None if row[key] is None else in_unit(row["unit"])(row[key])
+                          for key in ("current_value", "projected", "projected_low", "projected_high", "trigger_value")}}
+               for row in rows]
+    for row in written:
+        row["range"] = None if row["projected_low"] is None else f"{row['projected_low']} - {row['projected_high']}"
+    columns = [Column("metric", "metric"), Column("ahead", "ahead"), Column("current_value", "now", str),
+               Column("projected", "then", str), Column("range", "range", str), Column("trigger_value", "trigger", str),
+               Column("quality", "quality"), Column("action", "what to do", wide=True)]
+    return table(columns, written, width)
+
+
+def health(server: Server, since: str, width: int) -> list[str]:
+    """How perf_opt itself is doing."""
+    rows = server.rows("SELECT * FROM perf.health()")
+    columns = [Column("component", "component"), Column("status", "status"), Column("detail", "detail", wide=True)]
+    return table(columns, rows, width)
+
+
+SECTIONS: Sequence[tuple[str, Section]] = (
+    ("Slow queries", slow_queries),
+    ("Slow and failing patterns", patterns),
+    ("Top statements by time", statements),
+    ("Index recommendations", indexes),
+    ("Capacity", capacity),
+    ("Health of perf_opt", health),
+)

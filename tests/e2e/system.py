@@ -1,0 +1,146 @@
+"""What the harness needs from the operating system: the server's user, processes, directories and waiting."""
+
+from __future__ import annotations
+
+import functools
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Optional, Sequence, TypeVar, Union
+
+T = TypeVar("T")
+PathLike = Union[str, Path]
+
+
+class HarnessError(Exception):
+    """The harness could not do what a test asked for; the message says what and why."""
+
+
+@dataclass(frozen=True)
+class ServerUser:
+    """The user that servers run as when it is not the user of this process (that is: when this process is root)."""
+
+    name: str
+    uid: int
+    gid: int
+
+
+@functools.lru_cache(maxsize=None)
+def server_user() -> Optional[ServerUser]:
+    """None for a plain user. PostgreSQL refuses to run as root, so root gets `postgres`, or else `nobody`."""
+    if os.geteuid() != 0:
+        return None
+    for name in ("postgres", "nobody"):
+        try:
+            entry = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        return ServerUser(name, entry.pw_uid, entry.pw_gid)
+    raise HarnessError("running as root, and neither user postgres nor user nobody exists to run the server as")
+
+
+def popen_as_server(args: Sequence[PathLike], **options: Any) -> subprocess.Popen:
+    """Starts a program as the server's user with an environment free of the caller's PG* variables."""
+    user = server_user()
+    if user is not None:
+        options.update(user=user.uid, group=user.gid, extra_groups=[])
+    options.setdefault("stdin", subprocess.DEVNULL)
+    options.setdefault("cwd", "/")
+    options.setdefault("env", clean_environment())
+    return subprocess.Popen([str(arg) for arg in args], **options)
+
+
+def run_as_server(args: Sequence[PathLike], timeout: float = 300.0) -> str:
+    """Runs a program as the server's user to its end; its output, or HarnessError with that output."""
+    process = popen_as_server(args, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    try:
+        output = process.communicate(timeout=timeout)[0].decode(errors="replace")
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        raise HarnessError(f"{args[0]} did not finish in {timeout:.0f} s") from None
+    if process.returncode != 0:
+        raise HarnessError(f"{' '.join(str(arg) for arg in args)} exited with {process.returncode}:\n{output}")
+    return output
+
+
+def clean_environment() -> dict[str, str]:
+    """This process's environment without PG* and locale settings that would make results depend on the machine."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_")) and name != "LANG"}
+    return {**kept, "LC_ALL": "C", "TZ": "UTC"}
+
+
+def give_to_server(path: PathLike) -> None:
+    """Makes the server's user the owner of one path."""
+    user = server_user()
+    if user is not None:
+        os.chown(path, user.uid, user.gid)
+
+
+def make_private_dir(prefix: str = "pfo-") -> Path:
+    """A new directory that only the server's user (and root) can enter.
+
+    Its path is short, because a socket path may have at most 107 bytes; for that reason TMPDIR is not used.
+    """
+    path = Path(tempfile.mkdtemp(prefix=prefix, dir=os.environ.get("PERF_OPT_TMP", "/tmp")))
+    give_to_server(path)
+    return path
+
+
+def remove_dir(path: PathLike) -> None:
+    """Removes a directory tree; one that is gone already is fine, one that cannot be removed is an error."""
+    for _ in range(5):  # a process that is just exiting may still write a last file
+        shutil.rmtree(path, ignore_errors=True)
+        if not os.path.lexists(path):
+            return
+        time.sleep(0.1)
+    shutil.rmtree(path)
+
+
+def cache_dir() -> Path:
+    """The one directory where everything that can be fetched or made again is kept."""
+    chosen = os.environ.get("PERF_OPT_CACHE")
+    if chosen:
+        return Path(chosen)
+    if os.geteuid() == 0:
+        return Path("/var/cache/perf_opt")
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "perf_opt"
+
+
+def process_alive(pid: int) -> bool:
+    """Whether a process exists and is not a zombie that nobody has collected yet."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] != b"Z"
+    except (OSError, IndexError):
+        return not os.path.isdir("/proc/self") or os.path.isdir(f"/proc/{pid}")
+
+
+def children_of(pid: int) -> list[int]:
+    """The direct children of a process."""
+    listing = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    pairs = (line.split() for line in listing.splitlines())
+    return [int(child) for child, parent in pairs if int(parent) == pid]
+
+
+def wait_until(predicate: Callable[[], T], timeout: float = 10.0, what: str = "the condition",
+               interval: float = 0.05) -> T:
+    """Polls until `predicate` returns something true, and returns that. Fails naming `what` and the last value."""
+    deadline = time.monotonic() + timeout
+    while True:
+        value = predicate()
+        if value:
+            return value
+        if time.monotonic() >= deadline:
+            raise AssertionError(f"waited {timeout:g} s in vain for {what}; last value: {value!r}")
+        time.sleep(interval)

@@ -1,0 +1,24 @@
+-- The extension is installed in the schema it names, at the version its control file names.
+SELECT e.extname, n.nspname, e.extrelocatable, e.extversion = x.default_version AS is_default_version
+FROM pg_extension e
+JOIN pg_namespace n ON n.oid = e.extnamespace
+JOIN pg_available_extensions x ON x.name = e.extname
+WHERE e.extname = 'perf_opt';
+
+-- It cannot be moved, and nobody but a superuser installs it.
+ALTER EXTENSION perf_opt SET SCHEMA public;
+CREATE ROLE regress_perf_plain;
+CREATE SCHEMA regress_perf_schema;
+DROP EXTENSION perf_opt;
+SET ROLE regress_perf_plain;
+CREATE EXTENSION perf_opt;
+RESET ROLE;
+CREATE EXTENSION perf_opt SCHEMA regress_perf_schema;
+CREATE EXTENSION perf_opt;
+CREATE EXTENSION perf_opt;
+
+-- Every setting says what it is.
+SELECT name FROM pg_settings WHERE name LIKE 'perf\_opt.%' AND coalesce(short_desc, '') = '' ORDER BY name;
+
+DROP SCHEMA regress_perf_schema;
+DROP ROLE regress_perf_plain;
