@@ -22,6 +22,9 @@ const SETTLED_US: i64 = 60 * SECOND_US;
 /// Probes of databases that may not have the extension, at the same time.
 const PROBES_AT_ONCE: usize = 2;
 const SCAN_LIMIT_MS: i32 = 10_000;
+/// Statements whose waits are kept until they have an entry, and how long after the wait.
+const LOCK_WAITS_MAX: usize = 1_000;
+const UNPLACED_US: i64 = 300 * SECOND_US;
 
 /// Registers the launcher. Called from `_PG_init` while libraries are preloaded.
 pub fn register() {
@@ -52,6 +55,8 @@ struct Launcher {
     starved: Backoff,
     next_launch_at: i64,
     sampled_at: i64,
+    /// Waits of statements that have no entry yet, since nobody has finished one: milliseconds, last seen.
+    lock_waits: HashMap<backends::LockWait, (u64, i64)>,
 }
 
 /// Entry point of the launcher process.
@@ -97,8 +102,15 @@ impl Launcher {
         let elapsed_ms = elapsed.min(2 * SECOND_US) / 1_000;
         self.sampled_at = now;
         for wait in backends::lock_waits() {
-            crate::memory::statements::add_lock_wait(wait.queryid, wait.dbid, wait.userid, elapsed_ms as u64);
+            if self.lock_waits.len() < LOCK_WAITS_MAX {
+                let seen = self.lock_waits.entry(wait).or_insert((0, now));
+                *seen = (seen.0 + elapsed_ms as u64, now);
+            }
         }
+        self.lock_waits.retain(|wait, (ms, seen_at)| {
+            let placed = crate::memory::statements::add_lock_wait(wait.queryid, wait.dbid, wait.userid, *ms);
+            !placed && now - *seen_at < UNPLACED_US
+        });
     }
 
     fn tend(&mut self, now: i64) {

@@ -190,7 +190,7 @@ impl Collector {
         let slow_lost = self.memo.take_over(next);
         background::transaction(limit_ms, || {
             let Ok(at) = pgrx::datum::TimestampWithTimeZone::try_from(now) else { return Ok(()) };
-            sampler::sample(at, crate::memory::statements::totals())
+            sampler::sample(at, Some(crate::memory::statements::totals())).map(|_| ())
         })?;
         Ok(Some((slow_lost, self.rotate(limit_ms, now)?)))
     }
@@ -205,7 +205,7 @@ impl Collector {
         let bytes = background::transaction(limit_ms, || history::rotate(memo, now))?;
         background::transaction(limit_ms, || {
             let Ok(at) = pgrx::datum::TimestampWithTimeZone::try_from(now) else { return Ok(()) };
-            sampler::rotate(at)
+            sampler::rotate(at).map(|_| ())
         })?;
         if now >= self.next_texts_at {
             self.next_texts_at = now + TEXTS_EVERY_US;

@@ -8,7 +8,7 @@ const WAIT_LOCK: u32 = 0x0300_0000;
 const CLASS_MASK: u32 = 0xFF00_0000;
 
 /// A backend that waits for a heavyweight lock while it runs a statement.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct LockWait {
     /// Its statement.
     pub queryid: u64,

@@ -106,6 +106,8 @@ pub struct Half {
     pub minutes: f64,
 }
 
+/// Less than this is too little to compare: one collection interval more or less would be a trend.
+pub const HALF_MINUTES_MIN: f64 = 5.0;
 /// A change of load smaller than this, in percent, is no trend.
 pub const STEADY_PCT: f64 = 20.0;
 
@@ -116,7 +118,7 @@ pub fn trend(earlier: Half, recent: Half, seen_before: bool) -> (&'static str, O
     if !seen_before {
         return ("new", None);
     }
-    if earlier.minutes <= 0.0 || recent.minutes <= 0.0 {
+    if earlier.minutes < HALF_MINUTES_MIN || recent.minutes < HALF_MINUTES_MIN {
         return ("steady", None);
     }
     let (before, after) = (earlier.total_ms / earlier.minutes, recent.total_ms / recent.minutes);
@@ -187,6 +189,9 @@ mod tests {
         assert_eq!(trend(half(0.0), half(5.0), true), ("rising", None));
         assert_eq!(trend(Half::default(), half(5.0), true), ("steady", None));
         // Halves of different length are compared by rate.
-        assert_eq!(trend(Half { total_ms: 10.0, minutes: 1.0 }, half(100.0), true).0, "steady");
+        assert_eq!(trend(Half { total_ms: 50.0, minutes: 5.0 }, half(100.0), true), ("steady", Some(0.0)));
+        // A minute proves nothing.
+        let minute = |total_ms| Half { total_ms, minutes: 1.0 };
+        assert_eq!(trend(minute(10.0), minute(500.0), true), ("steady", None));
     }
 }
