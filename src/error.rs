@@ -28,6 +28,11 @@ impl Error {
         unreachable!("an ERROR does not return")
     }
 
+    /// The message alone, for a log or a status row.
+    pub fn message(self) -> String {
+        self.parts().1
+    }
+
     fn parts(self) -> (PgSqlErrorCode, String, String) {
         match self {
             Error::InvalidArgument { argument, value, accepted } => (

@@ -3,10 +3,10 @@
 
 pgrx::pg_module_magic!(name, version);
 
+mod compat;
 mod error;
 mod pg;
 
-mod compat;
 mod guc;
 
 mod capture;
@@ -14,6 +14,7 @@ mod memory;
 
 mod collect;
 
+mod act;
 mod advise;
 
 mod api;
@@ -43,6 +44,9 @@ pub extern "C-unwind" fn _PG_init() {
         pg_sys::shmem_startup_hook = Some(attach_memory);
     }
     capture::hooks::install();
+    if guc::worker_enabled() {
+        act::launcher::register();
+    }
 }
 
 #[pgrx::pg_guard]
@@ -53,6 +57,7 @@ unsafe extern "C-unwind" fn request_memory() {
         unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| previous()) };
     }
     memory::request();
+    collect::registry::request();
 }
 
 #[pgrx::pg_guard]
@@ -63,12 +68,32 @@ unsafe extern "C-unwind" fn attach_memory() {
         unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| previous()) };
     }
     memory::startup();
+    collect::registry::startup();
 }
 
 pgrx::extension_sql_file!(
     "../sql/statements.sql",
     name = "statements",
     requires = [api::statements::reset, api::statements::_normalize, api::statements::_severity]
+);
+pgrx::extension_sql_file!("../sql/history.sql", name = "history");
+pgrx::extension_sql_file!(
+    "../sql/observe.sql",
+    name = "observe",
+    requires = [
+        "history",
+        api::health::health,
+        api::observe::_checked_limit,
+        api::observe::_histogram_add,
+        api::observe::_histogram_quantile,
+        api::observe::_pending_slow,
+        api::observe::_pending_statements,
+        api::observe::_severity_name,
+        api::observe::_severity_number,
+        api::observe::_slow_cause,
+        api::observe::_slow_trend,
+        api::observe::_trend_start
+    ]
 );
 pgrx::extension_sql_file!("../sql/comments.sql", name = "comments", finalize);
 pgrx::extension_sql_file!("../sql/policy.sql", name = "policy_tables");

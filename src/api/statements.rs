@@ -189,6 +189,7 @@ fn reset(queryid: default!(Option<i64>, "NULL"), database: default!(Option<&str>
         let statement_matches = queryid.is_none_or(|queryid| !is_other && key.queryid == queryid as u64);
         database_matches && statement_matches
     });
+    crate::collect::registry::note_reset();
     i64::try_from(removed).unwrap_or(i64::MAX)
 }
 

@@ -468,6 +468,7 @@ unsafe extern "C-unwind" fn process_utility(
 ) {
     // SAFETY: the server's contract for the hook; nothing of `pstmt` is read after the server's part.
     unsafe {
+        crate::collect::before_utility((*pstmt).utilityStmt);
         let begun = fenced(None, || {
             let index = begin_utility(pstmt, query_string)?;
             Some((Utility { index, counts_rows: !qc.is_null() }, frames().stack[index].guarded))

@@ -263,18 +263,18 @@ pub fn merge(memory: &Memory, key: &Key, counters: &Counters, histogram: &[u8; B
     }
 }
 
-/// Adds time that a statement was seen waiting for a lock; nothing when it has no entry (yet).
-pub fn add_lock_wait(queryid: u64, dbid: u32, userid: u32, ms: u64) {
-    let Some(memory) = get_ref() else { return };
+/// Adds time that a statement was seen waiting for a lock. False when it has no entry (yet).
+pub fn add_lock_wait(queryid: u64, dbid: u32, userid: u32, ms: u64) -> bool {
+    let Some(memory) = get_ref() else { return false };
     let key = Key { queryid, dbid, userid, toplevel: true };
     let hash = key.hash();
     let table = &memory.statements;
     // SAFETY: a valid lock that this process does not hold; nothing below raises.
     let _guard = unsafe { LwLockGuard::exclusive(memory.partition_lock(table.partition(hash))) };
-    if let Some(entry) = table.find(&key, hash) {
-        // SAFETY: the lock makes this process the only one to touch the entry.
-        unsafe { (*entry).counters.lock_wait_ms += ms };
-    }
+    let Some(entry) = table.find(&key, hash) else { return false };
+    // SAFETY: the lock makes this process the only one to touch the entry.
+    unsafe { (*entry).counters.lock_wait_ms += ms };
+    true
 }
 
 /// Stores a sample (see `samples`) with a statement, in place of its oldest when it has all it may have.

@@ -35,6 +35,11 @@ impl DbText {
         DbText(bytes)
     }
 
+    /// ASCII is the same in every server encoding.
+    pub fn from_ascii(text: &str) -> DbText {
+        DbText(text.as_bytes().to_vec())
+    }
+
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }

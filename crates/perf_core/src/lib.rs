@@ -4,12 +4,15 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod backoff;
 pub mod counters;
+pub mod delta;
 pub mod forecast;
 pub mod histogram;
 pub mod host;
 pub mod ladder;
 pub mod normalize;
 pub mod outcome;
+pub mod patterns;
 pub mod series;
 pub mod stats;

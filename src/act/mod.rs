@@ -1,0 +1,3 @@
+//! What runs by itself: the launcher.
+
+pub mod launcher;

@@ -1,0 +1,199 @@
+//! `perf.health()`: is everything running, and what was lost. Rows of memory, of the workers, of the history.
+
+use pgrx::datum::TimestampWithTimeZone;
+use pgrx::prelude::*;
+
+use crate::collect::registry::{self, Phase, Slot};
+use crate::pg::background;
+use crate::pg::query::select_under_snapshot;
+
+/// Runs a worker may be behind before that is a warning, and an error.
+const LATE_RUNS: i64 = 3;
+const VERY_LATE_RUNS: i64 = 10;
+/// Time a worker has to appear, and to run first.
+const GRACE_S: i64 = 10;
+/// Share of the history's cap from which the next rotation drops something.
+const NEARLY_FULL_PCT: f64 = 95.0;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Status {
+    Ok,
+    Warning,
+    Error,
+}
+
+impl Status {
+    fn name(self) -> &'static str {
+        match self {
+            Status::Ok => "ok",
+            Status::Warning => "warning",
+            Status::Error => "error",
+        }
+    }
+
+    fn from_u8(value: u8) -> Status {
+        match value {
+            0 => Status::Ok,
+            1 => Status::Warning,
+            _ => Status::Error,
+        }
+    }
+}
+
+struct Report {
+    rows: Vec<(String, Status, String, Option<f64>)>,
+}
+
+impl Report {
+    fn add(&mut self, component: impl Into<String>, status: Status, detail: impl Into<String>, value: Option<f64>) {
+        self.rows.push((component.into(), status, detail.into(), value));
+    }
+}
+
+/// State of perf_opt itself, a row for each component. Works without preloading, and says so then.
+#[pg_extern(volatile, parallel_restricted)]
+fn health() -> TableIterator<
+    'static,
+    (
+        name!(component, String),
+        name!(status, &'static str),
+        name!(detail, String),
+        name!(value, Option<f64>),
+        name!(measured_at, TimestampWithTimeZone),
+    ),
+> {
+    let mut report = Report { rows: Vec::new() };
+    for row in crate::memory::health() {
+        report.add(row.component, Status::from_u8(row.status), row.detail, Some(row.value));
+    }
+    if crate::memory::is_ready() {
+        workers(&mut report);
+        history(&mut report);
+    }
+    pending_detaches(&mut report);
+    let at = TimestampWithTimeZone::try_from(background::now())
+        .unwrap_or_else(|_| TimestampWithTimeZone::negative_infinity());
+    TableIterator::new(
+        report
+            .rows
+            .into_iter()
+            .map(move |(component, status, detail, value)| (component, status.name(), detail, value, at)),
+    )
+}
+
+fn database_names() -> Vec<(u32, String)> {
+    select_under_snapshot(c"SELECT oid, datname::text FROM pg_catalog.pg_database", |row| {
+        Some((row.get::<pg_sys::Oid>(1)?.to_u32(), row.get::<String>(2)?))
+    })
+}
+
+fn workers(report: &mut Report) {
+    let now = background::now();
+    let (pid, starved_since, unserved) = registry::launcher_state();
+    let standby = background::in_recovery();
+    if !crate::guc::worker_enabled() {
+        report.add("launcher", Status::Warning, "switched off by perf_opt.collector", Some(0.0));
+    } else if pid == 0 {
+        report.add("launcher", Status::Error, "not running; the postmaster restarts it within a second", Some(0.0));
+    } else if starved_since != 0 {
+        let seconds = (now - starved_since) / 1_000_000;
+        let detail = format!("no free worker slot for {seconds} s: raise max_worker_processes");
+        report.add("launcher", Status::Error, detail, Some(1.0));
+    } else if unserved > 0 {
+        let detail = format!("{unserved} databases beyond the {} that can have a collector", registry::MAX_DATABASES);
+        report.add("launcher", Status::Warning, detail, Some(1.0));
+    } else {
+        let detail = if standby { "running; collectors start after promotion" } else { "running" };
+        report.add("launcher", Status::Ok, detail, Some(1.0));
+    }
+    if standby {
+        return;
+    }
+    let names = database_names();
+    let here = background::current_database();
+    let slots = registry::slots();
+    if !slots.iter().any(|slot| slot.dbid == here) {
+        report.add("collector", Status::Error, "no collector for this database yet", None);
+    }
+    for slot in &slots {
+        let Some((_, name)) = names.iter().find(|(dbid, _)| *dbid == slot.dbid) else { continue };
+        let (status, detail, lag_s) = worker_status(slot, now);
+        report.add(format!("collector {name}"), status, detail, lag_s);
+        if slot.slow_lost > 0 {
+            let detail = format!(
+                "{} slow statements of all databases were overwritten before they could be written; lower perf_opt.collect_interval",
+                slot.slow_lost
+            );
+            report.add(format!("slow statements {name}"), Status::Warning, detail, Some(slot.slow_lost as f64));
+        }
+    }
+}
+
+fn worker_status(slot: &Slot, now: i64) -> (Status, String, Option<f64>) {
+    let interval_s = i64::from(crate::guc::collect_interval_s().max(1));
+    let alive = slot.phase == Phase::Running;
+    let state = match slot.phase {
+        Phase::Running => format!("running as {}", slot.pid),
+        Phase::Left if slot.holds > 0 => "made way for a statement that wants the database alone".to_owned(),
+        Phase::Launched | Phase::Idle | Phase::Left => "starting".to_owned(),
+        Phase::NoExtension => "the extension is gone".to_owned(),
+        Phase::Ended => "ended; it is started again".to_owned(),
+    };
+    let error = if slot.failures > 0 {
+        format!("; failed {} times in a row: {}", slot.failures, slot.last_error())
+    } else {
+        String::new()
+    };
+    if slot.last_run_at == 0 {
+        let young = alive && now - slot.started_at < GRACE_S * 1_000_000;
+        let status = match (slot.failures > 0, young) {
+            (true, _) => Status::Error,
+            (false, true) => Status::Ok,
+            (false, false) => Status::Warning,
+        };
+        return (status, format!("{state}, has not written yet{error}"), None);
+    }
+    let lag_s = (now - slot.last_run_at) / 1_000_000;
+    let status = if slot.failures > 0 || lag_s > VERY_LATE_RUNS * interval_s + GRACE_S {
+        Status::Error
+    } else if lag_s > LATE_RUNS * interval_s + GRACE_S || !alive {
+        Status::Warning
+    } else {
+        Status::Ok
+    };
+    let detail = format!("{state}, last wrote {lag_s} s ago in {} ms, {} runs{error}", slot.last_run_ms, slot.runs);
+    (status, detail, Some(lag_s as f64))
+}
+
+fn history(report: &mut Report) {
+    let here = background::current_database();
+    let Some(slot) = registry::slots().into_iter().find(|slot| slot.dbid == here) else { return };
+    let cap = f64::from(crate::guc::history_max_mb()) * 1_048_576.0;
+    let bytes = slot.history_bytes as f64;
+    let pct = 100.0 * bytes / cap;
+    let status = if bytes > cap {
+        Status::Error
+    } else if pct > NEARLY_FULL_PCT {
+        Status::Warning
+    } else {
+        Status::Ok
+    };
+    let detail =
+        format!("{:.1} MB of {} MB (perf_opt.history_max_mb)", bytes / 1_048_576.0, crate::guc::history_max_mb());
+    report.add("history", status, detail, Some(bytes));
+}
+
+fn pending_detaches(report: &mut Report) {
+    let pending = select_under_snapshot(
+        c"SELECT pg_catalog.format('%s of %s', inhrelid::pg_catalog.regclass, inhparent::pg_catalog.regclass) \
+          FROM pg_catalog.pg_inherits WHERE inhdetachpending ORDER BY 1",
+        |row| row.get::<String>(1),
+    );
+    let count = Some(pending.len() as f64);
+    if pending.is_empty() {
+        report.add("pending detaches", Status::Ok, "none", count);
+    } else {
+        let detail = format!("ALTER TABLE ... DETACH PARTITION ... FINALIZE is due for {}", pending.join(", "));
+        report.add("pending detaches", Status::Warning, detail, count);
+    }
+}

@@ -1,0 +1,243 @@
+//! The collector of one database: every `perf_opt.collect_interval` it writes what memory has beyond the history, takes
+//! capacity samples and rotates its tables; every second it looks at the states of backends.
+//!
+//! Started by the launcher. A run is one transaction; what the worker remembers is taken over only after its commit, and
+//! whatever fails makes it read the tables again, so nothing is written twice and nothing is lost by a restart of the
+//! worker. SIGTERM interrupts a run and is followed by one last, short one; a statement that wants the database alone
+//! makes the worker leave at once.
+
+use pgrx::{pg_guard, pg_sys};
+
+use super::history::{self, Memo};
+use super::registry::{self, Phase, RunReport};
+use super::sampler;
+use crate::pg::background;
+
+const SECOND_US: i64 = 1_000_000;
+/// Limits of transactions: an ordinary run, the last one before the process ends.
+const RUN_LIMIT_MS: i32 = 30_000;
+const LAST_RUN_LIMIT_MS: i32 = 3_000;
+/// How long a worker that ends waits for clients that end too, to count what they did last.
+const CLIENTS_LIMIT_US: i64 = 300_000;
+const POLL_MS: i64 = 10;
+const ROTATE_EVERY_US: i64 = 60 * SECOND_US;
+const TEXTS_EVERY_US: i64 = 3_600 * SECOND_US;
+
+/// Why the main loop ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// SIGTERM.
+    Asked,
+    /// A statement wants the database alone.
+    Held,
+    /// The extension is gone, or was never there.
+    NoExtension,
+}
+
+/// Entry point of a collector process.
+#[pg_guard]
+#[no_mangle]
+pub extern "C-unwind" fn perf_opt_collector_main(argument: pg_sys::Datum) {
+    super::mark_worker();
+    background::on_exit(on_exit);
+    let (index, ticket) = registry::parse_argument(argument);
+    // Attached before signals are let through: whoever asks us to leave from now on finds our pid.
+    let Some(dbid) = registry::attach(index, ticket, background::my_pid(), background::my_latch()) else {
+        background::exit(0);
+    };
+    ATTACHED.store(dbid, std::sync::atomic::Ordering::Relaxed);
+    background::install_signal_handlers();
+    background::connect_to_database(dbid);
+    settings();
+    let mut collector = Collector::new();
+    let end = collector.run();
+    if end == End::Asked {
+        collector.last_run();
+    }
+    let phase = if end == End::NoExtension { Phase::NoExtension } else { Phase::Ended };
+    registry::detach(dbid, background::my_pid(), phase);
+    background::exit(0);
+}
+
+/// Database whose slot this process has.
+static ATTACHED: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+
+#[pg_guard]
+unsafe extern "C-unwind" fn on_exit(_code: i32, _argument: pg_sys::Datum) {
+    registry::detach(ATTACHED.load(std::sync::atomic::Ordering::Relaxed), background::my_pid(), Phase::Ended);
+}
+
+/// Settings of our own session: a database's or role's defaults must not change what we do.
+fn settings() {
+    for (name, value) in [
+        (c"search_path", c"pg_catalog, pg_temp"),
+        (c"synchronous_commit", c"local"),
+        (c"default_transaction_read_only", c"off"),
+        (c"default_transaction_isolation", c"read committed"),
+        (c"lock_timeout", c"1s"),
+        (c"default_tablespace", c""),
+        (c"default_table_access_method", c"heap"),
+        (c"session_replication_role", c"origin"),
+        (c"row_security", c"off"),
+        (c"jit", c"off"),
+        (c"max_parallel_workers_per_gather", c"0"),
+        (c"work_mem", c"8MB"),
+        (c"TimeZone", c"UTC"),
+        (c"DateStyle", c"ISO"),
+        #[cfg(any(feature = "pg17", feature = "pg18"))]
+        (c"event_triggers", c"off"),
+    ] {
+        background::set_session(name, value);
+    }
+}
+
+struct Collector {
+    memo: Memo,
+    dbid: u32,
+    next_run_at: i64,
+    next_observation_at: i64,
+    next_rotation_at: i64,
+    next_texts_at: i64,
+    last_message: String,
+    failures: u32,
+}
+
+impl Collector {
+    fn new() -> Collector {
+        Collector {
+            memo: Memo::default(),
+            dbid: background::current_database(),
+            next_run_at: 0,
+            next_observation_at: 0,
+            next_rotation_at: 0,
+            next_texts_at: background::now() + TEXTS_EVERY_US,
+            last_message: String::new(),
+            failures: 0,
+        }
+    }
+
+    fn run(&mut self) -> End {
+        match self.extension_present() {
+            Ok(true) => {}
+            Ok(false) => return End::NoExtension,
+            Err(message) => self.failed(&message),
+        }
+        loop {
+            if registry::is_held(self.dbid) {
+                return End::Held;
+            }
+            if background::must_end() {
+                return End::Asked;
+            }
+            let now = background::now();
+            if now >= self.next_observation_at {
+                self.next_observation_at = now + SECOND_US;
+                sampler::observe_backends();
+            }
+            let interval = i64::from(crate::guc::collect_interval_s().max(1)) * SECOND_US;
+            // A shorter interval or a clock set back takes effect at once.
+            if now >= self.next_run_at || self.next_run_at - now > interval {
+                self.next_run_at = now + interval;
+                if !self.collect(RUN_LIMIT_MS) {
+                    return End::NoExtension;
+                }
+                continue;
+            }
+            let next = self.next_run_at.min(self.next_observation_at);
+            background::wait((next - background::now()).clamp(0, SECOND_US) / 1_000 + 1);
+        }
+    }
+
+    fn extension_present(&self) -> Result<bool, String> {
+        background::transaction(RUN_LIMIT_MS, || Ok(background::extension_installed()))
+    }
+
+    /// One run. False when the extension is gone.
+    fn collect(&mut self, limit_ms: i32) -> bool {
+        background::report_activity(Some(c"perf_opt: writing history"));
+        let started_at = background::now();
+        let outcome = self.collect_inner(limit_ms, started_at);
+        background::report_activity(None);
+        let interrupted = background::must_end() || registry::is_held(self.dbid);
+        match outcome {
+            Ok(None) => return false,
+            Ok(Some((slow_lost, history_bytes))) => {
+                self.failures = 0;
+                self.last_message.clear();
+                let elapsed_ms = u32::try_from((background::now() - started_at) / 1_000).unwrap_or(u32::MAX);
+                registry::note_run(self.dbid, &RunReport { elapsed_ms, error: None, slow_lost, history_bytes });
+            }
+            // Asked to end in the middle: what was not written is written by the last run, or by the next worker.
+            Err(_) if interrupted => self.memo.forget(),
+            Err(message) => self.failed(&message),
+        }
+        true
+    }
+
+    fn collect_inner(&mut self, limit_ms: i32, now: i64) -> Result<Option<(u64, Option<i64>)>, String> {
+        let memo = &self.memo;
+        let present = background::transaction(limit_ms, || {
+            let present = background::extension_installed();
+            if present {
+                history::ensure_partitions(memo, now)?;
+            }
+            Ok(present)
+        })?;
+        if !present {
+            return Ok(None);
+        }
+        let next = background::transaction(limit_ms, || history::write(memo, background::now()))?;
+        let slow_lost = self.memo.take_over(next);
+        background::transaction(limit_ms, || {
+            let Ok(at) = pgrx::datum::TimestampWithTimeZone::try_from(now) else { return Ok(()) };
+            sampler::sample(at, Some(crate::memory::statements::totals())).map(|_| ())
+        })?;
+        Ok(Some((slow_lost, self.rotate(limit_ms, now)?)))
+    }
+
+    fn rotate(&mut self, limit_ms: i32, now: i64) -> Result<Option<i64>, String> {
+        let interval = i64::from(crate::guc::collect_interval_s()) * SECOND_US;
+        if now < self.next_rotation_at {
+            return Ok(None);
+        }
+        self.next_rotation_at = now + ROTATE_EVERY_US.min(interval);
+        let memo = &self.memo;
+        let bytes = background::transaction(limit_ms, || history::rotate(memo, now))?;
+        background::transaction(limit_ms, || {
+            let Ok(at) = pgrx::datum::TimestampWithTimeZone::try_from(now) else { return Ok(()) };
+            sampler::rotate(at).map(|_| ())
+        })?;
+        if now >= self.next_texts_at {
+            self.next_texts_at = now + TEXTS_EVERY_US;
+            background::transaction(limit_ms, history::remove_unused_texts)?;
+            self.memo.forget();
+        }
+        Ok(Some(bytes))
+    }
+
+    /// Says so in the log, once for a message and then ever more rarely, and waits for the next interval.
+    fn failed(&mut self, message: &str) {
+        self.memo.forget();
+        self.failures = self.failures.saturating_add(1);
+        if self.failures.is_power_of_two() || self.last_message != message {
+            pgrx::log!(
+                "perf_opt collector could not write its history (failure {} in a row): {message}",
+                self.failures
+            );
+        }
+        self.last_message = message.to_owned();
+        registry::note_run(
+            self.dbid,
+            &RunReport { elapsed_ms: 0, error: Some(message), slow_lost: 0, history_bytes: None },
+        );
+    }
+
+    /// The run before the end, once clients that end at the same time have handed over what they counted.
+    fn last_run(&mut self) {
+        let deadline = background::now() + CLIENTS_LIMIT_US;
+        while background::client_connections(self.dbid) > 0 && background::now() < deadline {
+            background::wait(POLL_MS);
+        }
+        self.collect(LAST_RUN_LIMIT_MS);
+    }
+}

@@ -1,0 +1,47 @@
+//! A query whose answer must belong to the caller's snapshot. The SPI of pgrx takes a new snapshot once the
+//! transaction has written something; a reader that adds history and memory needs the one it already has.
+//! Called by readers inside a transaction. Locks what the query locks.
+
+use std::ffi::CStr;
+
+use pgrx::{pg_sys, FromDatum};
+
+/// Runs a SELECT read-only, under the active snapshot, and converts each row by `convert`, which gets the value of a
+/// column (counted from 1), or `None` for NULL.
+pub fn select_under_snapshot<T>(query: &CStr, mut convert: impl FnMut(&Row) -> Option<T>) -> Vec<T> {
+    let mut found = Vec::new();
+    // SAFETY: connect and finish enclose all uses of SPI memory; a raised error leaves SPI to the transaction's abort.
+    unsafe {
+        pg_sys::SPI_connect();
+        let status = pg_sys::SPI_execute(query.as_ptr(), true, 0);
+        if status == pg_sys::SPI_OK_SELECT as i32 && !pg_sys::SPI_tuptable.is_null() {
+            let table = pg_sys::SPI_tuptable;
+            for index in 0..pg_sys::SPI_processed as usize {
+                let row = Row { tuple: *(*table).vals.add(index), descriptor: (*table).tupdesc };
+                if let Some(value) = convert(&row) {
+                    found.push(value);
+                }
+            }
+        }
+        pg_sys::SPI_finish();
+    }
+    found
+}
+
+/// A row of the answer.
+pub struct Row {
+    tuple: pg_sys::HeapTuple,
+    descriptor: pg_sys::TupleDesc,
+}
+
+impl Row {
+    /// The value of a column; `T` must be the Rust type of the column's SQL type. What it gives owns its memory.
+    pub fn get<T: FromDatum + 'static>(&self, column: i32) -> Option<T> {
+        let mut is_null = true;
+        // SAFETY: tuple and descriptor are of the same live SPI result; Rust values are copies.
+        unsafe {
+            let datum = pg_sys::SPI_getbinval(self.tuple, self.descriptor, column, &mut is_null);
+            T::from_datum(datum, is_null)
+        }
+    }
+}
