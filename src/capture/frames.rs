@@ -44,6 +44,8 @@ pub struct Frame {
     pub len: i32,
     /// Of the latest error raised while it was on the stack.
     pub sqlstate: i32,
+    /// Who ran it when that error was raised: an abort takes roles back before it is heard of here.
+    pub userid: u32,
     pub tag: *const c_char,
     /// What was copied of it when that error was raised, while it was still there to be copied.
     pub failed_text_len: usize,
@@ -61,6 +63,7 @@ pub struct Open {
     /// 1; 0 when the query was counted already.
     pub calls: u64,
     pub queryid: u64,
+    pub userid: u32,
     pub elapsed_ns: u64,
     pub rows: u64,
     pub usage: Usage,
@@ -85,6 +88,8 @@ pub struct Frames {
     pub attached: bool,
     /// The error on its way out was recorded by a guarded frame at the bottom of the stack, which is gone.
     pub failure_recorded: bool,
+    /// When the last frame left the stack, on the clock of `clock_ns`.
+    pub idle_since_ns: u64,
     pub depth: usize,
     pub open_len: usize,
     pub planned_len: usize,
@@ -108,6 +113,7 @@ const NO_FRAME: Frame = Frame {
     location: 0,
     len: 0,
     sqlstate: 0,
+    userid: 0,
     tag: core::ptr::null(),
     failed_text_len: 0,
     failed_relations: [0; MAX_RELATIONS],
@@ -132,6 +138,7 @@ static FRAMES: ProcessLocal<Frames> = ProcessLocal::new(Frames {
     enabled: false,
     attached: false,
     failure_recorded: false,
+    idle_since_ns: 0,
     depth: 0,
     open_len: 0,
     planned_len: 0,
@@ -142,6 +149,7 @@ static FRAMES: ProcessLocal<Frames> = ProcessLocal::new(Frames {
         level: 0,
         calls: 0,
         queryid: 0,
+        userid: 0,
         elapsed_ns: 0,
         rows: 0,
         usage: NO_USAGE,

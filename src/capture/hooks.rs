@@ -180,6 +180,7 @@ fn pop(frames: &mut Frames, index: usize, usage: &mut Usage) -> u64 {
     frames.depth = index;
     if index == 0 {
         frames.failure_recorded = false;
+        frames.idle_since_ns = now;
     }
     let frame = &frames.stack[index];
     frame.meter.add_since_to(usage);
@@ -216,7 +217,7 @@ unsafe fn begin_query(query: *mut pg_sys::QueryDesc) -> Option<usize> {
 }
 
 #[inline(always)]
-unsafe fn end_run(query: *mut pg_sys::QueryDesc, index: usize, counted_before: bool) {
+unsafe fn end_run(query: *mut pg_sys::QueryDesc, index: usize, limited: bool, counted_before: bool) {
     let frames = frames();
     let mut usage = Usage::default();
     let elapsed_ns = pop(frames, index, &mut usage);
@@ -236,10 +237,18 @@ unsafe fn end_run(query: *mut pg_sys::QueryDesc, index: usize, counted_before: b
         level: frame.level,
         calls: u64::from(!counted_before),
         queryid: frame.queryid,
+        // SAFETY: a plain read of the process's state.
+        userid: unsafe { raw::GetUserId() }.to_u32(),
         elapsed_ns,
         rows,
         usage,
     };
+    if limited {
+        if let Some(memory) = capturing(frames) {
+            // SAFETY: the descriptor is live.
+            unsafe { record::keep_text(memory, &open) };
+        }
+    }
     if frames.open_len < MAX_OPEN {
         frames.open[frames.open_len] = open;
         frames.open_len += 1;
@@ -282,7 +291,7 @@ unsafe extern "C-unwind" fn executor_run(
             return;
         };
         with_error_context!(index, next!());
-        fenced((), || end_run(query, index, counted_before));
+        fenced((), || end_run(query, index, count > 0, counted_before));
     }
 }
 
