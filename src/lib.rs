@@ -37,7 +37,6 @@ pub extern "C-unwind" fn _PG_init() {
         PREVIOUS_STARTUP.set(pg_sys::shmem_startup_hook);
         pg_sys::shmem_startup_hook = Some(attach_memory);
     }
-    capture::hooks::install();
 }
 
 #[pgrx::pg_guard]
@@ -58,6 +57,9 @@ unsafe extern "C-unwind" fn attach_memory() {
         unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| previous()) };
     }
     memory::startup();
+    // Now that every library has put its hooks in place, so that perf_opt's are called first: pg_stat_statements takes
+    // the queryid off a utility statement before it hands it on.
+    capture::hooks::install();
 }
 
 pgrx::extension_sql_file!(

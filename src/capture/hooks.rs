@@ -30,8 +30,12 @@ struct Previous {
 static PREVIOUS: ProcessLocal<Previous> =
     ProcessLocal::new(Previous { run: None, finish: None, end: None, utility: None, planner: None, emit_log: None });
 
-/// Puts the hooks in place; in the postmaster, while libraries are preloaded.
+/// Puts the hooks in place; in the postmaster, after libraries were preloaded. Does nothing when shared memory is made
+/// anew after a crash.
 pub fn install() {
+    if frames().enabled {
+        return;
+    }
     // SAFETY: hook variables are plain globals, set before any backend exists.
     unsafe {
         PREVIOUS.set(Previous {

@@ -91,8 +91,9 @@ class CaptureTest(ClusterTest):
         self.assertEqual(self.rows_of(query, toplevel), [])
 
     def nothing_evicted(self) -> None:
-        """Checks that nothing was added to an (other) row."""
-        self.assertEqual(self.rows_of("(other)"), [])
+        """Checks that no execution was added to an (other) row. Plannings may be: PL/pgSQL plans expressions that it
+        evaluates without an executor."""
+        self.assertEqual([row for row in self.rows_of("(other)") if row["calls"] or row["failures"]], [])
 
     def fails(self, sqlstate: str, run: Callable[..., Any], *arguments: Any) -> SqlError:
         """Runs something that must fail with an SQLSTATE."""
