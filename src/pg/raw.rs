@@ -52,6 +52,8 @@ unsafe extern "C" {
     pub fn GetCurrentStatementStartTimestamp() -> pg_sys::TimestampTz;
     /// Never raises.
     pub fn GetCurrentTimestamp() -> pg_sys::TimestampTz;
+    /// Never raises. Signed from 18 on; the bits are the same.
+    pub fn pgstat_get_my_query_id() -> u64;
     /// Never raises while an error is being built, which is when context callbacks run.
     pub fn geterrcode() -> core::ffi::c_int;
     /// Never raises.

@@ -91,6 +91,18 @@ fn is_plan_figures(text: &str) -> bool {
     })
 }
 
+/// Whether a text is nothing but white space and comments.
+pub fn is_blank(text: &[u8]) -> bool {
+    let mut lexer = Lexer { source: text, at: 0, backslash_escapes: false };
+    loop {
+        match lexer.next() {
+            None => return true,
+            Some(Token::Space(_)) => {}
+            Some(_) => return false,
+        }
+    }
+}
+
 #[derive(PartialEq, Clone, Copy)]
 enum Before {
     Operator,
@@ -385,6 +397,16 @@ mod tests {
         check("SELECT a[1:2], b::numeric(10,2)", "SELECT a[$1:$2], b::numeric($3,$4)");
         check("SELECT /* 'kept' /* 1 */ */ 2 -- 3\n", "SELECT /* 'kept' /* 1 */ */ $1 -- 3");
         check("SELECT U&\"d\\0061t\" , a$1 FROM t", "SELECT U&\"d\\0061t\" , a$1 FROM t");
+    }
+
+    #[test]
+    fn blank_is_space_and_comments() {
+        for text in ["", "  ", "/* a 'b */ -- c\n ", "/* /* */ */"] {
+            assert!(is_blank(text.as_bytes()), "{text}");
+        }
+        for text in ["a", ";", "/* a */ 1", "- -", "'"] {
+            assert!(!is_blank(text.as_bytes()), "{text}");
+        }
     }
 
     #[test]
