@@ -307,12 +307,31 @@ unsafe extern "C-unwind" fn executor_run(
     }
 }
 
+/// Whether the executor's end has something to do that takes time: modifying CTEs not read to their end, and triggers.
+#[inline]
+unsafe fn has_more_to_run(query: *const pg_sys::QueryDesc) -> bool {
+    // SAFETY: the executor is open, so the state and its lists of result relations are live.
+    unsafe {
+        let Some(estate) = (*query).estate.as_ref() else { return true };
+        let with_triggers = |list: *const pg_sys::List| {
+            list.as_ref().is_some_and(|list| {
+                (0..list.length as usize).any(|index| {
+                    let relation: *const pg_sys::ResultRelInfo = (*list.elements.add(index)).ptr_value.cast();
+                    !(*relation).ri_TrigDesc.is_null()
+                })
+            })
+        };
+        !estate.es_auxmodifytables.is_null()
+            || with_triggers(estate.es_opened_result_relations)
+            || with_triggers(estate.es_tuple_routing_result_relations)
+            || with_triggers(estate.es_trig_target_relations)
+    }
+}
+
 unsafe extern "C-unwind" fn executor_finish(query: *mut pg_sys::QueryDesc) {
     // SAFETY: as for `executor_run`.
     unsafe {
-        // Only what modifies data has triggers to fire here.
-        let modifies = (*query).operation != pg_sys::CmdType::CMD_SELECT || (*(*query).plannedstmt).hasModifyingCTE;
-        let index = if modifies { fenced(None, || begin_query(query)) } else { None };
+        let index = if has_more_to_run(query) { fenced(None, || begin_query(query)) } else { None };
         macro_rules! next {
             () => {
                 match (*PREVIOUS.as_ptr()).finish {

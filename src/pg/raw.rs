@@ -40,6 +40,8 @@ unsafe extern "C-unwind" {
 }
 
 unsafe extern "C" {
+    /// Never raises.
+    pub fn GetDatabaseEncoding() -> core::ffi::c_int;
     /// Raises only when a process holds 200 locks already.
     pub fn LWLockAcquire(lock: *mut pg_sys::LWLock, mode: pg_sys::LWLockMode::Type) -> bool;
     /// Raises only when the lock is not held.
