@@ -5,3 +5,4 @@ pgrx::pg_module_magic!(name, version);
 
 mod error;
 mod guc;
+mod pg;

@@ -1,0 +1,4 @@
+//! Safe wrappers over the server's C interface: the only modules, with capture, memory and the executor of jobs,
+//! that may use `unsafe`.
+
+pub mod ident;
