@@ -3,6 +3,9 @@
 
 pgrx::pg_module_magic!(name, version);
 
+mod advise;
+mod api;
+mod compat;
 mod error;
 mod guc;
 mod pg;

@@ -1,0 +1,3 @@
+//! The advisors: from what was measured to what should change.
+
+pub mod index;

@@ -1,0 +1,3 @@
+//! The SQL surface: argument checks and rows out; no logic.
+
+mod index;

@@ -1,0 +1,44 @@
+//! Catalog questions that are asked in SQL, through SPI: outside of planning, a few times a call.
+
+use pgrx::datum::DatumWithOid;
+use pgrx::prelude::*;
+use pgrx::{pg_sys, Spi};
+
+/// Runs a query and collects what `read` makes of its rows; an ERROR of the query is raised as it is.
+pub fn rows<T>(
+    query: &str,
+    arguments: &[DatumWithOid<'_>],
+    read: impl Fn(&pgrx::spi::SpiHeapTupleData<'_>) -> Result<Option<T>, pgrx::spi::Error>,
+) -> Result<Vec<T>, pgrx::spi::Error> {
+    Spi::connect(|client| {
+        let mut result = Vec::new();
+        for row in client.select(query, None, arguments)? {
+            result.extend(read(&row)?);
+        }
+        Ok(result)
+    })
+}
+
+/// The index called `name` and, if it is partitioned, its parts; None when there is none.
+pub fn index_named(name: &str) -> Option<Vec<pg_sys::Oid>> {
+    let found = rows(
+        "SELECT t.relid::pg_catalog.oid
+           FROM pg_catalog.pg_class c
+          CROSS JOIN LATERAL (SELECT c.oid AS relid UNION SELECT t.relid FROM pg_catalog.pg_partition_tree(c.oid) t) t
+          WHERE c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass($1) AND c.relkind IN ('i', 'I')",
+        &[name.into()],
+        |row| row.get::<pg_sys::Oid>(1),
+    )
+    .unwrap_or_default();
+    (!found.is_empty()).then_some(found)
+}
+
+/// The leaves of a partitioned table.
+pub fn leaves(parent: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+    rows(
+        "SELECT t.relid::pg_catalog.oid FROM pg_catalog.pg_partition_tree($1) t WHERE t.isleaf",
+        &[parent.into()],
+        |row| row.get::<pg_sys::Oid>(1),
+    )
+    .unwrap_or_default()
+}
