@@ -9,3 +9,4 @@ mod compat;
 mod error;
 mod guc;
 mod pg;
+mod workload;

@@ -1,7 +1,6 @@
 //! Catalog questions that are asked in SQL, through SPI: outside of planning, a few times a call.
 
 use pgrx::datum::DatumWithOid;
-use pgrx::prelude::*;
 use pgrx::{pg_sys, Spi};
 
 /// Runs a query and collects what `read` makes of its rows; an ERROR of the query is raised as it is.
@@ -41,4 +40,16 @@ pub fn leaves(parent: pg_sys::Oid) -> Vec<pg_sys::Oid> {
         |row| row.get::<pg_sys::Oid>(1),
     )
     .unwrap_or_default()
+}
+
+/// The table that `relation` is directly a partition of.
+pub fn parent_of(relation: pg_sys::Oid) -> Option<pg_sys::Oid> {
+    rows(
+        "SELECT i.inhparent FROM pg_catalog.pg_inherits i WHERE i.inhrelid OPERATOR(pg_catalog.=) $1",
+        &[relation.into()],
+        |row| row.get::<pg_sys::Oid>(1),
+    )
+    .unwrap_or_default()
+    .first()
+    .copied()
 }

@@ -7,3 +7,4 @@ pub mod hypothetical;
 pub mod ident;
 pub mod planner;
 pub mod relation;
+pub mod role;

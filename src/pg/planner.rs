@@ -105,6 +105,8 @@ pub struct Planned {
     pub needs: Vec<Needs>,
     /// What it writes.
     pub writes: Vec<Write>,
+    /// Whether it has parameters (`$1`, ...).
+    pub has_parameters: bool,
 }
 
 /// Why there is no plan.
@@ -254,7 +256,7 @@ unsafe fn plan_all(
         );
         pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
         let text = ident::until_nul(statement.text);
-        let queries = analyze(statement, &text)?;
+        let (queries, has_parameters) = analyze(statement, &text)?;
         let parameters = bind(statement);
         let free = unused_oids(configurations.iter().map(|c| c.hypothetical.len()).max().unwrap_or(0));
         let mut result = Vec::with_capacity(configurations.len());
@@ -262,7 +264,8 @@ unsafe fn plan_all(
             pgrx::check_for_interrupts!();
             let mut each = PgMemoryContexts::new("perf_opt what-if plan");
             let before = each.set_as_current();
-            let planned = plan_one(&queries, &text, parameters, configuration, &free);
+            let mut planned = plan_one(&queries, &text, parameters, configuration, &free);
+            planned.has_parameters = has_parameters;
             pg_sys::MemoryContextSwitchTo(before.value());
             drop(each);
             result.push(planned);
@@ -298,7 +301,7 @@ unsafe fn set_locally(name: &CStr, value: &str) {
 ///
 /// # Safety
 /// Inside [`in_subtransaction`] with an active snapshot.
-unsafe fn analyze(statement: &Statement<'_>, text: &CStr) -> Result<Vec<*mut pg_sys::Query>, Failure> {
+unsafe fn analyze(statement: &Statement<'_>, text: &CStr) -> Result<(Vec<*mut pg_sys::Query>, bool), Failure> {
     /// Puts the hook back on every path.
     struct Silenced(pg_sys::post_parse_analyze_hook_type);
     impl Drop for Silenced {
@@ -337,7 +340,7 @@ unsafe fn analyze(statement: &Statement<'_>, text: &CStr) -> Result<Vec<*mut pg_
         if queries.is_empty() || queries.iter().any(|query| (**query).commandType == pg_sys::CmdType::CMD_UTILITY) {
             return Err(Failure::Utility);
         }
-        Ok(queries)
+        Ok((queries, count > 0))
     }
 }
 

@@ -67,8 +67,6 @@ pub struct Relation {
     pub kind: u8,
     /// Rows, as the planner would estimate them now.
     pub tuples: f64,
-    /// Pages.
-    pub pages: f64,
     /// Live columns.
     pub columns: Vec<Column>,
 }
@@ -122,7 +120,6 @@ impl Relation {
         unsafe {
             if kind == b'p' {
                 // Has no storage: what ANALYZE noted.
-                pages = (*(*relation).rd_rel).relpages.max(0) as u32;
                 tuples = f64::from((*(*relation).rd_rel).reltuples.max(0.0));
             } else {
                 pg_sys::estimate_rel_size(relation, std::ptr::null_mut(), &mut pages, &mut tuples, &mut visible);
@@ -142,7 +139,7 @@ impl Relation {
             }
         }
         let (schema, name) = ident::relation_parts(oid).ok_or(Unusable::Gone)?;
-        Ok(Relation { oid, schema, name, kind, tuples, pages: f64::from(pages), columns })
+        Ok(Relation { oid, schema, name, kind, tuples, columns })
     }
 
     /// The quoted, qualified name.

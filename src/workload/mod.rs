@@ -1,0 +1,4 @@
+//! The model of the workload that the advisors reason about.
+
+pub mod queries;
+pub mod stat_statements;

@@ -1,0 +1,107 @@
+//! The workload as pg_stat_statements has it: day one, before anything was captured. Reads its view through SPI.
+
+use pgrx::{pg_sys, Spi};
+
+use super::queries::{Source, StatementSample, Workload, WorkloadStatement};
+use crate::error::Error;
+use crate::pg::{catalog, ident, role};
+
+/// Statements read, at most, by measured time.
+const STATEMENTS_MAX: i64 = 1000;
+
+/// Reads the view of the current database.
+pub fn read() -> Result<Workload, Error> {
+    let schema = Spi::get_one::<String>(
+        "SELECT n.nspname::pg_catalog.text FROM pg_catalog.pg_extension e
+           JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) e.extnamespace
+          WHERE e.extname OPERATOR(pg_catalog.=) 'pg_stat_statements'",
+    )
+    .ok()
+    .flatten()
+    .ok_or_else(|| Error::WrongState {
+        message: "extension \"pg_stat_statements\" is not installed in this database".to_owned(),
+        hint: "Run CREATE EXTENSION pg_stat_statements, or pass workload => 'captured' or queries.".to_owned(),
+    })?;
+    let view = ident::qualified(&schema, "pg_stat_statements");
+    let info = ident::qualified(&schema, "pg_stat_statements_info");
+    let query = format!(
+        "SELECT s.queryid, s.userid, s.calls, s.total_exec_time OPERATOR(pg_catalog.+) s.total_plan_time, s.rows, s.query
+           FROM {view} s
+          WHERE s.dbid OPERATOR(pg_catalog.=) (SELECT d.oid FROM pg_catalog.pg_database d
+                                                WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())
+            AND s.toplevel AND s.queryid IS NOT NULL AND s.calls OPERATOR(pg_catalog.>) 0
+          ORDER BY 4 DESC LIMIT {STATEMENTS_MAX}"
+    );
+    let failed = |error: pgrx::spi::Error| Error::WrongState {
+        message: format!("{view} cannot be read: {error}"),
+        hint: "Update the extension with ALTER EXTENSION pg_stat_statements UPDATE.".to_owned(),
+    };
+    let statements = catalog::rows(&query, &[], |row| {
+        let text = row.get::<String>(6)?.unwrap_or_default();
+        Ok(Some(WorkloadStatement {
+            queryid: row.get::<i64>(1)?.unwrap_or(0),
+            userid: row.get::<pg_sys::Oid>(2)?.unwrap_or(pg_sys::InvalidOid),
+            calls: row.get::<i64>(3)?.unwrap_or(0) as f64,
+            total_ms: row.get::<f64>(4)?.unwrap_or(0.0),
+            rows: row.get::<i64>(5)?.unwrap_or(0).max(0) as u64,
+            samples: vec![StatementSample { text: with_casts(&text), ..StatementSample::default() }],
+            ..WorkloadStatement::default()
+        }))
+    })
+    .map_err(failed)?;
+    let hours = catalog::rows(
+        &format!(
+            "SELECT (EXTRACT(epoch FROM pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) i.stats_reset)
+                     OPERATOR(pg_catalog./) 3600)::pg_catalog.float8 FROM {info} i"
+        ),
+        &[],
+        |row| row.get::<f64>(1),
+    )
+    .map_err(failed)?
+    .first()
+    .copied()
+    .filter(|hours| *hours > 0.0);
+    let all = statements.len();
+    let statements: Vec<WorkloadStatement> =
+        statements.into_iter().filter(|statement| role::may_plan_as(statement.userid)).collect();
+    let not_permitted = all - statements.len();
+    Ok(Workload { source: Source::StatStatements, hours, statements, not_permitted })
+}
+
+/// Types whose constants are written as `type 'text'`, which normalisation turns into `type $1`: no syntax the server knows.
+const TYPED_CONSTANTS: [&str; 6] = ["interval", "timestamptz", "timestamp", "date", "time", "numeric"];
+
+/// Rewrites `interval $1` as `CAST($1 AS interval)`, so that a normalised text can be parsed again.
+pub fn with_casts(text: &str) -> String {
+    let mut result = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('$') {
+        let digits = rest[at + 1..].bytes().take_while(u8::is_ascii_digit).count();
+        let (before, parameter) = (&rest[..at], &rest[at..at + 1 + digits]);
+        let trimmed = before.trim_end();
+        let typed = (digits > 0 && trimmed.len() < before.len())
+            .then(|| {
+                TYPED_CONSTANTS.iter().find(|name| {
+                    trimmed.len() >= name.len()
+                        && trimmed.is_char_boundary(trimmed.len() - name.len())
+                        && trimmed[trimmed.len() - name.len()..].eq_ignore_ascii_case(name)
+                        && !trimmed[..trimmed.len() - name.len()]
+                            .ends_with(|c: char| c.is_alphanumeric() || matches!(c, '_' | '.' | '"' | ':'))
+                })
+            })
+            .flatten();
+        match typed {
+            Some(name) => {
+                result.push_str(&trimmed[..trimmed.len() - name.len()]);
+                result.push_str(&format!("CAST({parameter} AS {name})"));
+            }
+            None => {
+                result.push_str(before);
+                result.push_str(parameter);
+            }
+        }
+        rest = &rest[at + 1 + digits..];
+    }
+    result.push_str(rest);
+    result
+}
