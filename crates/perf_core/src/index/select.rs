@@ -7,8 +7,10 @@ use std::collections::HashMap;
 pub const WORSE_MAX: f64 = 1.05;
 /// A candidate that saves less of the whole workload than this is not worth having.
 pub const SAVING_MIN: f64 = 0.001;
-/// Candidates within this share of the best are equal; the preferred one of them is taken.
-const TIE: f64 = 0.02;
+/// Candidates within this share of each other save the same; the smaller one is taken.
+const TIE: f64 = 0.001;
+/// A preferred candidate is taken unless another one saves this share more.
+const PREFERENCE: f64 = 0.02;
 /// `benefit / size^exponent`: from density to plain benefit.
 const EXPONENTS: [f64; 4] = [0.0, 1.0, 0.5, 0.25];
 
@@ -165,7 +167,7 @@ fn greedy<O: CostOracle>(costs: &mut Costs<O>, exponent: f64, budget: f64, least
         order.sort_by(|a, b| score(gains[*b], *b).total_cmp(&score(gains[*a], *a)).then(a.cmp(b)));
         let order_scores: Vec<f64> = order.iter().map(|at| score(gains[*at], *at)).collect();
         for (at, bound) in order.into_iter().zip(order_scores) {
-            if best.is_some_and(|(_, best_score)| bound < best_score * (1.0 - TIE)) {
+            if best.is_some_and(|(_, best_score)| bound < best_score * (1.0 - PREFERENCE)) {
                 break;
             }
             if chosen.contains(&at) || used + costs.choices[at].bytes > budget || gains[at] < least {
@@ -182,7 +184,12 @@ fn greedy<O: CostOracle>(costs: &mut Costs<O>, exponent: f64, budget: f64, least
             let better = match best {
                 None => true,
                 Some((other, old)) => {
-                    new > old * (1.0 + TIE) || (new > old * (1.0 - TIE) && rank(costs.choices, at) < rank(costs.choices, other))
+                    let tolerance = match (costs.choices[at].preferred, costs.choices[other].preferred) {
+                        (true, false) | (false, true) => PREFERENCE,
+                        _ => TIE,
+                    };
+                    new > old * (1.0 + tolerance)
+                        || (new > old * (1.0 - tolerance) && rank(costs.choices, at) < rank(costs.choices, other))
                 }
             };
             if better {
@@ -244,8 +251,9 @@ fn improved<O: CostOracle>(
                     return (chosen, false);
                 }
                 let swapped = with(&rest, at);
+                let margin = if costs.choices[old].preferred { saving * PREFERENCE } else { saving * TIE };
                 if let Some(new) = costs.saving(&swapped) {
-                    if new > saving + least {
+                    if new > saving + margin {
                         (chosen, saving, changed) = (swapped, new, true);
                         break;
                     }
