@@ -191,3 +191,5 @@ fn source(
         (None, None) => stat_statements::read(),
     }
 }
+
+pgrx::extension_sql_file!("../../sql/index.sql", name = "index_comments", requires = [what_if, index_recommendations]);

@@ -168,7 +168,7 @@ impl Hypothetical {
         size::Column {
             width: f64::from(width),
             align: 1.0,
-            variable: false,
+            widths: Vec::new(),
             null_fraction: 0.0,
             distinct: target.tuples.max(1.0),
             common: Vec::new(),

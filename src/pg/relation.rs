@@ -164,7 +164,7 @@ impl Relation {
             let mut estimate = size::Column {
                 width: f64::from(pg_sys::get_typavgwidth(column.type_oid, column.typmod)),
                 align: alignment_bytes(column.alignment),
-                variable: column.length < 0,
+                widths: Vec::new(),
                 null_fraction: 0.0,
                 distinct: self.tuples.max(1.0),
                 common: Vec::new(),
@@ -188,18 +188,24 @@ impl Relation {
             } else if distinct < 0.0 {
                 estimate.distinct = (-distinct * self.tuples).max(1.0);
             }
-            let mut slot = pg_sys::AttStatsSlot::default();
-            if pg_sys::get_attstatsslot(
-                &mut slot,
-                tuple,
-                pg_sys::STATISTIC_KIND_MCV as i32,
-                pg_sys::InvalidOid,
-                pg_sys::ATTSTATSSLOT_NUMBERS as i32,
-            ) {
+            let wanted = pg_sys::ATTSTATSSLOT_NUMBERS | pg_sys::ATTSTATSSLOT_VALUES;
+            with_slot(tuple, pg_sys::STATISTIC_KIND_MCV, wanted, |slot| {
                 for at in 0..slot.nnumbers.max(0) as usize {
-                    estimate.common.push(f64::from(*slot.numbers.add(at)));
+                    let share = f64::from(*slot.numbers.add(at));
+                    estimate.common.push(share);
+                    if column.length == -1 && (at as i32) < slot.nvalues {
+                        estimate.widths.push((stored_width(*slot.values.add(at)), share));
+                    }
                 }
-                pg_sys::free_attstatsslot(&mut slot);
+            });
+            if column.length == -1 {
+                let rest = (1.0 - estimate.null_fraction - estimate.common.iter().sum::<f64>()).max(0.0);
+                with_slot(tuple, pg_sys::STATISTIC_KIND_HISTOGRAM, pg_sys::ATTSTATSSLOT_VALUES, |slot| {
+                    for at in 0..slot.nvalues.max(0) as usize {
+                        let share = rest / f64::from(slot.nvalues);
+                        estimate.widths.push((stored_width(*slot.values.add(at)), share));
+                    }
+                });
             }
             pg_sys::ReleaseSysCache(tuple);
             if column.length > 0 {
@@ -224,6 +230,35 @@ unsafe fn statistics_tuple(relation: pg_sys::Oid, column: i16, inherited: bool) 
             pg_sys::Datum::from(column),
             pg_sys::Datum::from(inherited),
         )
+    }
+}
+
+/// Runs `read` on one slot of a statistics tuple, if it is there.
+///
+/// # Safety
+/// `tuple` is a pg_statistic tuple.
+unsafe fn with_slot(tuple: pg_sys::HeapTuple, kind: u32, wanted: u32, mut read: impl FnMut(&pg_sys::AttStatsSlot)) {
+    let mut slot = pg_sys::AttStatsSlot::default();
+    // SAFETY: the slot is filled by the callee when it returns true, and freed once.
+    unsafe {
+        if pg_sys::get_attstatsslot(&mut slot, tuple, kind as i32, pg_sys::InvalidOid, wanted as i32) {
+            read(&slot);
+            pg_sys::free_attstatsslot(&mut slot);
+        }
+    }
+}
+
+/// Bytes that a variable-length value takes in an index: with a short header where that is possible.
+///
+/// # Safety
+/// `value` is a variable-length datum.
+unsafe fn stored_width(value: pg_sys::Datum) -> u32 {
+    // SAFETY: as promised; only the header is read.
+    let payload = unsafe { pgrx::varsize_any_exhdr(value.cast_mut_ptr()) } as u32;
+    if payload < 126 {
+        payload + 1
+    } else {
+        payload + 4
     }
 }
 

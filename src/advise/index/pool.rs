@@ -45,6 +45,8 @@ pub struct Entry {
 pub struct Pool {
     /// In the order found.
     pub entries: Vec<Entry>,
+    /// Candidates that one statement's plan used together.
+    pub bundles: Vec<Vec<usize>>,
 }
 
 impl Pool {
@@ -58,8 +60,16 @@ impl Pool {
             if statement.weight <= 0.0 {
                 continue;
             }
-            for candidate in helpful(study, statement) {
-                pool.add(study, workload, candidate, None);
+            let (candidates, together) = helpful(study, statement);
+            let mut bundle = Vec::new();
+            for (place, candidate) in candidates.into_iter().enumerate() {
+                let at = pool.add(study, workload, candidate, None);
+                if together.contains(&place) {
+                    bundle.extend(at);
+                }
+            }
+            if bundle.len() > 1 && !pool.bundles.contains(&bundle) {
+                pool.bundles.push(bundle);
             }
         }
         let own: Vec<Candidate> = pool.entries.iter().map(|entry| entry.candidate.clone()).collect();
@@ -71,21 +81,29 @@ impl Pool {
         pool
     }
 
-    /// Adds a candidate once; a policy row that names it is noted.
-    pub fn add(&mut self, study: &Study, workload: &Workload, candidate: Candidate, policy: Option<usize>) {
-        if let Some(entry) = self.entries.iter_mut().find(|entry| entry.candidate.same_index(&candidate)) {
+    /// Adds a candidate once and returns its place; a policy row that names it is noted.
+    pub fn add(
+        &mut self,
+        study: &Study,
+        workload: &Workload,
+        candidate: Candidate,
+        policy: Option<usize>,
+    ) -> Option<usize> {
+        let same = self.entries.iter().position(|entry| entry.candidate.same_index(&candidate));
+        if let Some(entry) = same.and_then(|at| self.entries.get_mut(at)) {
             entry.candidate.free = entry.candidate.free.max(candidate.free);
             entry.policy.extend(policy);
-            return;
+            return same;
         }
-        let Some(known) = study.relations.get(&candidate.relation) else { return };
-        let Some(index) = Hypothetical::from_candidate("", &candidate, &known.relation, &known.leaves) else { return };
+        let known = study.relations.get(&candidate.relation)?;
+        let index = Hypothetical::from_candidate("", &candidate, &known.relation, &known.leaves)?;
         let first = candidate.keys.first().map_or(0, |key| key.column);
         let statements: Vec<usize> = (0..study.statements.len())
             .filter(|at| study.statements[*at].asks_for(candidate.relation, first))
             .collect();
         let write_cost = write_cost(study, workload, known, &candidate);
         self.entries.push(Entry { candidate, index, statements, policy: policy.into_iter().collect(), write_cost });
+        Some(self.entries.len() - 1)
     }
 
     /// As the selection wants them.
@@ -107,8 +125,9 @@ pub fn is_covered(known: &Known, candidate: &Candidate) -> bool {
     existing::covering(&known.existing, candidate).is_some()
 }
 
-/// The candidates of one statement that make it cheaper.
-fn helpful(study: &Study, statement: &Studied) -> Vec<Candidate> {
+/// The candidates of one statement that make it cheaper, and which of them its plan uses when it has them all.
+fn helpful(study: &Study, statement: &Studied) -> (Vec<Candidate>, Vec<usize>) {
+    let nothing = || (Vec::new(), Vec::new());
     let mut candidates: Vec<Candidate> = Vec::new();
     for candidate in statement.base.needs.iter().flat_map(generate) {
         let usable = study.relations.get(&candidate.relation).is_some_and(|known| !is_covered(known, &candidate));
@@ -127,9 +146,9 @@ fn helpful(study: &Study, statement: &Studied) -> Vec<Candidate> {
     let together: Vec<&Hypothetical> = indexes.iter().map(|(_, index)| index).collect();
     let limit = statement.base.total_cost * IMPROVED;
     let all = Configuration { hypothetical: &together, ..Configuration::default() };
-    let Some(plans) = (!together.is_empty()).then(|| statement.plan(&[all])).flatten() else { return Vec::new() };
+    let Some(plans) = (!together.is_empty()).then(|| statement.plan(&[all])).flatten() else { return nothing() };
     if plans.iter().all(|plan| plan.total_cost > limit) {
-        return Vec::new();
+        return nothing();
     }
     let mut keep = vec![false; candidates.len()];
     for used in plans.iter().flat_map(|plan| &plan.scans).flat_map(|scan| &scan.indexes) {
@@ -137,13 +156,16 @@ fn helpful(study: &Study, statement: &Studied) -> Vec<Candidate> {
             keep[indexes[*place].0] = true;
         }
     }
+    let used = keep.clone();
     let singles: Vec<[&Hypothetical; 1]> = together.iter().take(SINGLES_MAX).map(|index| [*index]).collect();
     let configurations: Vec<Configuration<'_>> =
         singles.iter().map(|single| Configuration { hypothetical: single, ..Configuration::default() }).collect();
     for (plan, (at, _)) in statement.plan(&configurations).unwrap_or_default().iter().zip(&indexes) {
         keep[*at] |= plan.total_cost <= limit;
     }
-    candidates.into_iter().zip(keep).filter_map(|(candidate, keep)| keep.then_some(candidate)).collect()
+    let kept: Vec<usize> = (0..candidates.len()).filter(|at| keep[*at]).collect();
+    let together = (0..kept.len()).filter(|place| used[kept[*place]]).collect();
+    (candidates.into_iter().zip(keep).filter_map(|(candidate, keep)| keep.then_some(candidate)).collect(), together)
 }
 
 /// What a candidate costs the writes of its relation.

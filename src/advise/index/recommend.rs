@@ -76,7 +76,7 @@ pub fn run(workload: &Workload, options: &Options) -> Result<Outcome, Error> {
         .map(|statement| Weighed { weight: statement.weight, cost: statement.base.total_cost })
         .collect();
     let mut planner = Planner { study: &study, pool: &pool, deadline: options.deadline };
-    let selection = select(&statements, &pool.choices(), options.budget_bytes, &mut planner);
+    let selection = select(&statements, &pool.choices(), &pool.bundles, options.budget_bytes, &mut planner);
     if selection.cut_short || study.cut_short {
         study.notices.push("the time budget ran out: this is the best found so far; raise time_budget_ms for more".to_owned());
     }

@@ -116,14 +116,16 @@ impl Found {
             }
         }
         keys.truncate(KEYS_MAX);
-        // An order read backwards is the same index; the form with more default keys reads better.
-        if keys.iter().filter(|key| !key.is_default()).count() * 2 > keys.len() {
-            keys = keys.into_iter().map(Key::reversed).collect();
-        }
+        // Equality columns have no order of their own; the rest read backwards is the same index, and default order reads
+        // better.
         let free = keys.len().min(equal.len());
-        // Equality columns have no order of their own.
-        for key in keys.iter_mut().take(free) {
-            *key = Key::ascending(key.column);
+        let turned = keys[free..].iter().filter(|key| key.descending).count() * 2 > keys.len() - free;
+        for (at, key) in keys.iter_mut().enumerate() {
+            *key = match (at < free, turned) {
+                (true, _) => Key::ascending(key.column),
+                (false, true) => key.reversed(),
+                (false, false) => *key,
+            };
         }
         let candidate = Candidate { relation: self.relation, kind: Kind::Btree, keys, free };
         if !candidate.keys.is_empty() && !self.list.iter().any(|known| known.same_index(&candidate)) {
@@ -229,7 +231,7 @@ mod tests {
             ..Needs::default()
         };
         let candidates = generate(&needs);
-        assert!(candidates.iter().any(|c| c.columns() == [2, 5]), "{candidates:?}");
+        assert!(candidates.iter().any(|c| c.keys == [Key::ascending(2), Key::ascending(5)]), "{candidates:?}");
         assert!(candidates.iter().any(|c| c.keys == [Key::ascending(5)]), "read backwards: {candidates:?}");
     }
 

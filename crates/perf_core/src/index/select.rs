@@ -6,11 +6,11 @@ use std::collections::HashMap;
 /// No statement may get worse than this, by the planner's cost.
 pub const WORSE_MAX: f64 = 1.05;
 /// A candidate that saves less of the whole workload than this is not worth having.
-pub const SAVING_MIN: f64 = 0.001;
+pub const SAVING_MIN: f64 = 0.0025;
 /// Candidates within this share of each other save the same; the smaller one is taken.
 const TIE: f64 = 0.001;
 /// A preferred candidate is taken unless another one saves this share more.
-const PREFERENCE: f64 = 0.02;
+const PREFERENCE: f64 = 0.03;
 /// `benefit / size^exponent`: from density to plain benefit.
 const EXPONENTS: [f64; 4] = [0.0, 1.0, 0.5, 0.25];
 
@@ -96,11 +96,15 @@ impl<O: CostOracle> Costs<'_, O> {
         Some(saving - config.iter().map(|at| self.choices[*at].write_cost).sum::<f64>())
     }
 
-    /// What `at` adds to `config`; None when a statement gets worse than allowed.
-    fn added(&mut self, config: &[usize], at: usize) -> Option<f64> {
-        let with = with(config, at);
-        let mut saving = -self.choices[at].write_cost;
-        let statements = self.choices[at].statements.clone();
+    /// What `members` add to `config`; None when a statement gets worse than allowed.
+    fn added(&mut self, config: &[usize], members: &[usize]) -> Option<f64> {
+        let with = union(config, members);
+        let new = with.iter().filter(|at| !config.contains(at));
+        let mut saving = -new.map(|at| self.choices[*at].write_cost).sum::<f64>();
+        let mut statements: Vec<usize> =
+            members.iter().flat_map(|at| self.choices[*at].statements.iter().copied()).collect();
+        statements.sort_unstable();
+        statements.dedup();
         for statement in statements {
             let after = self.ratio(statement, &with);
             if after > WORSE_MAX {
@@ -120,23 +124,36 @@ fn with(config: &[usize], at: usize) -> Vec<usize> {
     result
 }
 
+fn union(config: &[usize], members: &[usize]) -> Vec<usize> {
+    members.iter().fold(config.to_vec(), |sum, at| with(&sum, *at))
+}
+
 fn without(config: &[usize], at: usize) -> Vec<usize> {
     config.iter().copied().filter(|other| *other != at).collect()
 }
 
-/// Chooses among `choices` so that as much weight as possible is saved within `budget` bytes.
+/// Chooses among `choices` so that as much weight as possible is saved within `budget` bytes. `bundles` are sets of choices
+/// that help together and perhaps not alone, such as those for the arms of an OR.
 pub fn select<O: CostOracle>(
     statements: &[Statement],
     choices: &[Choice],
+    bundles: &[Vec<usize>],
     budget: Option<f64>,
     oracle: &mut O,
 ) -> Selection {
     let budget = budget.unwrap_or(f64::INFINITY);
     let total: f64 = statements.iter().map(|statement| statement.weight).sum();
     let mut costs = Costs { oracle, statements, choices, known: HashMap::new() };
+    let mut moves: Vec<Vec<usize>> = (0..choices.len()).map(|at| vec![at]).collect();
+    for bundle in bundles.iter().filter(|bundle| bundle.len() > 1) {
+        let bundle = union(&[], bundle);
+        if !moves.contains(&bundle) {
+            moves.push(bundle);
+        }
+    }
     let mut best = Selection::default();
     for exponent in EXPONENTS {
-        let (chosen, finished) = greedy(&mut costs, exponent, budget, total * SAVING_MIN);
+        let (chosen, finished) = greedy(&mut costs, &moves, exponent, budget, total * SAVING_MIN);
         let (chosen, finished) =
             if finished { improved(&mut costs, chosen, budget, total * SAVING_MIN) } else { (chosen, false) };
         if let Some(saving) = costs.saving(&chosen) {
@@ -156,40 +173,52 @@ pub fn select<O: CostOracle>(
     best
 }
 
-/// Lazy greedy: a candidate's gain is computed again only when its last known one could win.
-fn greedy<O: CostOracle>(costs: &mut Costs<O>, exponent: f64, budget: f64, least: f64) -> (Vec<usize>, bool) {
-    let (mut chosen, mut used) = (Vec::new(), 0.0);
-    let mut gains: Vec<f64> = vec![f64::INFINITY; costs.choices.len()];
+/// Lazy greedy: a move's gain is computed again only when its last known one could win.
+fn greedy<O: CostOracle>(
+    costs: &mut Costs<O>,
+    moves: &[Vec<usize>],
+    exponent: f64,
+    budget: f64,
+    least: f64,
+) -> (Vec<usize>, bool) {
+    let (mut chosen, mut used): (Vec<usize>, f64) = (Vec::new(), 0.0);
+    let mut gains: Vec<f64> = vec![f64::INFINITY; moves.len()];
     loop {
+        let bytes: Vec<f64> = moves
+            .iter()
+            .map(|members| members.iter().filter(|at| !chosen.contains(at)).map(|at| costs.choices[*at].bytes).sum())
+            .collect();
+        let score = |gain: f64, at: usize| gain / bytes[at].max(8192.0).powf(exponent);
+        let mut order: Vec<(usize, f64)> = gains.iter().enumerate().map(|(at, gain)| (at, score(*gain, at))).collect();
+        order.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
         let mut best: Option<(usize, f64)> = None;
-        let mut order: Vec<usize> = (0..gains.len()).collect();
-        let score = |gain: f64, at: usize| gain / costs_bytes(costs.choices, at).powf(exponent);
-        order.sort_by(|a, b| score(gains[*b], *b).total_cmp(&score(gains[*a], *a)).then(a.cmp(b)));
-        let order_scores: Vec<f64> = order.iter().map(|at| score(gains[*at], *at)).collect();
-        for (at, bound) in order.into_iter().zip(order_scores) {
+        for (at, bound) in order {
             if best.is_some_and(|(_, best_score)| bound < best_score * (1.0 - PREFERENCE)) {
                 break;
             }
-            if chosen.contains(&at) || used + costs.choices[at].bytes > budget || gains[at] < least {
+            let done = moves[at].iter().all(|member| chosen.contains(member));
+            // A bundle's gain may grow when one of its members is chosen; a single's is taken as final.
+            let hopeless = gains[at] < least && moves[at].len() == 1;
+            if done || hopeless || used + bytes[at] > budget {
                 continue;
             }
             if costs.oracle.expired() {
                 return (chosen, false);
             }
-            gains[at] = costs.added(&chosen, at).unwrap_or(f64::NEG_INFINITY);
+            gains[at] = costs.added(&chosen, &moves[at]).unwrap_or(f64::NEG_INFINITY);
             if gains[at] < least {
                 continue;
             }
-            let new = gains[at] / costs_bytes(costs.choices, at).powf(exponent);
+            let new = score(gains[at], at);
             let better = match best {
                 None => true,
                 Some((other, old)) => {
-                    let tolerance = match (costs.choices[at].preferred, costs.choices[other].preferred) {
+                    let tolerance = match (is_preferred(costs.choices, &moves[at]), is_preferred(costs.choices, &moves[other])) {
                         (true, false) | (false, true) => PREFERENCE,
                         _ => TIE,
                     };
-                    new > old * (1.0 + tolerance)
-                        || (new > old * (1.0 - tolerance) && rank(costs.choices, at) < rank(costs.choices, other))
+                    let rank = |at: usize| (!is_preferred(costs.choices, &moves[at]), bytes[at] as u64, at);
+                    new > old * (1.0 + tolerance) || (new > old * (1.0 - tolerance) && rank(at) < rank(other))
                 }
             };
             if better {
@@ -198,21 +227,16 @@ fn greedy<O: CostOracle>(costs: &mut Costs<O>, exponent: f64, budget: f64, least
         }
         match best {
             Some((at, _)) => {
-                chosen = with(&chosen, at);
-                used += costs.choices[at].bytes;
+                used += bytes[at];
+                chosen = union(&chosen, &moves[at]);
             }
             None => return (chosen, true),
         }
     }
 }
 
-fn costs_bytes(choices: &[Choice], at: usize) -> f64 {
-    choices[at].bytes.max(8192.0)
-}
-
-/// Among equals: what the policy names, then the smaller, then the earlier.
-fn rank(choices: &[Choice], at: usize) -> (bool, u64, usize) {
-    (!choices[at].preferred, choices[at].bytes as u64, at)
+fn is_preferred(choices: &[Choice], members: &[usize]) -> bool {
+    members.iter().any(|at| choices[*at].preferred)
 }
 
 /// Drops what the others have made superfluous, then tries each unused candidate in the place of each chosen one.
@@ -306,7 +330,7 @@ mod tests {
             })
             .collect();
         let mut oracle = Table { factors, base: vec![100.0; count], calls: 0, calls_max };
-        (select(&statements, &choices, budget, &mut oracle), choices)
+        (select(&statements, &choices, &[], budget, &mut oracle), choices)
     }
 
     #[test]
@@ -335,7 +359,7 @@ mod tests {
         let statements = [Statement { weight: 100.0, cost: 100.0 }];
         let choice = Choice { bytes: 8192.0, write_cost: 95.0, statements: vec![0], preferred: false };
         let mut oracle = Table { factors: vec![vec![0.1]], base: vec![100.0], calls: 0, calls_max: usize::MAX };
-        assert!(select(&statements, &[choice], None, &mut oracle).chosen.is_empty());
+        assert!(select(&statements, &[choice], &[], None, &mut oracle).chosen.is_empty());
     }
 
     #[test]
@@ -344,7 +368,29 @@ mod tests {
         let choice = |preferred| Choice { bytes: 8192.0, write_cost: 0.0, statements: vec![0], preferred };
         let mut oracle =
             Table { factors: vec![vec![0.1], vec![0.1]], base: vec![100.0], calls: 0, calls_max: usize::MAX };
-        assert_eq!(select(&statements, &[choice(false), choice(true)], None, &mut oracle).chosen, [1]);
+        assert_eq!(select(&statements, &[choice(false), choice(true)], &[], None, &mut oracle).chosen, [1]);
+    }
+
+    /// Helps only with both.
+    struct Both;
+
+    impl CostOracle for Both {
+        fn cost(&mut self, _: usize, config: &[usize]) -> Option<f64> {
+            Some(if config == [0, 1] { 1.0 } else { 100.0 })
+        }
+        fn expired(&mut self) -> bool {
+            false
+        }
+    }
+
+    #[test]
+    fn a_bundle_helps_where_its_members_do_not() {
+        let statements = [Statement { weight: 100.0, cost: 100.0 }];
+        let choice = Choice { bytes: 8192.0, write_cost: 0.0, statements: vec![0], preferred: false };
+        let choices = [choice.clone(), choice];
+        assert!(select(&statements, &choices, &[], None, &mut Both).chosen.is_empty());
+        assert_eq!(select(&statements, &choices, &[vec![1, 0]], None, &mut Both).chosen, [0, 1]);
+        assert!(select(&statements, &choices, &[vec![0, 1]], Some(9000.0), &mut Both).chosen.is_empty());
     }
 
     proptest! {

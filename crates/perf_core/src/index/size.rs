@@ -25,8 +25,8 @@ pub struct Column {
     pub width: f64,
     /// Alignment in bytes; 1 for short variable-length values.
     pub align: f64,
-    /// Whether values differ in width.
-    pub variable: bool,
+    /// Widths of sampled values with their weights, when values differ in width; empty when they do not.
+    pub widths: Vec<(u32, f64)>,
     /// Share of NULLs, 0 to 1.
     pub null_fraction: f64,
     /// Distinct values that are not NULL.
@@ -123,18 +123,58 @@ fn mean_tuple_bytes(columns: &[Column]) -> f64 {
             is_null[*at] = variant >> bit & 1 == 1;
             probability *= if is_null[*at] { fraction } else { 1.0 - fraction };
         }
-        let mut bytes = if variant == 0 { HEADER_BYTES } else { HEADER_WITH_NULLS_BYTES };
-        let mut variable = false;
+        let mut layout = Layout::after(if variant == 0 { HEADER_BYTES } else { HEADER_WITH_NULLS_BYTES });
         for (column, _) in columns.iter().zip(&is_null).filter(|(_, null)| !**null) {
-            bytes = if variable { bytes + (column.align - 1.0) / 2.0 } else { align_up(bytes, column.align) };
-            bytes += column.width.max(0.0);
-            variable |= column.variable;
+            layout.add(column);
         }
-        // A varying width ends anywhere between two multiples of eight.
-        bytes = if variable { bytes + 3.5 } else { align_up(bytes, 8.0) };
-        mean += probability * bytes.max(HEADER_WITH_NULLS_BYTES);
+        mean += probability * layout.end().max(HEADER_WITH_NULLS_BYTES);
     }
     mean
+}
+
+/// The expected length of a tuple under construction, and how likely it ends at each offset from a multiple of eight.
+struct Layout {
+    bytes: f64,
+    residues: [f64; 8],
+}
+
+impl Layout {
+    fn after(header: f64) -> Self {
+        let mut residues = [0.0; 8];
+        residues[header as usize % 8] = 1.0;
+        Layout { bytes: header, residues }
+    }
+
+    fn align(&mut self, align: usize) {
+        let mut aligned = [0.0; 8];
+        for (residue, probability) in self.residues.iter().enumerate() {
+            let padding = (align - residue % align) % align;
+            self.bytes += probability * padding as f64;
+            aligned[(residue + padding) % 8] += probability;
+        }
+        self.residues = aligned;
+    }
+
+    fn add(&mut self, column: &Column) {
+        self.align((column.align as usize).clamp(1, 8));
+        let fallback = [(column.width.max(0.0).round() as u32, 1.0)];
+        let widths = if column.widths.is_empty() { &fallback[..] } else { &column.widths };
+        let total: f64 = widths.iter().map(|(_, weight)| weight).sum();
+        let mut moved = [0.0; 8];
+        for (width, weight) in widths {
+            let share = weight / total.max(f64::MIN_POSITIVE);
+            self.bytes += f64::from(*width) * share;
+            for (residue, probability) in self.residues.iter().enumerate() {
+                moved[(residue + *width as usize) % 8] += probability * share;
+            }
+        }
+        self.residues = moved;
+    }
+
+    fn end(mut self) -> f64 {
+        self.align(8);
+        self.bytes
+    }
 }
 
 /// `count` distinct keys with `rows` rows each.
@@ -227,7 +267,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn fixed(width: f64, distinct: f64) -> Column {
-        Column { width, align: width.min(8.0), variable: false, null_fraction: 0.0, distinct, common: vec![] }
+        Column { width, align: width.min(8.0), widths: vec![], null_fraction: 0.0, distinct, common: vec![] }
     }
 
     fn index(tuples: f64, columns: Vec<Column>) -> Btree {
@@ -241,6 +281,17 @@ mod tests {
         let estimate = btree(&index(1e6, vec![fixed(4.0, 1e6)]));
         assert!((estimate.pages - 2745.0).abs() <= 4.0, "{estimate:?}");
         assert_eq!(estimate.height, 2);
+    }
+
+    #[test]
+    fn alignment_between_columns() {
+        let text = Column { align: 1.0, widths: vec![(5, 1.0), (7, 1.0)], ..fixed(6.0, 9.0) };
+        assert_eq!(mean_tuple_bytes(&[text.clone(), fixed(8.0, 9.0)]), 24.0);
+        assert_eq!(mean_tuple_bytes(&[text.clone(), fixed(1.0, 2.0)]), 16.0);
+        let wide = Column { align: 1.0, widths: vec![(8, 1.0), (9, 1.0)], ..fixed(6.0, 9.0) };
+        assert_eq!(mean_tuple_bytes(&[wide]), 20.0);
+        let half_null = Column { null_fraction: 0.5, ..fixed(8.0, 9.0) };
+        assert_eq!(mean_tuple_bytes(&[fixed(8.0, 9.0), half_null]), 0.5 * 24.0 + 0.5 * 24.0);
     }
 
     #[test]
@@ -260,7 +311,7 @@ mod tests {
         fn grows_with_rows_and_never_beyond_no_deduplication(
             tuples in 1.0f64..1e8, distinct in 1.0f64..1e8, width in 1.0f64..200.0, nulls in 0.0f64..1.0, keys in 1usize..4
         ) {
-            let column = Column { width, align: 1.0, variable: true, null_fraction: nulls, distinct, common: vec![0.1, 0.05] };
+            let column = Column { width, align: 1.0, widths: vec![(width as u32, 1.0), (width as u32 / 2, 2.0)], null_fraction: nulls, distinct, common: vec![0.1, 0.05] };
             let columns = vec![column; keys];
             let small = btree(&index(tuples, columns.clone()));
             let large = btree(&index(tuples * 2.0, columns.clone()));
