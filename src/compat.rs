@@ -44,3 +44,21 @@ pub fn explain_flags(generic: bool) -> std::ffi::c_int {
     let generic_flag = pg_sys::EXEC_FLAG_EXPLAIN_GENERIC as std::ffi::c_int;
     pg_sys::EXEC_FLAG_EXPLAIN_ONLY as std::ffi::c_int | if generic { generic_flag } else { 0 }
 }
+
+/// The cost function of an access method, as an `IndexOptInfo` holds it.
+#[cfg(not(feature = "pg15"))]
+type CostFunction = pg_sys::amcostestimate_function;
+/// In PostgreSQL 15 it is declared there without its parameters.
+#[cfg(feature = "pg15")]
+type CostFunction = Option<unsafe extern "C-unwind" fn()>;
+
+/// Converts the cost function of an access method for an `IndexOptInfo`.
+pub fn cost_function(of_method: pg_sys::amcostestimate_function) -> CostFunction {
+    #[cfg(not(feature = "pg15"))]
+    return of_method;
+    // SAFETY: only the declared type differs; the planner casts it back before the call.
+    #[cfg(feature = "pg15")]
+    unsafe {
+        std::mem::transmute::<pg_sys::amcostestimate_function, CostFunction>(of_method)
+    }
+}

@@ -49,9 +49,11 @@ impl Error {
                 "perf_opt must be loaded via \"shared_preload_libraries\"".to_owned(),
                 "Add shared_preload_libraries = 'perf_opt' to postgresql.conf and restart the server.".to_owned(),
             ),
-            Error::NotPermitted { what, hint } => {
-                (PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, format!("permission denied for {what}"), hint.to_owned())
-            }
+            Error::NotPermitted { what, hint } => (
+                PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+                format!("permission denied for {what}"),
+                hint.to_owned(),
+            ),
             Error::WrongState { message, hint } => {
                 (PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message, hint)
             }

@@ -21,10 +21,13 @@ pub fn rows<T>(
 /// The index called `name` and, if it is partitioned, its parts; None when there is none.
 pub fn index_named(name: &str) -> Option<Vec<pg_sys::Oid>> {
     let found = rows(
-        "SELECT t.relid::pg_catalog.oid
-           FROM pg_catalog.pg_class c
-          CROSS JOIN LATERAL (SELECT c.oid AS relid UNION SELECT t.relid FROM pg_catalog.pg_partition_tree(c.oid) t) t
-          WHERE c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass($1) AND c.relkind IN ('i', 'I')",
+        "WITH RECURSIVE tree (relid) AS (
+             SELECT c.oid FROM pg_catalog.pg_class c
+              WHERE c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass($1)
+                AND c.relkind OPERATOR(pg_catalog.=) ANY (ARRAY['i', 'I']::pg_catalog.\"char\"[])
+             UNION ALL
+             SELECT i.inhrelid FROM tree t JOIN pg_catalog.pg_inherits i ON i.inhparent OPERATOR(pg_catalog.=) t.relid)
+         SELECT t.relid FROM tree t",
         &[name.into()],
         |row| row.get::<pg_sys::Oid>(1),
     )
@@ -32,10 +35,15 @@ pub fn index_named(name: &str) -> Option<Vec<pg_sys::Oid>> {
     (!found.is_empty()).then_some(found)
 }
 
-/// The leaves of a partitioned table.
+/// The leaves of a partitioned table that are plain tables. Unlike `pg_partition_tree`, this waits for no lock.
 pub fn leaves(parent: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     rows(
-        "SELECT t.relid::pg_catalog.oid FROM pg_catalog.pg_partition_tree($1) t WHERE t.isleaf",
+        "WITH RECURSIVE tree (relid) AS (
+             SELECT i.inhrelid FROM pg_catalog.pg_inherits i WHERE i.inhparent OPERATOR(pg_catalog.=) $1
+             UNION ALL
+             SELECT i.inhrelid FROM tree t JOIN pg_catalog.pg_inherits i ON i.inhparent OPERATOR(pg_catalog.=) t.relid)
+         SELECT c.oid FROM tree t JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) t.relid
+          WHERE c.relkind OPERATOR(pg_catalog.=) 'r' ORDER BY c.relname, c.oid",
         &[parent.into()],
         |row| row.get::<pg_sys::Oid>(1),
     )

@@ -176,12 +176,7 @@ impl<'a> Reader<'a> {
             } else {
                 pg_sys::get_collation_oid((*element).collation, false)
             };
-            let class = pg_sys::ResolveOpClass(
-                (*element).opclass,
-                type_oid,
-                c"btree".as_ptr(),
-                pg_sys::BTREE_AM_OID,
-            );
+            let class = pg_sys::ResolveOpClass((*element).opclass, type_oid, c"btree".as_ptr(), pg_sys::BTREE_AM_OID);
             let descending = (*element).ordering == pg_sys::SortByDir::SORTBY_DESC;
             let nulls_first = match (*element).nulls_ordering {
                 pg_sys::SortByNulls::SORTBY_NULLS_FIRST => true,
@@ -225,11 +220,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Safety
     /// `clause` is NULL or a parsed expression.
-    unsafe fn predicate(
-        &self,
-        clause: *mut pg_sys::Node,
-        index: &mut Hypothetical,
-    ) -> Result<Option<String>, Error> {
+    unsafe fn predicate(&self, clause: *mut pg_sys::Node, index: &mut Hypothetical) -> Result<Option<String>, Error> {
         if clause.is_null() {
             return Ok(None);
         }

@@ -11,6 +11,7 @@ use pgrx::{pg_sys, PgList};
 
 use super::ident;
 use super::relation::{self, Relation};
+use crate::compat;
 
 /// Leaf fillfactor of a B-tree that says nothing else.
 const FILLFACTOR: f64 = 90.0;
@@ -131,7 +132,9 @@ impl Hypothetical {
                 continue;
             }
             // Partitions may number their columns differently: the name decides.
-            let Some(column) = named.column(number).and_then(|column| target.column_named(&column.name)) else { return };
+            let Some(column) = named.column(number).and_then(|column| target.column_named(&column.name)) else {
+                return;
+            };
             attributes.push(column.number);
         }
         for (at, number) in attributes.iter().enumerate() {
@@ -144,7 +147,8 @@ impl Hypothetical {
             }
         }
         for key in &self.keys {
-            deduplicate &= relation::equal_image(relation::Opclass { family: key.family, input: key.input }, key.collation);
+            deduplicate &=
+                relation::equal_image(relation::Opclass { family: key.family, input: key.input }, key.collation);
         }
         let estimate = size::btree(&size::Btree {
             tuples: target.tuples * self.predicate_share,
@@ -239,7 +243,7 @@ impl Hypothetical {
             (*info).amhasgetbitmap = am.amgetbitmap.is_some();
             (*info).amcanparallel = am.amcanparallel;
             (*info).amcanmarkpos = am.ammarkpos.is_some() && am.amrestrpos.is_some();
-            (*info).amcostestimate = am.amcostestimate;
+            (*info).amcostestimate = compat::cost_function(am.amcostestimate);
             (*rel).indexlist = pg_sys::lcons(info.cast(), (*rel).indexlist);
         }
     }

@@ -234,10 +234,7 @@ fn in_subtransaction<R>(body: impl FnOnce() -> R) -> Result<R, Box<CaughtError>>
 
 /// # Safety
 /// Inside [`in_subtransaction`].
-unsafe fn plan_all(
-    statement: &Statement<'_>,
-    configurations: &[Configuration<'_>],
-) -> Result<Vec<Planned>, Failure> {
+unsafe fn plan_all(statement: &Statement<'_>, configurations: &[Configuration<'_>]) -> Result<Vec<Planned>, Failure> {
     // SAFETY: settings and role end with the subtransaction; all nodes live in the scratch context; the snapshot is popped
     // here or by the rollback.
     unsafe {
@@ -328,13 +325,8 @@ unsafe fn analyze(statement: &Statement<'_>, text: &CStr) -> Result<(Vec<*mut pg
         }
         let silenced = Silenced(pg_sys::post_parse_analyze_hook);
         pg_sys::post_parse_analyze_hook = None;
-        let list = pg_sys::pg_analyze_and_rewrite_varparams(
-            raw,
-            text.as_ptr(),
-            &mut types,
-            &mut count,
-            ptr::null_mut(),
-        );
+        let list =
+            pg_sys::pg_analyze_and_rewrite_varparams(raw, text.as_ptr(), &mut types, &mut count, ptr::null_mut());
         drop(silenced);
         let queries: Vec<*mut pg_sys::Query> = PgList::<pg_sys::Query>::from_pg(list).iter_ptr().collect();
         if queries.is_empty() || queries.iter().any(|query| (**query).commandType == pg_sys::CmdType::CMD_UTILITY) {
@@ -391,16 +383,14 @@ unsafe fn plan_one(
     configuration: &Configuration<'_>,
     oids: &[pg_sys::Oid],
 ) -> Planned {
-    let active =
-        Active { parameters, configuration: *configuration, oids, needs: RefCell::new(Vec::new()) };
+    let active = Active { parameters, configuration: *configuration, oids, needs: RefCell::new(Vec::new()) };
     let guard = ActiveGuard::set(&active);
     let mut planned = Planned::default();
     for query in queries {
         // SAFETY: the planner scribbles on its input, so it gets a copy; everything is in the caller's scratch context.
         unsafe {
             let copy = pg_sys::copyObjectImpl((*query).cast()).cast::<pg_sys::Query>();
-            let plan =
-                pg_sys::standard_planner(copy, text.as_ptr(), pg_sys::CURSOR_OPT_PARALLEL_OK as i32, parameters);
+            let plan = pg_sys::standard_planner(copy, text.as_ptr(), pg_sys::CURSOR_OPT_PARALLEL_OK as i32, parameters);
             compat::check_permissions(plan);
             planned.total_cost += (*(*plan).planTree).total_cost;
             planned.rows = (*(*plan).planTree).plan_rows;

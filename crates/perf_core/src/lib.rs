@@ -3,5 +3,4 @@
 //! Nothing here may depend on pgrx, do I/O or read a clock.
 #![forbid(unsafe_code)]
 
-
 pub mod index;

@@ -12,7 +12,7 @@ pub struct Existing {
     pub name: String,
     /// Key columns; 0 for an expression.
     pub keys: Vec<Key>,
-    /// Size on disk.
+    /// Size on disk at the last VACUUM, ANALYZE or build: asking the file itself would wait for a REINDEX.
     pub bytes: i64,
     /// A valid B-tree on plain columns with default operator classes and collations, on all rows.
     pub is_plain: bool,
@@ -23,7 +23,7 @@ pub fn of(relation: pg_sys::Oid) -> Vec<Existing> {
     catalog::rows(
         "SELECT c.relname::pg_catalog.text, i.indkey::pg_catalog.int2[], i.indoption::pg_catalog.int2[],
                 i.indnkeyatts::pg_catalog.int4,
-                CASE WHEN c.relkind OPERATOR(pg_catalog.=) 'I' THEN 0 ELSE pg_catalog.pg_relation_size(c.oid) END,
+                c.relpages::pg_catalog.int8 OPERATOR(pg_catalog.*) pg_catalog.current_setting('block_size')::pg_catalog.int8,
                 i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL AND a.amname OPERATOR(pg_catalog.=) 'btree'
                 AND NOT EXISTS (SELECT FROM pg_catalog.pg_opclass o
                                  WHERE o.oid OPERATOR(pg_catalog.=) ANY (i.indclass::pg_catalog.oid[]) AND NOT o.opcdefault)

@@ -16,8 +16,6 @@ pub struct PolicyRow {
     pub columns: Vec<String>,
     /// `priority`.
     pub priority: String,
-    /// `used_by`.
-    pub used_by: Option<String>,
     /// `expected_gain`.
     pub expected_gain: Option<String>,
 }
@@ -39,15 +37,14 @@ pub fn read() -> Result<Vec<PolicyRow>, Error> {
         return Ok(Vec::new());
     }
     catalog::rows(
-        "SELECT p.table_name, p.columns, p.priority, p.used_by, p.expected_gain FROM perf.index_policy p ORDER BY p.policy_no",
+        "SELECT p.table_name, p.columns, p.priority, p.expected_gain FROM perf.index_policy p ORDER BY p.policy_no",
         &[],
         |row| {
             Ok(Some(PolicyRow {
                 table_name: row.get::<String>(1)?.unwrap_or_default(),
                 columns: row.get::<Vec<Option<String>>>(2)?.unwrap_or_default().into_iter().flatten().collect(),
                 priority: row.get::<String>(3)?.unwrap_or_default(),
-                used_by: row.get::<String>(4)?,
-                expected_gain: row.get::<String>(5)?,
+                expected_gain: row.get::<String>(4)?,
             }))
         },
     )

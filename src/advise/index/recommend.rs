@@ -1,6 +1,7 @@
 //! From a workload to index recommendations: study, candidates, selection, evidence. Called by the SQL function; plans only,
 //! so it changes nothing and leaves nothing locked.
 
+use std::collections::hash_map::Entry;
 use std::time::Instant;
 
 use perf_core::index::select::{select, CostOracle, Selection, Statement as Weighed};
@@ -49,15 +50,13 @@ pub struct PolicyCase {
 pub fn run(workload: &Workload, options: &Options) -> Result<Outcome, Error> {
     let budget = options.deadline.saturating_duration_since(options.started);
     let mut study = study::run(workload, options.started + budget.mul_f64(STUDY_SHARE))?;
-    let cases: Vec<PolicyCase> = policy::read()?
-        .into_iter()
-        .map(|row| PolicyCase { resolved: policy::resolve(&row), row })
-        .collect();
+    let cases: Vec<PolicyCase> =
+        policy::read()?.into_iter().map(|row| PolicyCase { resolved: policy::resolve(&row), row }).collect();
     for case in &cases {
         if let Resolved::Index(relation, _) = &case.resolved {
-            if !study.relations.contains_key(&relation.oid.to_u32()) {
+            if let Entry::Vacant(place) = study.relations.entry(relation.oid.to_u32()) {
                 if let Ok(known) = Known::read(relation.oid) {
-                    study.relations.insert(relation.oid.to_u32(), known);
+                    place.insert(known);
                 }
             }
         }
@@ -78,12 +77,15 @@ pub fn run(workload: &Workload, options: &Options) -> Result<Outcome, Error> {
     let mut planner = Planner { study: &study, pool: &pool, deadline: options.deadline };
     let selection = select(&statements, &pool.choices(), &pool.bundles, options.budget_bytes, &mut planner);
     if selection.cut_short || study.cut_short {
-        study.notices.push("the time budget ran out: this is the best found so far; raise time_budget_ms for more".to_owned());
+        study
+            .notices
+            .push("the time budget ran out: this is the best found so far; raise time_budget_ms for more".to_owned());
     }
     rows::name_all(&mut pool, &study, &selection.chosen);
     let gains = gains(&study, &pool, &selection);
     let alone = alone(&study, &pool, &selection, options.deadline);
-    let rows = rows::make(&rows::Findings { workload, study: &study, pool: &pool, cases: &cases, gains, alone, options });
+    let rows =
+        rows::make(&rows::Findings { workload, study: &study, pool: &pool, cases: &cases, gains, alone, options });
     Ok(Outcome { rows, notices: study.notices })
 }
 
@@ -94,7 +96,9 @@ fn gains(study: &Study, pool: &Pool, selection: &Selection) -> Vec<(usize, Gain)
     for (number, statement) in study.statements.iter().enumerate() {
         let relevant: Vec<usize> =
             selection.chosen.iter().copied().filter(|at| pool.entries[*at].statements.contains(&number)).collect();
-        let Some(after) = (!relevant.is_empty()).then(|| planned(study, pool, number, &relevant)).flatten() else { continue };
+        let Some(after) = (!relevant.is_empty()).then(|| planned(study, pool, number, &relevant)).flatten() else {
+            continue;
+        };
         let before = statement.base.total_cost;
         if after.total_cost > before * IMPROVED {
             continue;
@@ -155,7 +159,8 @@ fn alone(study: &Study, pool: &Pool, selection: &Selection, deadline: Instant) -
                 }
                 let statement = &study.statements[*number];
                 if let Some(cost) = planner.cost(*number, &[at]) {
-                    saved += statement.weight * (1.0 - (cost / statement.base.total_cost.max(f64::MIN_POSITIVE)).min(1.0));
+                    saved +=
+                        statement.weight * (1.0 - (cost / statement.base.total_cost.max(f64::MIN_POSITIVE)).min(1.0));
                 }
             }
             (at, Some(saved / study.total_weight.max(f64::MIN_POSITIVE)))

@@ -94,7 +94,8 @@ pub fn name_all(pool: &mut Pool, study: &Study, chosen: &[usize]) {
         let Some(known) = study.relations.get(&entry.candidate.relation) else { continue };
         let schema = &known.relation.schema;
         let names = used.entry(schema.clone()).or_insert_with(|| existing::names_in(schema));
-        let chosen = name::index_name(&known.relation.name, &column_names(known, &entry.candidate), |name| names.contains(name));
+        let chosen =
+            name::index_name(&known.relation.name, &column_names(known, &entry.candidate), |name| names.contains(name));
         names.insert(chosen.clone());
         entry.index.name = ident::until_nul(&chosen);
     }
@@ -315,8 +316,9 @@ impl Findings<'_> {
                     .then(|| with_policy(unresolved("not_applicable", sentence(why))));
             }
             Resolved::Locked => {
-                let why = format!("{} is locked by another session, so it was not judged; ask again.", case.row.table_name);
-                return Some(with_policy(unresolved("not_needed", sentence(&why))));
+                let why =
+                    format!("{} is locked by another session, so it was not judged; ask again.", case.row.table_name);
+                return Some(with_policy(unresolved("not_applicable", sentence(&why))));
             }
             Resolved::Index(_, candidate) => candidate,
         };
@@ -381,7 +383,11 @@ impl Findings<'_> {
             (None, _) => "The time budget ran out before it could be judged; raise time_budget_ms.".to_owned(),
             (Some(pct), Some((other, _))) if pct >= 0.1 => {
                 let name = other.index.name.to_string_lossy();
-                let rivals = if other.candidate.covers(&entry.candidate) { "begins with the same columns" } else { "saves as much or more" };
+                let rivals = if other.candidate.covers(&entry.candidate) {
+                    "begins with the same columns"
+                } else {
+                    "saves as much or more"
+                };
                 format!("Recommended index {name} {rivals} and serves the same statements; this one alone would save {pct:.1} % of the workload.")
             }
             (Some(pct), None) if pct >= 0.1 => {
@@ -398,7 +404,7 @@ impl Findings<'_> {
             ),
         };
         Recommendation {
-            status: "not_needed",
+            status: if saved.is_some() { "not_needed" } else { "not_applicable" },
             basis: if saved.is_some() { "what_if" } else { "policy" },
             confidence: if self.workload.is_measured() { "high" } else { "medium" },
             benefit_pct: saved,
@@ -470,7 +476,11 @@ fn ddl(known: &Known, entry: &Entry) -> (String, String) {
         let names = used.entry(&leaf.schema).or_insert_with(|| existing::names_in(&leaf.schema));
         let part = name::index_name(&leaf.name, &column_names(known, &entry.candidate), |name| names.contains(name));
         names.insert(part.clone());
-        statements.push(format!("CREATE INDEX CONCURRENTLY {} ON {} {definition}", ident::quote(&part), leaf.qualified()));
+        statements.push(format!(
+            "CREATE INDEX CONCURRENTLY {} ON {} {definition}",
+            ident::quote(&part),
+            leaf.qualified()
+        ));
         statements.push(format!("ALTER INDEX {qualified} ATTACH PARTITION {}", ident::qualified(&leaf.schema, &part)));
     }
     (statements.join(";\n"), undo)

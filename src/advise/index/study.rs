@@ -141,11 +141,15 @@ pub fn run(workload: &Workload, deadline: Instant) -> Result<Study, Error> {
         study.statements.iter().map(|statement| statement.weight).sum()
     };
     if locked > 0 {
-        study.notices.push(format!("{locked} statements were left out: they read tables that another session has locked"));
+        study
+            .notices
+            .push(format!("{locked} statements were left out: they read tables that another session has locked"));
     }
     if skipped > 0 {
         let error = first_error.unwrap_or_default();
-        study.notices.push(format!("{skipped} statements were left out because they cannot be planned; the first: {error}"));
+        study
+            .notices
+            .push(format!("{skipped} statements were left out because they cannot be planned; the first: {error}"));
     }
     if workload.not_permitted > 0 {
         study.notices.push(format!(
@@ -203,9 +207,9 @@ fn worth_planning(workload: &Workload) -> Vec<usize> {
 
 fn is_write(statement: &WorkloadStatement) -> bool {
     let text = statement.samples.first().map_or("", |sample| sample.text.trim_start());
-    ["insert", "update", "merge"].iter().any(|word| {
-        text.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word))
-    })
+    ["insert", "update", "merge"]
+        .iter()
+        .any(|word| text.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word)))
 }
 
 /// Plans one statement from its first sample that can be; nothing for a utility statement of a measured workload.

@@ -179,10 +179,7 @@ impl Place {
     ///
     /// # Safety
     /// `clause` is an operator expression.
-    unsafe fn sides(
-        &self,
-        clause: *mut pg_sys::OpExpr,
-    ) -> Option<(*mut pg_sys::Var, pg_sys::Oid, *mut pg_sys::Node)> {
+    unsafe fn sides(&self, clause: *mut pg_sys::OpExpr) -> Option<(*mut pg_sys::Var, pg_sys::Oid, *mut pg_sys::Node)> {
         // SAFETY: as promised; the argument list holds expressions.
         unsafe {
             let arguments = PgList::<pg_sys::Node>::from_pg((*clause).args);

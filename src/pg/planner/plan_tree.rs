@@ -88,7 +88,9 @@ unsafe fn walk(
             pg_sys::NodeTag::T_Sort | pg_sys::NodeTag::T_IncrementalSort => into.sorts += 1,
             pg_sys::NodeTag::T_Append => children((*plan.cast::<pg_sys::Append>()).appendplans, into),
             pg_sys::NodeTag::T_MergeAppend => children((*plan.cast::<pg_sys::MergeAppend>()).mergeplans, into),
-            pg_sys::NodeTag::T_SubqueryScan => walk((*plan.cast::<pg_sys::SubqueryScan>()).subplan, planned, hypothetical, into),
+            pg_sys::NodeTag::T_SubqueryScan => {
+                walk((*plan.cast::<pg_sys::SubqueryScan>()).subplan, planned, hypothetical, into)
+            }
             pg_sys::NodeTag::T_CustomScan => children((*plan.cast::<pg_sys::CustomScan>()).custom_plans, into),
             _ => {}
         }

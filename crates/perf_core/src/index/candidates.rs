@@ -50,16 +50,16 @@ pub struct Needs {
 pub fn generate(needs: &Needs) -> Vec<Candidate> {
     let mut found = Found { relation: needs.relation, list: Vec::new() };
     let groups = Groups::of(&needs.filters);
-    found.from_filters(&groups);
-    found.from_orders(&groups, &needs.orders);
-    found.from_joins(&groups, &needs.joins, &needs.orders);
+    found.for_filters(&groups);
+    found.for_orders(&groups, &needs.orders);
+    found.for_joins(&groups, &needs.joins, &needs.orders);
     for arm in &needs.alternatives {
         // An arm can use what all rows fulfil too.
         let mut filters = arm.clone();
         filters.extend_from_slice(&needs.filters);
-        found.from_filters(&Groups::of(arm));
+        found.for_filters(&Groups::of(arm));
         if !needs.filters.is_empty() {
-            found.from_filters(&Groups::of(&filters));
+            found.for_filters(&Groups::of(&filters));
         }
     }
     found.list.truncate(CANDIDATES_MAX);
@@ -133,7 +133,7 @@ impl Found {
         }
     }
 
-    fn from_filters(&mut self, groups: &Groups) {
+    fn for_filters(&mut self, groups: &Groups) {
         let values = groups.values();
         for column in groups.range.iter().take(2) {
             self.add(&values, &[Key::ascending(*column)]);
@@ -153,7 +153,7 @@ impl Found {
         }
     }
 
-    fn from_orders(&mut self, groups: &Groups, orders: &[Vec<Key>]) {
+    fn for_orders(&mut self, groups: &Groups, orders: &[Vec<Key>]) {
         for order in orders {
             // What is fixed to one value sorts nothing.
             let rest: Vec<Key> = order.iter().copied().filter(|key| !groups.equal.contains(&key.column)).collect();
@@ -163,20 +163,26 @@ impl Found {
             let sorted_on: Vec<i16> = rest.iter().map(|key| key.column).collect();
             self.add(&groups.equal, &rest);
             if !groups.several.is_empty() {
-                let values: Vec<i16> = groups.values().into_iter().filter(|column| !sorted_on.contains(column)).collect();
+                let values: Vec<i16> =
+                    groups.values().into_iter().filter(|column| !sorted_on.contains(column)).collect();
                 self.add(&values, &rest);
             }
             // Conditions that cannot lead are checked in the index, before the table is visited.
             let mut tail = rest.clone();
             tail.extend(
-                groups.several.iter().chain(&groups.range).filter(|column| !sorted_on.contains(column)).map(|column| Key::ascending(*column)),
+                groups
+                    .several
+                    .iter()
+                    .chain(&groups.range)
+                    .filter(|column| !sorted_on.contains(column))
+                    .map(|column| Key::ascending(*column)),
             );
             self.add(&groups.equal, &tail);
             self.add(&[], &rest);
         }
     }
 
-    fn from_joins(&mut self, groups: &Groups, joins: &[i16], orders: &[Vec<Key>]) {
+    fn for_joins(&mut self, groups: &Groups, joins: &[i16], orders: &[Vec<Key>]) {
         let values = groups.values();
         for column in joins {
             let range = groups.range.first().map(|column| Key::ascending(*column));

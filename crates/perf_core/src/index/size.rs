@@ -82,25 +82,27 @@ pub fn btree(index: &Btree) -> Estimate {
     let key_bytes = mean_tuple_bytes(&index.columns[..index.keys.min(index.columns.len())]);
 
     let groups = if index.deduplicate { groups(index, tuples) } else { vec![Group { count: tuples, rows: 1.0 }] };
-    let usable = PAGE_BYTES - PAGE_OVERHEAD_BYTES - LINE_POINTER_BYTES - PAGE_BYTES * (100.0 - index.fillfactor) / 100.0;
+    let usable =
+        PAGE_BYTES - PAGE_OVERHEAD_BYTES - LINE_POINTER_BYTES - PAGE_BYTES * (100.0 - index.fillfactor) / 100.0;
     let leaf_pages = groups
         .iter()
         .map(|group| {
             let (bytes, largest) = group_bytes(tuple_bytes, group.rows);
             // A page closes with the item that crosses its target, and that item moves on: half an item is lost on average,
             // all of the remainder when every item is of one large size.
-            let per_page = if largest > usable / 16.0 { usable - (usable % largest).min(largest / 2.0) } else { usable };
+            let per_page =
+                if largest > usable / 16.0 { usable - (usable % largest).min(largest / 2.0) } else { usable };
             group.count * bytes / per_page.max(1.0)
         })
         .sum::<f64>()
         .max(1.0)
         .ceil();
 
-    let fanout = ((PAGE_BYTES - PAGE_OVERHEAD_BYTES - LINE_POINTER_BYTES
-        - PAGE_BYTES * (100.0 - NONLEAF_FILLFACTOR) / 100.0)
-        / (key_bytes + LINE_POINTER_BYTES))
-        .floor()
-        .max(2.0);
+    let fanout =
+        ((PAGE_BYTES - PAGE_OVERHEAD_BYTES - LINE_POINTER_BYTES - PAGE_BYTES * (100.0 - NONLEAF_FILLFACTOR) / 100.0)
+            / (key_bytes + LINE_POINTER_BYTES))
+            .floor()
+            .max(2.0);
     let (mut pages, mut level, mut height) = (leaf_pages, leaf_pages, 0);
     while level > 1.0 {
         level = (level / fanout).ceil();
