@@ -245,9 +245,10 @@ impl Findings<'_> {
         let of_what = if self.workload.is_measured() { "measured time" } else { "planned cost" };
         let columns = column_names(known, &entry.candidate).join(", ");
         let mut reason = format!(
-            "{} with {:.1} % of the {of_what} read {} by {columns}; with this index the planner expects {:.1} % less for them, up to {} less for one",
+            "{} with {:.1} % of the {of_what} {} {} by {columns}; with this index the planner expects {:.1} % less for them, up to {} less for one",
             counted(statements.len(), "statement"),
             self.pct(weight),
+            if statements.len() == 1 { "reads" } else { "read" },
             known.relation.name,
             100.0 * (1.0 - after / weight.max(f64::MIN_POSITIVE)),
             times(best),
@@ -396,10 +397,10 @@ impl Findings<'_> {
             _ if readers == 0 => format!("No statement of the workload reads {relation}."),
             _ if entry.statements.is_empty() => {
                 let column = row.columns.first().cloned().unwrap_or_default();
-                format!("{} read {relation}, none by {column}.", counted(readers, "statement"))
+                format!("None of the {} that read {relation} asks for {column}.", counted(readers, "statement"))
             }
             _ => format!(
-                "{} ask for its first column, and the planner makes none of them cheaper with it.",
+                "None of the {} that ask for its first column gets cheaper with it.",
                 counted(entry.statements.len(), "statement")
             ),
         };

@@ -22,7 +22,7 @@ SELECT source, status, relation, columns, priority, basis, policy_gain, ddl IS N
        'SELECT * FROM transactions WHERE user_id = 5 AND created_at > ''2026-01-15''',
        'SELECT segment, count(*) FROM users GROUP BY segment',
        'SELECT * FROM audit_events WHERE admin_id = 3'])
- ORDER BY source, relation;
+ ORDER BY source COLLATE "C", relation COLLATE "C";
 -- Hidden unless asked for.
 SELECT count(*) FROM perf.index_recommendations(queries => '{SELECT 1}') WHERE status = 'not_applicable';
 -- Nothing measured: the policy's word, and it says so.
