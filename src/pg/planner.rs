@@ -80,7 +80,7 @@ pub struct Write {
 /// How a statement writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriteCommand {
-    /// INSERT, and MERGE.
+    /// INSERT.
     Insert,
     /// UPDATE.
     Update,
@@ -396,7 +396,7 @@ unsafe fn plan_one(
             planned.rows = (*(*plan).planTree).plan_rows;
             let known = &oids[..oids.len().min(configuration.hypothetical.len())];
             plan_tree::describe(plan, known, &mut planned);
-            planned.writes.extend(plan_tree::write_of(*query, plan));
+            planned.writes.extend(plan_tree::writes_of(*query, plan));
             if configuration.explain {
                 let printed = explain(plan, text, parameters);
                 planned.text = Some(planned.text.take().map_or(printed.clone(), |before| before + "\n" + &printed));

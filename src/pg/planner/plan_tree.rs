@@ -137,29 +137,45 @@ unsafe fn scanned(scan: *mut pg_sys::Scan, planned: *mut pg_sys::PlannedStmt) ->
     }
 }
 
-/// What a query writes, and how many rows its plan expects.
+/// What a query writes, and how many rows its plan expects; for MERGE, each kind of action once.
 ///
 /// # Safety
 /// `query` was planned into `planned`.
-pub unsafe fn write_of(query: *mut pg_sys::Query, planned: *mut pg_sys::PlannedStmt) -> Option<Write> {
-    // SAFETY: both are valid; the result relation is a one-based index into the query's range table.
+pub unsafe fn writes_of(query: *mut pg_sys::Query, planned: *mut pg_sys::PlannedStmt) -> Vec<Write> {
+    // SAFETY: both are valid; the result relation is a one-based index into the query's range table, 0 without one; a
+    // MERGE's list holds its actions.
     unsafe {
-        let command = match (*query).commandType {
-            pg_sys::CmdType::CMD_INSERT | pg_sys::CmdType::CMD_MERGE => WriteCommand::Insert,
-            pg_sys::CmdType::CMD_UPDATE => WriteCommand::Update,
-            pg_sys::CmdType::CMD_DELETE => WriteCommand::Delete,
-            _ => return None,
-        };
-        let entry = PgList::<pg_sys::RangeTblEntry>::from_pg((*query).rtable)
-            .get_ptr(((*query).resultRelation as usize).checked_sub(1)?)?;
-        let columns = PgList::<pg_sys::TargetEntry>::from_pg((*query).targetList)
-            .iter_ptr()
-            .filter(|target| !(**target).resjunk)
-            .map(|target| (*target).resno)
-            .collect();
+        let table = PgList::<pg_sys::RangeTblEntry>::from_pg((*query).rtable);
+        let target = ((*query).resultRelation as usize).checked_sub(1).and_then(|at| table.get_ptr(at));
+        let Some(entry) = target else { return Vec::new() };
         let top = (*planned).planTree;
         let source = if is_a(top.cast(), pg_sys::NodeTag::T_ModifyTable) { (*top).lefttree } else { top };
         let rows = if source.is_null() { 1.0 } else { (*source).plan_rows };
-        Some(Write { relation: (*entry).relid, command, rows, columns })
+        let mut kinds = vec![((*query).commandType, (*query).targetList)];
+        if (*query).commandType == pg_sys::CmdType::CMD_MERGE {
+            kinds = PgList::<pg_sys::MergeAction>::from_pg((*query).mergeActionList)
+                .iter_ptr()
+                .map(|action| ((*action).commandType, (*action).targetList))
+                .collect();
+        }
+        let mut writes: Vec<Write> = Vec::new();
+        for (command, targets) in kinds {
+            let command = match command {
+                pg_sys::CmdType::CMD_INSERT => WriteCommand::Insert,
+                pg_sys::CmdType::CMD_UPDATE => WriteCommand::Update,
+                pg_sys::CmdType::CMD_DELETE => WriteCommand::Delete,
+                _ => continue,
+            };
+            let columns = PgList::<pg_sys::TargetEntry>::from_pg(targets)
+                .iter_ptr()
+                .filter(|target| !(**target).resjunk)
+                .map(|target| (*target).resno)
+                .collect();
+            let write = Write { relation: (*entry).relid, command, rows, columns };
+            if !writes.contains(&write) {
+                writes.push(write);
+            }
+        }
+        writes
     }
 }

@@ -185,33 +185,73 @@ struct Group {
     rows: f64,
 }
 
-/// Splits the rows into groups of equal keys: the common values of the leading column apart, the rest evenly.
-fn groups(index: &Btree, tuples: f64) -> Vec<Group> {
-    let keys = &index.columns[..index.keys.min(index.columns.len())];
-    let Some(first) = keys.first() else { return vec![Group { count: tuples, rows: 1.0 }] };
-    let others = |count: fn(f64, f64) -> f64| {
-        keys[1..].iter().fold(1.0f64, |sum, column| {
-            count(sum, column.distinct.max(1.0) + f64::from(u8::from(column.null_fraction > 0.0))).min(1e15)
-        })
-    };
-    let (product, largest) = (others(|sum, distinct| sum * distinct), others(f64::max));
+/// Common values of one key that are looked at apart: more for the first, for they multiply.
+const COMMON_FIRST_MAX: usize = 100;
+const COMMON_MAX: usize = 12;
+/// Combinations looked at apart; beyond it, columns count by their distinct values alone.
+const CLASSES_MAX: usize = 5_000;
+
+/// Some rows: their share, and how many distinct values they spread over.
+#[derive(Clone, Copy)]
+struct Class {
+    share: f64,
+    distinct: f64,
+}
+
+/// The rows of one column: NULLs, common values, the rest.
+fn classes(column: &Column, common_max: usize) -> Vec<Class> {
     let mut result = Vec::new();
-    let null_rows = tuples * first.null_fraction.clamp(0.0, 1.0);
-    if null_rows >= 1.0 {
-        spread(&mut result, null_rows, product, largest * null_rows / tuples);
+    let nulls = column.null_fraction.clamp(0.0, 1.0);
+    let (mut rest, mut distinct) = (1.0 - nulls, column.distinct.max(1.0));
+    if nulls > 0.0 {
+        result.push(Class { share: nulls, distinct: 1.0 });
     }
-    let mut rest = tuples - null_rows;
-    let mut distinct = first.distinct.max(1.0);
-    for share in &first.common {
-        let rows = (tuples * share).min(rest);
-        if rows >= 1.0 && distinct > 1.0 {
-            spread(&mut result, rows, product, largest * rows / tuples);
-            rest -= rows;
+    for share in column.common.iter().take(common_max) {
+        let share = share.min(rest);
+        if share > 0.0 && distinct > 1.0 {
+            result.push(Class { share, distinct: 1.0 });
+            rest -= share;
             distinct -= 1.0;
         }
     }
-    if rest >= 1.0 {
-        spread(&mut result, rest, distinct * product, distinct.max(largest * rest / tuples));
+    if rest > 0.0 {
+        result.push(Class { share: rest, distinct });
+    }
+    result
+}
+
+/// Splits the rows into groups of equal keys: NULLs and common values of each column apart, the rest evenly.
+fn groups(index: &Btree, tuples: f64) -> Vec<Group> {
+    let keys = &index.columns[..index.keys.min(index.columns.len())];
+    // Share, possible keys, keys known to occur.
+    let mut sets = vec![(1.0f64, 1.0f64, 1.0f64)];
+    for (at, column) in keys.iter().enumerate() {
+        let mut parts = classes(column, if at == 0 { COMMON_FIRST_MAX } else { COMMON_MAX });
+        if sets.len() * parts.len() > CLASSES_MAX {
+            parts = vec![Class { share: 1.0, distinct: column.distinct.max(1.0) }];
+        }
+        sets = sets
+            .iter()
+            .flat_map(|(share, cells, occupied)| {
+                parts.iter().map(move |part| {
+                    // Of a set of rows, only so many distinct values can be expected.
+                    let seen = part.distinct.min(part.distinct * share + 1.0);
+                    (
+                        share * part.share,
+                        (cells * part.distinct).min(1e15),
+                        (occupied * part.share + 1.0).min(*occupied).max(seen),
+                    )
+                })
+            })
+            .collect();
+    }
+    let mut result = Vec::new();
+    for (share, cells, occupied) in sets {
+        let rows = tuples * share;
+        // Less than a row: counted as what is left of it, so that no row is lost.
+        if rows > 0.0 {
+            spread(&mut result, rows, cells, occupied.min(rows.max(1.0)));
+        }
     }
     result
 }
@@ -221,8 +261,8 @@ fn groups(index: &Btree, tuples: f64) -> Vec<Group> {
 fn spread(into: &mut Vec<Group>, rows: f64, cells: f64, occupied: f64) {
     let cells = cells.max(1.0);
     let expected = cells * -(-rows / cells).exp_m1();
-    let keys = expected.max(occupied).clamp(1.0, rows.max(1.0));
-    let mean = rows / keys;
+    let keys = expected.max(occupied.min(rows)).clamp(rows.min(1.0), rows);
+    let mean = (rows / keys).max(1.0);
     if mean >= 16.0 {
         into.push(Group { count: keys, rows: mean });
         return;
