@@ -75,7 +75,7 @@ impl Hypothetical {
         let Kind::Btree = candidate.kind;
         let mut keys = Vec::with_capacity(candidate.keys.len());
         for key in &candidate.keys {
-            let column = relation.column(key.column)?;
+            let column = relation.column(key.column).filter(|column| !column.is_virtual)?;
             let opclass = relation::btree_opclass(column.type_oid)?;
             keys.push(KeyPart {
                 column: key.column,

@@ -48,6 +48,8 @@ pub struct Column {
     pub typmod: i32,
     /// Collation, or zero.
     pub collation: pg_sys::Oid,
+    /// Computed when read: has no storage, so no index.
+    pub is_virtual: bool,
     /// `attlen`.
     length: i16,
     /// `attalign`.
@@ -132,6 +134,7 @@ impl Relation {
                         type_oid: attribute.atttypid,
                         typmod: attribute.atttypmod,
                         collation: attribute.attcollation,
+                        is_virtual: attribute.attgenerated as u8 == b'v',
                         length: attribute.attlen,
                         alignment: attribute.attalign as u8,
                     });

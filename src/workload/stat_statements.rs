@@ -1,5 +1,6 @@
 //! The workload as pg_stat_statements has it: day one, before anything was captured. Reads its view through SPI.
 
+use perf_core::normalized::with_casts;
 use pgrx::{pg_sys, Spi};
 
 use super::queries::{Source, StatementSample, Workload, WorkloadStatement};
@@ -66,42 +67,4 @@ pub fn read() -> Result<Workload, Error> {
         statements.into_iter().filter(|statement| role::may_plan_as(statement.userid)).collect();
     let not_permitted = all - statements.len();
     Ok(Workload { source: Source::StatStatements, hours, statements, not_permitted })
-}
-
-/// Types whose constants are written as `type 'text'`, which normalisation turns into `type $1`: no syntax the server knows.
-const TYPED_CONSTANTS: [&str; 6] = ["interval", "timestamptz", "timestamp", "date", "time", "numeric"];
-
-/// Rewrites `interval $1` as `CAST($1 AS interval)`, so that a normalised text can be parsed again.
-pub fn with_casts(text: &str) -> String {
-    let mut result = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find('$') {
-        let digits = rest[at + 1..].bytes().take_while(u8::is_ascii_digit).count();
-        let (before, parameter) = (&rest[..at], &rest[at..at + 1 + digits]);
-        let trimmed = before.trim_end();
-        let typed = (digits > 0 && trimmed.len() < before.len())
-            .then(|| {
-                TYPED_CONSTANTS.iter().find(|name| {
-                    trimmed.len() >= name.len()
-                        && trimmed.is_char_boundary(trimmed.len() - name.len())
-                        && trimmed[trimmed.len() - name.len()..].eq_ignore_ascii_case(name)
-                        && !trimmed[..trimmed.len() - name.len()]
-                            .ends_with(|c: char| c.is_alphanumeric() || matches!(c, '_' | '.' | '"' | ':'))
-                })
-            })
-            .flatten();
-        match typed {
-            Some(name) => {
-                result.push_str(&trimmed[..trimmed.len() - name.len()]);
-                result.push_str(&format!("CAST({parameter} AS {name})"));
-            }
-            None => {
-                result.push_str(before);
-                result.push_str(parameter);
-            }
-        }
-        rest = &rest[at + 1 + digits..];
-    }
-    result.push_str(rest);
-    result
 }

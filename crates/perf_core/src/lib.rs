@@ -4,3 +4,4 @@
 #![forbid(unsafe_code)]
 
 pub mod index;
+pub mod normalized;

@@ -5,7 +5,7 @@ use pgrx::{pg_sys, Spi};
 
 use crate::error::Error;
 use crate::pg::catalog;
-use crate::pg::relation::{Relation, Unusable};
+use crate::pg::relation::{btree_opclass, Relation, Unusable};
 
 /// One row, as written.
 #[derive(Clone, Debug, Default)]
@@ -72,6 +72,9 @@ pub fn resolve(row: &PolicyRow) -> Resolved {
     let mut keys = Vec::with_capacity(row.columns.len());
     for name in &row.columns {
         match relation.column_named(name) {
+            Some(column) if column.is_virtual || btree_opclass(column.type_oid).is_none() => {
+                return Resolved::NotApplicable(format!("column {name} of table {table} cannot be a btree key."));
+            }
             Some(column) => keys.push(Key::ascending(column.number)),
             None => return Resolved::NotApplicable(format!("table {table} has no column {name}.")),
         }
