@@ -1,7 +1,7 @@
-//! The one place that turns names and strings into SQL text. Owns nothing, locks nothing; any module may call it.
+//! The one place that turns names into SQL text. Owns nothing, locks nothing; any module may call it.
 //!
 //! Everything else passes values as parameters. A name that must appear in SQL text (DDL, which takes no parameters)
-//! goes through [`quote`] or [`qualified`], a string constant through [`literal`].
+//! goes through [`quote`] or [`qualified`].
 
 use std::ffi::{CStr, CString};
 
@@ -20,18 +20,6 @@ pub fn quote(name: &str) -> String {
 /// `schema.name`, both quoted where needed.
 pub fn qualified(schema: &str, name: &str) -> String {
     format!("{}.{}", quote(schema), quote(name))
-}
-
-/// Quotes a string constant.
-pub fn literal(value: &str) -> String {
-    let value = until_nul(value);
-    // SAFETY: as in `quote`: the result is a palloc'd NUL-terminated string, copied at once and freed.
-    unsafe {
-        let quoted = pg_sys::quote_literal_cstr(value.as_ptr());
-        let text = CStr::from_ptr(quoted).to_string_lossy().into_owned();
-        pg_sys::pfree(quoted.cast());
-        text
-    }
 }
 
 /// The quoted, schema-qualified name of a relation; None if it is gone.

@@ -25,6 +25,9 @@ const HIGH_SPEEDUP: f64 = 10.0;
 /// `medium`: this share of the workload saved, in percent.
 const MEDIUM_PCT: f64 = 1.0;
 
+/// A policy index that saves less than this share of the workload, in percent, saves nothing worth a word.
+const NOTICEABLE_PCT: f64 = 0.1;
+
 /// One row of `perf.index_recommendations`; the columns are described there.
 #[derive(Clone, Debug, Default)]
 pub struct Recommendation {
@@ -309,6 +312,10 @@ impl Findings<'_> {
             evidence: json!([]),
             ..Recommendation::default()
         };
+        let locked = || {
+            let table = &case.row.table_name;
+            sentence(&format!("{table} is locked by another session, so it was not judged; ask again."))
+        };
         let candidate = match &case.resolved {
             Resolved::NotApplicable(why) => {
                 return self
@@ -316,14 +323,13 @@ impl Findings<'_> {
                     .include_inapplicable
                     .then(|| with_policy(unresolved("not_applicable", sentence(why))));
             }
-            Resolved::Locked => {
-                let why =
-                    format!("{} is locked by another session, so it was not judged; ask again.", case.row.table_name);
-                return Some(with_policy(unresolved("not_applicable", sentence(&why))));
-            }
+            Resolved::Locked => return Some(with_policy(unresolved("not_applicable", locked()))),
             Resolved::Index(_, candidate) => candidate,
         };
-        let known = self.study.relations.get(&candidate.relation)?;
+        // Locked since it was resolved.
+        let Some(known) = self.study.relations.get(&candidate.relation) else {
+            return Some(with_policy(unresolved("not_applicable", locked())));
+        };
         let row = self.described(known, candidate);
         if let Some(index) = existing::covering(&known.existing, candidate) {
             return Some(with_policy(Recommendation {
@@ -367,7 +373,7 @@ impl Findings<'_> {
     /// Why a policy index was not chosen.
     fn not_chosen(&self, row: Recommendation, known: &Known, entry: &Entry, place: usize) -> Recommendation {
         let alone = self.alone.iter().find(|(at, _)| *at == place).and_then(|(_, saved)| *saved);
-        let rival = self
+        let rivals: Vec<(&Entry, &Gain)> = self
             .gains
             .iter()
             .filter(|(_, gain)| !gain.statements.is_empty())
@@ -376,22 +382,20 @@ impl Findings<'_> {
                 other.candidate.relation == entry.candidate.relation
                     && gain.statements.iter().any(|(statement, _)| entry.statements.contains(statement))
             })
-            .max_by(|a, b| a.1.saved.total_cmp(&b.1.saved));
+            .collect();
+        let names: Vec<_> = rivals.iter().map(|(other, _)| other.index.name.to_string_lossy()).collect();
+        let together = self.pct(rivals.iter().map(|(_, gain)| gain.saved).sum());
         let readers = self.study.statements.iter().filter(|one| one.reads(entry.candidate.relation)).count();
         let relation = &known.relation.name;
         let saved = alone.map(|share| 100.0 * share);
-        let reason = match (saved, rival) {
-            (None, _) => "The time budget ran out before it could be judged; raise time_budget_ms.".to_owned(),
-            (Some(pct), Some((other, _))) if pct >= 0.1 => {
-                let name = other.index.name.to_string_lossy();
-                let rivals = if other.candidate.covers(&entry.candidate) {
-                    "begins with the same columns"
-                } else {
-                    "saves as much or more"
-                };
-                format!("Recommended index {name} {rivals} and serves the same statements; this one alone would save {pct:.1} % of the workload.")
-            }
-            (Some(pct), None) if pct >= 0.1 => {
+        let reason = match saved {
+            None => "The time budget ran out before it could be judged; raise time_budget_ms.".to_owned(),
+            Some(pct) if pct >= NOTICEABLE_PCT && !rivals.is_empty() => format!(
+                "It alone would save {pct:.1} % of the workload; the recommended {} on {relation} save{} {together:.1} % with the same statements among them.",
+                names.join(" and "),
+                if names.len() == 1 { "s" } else { "" },
+            ),
+            Some(pct) if pct >= NOTICEABLE_PCT => {
                 format!("It would save {pct:.1} % of the workload, but not what it costs the writes, or not within the storage budget.")
             }
             _ if readers == 0 => format!("No statement of the workload reads {relation}."),
@@ -409,7 +413,7 @@ impl Findings<'_> {
             basis: if saved.is_some() { "what_if" } else { "policy" },
             confidence: if self.workload.is_measured() { "high" } else { "medium" },
             benefit_pct: saved,
-            statements_improved: saved.filter(|pct| *pct < 0.1).map(|_| 0),
+            statements_improved: saved.filter(|pct| *pct < NOTICEABLE_PCT).map(|_| 0),
             reason: sentence(&reason),
             ..row
         }
