@@ -14,6 +14,8 @@ mod memory;
 
 mod collect;
 
+mod workload;
+
 mod act;
 mod advise;
 
@@ -43,6 +45,7 @@ pub extern "C-unwind" fn _PG_init() {
         PREVIOUS_STARTUP.set(pg_sys::shmem_startup_hook);
         pg_sys::shmem_startup_hook = Some(attach_memory);
     }
+    pg::planner::install_hooks();
     if guc::worker_enabled() {
         act::launcher::register();
     }

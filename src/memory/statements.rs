@@ -14,7 +14,6 @@ use crate::pg::lwlock::LwLockGuard;
 use crate::pg::raw;
 use crate::pg::text::DbText;
 use core::sync::atomic::{AtomicU32, Ordering};
-use pgrx::pg_sys;
 
 pub use perf_core::counters::{Counters, Execution, Usage};
 use perf_core::histogram::{bucket_of_ns, Histogram, Octaves, BUCKETS};
