@@ -4,7 +4,7 @@ use crate::guc;
 use crate::memory::statements::Source;
 use crate::pg::local::ProcessLocal;
 use core::ffi::{c_char, CStr};
-use perf_core::normalize::{is_blank, normalize_into};
+use perf_core::normalize::{is_blank, normalize_into, unambiguous};
 use pgrx::pg_sys;
 
 /// The longest text that perf_opt.max_query_length allows.
@@ -73,6 +73,7 @@ impl Source for StatementText<'_> {
         // SAFETY: process-local; the slice returned is read before the next text is made.
         let buffer = unsafe { &mut *BUFFER.as_ptr() };
         let limit = guc::max_query_length().min(LONGEST);
+        let raw = if self.is_clean() || strings_are_certain() { raw } else { unambiguous(raw) };
         let len = if self.is_clean() {
             let len = raw.len().min(limit);
             buffer[..len].copy_from_slice(&raw[..len]);
@@ -95,6 +96,16 @@ unsafe fn clip(text: &[u8], len: usize) -> usize {
     // SAFETY: `text` has at least `len` bytes.
     let clipped = unsafe { pg_mbcliplen(text.as_ptr().cast(), len as i32, len as i32 - 1) };
     usize::try_from(clipped).unwrap_or(0)
+}
+
+/// Whether a text was surely read with the setting as it is now; a session that changed it may have done so since.
+fn strings_are_certain() -> bool {
+    // SAFETY: a look-up of a setting that exists and that everybody may read; its value is a NUL-terminated string.
+    let on_at_start = unsafe {
+        let at_start = pg_sys::GetConfigOptionResetString(c"standard_conforming_strings".as_ptr());
+        !at_start.is_null() && CStr::from_ptr(at_start) == c"on"
+    };
+    on_at_start != backslash_escapes()
 }
 
 fn backslash_escapes() -> bool {

@@ -369,11 +369,14 @@ pub fn drain_all(memory: &Memory) {
     memory.slabs.all().for_each(|slab| drain(memory, slab, &mut buffer));
 }
 
-/// Moves what this backend holds to the table; when it leaves.
+/// Moves what this backend holds to the table; when it leaves. Under the drain lock, because its statements have been
+/// answered: a reader must not find them in neither place.
 pub fn detach(memory: &Memory) {
     // SAFETY: process-local.
     let mine = unsafe { &mut *MINE.as_ptr() };
     if !mine.slab.is_null() {
+        // SAFETY: a valid lock that this process does not hold; nothing below raises.
+        let _guard = unsafe { LwLockGuard::exclusive(memory.drain_lock()) };
         drain(memory, mine.slab, &mut Buffer::new());
         mine.slab = core::ptr::null_mut();
     }

@@ -19,7 +19,7 @@ class Utilities(CaptureTest):
                       "CREATE INDEX CONCURRENTLY utility_index ON utility_rows (a)", "REINDEX INDEX utility_index",
                       "REINDEX INDEX CONCURRENTLY utility_index", "CLUSTER utility_rows USING utility_index",
                       "TRUNCATE utility_rows", "LISTEN channel", "NOTIFY channel", "UNLISTEN channel",
-                      "LOCK TABLE pg_class IN ACCESS SHARE MODE" if False else "COMMENT ON TABLE utility_rows IS NULL",
+                      "COMMENT ON TABLE utility_rows IS NULL",
                       "DROP INDEX CONCURRENTLY utility_index", "ALTER TABLE utility_rows ADD COLUMN b text"]
         self.run_sql(*statements)
         for statement in statements:

@@ -92,6 +92,21 @@ fn is_plan_figures(text: &str) -> bool {
     })
 }
 
+/// The part of a text that reads the same whether or not plain strings have backslash escapes: all of it, or what comes
+/// before the first string that ends elsewhere. For a text of which it is not known how the server read it.
+pub fn unambiguous(source: &[u8]) -> &[u8] {
+    let mut lexer = Lexer { source, at: 0, backslash_escapes: false };
+    loop {
+        let start = lexer.at;
+        let mut other = Lexer { source, at: start, backslash_escapes: true };
+        match (lexer.next(), other.next()) {
+            (None, _) => return source,
+            _ if lexer.at != other.at => return &source[..start],
+            _ => {}
+        }
+    }
+}
+
 /// Whether a text is nothing but white space and comments.
 pub fn is_blank(text: &[u8]) -> bool {
     let mut lexer = Lexer { source: text, at: 0, backslash_escapes: false };
@@ -337,8 +352,30 @@ impl<'a> Lexer<'a> {
         Token::Operand(word)
     }
 
+    /// A string and those that continue it: quotes with nothing but white space, a line's end in it, between them are
+    /// one literal, and all of it is read as its beginning says.
     fn skip_string(&mut self, backslash_escapes: bool) {
         self.skip_quoted(b'\'', backslash_escapes);
+        while self.skip_to_continuation() {
+            self.skip_quoted(b'\'', backslash_escapes);
+        }
+    }
+
+    fn skip_to_continuation(&mut self) -> bool {
+        let end = self.at;
+        loop {
+            match self.peek() {
+                Some(byte) if is_space(byte) => self.at += 1,
+                Some(b'-') if self.byte(self.at + 1) == b'-' => {
+                    self.skip_while(|byte| byte != b'\n' && byte != b'\r');
+                }
+                Some(b'\'') if self.since(end).iter().any(|byte| matches!(byte, b'\n' | b'\r')) => return true,
+                _ => {
+                    self.at = end;
+                    return false;
+                }
+            }
+        }
     }
 
     /// From an opening quote to behind the closing one; a doubled quote is part of the text.
@@ -471,6 +508,21 @@ mod tests {
         check("SELECT a[1:2], b::numeric(10,2)", "SELECT a[$1:$2], b::numeric($3,$4)");
         check("SELECT /* 'kept' /* 1 */ */ 2 -- 3\n", "SELECT /* 'kept' /* 1 */ */ $1 -- 3");
         check("SELECT U&\"d\\0061t\" , a$1 FROM t", "SELECT U&\"d\\0061t\" , a$1 FROM t");
+    }
+
+    #[test]
+    fn a_string_goes_on_in_the_next_line() {
+        check("SELECT 'a'\n'b', 'c' 'd'", "SELECT $1, $2 $3");
+        check("SELECT E'a' -- c'\n 'b\\' geheim '", "SELECT $1");
+        check("SELECT 'a'\n-- b\n, 'c'", "SELECT $1\n-- b\n, $2");
+    }
+
+    #[test]
+    fn ambiguous_text_is_what_two_readings_end_apart() {
+        let check = |source: &str, expected: &str| assert_eq!(unambiguous(source.as_bytes()), expected.as_bytes());
+        check(r"SELECT 'a', E'\'', 'b\\'", r"SELECT 'a', E'\'', 'b\\'");
+        check(r"SELECT 'a', 'b\', ' geheim ', '\'", "SELECT 'a', ");
+        check("SELECT $$ ' $$, \"a\\\", 1 -- '", "SELECT $$ ' $$, \"a\\\", 1 -- '");
     }
 
     #[test]
