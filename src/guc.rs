@@ -1,6 +1,7 @@
 //! Every setting of perf_opt: type, unit, default and why.
 
-use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
+use crate::pg::local::setting_now;
+use pgrx::guc::{GucContext, GucEnum, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
 /// Which statements are captured.
 #[derive(PostgresGucEnum, Clone, Copy, PartialEq, Eq, Debug)]
@@ -131,7 +132,7 @@ pub fn define_settings() {
 
 #[inline]
 pub fn track() -> Track {
-    TRACK.get()
+    Track::from_ordinal(setting_now(&TRACK))
 }
 
 pub fn slow_ms() -> i32 {
@@ -149,7 +150,7 @@ pub fn emergency_ms() -> i32 {
 /// The three thresholds, mildest first; a class that is switched off is never reached.
 #[inline]
 pub fn thresholds_ns() -> [u64; 3] {
-    [slow_ms(), critical_ms(), emergency_ms()].map(threshold_ns)
+    [setting_now(&SLOW_MS), setting_now(&CRITICAL_MS), setting_now(&EMERGENCY_MS)].map(threshold_ns)
 }
 
 /// The lowest of the three, in nanoseconds.

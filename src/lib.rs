@@ -5,8 +5,9 @@ pgrx::pg_module_magic!(name, version);
 
 mod compat;
 mod error;
-mod guc;
 mod pg;
+
+mod guc;
 
 mod capture;
 mod memory;
@@ -14,6 +15,7 @@ mod memory;
 mod collect;
 
 mod act;
+mod advise;
 
 mod api;
 
@@ -94,3 +96,16 @@ pgrx::extension_sql_file!(
     ]
 );
 pgrx::extension_sql_file!("../sql/comments.sql", name = "comments", finalize);
+pgrx::extension_sql_file!("../sql/policy.sql", name = "policy_tables");
+pgrx::extension_sql_file!("../sql/comments_policy.sql", name = "policy_comments", requires = ["policy_tables"]);
+pgrx::extension_sql_file!("../sql/capacity.sql", name = "capacity_tables");
+pgrx::extension_sql_file!(
+    "../sql/capacity_functions.sql",
+    name = "capacity_functions",
+    requires = [
+        "capacity_tables",
+        api::capacity::capacity_estimate,
+        api::capacity::capacity_samples,
+        api::capacity::capacity_sample_now
+    ]
+);

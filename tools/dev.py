@@ -21,7 +21,7 @@ from typing import Optional  # noqa: E402
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "tests"), str(Path(__file__).resolve().parent)]
 
 from bootstrap import build, postgres  # noqa: E402
-from bootstrap.console import SetupError, StepFailed, capture, give_up, in_ci, run, step  # noqa: E402
+from bootstrap.console import SetupError, StepFailed, capture, give_up, in_ci, step  # noqa: E402
 from bootstrap.toolchain import ROOT  # noqa: E402
 
 TESTED_VERSIONS = (15, 18)
@@ -118,25 +118,34 @@ def regress_accept() -> int:
 
 
 def lint() -> int:
-    """Formatting, clippy for both ends of the version range, and Python that at least compiles."""
+    """Formatting, clippy for both ends of the version range, and Python that at least compiles; all of it, then fails."""
     for component in ("fmt", "clippy"):
         if capture(["cargo", component, "--version"]) is None:
             raise SetupError(f"cargo {component} is needed: rustup component add rustfmt clippy")
-    step("rustfmt")
-    run(["cargo", "fmt", "--all", "--check"], cwd=ROOT)
-    step("clippy: perf_core")
-    run(["cargo", "clippy", "-p", "perf_core", "--all-targets", "--", "-D", "warnings"], cwd=ROOT)
+    failed = []
+
+    def check(what: str, command: list[str], env: Optional[dict[str, str]] = None) -> None:
+        step(what)
+        if subprocess.run(command, cwd=ROOT, env=env).returncode != 0:
+            failed.append(what)
+
+    clippy = ["cargo", "clippy", "--all-targets"]
+    deny = ["--", "-D", "warnings"]
+    check("rustfmt", ["cargo", "fmt", "--all", "--check"])
+    check("clippy: perf_core", [*clippy, "-p", "perf_core", *deny])
     for source in installations():
-        step(f"clippy: perf_opt for PostgreSQL {source.major}")
-        run(["cargo", "clippy", "-p", "perf_opt", "--all-targets", *build.features(source), "--", "-D", "warnings"],
-            build.cargo_environment(source), cwd=ROOT)
+        check(f"clippy: perf_opt for PostgreSQL {source.major}",
+              [*clippy, "-p", "perf_opt", *build.features(source), *deny], build.cargo_environment(source))
     step("Python")
     with tempfile.TemporaryDirectory() as scratch:
         for path in sorted([*ROOT.glob("tools/**/*.py"), *ROOT.glob("tests/**/*.py")]):
             try:
                 py_compile.compile(str(path), cfile=f"{scratch}/compiled.pyc", doraise=True)
             except py_compile.PyCompileError as problem:
-                raise StepFailed(str(problem)) from None
+                print(problem, flush=True)
+                failed.append(f"Python: {path.relative_to(ROOT)}")
+    if failed:
+        raise StepFailed(f"failed: {', '.join(failed)}")
     return 0
 
 
@@ -173,7 +182,7 @@ def main() -> int:
     os.umask(0o022)  # the server's user must be able to read what is made here
     commands = {
         "build": lambda: print(f"built: {build.package(one_installation(), build.RELEASE_PROFILE)}"),
-        "install": lambda: build.install(one_installation()),
+        "install": lambda: build.install(postgres.real()),
         "test": lambda: test(options.parts or list(PARTS)),
         "regress-accept": regress_accept,
         "lint": lint,

@@ -10,7 +10,7 @@ use perf_core::backoff::Backoff;
 use pgrx::{pg_guard, pg_sys};
 
 use crate::collect::registry::{self, Phase};
-use crate::pg::{backends, background};
+use crate::pg::{background, lock_waits};
 
 const SECOND_US: i64 = 1_000_000;
 /// How often the list of databases is read although nobody announced a change.
@@ -56,7 +56,7 @@ struct Launcher {
     next_launch_at: i64,
     sampled_at: i64,
     /// Waits of statements that have no entry yet, since nobody has finished one: milliseconds, last seen.
-    lock_waits: HashMap<backends::LockWait, (u64, i64)>,
+    lock_waits: HashMap<lock_waits::LockWait, (u64, i64)>,
 }
 
 /// Entry point of the launcher process.
@@ -101,7 +101,7 @@ impl Launcher {
         // After a pause nobody knows how long the waits were: count one second, not the pause.
         let elapsed_ms = elapsed.min(2 * SECOND_US) / 1_000;
         self.sampled_at = now;
-        for wait in backends::lock_waits() {
+        for wait in lock_waits::lock_waits() {
             if self.lock_waits.len() < LOCK_WAITS_MAX {
                 let seen = self.lock_waits.entry(wait).or_insert((0, now));
                 *seen = (seen.0 + elapsed_ms as u64, now);

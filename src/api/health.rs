@@ -74,7 +74,10 @@ fn health() -> TableIterator<
     let at = TimestampWithTimeZone::try_from(background::now())
         .unwrap_or_else(|_| TimestampWithTimeZone::negative_infinity());
     TableIterator::new(
-        report.rows.into_iter().map(move |(component, status, detail, value)| (component, status.name(), detail, value, at)),
+        report
+            .rows
+            .into_iter()
+            .map(move |(component, status, detail, value)| (component, status.name(), detail, value, at)),
     )
 }
 
@@ -175,7 +178,8 @@ fn history(report: &mut Report) {
     } else {
         Status::Ok
     };
-    let detail = format!("{:.1} MB of {} MB (perf_opt.history_max_mb)", bytes / 1_048_576.0, crate::guc::history_max_mb());
+    let detail =
+        format!("{:.1} MB of {} MB (perf_opt.history_max_mb)", bytes / 1_048_576.0, crate::guc::history_max_mb());
     report.add("history", status, detail, Some(bytes));
 }
 

@@ -1,7 +1,8 @@
 //! The SQL surface: argument checks, rows out, no logic.
 
-mod health;
-mod observe;
+pub mod capacity;
+pub mod health;
+pub mod observe;
 pub mod statements;
 
 use crate::error::Error;

@@ -36,9 +36,7 @@ fn _severity_number(min_severity: Option<&str>) -> i16 {
     let Some(word) = min_severity else { return 0 };
     match Severity::from_name(word) {
         Some(severity) => severity as i16,
-        None => {
-            invalid("min_severity", format!("\"{word}\""), "Accepted are slow, critical and emergency.").raise()
-        }
+        None => invalid("min_severity", format!("\"{word}\""), "Accepted are slow, critical and emergency.").raise(),
     }
 }
 
@@ -293,9 +291,7 @@ fn _pending_statements(
     let mut rows: Vec<PendingRow> = found
         .deltas
         .iter()
-        .filter_map(|delta| {
-            snapshot.get(delta.entry).map(|item| pending_row(item, delta, &position, now, &viewer))
-        })
+        .filter_map(|delta| snapshot.get(delta.entry).map(|item| pending_row(item, delta, &position, now, &viewer)))
         .collect();
     if all_databases.unwrap_or(false) {
         let here = background::current_database();
@@ -349,13 +345,7 @@ fn _pending_slow(
     let mut samples: Vec<SlowSample> = Vec::new();
     for (severity, seq) in Severity::ALL.into_iter().zip(position.seqs) {
         let (found, _, _) = slow_ring::read(severity, if all { 0 } else { seq });
-        samples.extend(found.into_iter().filter(|sample| {
-            if sample.dbid == here {
-                sample.seq > seq
-            } else {
-                all
-            }
-        }));
+        samples.extend(found.into_iter().filter(|sample| if sample.dbid == here { sample.seq > seq } else { all }));
     }
     let known = |text: DbText| (!text.is_empty()).then_some(text);
     TableIterator::new(samples.into_iter().map(move |sample| {

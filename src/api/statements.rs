@@ -202,8 +202,8 @@ fn known_database(name: &str) -> Result<u32, Error> {
 
 /// A query text without its literals, as perf_opt shows it.
 #[pg_extern(immutable, strict, parallel_safe)]
-fn _normalize(query: &str) -> String {
-    perf_core::normalize::normalize(query, false)
+fn _normalize(query: DbText) -> DbText {
+    DbText::from_bytes(perf_core::normalize::normalize_bytes(query.as_bytes(), false))
 }
 
 /// Duration in ms to `slow`, `critical`, `emergency` by the current settings, or NULL.

@@ -99,11 +99,13 @@ fn on_abort(frames: &mut Frames, level: i32) {
     fail_down_to(frames, survivors, now);
     // Queries that were open but not running (cursors) ended well as far as they went.
     while let Some(index) = (0..frames.open_len).rev().find(|&index| frames.open[index].level >= level) {
-        let mut open = frames.take_open(index);
+        let mut open = frames.open[index];
+        frames.close(index);
         open.query = core::ptr::null_mut();
         if let Some(memory) = capturing(frames) {
+            let planning = frames.take_planning(open.queryid, open.toplevel);
             // SAFETY: without a descriptor only what was remembered is read.
-            unsafe { record::finished(memory, frames, &open) };
+            unsafe { record::finished(memory, planning, &mut open) };
         }
     }
 }
@@ -120,17 +122,18 @@ pub fn fail_down_to(frames: &mut Frames, depth: usize, now: u64) {
 fn fail(frames: &mut Frames, index: usize, now: u64, fatal: bool) {
     let Some(memory) = capturing(frames) else { return };
     let mut frame = frames.stack[index];
-    let mut usage = Usage::default();
+    let mut usage = Usage::NONE;
     frame.meter.add_since_to(&mut usage);
     let mut elapsed_ns = now.saturating_sub(frame.started_ns);
     let (mut rows, mut calls) = (0, 1);
     if frame.kind == Kind::Run {
         if let Some(open) = frames.find_open(frame.query) {
-            let open = frames.take_open(open);
-            elapsed_ns += open.elapsed_ns;
-            rows = open.rows;
-            calls = open.calls;
-            usage.add(&open.usage);
+            let execution = frames.open[open].execution;
+            frames.close(open);
+            elapsed_ns += execution.elapsed_ns;
+            rows = execution.rows;
+            calls = execution.calls;
+            usage.add(&execution.usage);
         }
     }
     if frame.sqlstate == 0 {

@@ -2,7 +2,7 @@
 //! and a slot for each query whose executor is open (a cursor may run in many calls). Fixed sizes; nothing is allocated.
 
 use crate::compat::Meter;
-use crate::memory::statements::Usage;
+use crate::memory::statements::Execution;
 use crate::pg::local::ProcessLocal;
 use core::ffi::c_char;
 use pgrx::pg_sys;
@@ -58,12 +58,9 @@ pub struct Open {
     pub query: *mut pg_sys::QueryDesc,
     pub toplevel: bool,
     pub level: i32,
-    /// 1; 0 when the query was counted already.
-    pub calls: u64,
     pub queryid: u64,
-    pub elapsed_ns: u64,
-    pub rows: u64,
-    pub usage: Usage,
+    /// What is known of it so far; `calls` is 0 when it was counted already.
+    pub execution: Execution,
 }
 
 /// Planning time waiting for the execution it belongs to.
@@ -115,19 +112,6 @@ const NO_FRAME: Frame = Frame {
     estimated_rows: 0.0,
 };
 
-const NO_USAGE: Usage = Usage {
-    shared_blks_hit: 0,
-    shared_blks_read: 0,
-    shared_blks_dirtied: 0,
-    shared_blks_written: 0,
-    temp_blks_read: 0,
-    temp_blks_written: 0,
-    blk_read_ns: 0,
-    blk_write_ns: 0,
-    wal_records: 0,
-    wal_bytes: 0,
-};
-
 static FRAMES: ProcessLocal<Frames> = ProcessLocal::new(Frames {
     enabled: false,
     attached: false,
@@ -136,16 +120,8 @@ static FRAMES: ProcessLocal<Frames> = ProcessLocal::new(Frames {
     open_len: 0,
     planned_len: 0,
     stack: [NO_FRAME; MAX_DEPTH],
-    open: [Open {
-        query: core::ptr::null_mut(),
-        toplevel: false,
-        level: 0,
-        calls: 0,
-        queryid: 0,
-        elapsed_ns: 0,
-        rows: 0,
-        usage: NO_USAGE,
-    }; MAX_OPEN],
+    open: [Open { query: core::ptr::null_mut(), toplevel: false, level: 0, queryid: 0, execution: Execution::NONE };
+        MAX_OPEN],
     planned: [Planned { queryid: 0, plans: 0, planning_ns: 0, toplevel: false }; MAX_PLANNED],
     failed_text: [[0; FAILED_TEXT]; MAX_DEPTH],
 });
@@ -166,13 +142,11 @@ impl Frames {
 
     /// Takes an open query off the list.
     #[inline]
-    pub fn take_open(&mut self, index: usize) -> Open {
-        let open = self.open[index];
+    pub fn close(&mut self, index: usize) {
         self.open_len -= 1;
         if index < self.open_len {
             self.open.copy_within(index + 1..=self.open_len, index);
         }
-        open
     }
 
     /// Remembers planning time; what has to make room for it is returned.

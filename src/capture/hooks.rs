@@ -7,7 +7,7 @@ use super::frames::{frames, Frames, Kind, Open, Planned, MAX_DEPTH, MAX_OPEN};
 use super::record;
 use crate::compat::Meter;
 use crate::guc::{self, Track};
-use crate::memory::statements::Usage;
+use crate::memory::statements::{Execution, Usage};
 use crate::memory::{self, slab, Memory};
 use crate::pg::local::ProcessLocal;
 use crate::pg::raw;
@@ -170,11 +170,14 @@ fn attach(memory: &'static Memory, frames: &mut Frames) -> Option<()> {
 }
 
 /// Takes a frame off the stack: time and usage since it was put there. Frames above it were left by errors that
-/// somebody swallowed; they failed.
+/// somebody swallowed; they failed. `None` when an abort took the frame and recorded it already.
 #[inline(always)]
-fn pop(frames: &mut Frames, index: usize, usage: &mut Usage) -> u64 {
+fn pop(frames: &mut Frames, index: usize, usage: &mut Usage) -> Option<u64> {
     let now = raw::clock_ns();
-    if frames.depth > index + 1 {
+    if frames.depth != index + 1 {
+        if frames.depth <= index {
+            return None;
+        }
         failure::fail_down_to(frames, index + 1, now);
     }
     frames.depth = index;
@@ -183,7 +186,7 @@ fn pop(frames: &mut Frames, index: usize, usage: &mut Usage) -> u64 {
     }
     let frame = &frames.stack[index];
     frame.meter.add_since_to(usage);
-    now.saturating_sub(frame.started_ns)
+    Some(now.saturating_sub(frame.started_ns))
 }
 
 /// Runs the server's part with `on_error` told of errors raised meanwhile.
@@ -218,35 +221,40 @@ unsafe fn begin_query(query: *mut pg_sys::QueryDesc) -> Option<usize> {
 #[inline(always)]
 unsafe fn end_run(query: *mut pg_sys::QueryDesc, index: usize, counted_before: bool) {
     let frames = frames();
-    let mut usage = Usage::default();
-    let elapsed_ns = pop(frames, index, &mut usage);
-    // SAFETY: the executor is open, so the descriptor has a state.
-    let rows = unsafe { (*query).estate.as_ref() }.map_or(0, |estate| estate.es_processed);
-    if let Some(open) = frames.find_open(query) {
-        let open = &mut frames.open[open];
-        open.elapsed_ns += elapsed_ns;
-        open.rows += rows;
-        open.usage.add(&usage);
+    if frames.find_open(query).is_some() {
+        // A later run of the same query: a cursor's next rows.
+        let mut usage = Usage::NONE;
+        let Some(elapsed_ns) = pop(frames, index, &mut usage) else { return };
+        let Some(open) = frames.find_open(query) else { return };
+        let execution = &mut frames.open[open].execution;
+        execution.elapsed_ns += elapsed_ns;
+        // SAFETY: the executor is open, so the descriptor has a state.
+        execution.rows += unsafe { rows_of_run(query) };
+        execution.usage.add(&usage);
         return;
     }
+    let mut execution = Execution { calls: u64::from(!counted_before), ..Execution::NONE };
+    let Some(elapsed_ns) = pop(frames, index, &mut execution.usage) else { return };
+    execution.elapsed_ns = elapsed_ns;
+    // SAFETY: as above.
+    execution.rows = unsafe { rows_of_run(query) };
     let frame = &frames.stack[index];
-    let open = Open {
-        query,
-        toplevel: frame.toplevel,
-        level: frame.level,
-        calls: u64::from(!counted_before),
-        queryid: frame.queryid,
-        elapsed_ns,
-        rows,
-        usage,
-    };
+    let (toplevel, level, queryid) = (frame.toplevel, frame.level, frame.queryid);
     if frames.open_len < MAX_OPEN {
-        frames.open[frames.open_len] = open;
+        frames.open[frames.open_len] = Open { query, toplevel, level, queryid, execution };
         frames.open_len += 1;
     } else if let Some(memory) = capturing(frames) {
+        let mut open = Open { query, toplevel, level, queryid, execution };
+        let planning = frames.take_planning(queryid, toplevel);
         // SAFETY: the descriptor is live.
-        unsafe { record::finished(memory, frames, &open) };
+        unsafe { record::finished(memory, planning, &mut open) };
     }
+}
+
+#[inline(always)]
+unsafe fn rows_of_run(query: *const pg_sys::QueryDesc) -> u64 {
+    // SAFETY: the caller vouches for an open executor.
+    unsafe { (*query).estate.as_ref() }.map_or(0, |estate| estate.es_processed)
 }
 
 unsafe extern "C-unwind" fn executor_run(
@@ -307,11 +315,12 @@ unsafe extern "C-unwind" fn executor_finish(query: *mut pg_sys::QueryDesc) {
         with_error_context!(index, next!());
         fenced((), || {
             let frames = frames();
-            let mut usage = Usage::default();
-            let elapsed_ns = pop(frames, index, &mut usage);
+            let mut usage = Usage::NONE;
+            let Some(elapsed_ns) = pop(frames, index, &mut usage) else { return };
             if let Some(open) = frames.find_open(query) {
-                frames.open[open].elapsed_ns += elapsed_ns;
-                frames.open[open].usage.add(&usage);
+                let execution = &mut frames.open[open].execution;
+                execution.elapsed_ns += elapsed_ns;
+                execution.usage.add(&usage);
             }
         });
     }
@@ -323,10 +332,12 @@ unsafe extern "C-unwind" fn executor_end(query: *mut pg_sys::QueryDesc) {
         fenced((), || {
             let frames = frames();
             if let Some(index) = frames.find_open(query) {
-                let open = frames.take_open(index);
                 if let Some(memory) = capturing(frames) {
-                    record::finished(memory, frames, &open);
+                    let open = &frames.open[index];
+                    let planning = frames.take_planning(open.queryid, open.toplevel);
+                    record::finished(memory, planning, &mut frames.open[index]);
                 }
+                frames.close(index);
             }
         });
         match (*PREVIOUS.as_ptr()).end {
@@ -362,7 +373,7 @@ unsafe extern "C-unwind" fn planner(
         let plan = with_error_context!(index, next!());
         fenced((), || {
             let frames = frames();
-            let planning_ns = pop(frames, index, &mut Usage::default());
+            let Some(planning_ns) = pop(frames, index, &mut Usage::default()) else { return };
             let toplevel = frames.stack[index].toplevel;
             let displaced = frames.remember_planning(Planned { queryid, plans: 1, planning_ns, toplevel });
             if let (Some(planned), Some(memory)) = (displaced, capturing(frames)) {
@@ -491,8 +502,8 @@ unsafe extern "C-unwind" fn process_utility(
         }
         fenced((), || {
             let frames = frames();
-            let mut usage = Usage::default();
-            let elapsed_ns = pop(frames, index, &mut usage);
+            let mut usage = Usage::NONE;
+            let Some(elapsed_ns) = pop(frames, index, &mut usage) else { return };
             let rows = if utility.counts_rows { rows_of(qc) } else { 0 };
             if let Some(memory) = capturing(frames) {
                 record::utility(memory, &frames.stack[index], elapsed_ns, rows, &usage);

@@ -1,6 +1,6 @@
 //! Turns what hooks saw into records: counts for the statement, a slow sample, a sample for the advisor.
 
-use super::frames::{Frame, Frames, Open, Planned, MAX_RELATIONS};
+use super::frames::{Frame, Open, Planned, MAX_RELATIONS};
 use super::source::StatementText;
 use super::{plan, sample};
 use crate::compat;
@@ -55,60 +55,60 @@ fn slowness(elapsed_ns: u64) -> Option<Severity> {
 /// # Safety
 /// `open.query` is NULL or a live descriptor whose executor is open.
 #[inline]
-pub unsafe fn finished(memory: &Memory, frames: &mut Frames, open: &Open) {
-    let (plans, planning_ns) = frames.take_planning(open.queryid, open.toplevel);
-    let severity = slowness(open.elapsed_ns);
+pub unsafe fn finished(memory: &Memory, (plans, planning_ns): (u64, u64), open: &mut Open) {
+    let severity = slowness(open.execution.elapsed_ns);
     // SAFETY: the caller vouches for the descriptor.
     let query = unsafe { open.query.as_ref() };
-    let jit_ns = query.map_or(0, |query| {
+    let execution = &mut open.execution;
+    execution.plans = plans;
+    execution.planning_ns = planning_ns;
+    execution.slowness = severity.map_or(0, |severity| severity as u8 + 1);
+    execution.at = statement_start();
+    if let Some(query) = query {
         // SAFETY: an open executor has a live state.
         unsafe {
             if (*query.estate).es_jit_flags != 0 {
-                compat::jit_ns(query.estate)
-            } else {
-                0
+                execution.jit_ns = compat::jit_ns(query.estate);
             }
         }
-    });
-    let execution = Execution {
-        calls: open.calls,
-        failed: false,
-        sqlstate: 0,
-        slowness: severity.map_or(0, |severity| severity as u8 + 1),
-        rows: open.rows,
-        elapsed_ns: open.elapsed_ns,
-        plans,
-        planning_ns,
-        jit_ns,
-        usage: open.usage,
-        at: statement_start(),
-    };
+    }
     let text = query.map_or(StatementText::Missing, |query| {
         // SAFETY: a live descriptor has a live plan.
         let plan = unsafe { &*query.plannedstmt };
         StatementText::of(query.sourceText, plan.stmt_location, plan.stmt_len)
     });
     let key = key(open.queryid, open.toplevel);
-    let recorded = slab::record(memory, &key, &execution, &text);
+    let recorded = slab::record(memory, &key, execution, &text);
     if recorded == Recorded::SampleWanted && !open.query.is_null() && guc::sample_literals() {
         // SAFETY: the descriptor is live.
         unsafe { sample::take(memory, &key, open.query, &text) };
     }
     if let Some(severity) = severity {
-        let mut about = About::new(&key, &execution, Outcome::Ok, &text);
-        if let Some(query) = query {
-            // SAFETY: the descriptor is live and its executor open.
-            unsafe {
-                let plan = &*query.plannedstmt;
-                about.relations_len = relations_of(plan, &mut about.relations);
-                about.estimated_rows = (*plan.planTree).plan_rows;
-                if guc::capture_plans() {
-                    about.plan = plan::explain(memory, open.query);
-                }
+        // SAFETY: the descriptor is NULL or live, its executor open.
+        unsafe { keep_slow_query(memory, severity, &key, open, &text) };
+    }
+}
+
+/// Keeps a slow query, with its plan.
+///
+/// # Safety
+/// As for [`finished`].
+#[cold]
+unsafe fn keep_slow_query(memory: &Memory, severity: Severity, key: &Key, open: &Open, text: &StatementText) {
+    let mut about = About::new(key, &open.execution, Outcome::Ok, text);
+    // SAFETY: the caller vouches for the descriptor.
+    if let Some(query) = unsafe { open.query.as_ref() } {
+        // SAFETY: the descriptor is live and its executor open.
+        unsafe {
+            let plan = &*query.plannedstmt;
+            about.relations_len = relations_of(plan, &mut about.relations);
+            about.estimated_rows = (*plan.planTree).plan_rows;
+            if guc::capture_plans() {
+                about.plan = plan::explain(memory, open.query);
             }
         }
-        keep_slow(memory, severity, &about);
     }
+    keep_slow(memory, severity, &about);
 }
 
 /// A utility statement returned.

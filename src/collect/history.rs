@@ -69,7 +69,9 @@ impl Memo {
     pub fn take_over(&mut self, next: Next) -> u64 {
         let (mut written, mut texts) = match next.fresh {
             Some(fresh) => fresh,
-            None => (self.written.take().map(|(_, written)| written).unwrap_or_default(), std::mem::take(&mut self.texts)),
+            None => {
+                (self.written.take().map(|(_, written)| written).unwrap_or_default(), std::mem::take(&mut self.texts))
+            }
         };
         for id in next.gone {
             written.remove(&id);
@@ -138,14 +140,7 @@ pub fn write(memo: &Memo, now: i64) -> Result<Next, Error> {
         write_slow(client, &mut next_position, texts, now, &mut stored, &mut outcomes)?;
         write_written(client, &pending, &next_position)
     })?;
-    Ok(Next {
-        position: next_position,
-        written: pending.written,
-        gone: pending.gone,
-        texts: stored,
-        fresh,
-        outcomes,
-    })
+    Ok(Next { position: next_position, written: pending.written, gone: pending.gone, texts: stored, fresh, outcomes })
 }
 
 /// Drops what is over the cap or too old; gives the bytes that are left. A transaction of its own.
@@ -266,11 +261,8 @@ fn write_deltas(
     now: i64,
     outcomes: &mut Outcomes,
 ) -> Result<(), Error> {
-    let mut deltas: Vec<(&Snapshot, Delta)> = pending
-        .deltas
-        .iter()
-        .filter_map(|delta| snapshot.get(delta.entry).map(|item| (item, delta.clone())))
-        .collect();
+    let mut deltas: Vec<(&Snapshot, Delta)> =
+        pending.deltas.iter().filter_map(|delta| snapshot.get(delta.entry).map(|item| (item, delta.clone()))).collect();
     if deltas.len() > ROWS_PER_RUN_MAX {
         deltas.sort_by_key(|(item, delta)| {
             let counters = &delta.counters;
@@ -321,10 +313,8 @@ fn insert_deltas(
             (!item.is_other && delta.entry != usize::MAX && item.key.queryid != 0).then_some(item.key.queryid as i64)
         })
         .collect();
-    let began: Vec<TimestampWithTimeZone> = batch
-        .iter()
-        .map(|(_, delta)| timestamp(pending::began_at(position, delta.counters.first_seen, now)))
-        .collect();
+    let began: Vec<TimestampWithTimeZone> =
+        batch.iter().map(|(_, delta)| timestamp(pending::began_at(position, delta.counters.first_seen, now))).collect();
     let first: Vec<TimestampWithTimeZone> =
         batch.iter().map(|(_, delta)| timestamp(delta.counters.first_seen)).collect();
     let last: Vec<TimestampWithTimeZone> = batch.iter().map(|(_, delta)| timestamp(delta.counters.last_seen)).collect();

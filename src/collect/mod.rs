@@ -2,6 +2,8 @@
 //! that they rotate themselves.
 
 pub mod history;
+mod host;
+mod measure;
 pub mod partitions;
 pub mod pending;
 pub mod registry;

@@ -92,7 +92,11 @@ pub fn entries(snapshot: &[Snapshot]) -> Vec<Entry> {
 
 /// The statements of this database with what is not yet in its history: memory's snapshot, and the deltas that refer
 /// to it by index. Read `position` and `written` before calling this: memory may only be newer than they are.
-pub fn of_current_database(position: &Position, written: &HashMap<u64, Written>, with_text: bool) -> (Vec<Snapshot>, Pending) {
+pub fn of_current_database(
+    position: &Position,
+    written: &HashMap<u64, Written>,
+    with_text: bool,
+) -> (Vec<Snapshot>, Pending) {
     let was_reset = position.collected_at != 0 && registry::resets() != position.resets;
     let snapshot = statements::snapshot(Some(background::current_database()), with_text);
     let pending = delta::pending(&entries(&snapshot), written, was_reset);

@@ -220,7 +220,10 @@ impl Collector {
         self.memo.forget();
         self.failures = self.failures.saturating_add(1);
         if self.failures.is_power_of_two() || self.last_message != message {
-            pgrx::log!("perf_opt collector could not write its history (failure {} in a row): {message}", self.failures);
+            pgrx::log!(
+                "perf_opt collector could not write its history (failure {} in a row): {message}",
+                self.failures
+            );
         }
         self.last_message = message.to_owned();
         registry::note_run(

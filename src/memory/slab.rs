@@ -36,7 +36,7 @@ pub struct Slab {
     owner: AtomicU32,
     /// A bit for each slot in use.
     used: AtomicU32,
-    /// Executions this slab's backends recorded since the server started, here or in the table.
+    /// Top-level executions that this slab's backends recorded since the server started, here or in the table.
     executions: AtomicU64,
     dbid: u32,
     clock: u32,
@@ -138,7 +138,8 @@ pub fn record(memory: &Memory, key: &Key, execution: &Execution, source: &impl S
     }
     // SAFETY: an atomic in shared memory that only this backend writes.
     let executions = unsafe { &(*mine.slab).executions };
-    executions.store(executions.load(Ordering::Relaxed) + execution.calls, Ordering::Relaxed);
+    let counted = execution.calls & u64::from(key.toplevel);
+    executions.store(executions.load(Ordering::Relaxed) + counted, Ordering::Relaxed);
     let users = user_word(key);
     if let Some(mut owned) = Owned::try_take(mine.slab) {
         let slab = owned.slab();
@@ -353,7 +354,7 @@ pub fn detach(memory: &Memory) {
     }
 }
 
-/// Executions that backends recorded since the server started.
+/// Top-level executions that backends recorded since the server started.
 pub fn executions_recorded(memory: &Memory) -> u64 {
     // SAFETY: an atomic in shared memory.
     memory.slabs.all().map(|slab| unsafe { (*slab).executions.load(Ordering::Relaxed) }).sum()

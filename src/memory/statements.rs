@@ -594,7 +594,7 @@ pub fn snapshot(dbid: Option<u32>, with_text: bool) -> Vec<Snapshot> {
         .collect()
 }
 
-/// Executions since the server started, in all databases.
+/// Top-level executions since the server started, in all databases.
 pub fn totals() -> u64 {
     get_ref().map_or(0, slab::executions_recorded)
 }

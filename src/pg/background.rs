@@ -323,8 +323,7 @@ pub fn connectable_databases() -> Vec<(u32, String)> {
     // SAFETY: the scan is ended and the relation closed before returning; a raised error leaves both to the
     // transaction's abort. GETSTRUCT of a pg_database tuple is its fixed part.
     unsafe {
-        let relation =
-            pg_sys::table_open(pg_sys::DatabaseRelationId, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+        let relation = pg_sys::table_open(pg_sys::DatabaseRelationId, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
         let scan = pg_sys::table_beginscan_catalog(relation, 0, std::ptr::null_mut());
         loop {
             let tuple = pg_sys::heap_getnext(scan, pg_sys::ScanDirection::ForwardScanDirection);

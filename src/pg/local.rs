@@ -2,6 +2,7 @@
 //! [`ProcessLocal`] here, handed out as a raw pointer so that hooks that nest never hold two references to it.
 
 use core::cell::UnsafeCell;
+use pgrx::guc::{GucSetting, GucValue};
 
 /// A value private to this process; forked children start with the parent's value.
 pub struct ProcessLocal<T>(UnsafeCell<T>);
@@ -33,4 +34,11 @@ impl<T: Copy> ProcessLocal<T> {
         // SAFETY: as in `get`.
         unsafe { *self.0.get() = value }
     }
+}
+
+/// A setting's value, for hooks: `GucSetting::get` checks first which thread it is on.
+#[inline(always)]
+pub fn setting_now<T: GucValue>(setting: &GucSetting<T>) -> T::Raw {
+    // SAFETY: the pointer is to the setting's own cell, and server processes run one thread.
+    unsafe { *setting.as_ptr() }
 }

@@ -2,8 +2,10 @@
 
 pub mod backends;
 pub mod background;
+pub mod filesystem;
 pub mod local;
 pub mod lock;
+pub mod lock_waits;
 pub mod lwlock;
 pub mod names;
 pub mod query;

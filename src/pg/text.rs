@@ -1,12 +1,8 @@
 //! Text in the encoding of the current database, as bytes. A Rust `String` is UTF-8; a database need not be.
 
-use pgrx::pg_sys;
-use pgrx::pgrx_sql_entity_graph::metadata::{
-    ArgumentError, ReturnsError, ReturnsRef, SqlMappingRef, SqlTranslatable, TypeOrigin,
-};
-use pgrx::callconv::{BoxRet, FcInfo};
-use pgrx::datum::Datum;
-use pgrx::IntoDatum;
+use pgrx::callconv::{Arg, ArgAbi, BoxRet, FcInfo};
+use pgrx::pgrx_sql_entity_graph::impl_sql_translatable;
+use pgrx::{pg_sys, FromDatum, IntoDatum};
 
 /// Text in the current database's encoding.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -32,6 +28,11 @@ impl DbText {
             }
         }
         ascii_only(&bytes)
+    }
+
+    /// Text made here of text in the current database's encoding; what was whole characters stays so.
+    pub fn from_bytes(bytes: Vec<u8>) -> DbText {
+        DbText(bytes)
     }
 
     /// ASCII is the same in every server encoding.
@@ -98,21 +99,36 @@ impl IntoDatum for DbText {
     }
 }
 
-// SAFETY: the datum made above is a text.
-unsafe impl SqlTranslatable for DbText {
-    const TYPE_IDENT: &'static str = pgrx::pgrx_resolved_type!(DbText);
-    const TYPE_ORIGIN: TypeOrigin = TypeOrigin::External;
-    const ARGUMENT_SQL: Result<SqlMappingRef, ArgumentError> = Ok(SqlMappingRef::literal("TEXT"));
-    const RETURN_SQL: Result<ReturnsRef, ReturnsError> = Ok(ReturnsRef::One(SqlMappingRef::literal("TEXT")));
+impl FromDatum for DbText {
+    unsafe fn from_polymorphic_datum(datum: pg_sys::Datum, is_null: bool, _: pg_sys::Oid) -> Option<DbText> {
+        if is_null {
+            return None;
+        }
+        // SAFETY: the caller vouches for a text datum; detoasting gives a varlena with a four-byte or one-byte head.
+        unsafe {
+            let varlena = pg_sys::pg_detoast_datum_packed(datum.cast_mut_ptr());
+            Some(DbText(pgrx::varlena::varlena_to_byte_slice(varlena).to_vec()))
+        }
+    }
 }
 
-// SAFETY: hands over the datum made above.
+// SAFETY: a text argument's datum is what FromDatum reads.
+unsafe impl<'fcx> ArgAbi<'fcx> for DbText {
+    unsafe fn unbox_arg_unchecked(arg: Arg<'_, 'fcx>) -> Self {
+        // SAFETY: the caller vouches for an argument of the declared type that is not NULL.
+        unsafe { arg.unbox_arg_using_from_datum() }.unwrap_or_default()
+    }
+}
+
+// SAFETY: the datum made is a text, as declared.
 unsafe impl BoxRet for DbText {
-    unsafe fn box_into<'fcx>(self, fcinfo: &mut FcInfo<'fcx>) -> Datum<'fcx> {
+    unsafe fn box_into<'fcx>(self, fcinfo: &mut FcInfo<'fcx>) -> pgrx::datum::Datum<'fcx> {
         match self.into_datum() {
-            // SAFETY: a text in the function's memory context.
+            // SAFETY: a text datum, which is what the function is declared to return.
             Some(datum) => unsafe { fcinfo.return_raw_datum(datum) },
             None => fcinfo.return_null(),
         }
     }
 }
+
+impl_sql_translatable!(DbText, "text");

@@ -149,10 +149,7 @@ pub fn database_for(name: &str, as_template: bool) -> Option<u32> {
         if pg_sys::superuser_arg(role) {
             return Some(dbid.to_u32());
         }
-        let tuple = pg_sys::SearchSysCache1(
-            pg_sys::SysCacheIdentifier::DATABASEOID as i32,
-            pg_sys::Datum::from(dbid),
-        );
+        let tuple = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::DATABASEOID as i32, pg_sys::Datum::from(dbid));
         if tuple.is_null() {
             return None;
         }
@@ -187,8 +184,7 @@ pub fn may_drop_extension() -> bool {
 fn may_create_databases(role: pg_sys::Oid) -> bool {
     // SAFETY: a catalog lookup inside a transaction; the tuple is released.
     unsafe {
-        let tuple =
-            pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::AUTHOID as i32, pg_sys::Datum::from(role));
+        let tuple = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::AUTHOID as i32, pg_sys::Datum::from(role));
         if tuple.is_null() {
             return false;
         }

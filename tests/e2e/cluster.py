@@ -159,13 +159,9 @@ class Cluster:
         """Starts the server and waits until it accepts connections. A detached one outlives this program."""
         if self.running:
             raise HarnessError(f"cluster {self.name} is running already")
-        self.detached = detached
         with self.log_path.open("ab") as log:
             self._process = popen_as_server([self.program("postgres"), "-D", self.data_dir], stdout=log, stderr=log,
                                             start_new_session=True)
-        if detached:
-            _reaper.remove(self.base_dir)
-            _reaper.remove(self.socket_dir)
         deadline = time.monotonic() + timeout
         while not self._ready():
             if self._process.poll() is not None:
@@ -174,6 +170,10 @@ class Cluster:
             if time.monotonic() > deadline:
                 raise HarnessError(f"cluster {self.name} was not ready in {timeout:.0f} s:\n{self.log_tail()}")
             time.sleep(0.02)
+        self.detached = detached
+        if detached:  # from here on it is not ours to clean up
+            _reaper.remove(self.base_dir)
+            _reaper.remove(self.socket_dir)
         return self
 
     def _ready(self) -> bool:

@@ -354,6 +354,8 @@ class Connection:
                 chunk = self._socket.recv(max(65536, size - len(self._buffer)))
             except ConnectionResetError:
                 chunk = b""
+            except socket.timeout:  # another class than TimeoutError before Python 3.10
+                raise TimeoutError(f"no answer from the server in {self._socket.gettimeout():g} s") from None
             if not chunk:
                 self._socket.close()
                 raise ConnectionLost("the server closed the connection")

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Optional
 
 if __package__:
-    from .system import children_of, process_alive, remove_dir
+    from .system import children_of, command_line, process_alive, remove_dir
 else:
-    from system import children_of, process_alive, remove_dir
+    from system import children_of, command_line, process_alive, remove_dir
 
 
 class Reaper:
@@ -33,7 +33,8 @@ class Reaper:
 
     def remove(self, base_dir: Path) -> None:
         """`base_dir` is gone, or is meant to stay."""
-        self._tell("remove", base_dir)
+        if self._process is not None:
+            self._tell("remove", base_dir)
 
     def _tell(self, action: str, base_dir: Path) -> None:
         if self._process is None or self._process.poll() is not None:
@@ -44,12 +45,16 @@ class Reaper:
 
 
 def postmaster_pid(data_dir: Path) -> Optional[int]:
-    """The postmaster that owns a data directory, if one is alive."""
+    """The postmaster that owns a data directory, if one is alive.
+
+    A pid file may be left from before a reboot, and its number belong to anybody now: only a process that was started
+    with this data directory counts.
+    """
     try:
         pid = int((data_dir / "postmaster.pid").read_text().split("\n")[0])
     except (OSError, ValueError):
         return None
-    return pid if pid > 0 and process_alive(pid) else None
+    return pid if pid > 0 and process_alive(pid) and str(data_dir) in command_line(pid) else None
 
 
 def stop_hard(pid: int, patience: float = 10.0) -> None:

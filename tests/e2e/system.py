@@ -126,6 +126,14 @@ def process_alive(pid: int) -> bool:
         return not os.path.isdir("/proc/self") or os.path.isdir(f"/proc/{pid}")
 
 
+def command_line(pid: int) -> str:
+    """The arguments a process was started with; empty when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return subprocess.run(["ps", "-p", str(pid), "-o", "args="], capture_output=True, text=True).stdout
+
+
 def children_of(pid: int) -> list[int]:
     """The direct children of a process."""
     listing = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout

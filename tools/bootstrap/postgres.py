@@ -105,6 +105,15 @@ def embedded() -> Installation:
     return found
 
 
+def real() -> Installation:
+    """The PostgreSQL to install into: PG_CONFIG, else the machine's own; never the embedded one."""
+    found = chosen() or next(_on_this_machine(), None)
+    if found is None:
+        raise SetupError("there is no PostgreSQL with server headers to install into: set PG_CONFIG to its pg_config "
+                         "(packages postgresql-NN and postgresql-server-dev-NN on Debian)")
+    return found
+
+
 def any_version() -> Installation:
     """The PostgreSQL for the demo and the benches."""
     found = chosen() or next(_on_this_machine(), None)

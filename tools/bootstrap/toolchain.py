@@ -80,7 +80,10 @@ def _libclang_variables() -> dict[str, str]:
     except SetupError as problem:
         raise SetupError(f"libclang is needed: install the package libclang-dev (Debian) or clang-libs (Fedora); "
                          f"or {problem}") from None
-    return {"LIBCLANG_PATH": str(home / "clang" / "native"), **_compiler_headers()}
+    library = next(home.rglob("libclang.*"), None)
+    if library is None:
+        raise SetupError(f"the PyPI package libclang in {home} has no library: install the package libclang-dev")
+    return {"LIBCLANG_PATH": str(library.parent), **_compiler_headers()}
 
 
 def _system_libclang() -> Optional[str]:

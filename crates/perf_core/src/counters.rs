@@ -28,6 +28,20 @@ pub struct Usage {
 }
 
 impl Usage {
+    /// Nothing used.
+    pub const NONE: Usage = Usage {
+        shared_blks_hit: 0,
+        shared_blks_read: 0,
+        shared_blks_dirtied: 0,
+        shared_blks_written: 0,
+        temp_blks_read: 0,
+        temp_blks_written: 0,
+        blk_read_ns: 0,
+        blk_write_ns: 0,
+        wal_records: 0,
+        wal_bytes: 0,
+    };
+
     /// Adds `other`.
     #[inline]
     pub fn add(&mut self, other: &Usage) {
@@ -69,6 +83,23 @@ pub struct Execution {
     pub usage: Usage,
     /// When, as the server's TimestampTz (microseconds since 2000-01-01).
     pub at: i64,
+}
+
+impl Execution {
+    /// Nothing executed.
+    pub const NONE: Execution = Execution {
+        calls: 0,
+        failed: false,
+        sqlstate: 0,
+        slowness: 0,
+        rows: 0,
+        elapsed_ns: 0,
+        plans: 0,
+        planning_ns: 0,
+        jit_ns: 0,
+        usage: Usage::NONE,
+        at: 0,
+    };
 }
 
 /// Totals of a statement since `first_seen`.

@@ -7,8 +7,12 @@
 pub mod backoff;
 pub mod counters;
 pub mod delta;
+pub mod forecast;
 pub mod histogram;
+pub mod host;
 pub mod ladder;
 pub mod normalize;
 pub mod outcome;
 pub mod patterns;
+pub mod series;
+pub mod stats;

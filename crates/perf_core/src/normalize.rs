@@ -46,12 +46,17 @@ pub fn normalize_into(source: &[u8], out: &mut [u8], backslash_escapes: bool) ->
 }
 
 /// [`normalize_into`] for text that may grow.
-pub fn normalize(source: &str, backslash_escapes: bool) -> String {
-    // A literal has at least one byte, a parameter's number at most as many digits as the text has bytes.
-    let mut out = vec![0; source.len() * 4 + 16];
-    let len = normalize_into(source.as_bytes(), &mut out, backslash_escapes);
+pub fn normalize_bytes(source: &[u8], backslash_escapes: bool) -> Vec<u8> {
+    // A literal has at least one byte; its parameter's number has at most eight digits and a dollar sign.
+    let mut out = vec![0; source.len() * 9 + 16];
+    let len = normalize_into(source, &mut out, backslash_escapes);
     out.truncate(len);
-    String::from_utf8_lossy(&out).into_owned()
+    out
+}
+
+/// [`normalize_bytes`] of UTF-8 text.
+pub fn normalize(source: &str, backslash_escapes: bool) -> String {
+    String::from_utf8_lossy(&normalize_bytes(source.as_bytes(), backslash_escapes)).into_owned()
 }
 
 /// Normalises the text of an EXPLAIN without running it: as [`normalize`], but the planner's own figures at the end of

@@ -51,7 +51,10 @@ pub const RULES: &[Rule] = &[
     Rule { cause: "lock_wait", holds: |e| e.lock_wait_ms >= MAJOR_SHARE * e.total_ms },
     // Planning is not part of the execution time.
     Rule { cause: "planning", holds: |e| e.planning_ms >= e.total_ms },
-    Rule { cause: "hash_spill", holds: |e| e.temp_blks_written > 0.0 && has_node(e.plan, &["Hash"]) && !has_sort(e.plan) },
+    Rule {
+        cause: "hash_spill",
+        holds: |e| e.temp_blks_written > 0.0 && has_node(e.plan, &["Hash"]) && !has_sort(e.plan),
+    },
     Rule { cause: "sort_spill", holds: |e| e.temp_blks_written > 0.0 && (has_sort(e.plan) || e.plan.is_none()) },
     Rule {
         cause: "bad_estimate",
@@ -140,14 +143,17 @@ pub fn trend(earlier: Half, recent: Half, seen_before: bool) -> (&'static str, O
 mod tests {
     use super::*;
 
-    const SEQ: &str = "Aggregate  (cost=1.0..2.0 rows=1)\n  ->  Seq Scan on t  (cost=0..1 rows=9)\n        Filter: (a = $1)";
+    const SEQ: &str =
+        "Aggregate  (cost=1.0..2.0 rows=1)\n  ->  Seq Scan on t  (cost=0..1 rows=9)\n        Filter: (a = $1)";
     const SORT: &str = "Sort  (cost=1.0..2.0 rows=1)\n  Sort Key: a\n  ->  Index Scan using i on t";
-    const HASH: &str = "Hash Join  (cost=1)\n  ->  Index Scan using i on t\n  ->  Hash\n        ->  Index Scan using i on u";
+    const HASH: &str =
+        "Hash Join  (cost=1)\n  ->  Index Scan using i on t\n  ->  Hash\n        ->  Index Scan using i on u";
     const INDEX: &str = "Index Scan using i on t\n  Filter: (note = 'Seq Scan')";
 
     #[test]
     fn one_cause_for_each_rule() {
-        let slow = Evidence { calls: 10.0, total_ms: 20_000.0, rows: 10.0, shared_blks_hit: 9.0, ..Evidence::default() };
+        let slow =
+            Evidence { calls: 10.0, total_ms: 20_000.0, rows: 10.0, shared_blks_hit: 9.0, ..Evidence::default() };
         let cases: &[(&str, Evidence<'_>)] = &[
             ("lock_wait", Evidence { lock_wait_ms: 15_000.0, plan: Some(SEQ), ..slow }),
             ("planning", Evidence { planning_ms: 30_000.0, plan: Some(SEQ), ..slow }),

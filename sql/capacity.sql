@@ -1,0 +1,53 @@
+-- Samples of capacity, written by the collector worker: one tree per resolution, each cut by time into partitions that the
+-- worker makes and drops. The finer the resolution, the sooner its partitions go.
+CREATE TABLE perf.capacity_sample (
+    sampled_at timestamptz NOT NULL,
+    value_mean float8 NOT NULL,
+    value_min float8,
+    value_p95 float8,
+    value_max float8,
+    resolution_s int NOT NULL,
+    metric text NOT NULL,
+    object text NOT NULL DEFAULT ''
+) PARTITION BY LIST (resolution_s);
+
+CREATE TABLE perf.capacity_sample_1min PARTITION OF perf.capacity_sample FOR VALUES IN (60) PARTITION BY RANGE (sampled_at);
+CREATE TABLE perf.capacity_sample_5min PARTITION OF perf.capacity_sample FOR VALUES IN (300) PARTITION BY RANGE (sampled_at);
+CREATE TABLE perf.capacity_sample_1h PARTITION OF perf.capacity_sample FOR VALUES IN (3600) PARTITION BY RANGE (sampled_at);
+CREATE TABLE perf.capacity_sample_1d PARTITION OF perf.capacity_sample FOR VALUES IN (86400) PARTITION BY RANGE (sampled_at);
+-- Fine samples are written in order of time and read in small numbers of pages: an index by metric would be as large as
+-- they are. Only the days, which every forecast reads, have one.
+CREATE INDEX ON perf.capacity_sample_1min USING brin (sampled_at) WITH (pages_per_range = 16);
+CREATE INDEX ON perf.capacity_sample_5min USING brin (sampled_at) WITH (pages_per_range = 16);
+CREATE INDEX ON perf.capacity_sample_1h USING brin (sampled_at) WITH (pages_per_range = 16);
+CREATE INDEX ON perf.capacity_sample_1d (metric, sampled_at);
+
+-- What is due at each resolution. Its row is the lock of whoever samples, so that two samplers never do one span twice.
+CREATE TABLE perf.capacity_clock (
+    resolution_s int PRIMARY KEY,
+    sampled_at timestamptz NOT NULL DEFAULT '-infinity',
+    rolled_until timestamptz NOT NULL DEFAULT '-infinity'
+);
+INSERT INTO perf.capacity_clock (resolution_s) VALUES (60), (300), (3600), (86400);
+
+GRANT SELECT ON perf.capacity_clock TO PUBLIC;
+GRANT SELECT ON perf.capacity_sample TO PUBLIC;
+
+COMMENT ON TABLE perf.capacity_sample IS
+    'Samples of capacity: sizes, connections, load, disk, memory. Kept 1 min x 2 days, 5 min x 14 days, 1 h x 90 days, 1 day x 3 years, 64 MB in all. Read it with perf.capacity_samples(metric)';
+COMMENT ON COLUMN perf.capacity_sample.metric IS 'Name of the metric; its unit is the end of the name';
+COMMENT ON COLUMN perf.capacity_sample.object IS 'What it was measured on: database, tablespace, relation, replica, slot; empty for the whole server';
+COMMENT ON COLUMN perf.capacity_sample.sampled_at IS 'When it was measured; start of the span where resolution_s sums up finer samples';
+COMMENT ON COLUMN perf.capacity_sample.resolution_s IS 'Seconds the row stands for: 60, 300, 3600 or 86400';
+COMMENT ON COLUMN perf.capacity_sample.value_mean IS 'Mean over the span, or the one value that was measured';
+COMMENT ON COLUMN perf.capacity_sample.value_min IS 'Smallest value of the span; NULL where one value was measured';
+COMMENT ON COLUMN perf.capacity_sample.value_p95 IS '95th percentile of the span; NULL where one value was measured';
+COMMENT ON COLUMN perf.capacity_sample.value_max IS 'Largest value of the span; NULL where one value was measured';
+COMMENT ON TABLE perf.capacity_sample_1min IS 'perf.capacity_sample of 1 minute: kept 2 days';
+COMMENT ON TABLE perf.capacity_sample_5min IS 'perf.capacity_sample of 5 minutes: kept 14 days';
+COMMENT ON TABLE perf.capacity_sample_1h IS 'perf.capacity_sample of 1 hour: kept 90 days';
+COMMENT ON TABLE perf.capacity_sample_1d IS 'perf.capacity_sample of 1 day: kept 3 years';
+COMMENT ON TABLE perf.capacity_clock IS 'When each resolution of perf.capacity_sample was sampled last and up to where it sums up finer samples';
+COMMENT ON COLUMN perf.capacity_clock.resolution_s IS 'Resolution in seconds';
+COMMENT ON COLUMN perf.capacity_clock.sampled_at IS 'When what is measured at this resolution was measured last';
+COMMENT ON COLUMN perf.capacity_clock.rolled_until IS 'End of the last span that was summed up from finer samples';

@@ -1,0 +1,491 @@
+//! Answers when capacity runs out: stored samples forecast, next to what is measured now and what the policy triggers say.
+//!
+//! Reads perf.capacity_sample and perf.scaling_trigger through SPI with the rights of the caller; takes no lock. Without any
+//! sample it still answers, with what can be measured at once and no projection.
+
+use crate::collect::partitions::spi_failed;
+use crate::collect::sampler::{METRICS, STEPS};
+use crate::error::Error;
+use crate::pg::{backends, filesystem};
+use perf_core::forecast::{crossing, history_needed_days, Crossing, Forecast, Point, Quality, Sum, QUARTER_DAYS};
+use pgrx::datum::{DatumWithOid, Interval, TimestampWithTimeZone};
+use pgrx::spi::{Spi, SpiClient};
+
+const DAY_US: f64 = 86_400e6;
+/// A trigger on connections above this share of max_connections could never fire.
+const CONNECTIONS_SHARE_MAX: f64 = 0.9;
+/// More horizons than this are a mistake.
+const HORIZONS_MAX: usize = 64;
+
+/// A point in the future that was asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Horizon {
+    /// As it was asked for.
+    pub interval: Interval,
+    /// The date it means.
+    pub at: TimestampWithTimeZone,
+    days: f64,
+}
+
+/// One row of `capacity_estimate`.
+#[derive(Debug)]
+pub struct Estimate {
+    pub metric: &'static str,
+    pub unit: &'static str,
+    pub horizon: Horizon,
+    pub current_value: Option<f64>,
+    pub projected: Option<f64>,
+    pub projected_low: Option<f64>,
+    pub projected_high: Option<f64>,
+    pub growth_per_quarter: Option<f64>,
+    pub trigger_name: Option<String>,
+    pub trigger_value: Option<f64>,
+    pub crosses_at: Option<TimestampWithTimeZone>,
+    pub crosses_earliest_at: Option<TimestampWithTimeZone>,
+    pub crosses_latest_at: Option<TimestampWithTimeZone>,
+    pub model: Option<String>,
+    pub history_days: f64,
+    pub backtest_error_pct: Option<f64>,
+    pub backtest_coverage_pct: Option<f64>,
+    pub quality: Quality,
+    pub basis: &'static str,
+    pub action: String,
+}
+
+struct Trigger {
+    name: String,
+    value: f64,
+    recommendation: String,
+}
+
+/// What is known of one metric.
+struct Known {
+    metric: &'static str,
+    unit: &'static str,
+    current: Option<f64>,
+    sum: Sum,
+    first_at: Option<TimestampWithTimeZone>,
+    /// The last day that was forecast from, in days since the epoch of timestamps.
+    last_day: Option<f64>,
+    triggers: Vec<Trigger>,
+}
+
+/// Turns the argument of `capacity_estimate` into dates.
+pub fn horizons(asked: Option<Vec<Option<Interval>>>) -> Result<Vec<Horizon>, Error> {
+    let invalid = |value: String| Error::InvalidArgument {
+        argument: "horizons",
+        value,
+        accepted: "Give one to 64 intervals above zero and up to 100 years, such as '{6 months,1 year}'.".to_owned(),
+    };
+    let asked = asked.ok_or_else(|| invalid("NULL".to_owned()))?;
+    if asked.is_empty() || asked.len() > HORIZONS_MAX {
+        return Err(invalid(format!("an array of {} elements", asked.len())));
+    }
+    Spi::connect(|client| {
+        let mut horizons = Vec::new();
+        for interval in asked {
+            let interval = interval.ok_or_else(|| invalid("an array with a NULL element".to_owned()))?;
+            let rows = client
+                .select(
+                    "SELECT $1 > interval '0' AND $1 <= interval '100 years', $1::text",
+                    Some(1),
+                    &[interval.into()],
+                )
+                .map_err(spi_failed)?;
+            let (accepted, shown) = rows.first().get_two::<bool, String>().map_err(spi_failed)?;
+            if accepted != Some(true) {
+                return Err(invalid(shown.unwrap_or_default()));
+            }
+            let rows = client
+                .select(
+                    "SELECT now() + $1, extract(epoch FROM now() + $1 - now())::float8 / 86400",
+                    Some(1),
+                    &[interval.into()],
+                )
+                .map_err(spi_failed)?;
+            if let (Some(at), Some(days)) = rows.first().get_two::<TimestampWithTimeZone, f64>().map_err(spi_failed)? {
+                horizons.push(Horizon { interval, at, days });
+            }
+        }
+        Ok(horizons)
+    })
+}
+
+/// Every metric at every horizon.
+pub fn estimate(horizons: &[Horizon]) -> Result<Vec<Estimate>, Error> {
+    Spi::connect(|client| {
+        let now: i64 = one::<TimestampWithTimeZone>(client, "SELECT now()", &[])?.map_or(0, i64::from);
+        let known = [database_size(client)?, disk_used(client)?, peak_connections(client)?, qps(client)?];
+        Ok(known.iter().flat_map(|k| horizons.iter().map(move |h| k.estimate(h, now))).collect())
+    })
+}
+
+impl Known {
+    fn estimate(&self, horizon: &Horizon, now: i64) -> Estimate {
+        let today = now as f64 / DAY_US;
+        // The forecast counts from its last point, which may be a while ago.
+        let age = self.last_day.map_or(0.0, |last| (today - last).max(0.0));
+        let quality = self.sum.quality(horizon.days + age);
+        let projection = self.sum.at(horizon.days + age);
+        let trigger = self.trigger();
+        let limit = (2.0 * self.sum.graded_days() - age).max(0.0);
+        let reached = trigger.zip(self.current).is_some_and(|(t, c)| c >= t.value);
+        let crossing = match trigger {
+            Some(_) if reached => Crossing { earliest: Some(0.0), expected: Some(0.0), latest: Some(0.0) },
+            // No date from a horizon that is beyond what the history carries.
+            Some(trigger) if quality >= Quality::Low => {
+                crossing(|day| self.sum.at(day + age), trigger.value, limit.min(horizon.days))
+            }
+            _ => Crossing::default(),
+        };
+        let date = |days: Option<f64>| {
+            days.and_then(|d| TimestampWithTimeZone::try_from(now.saturating_add((d * DAY_US) as i64)).ok())
+        };
+        Estimate {
+            metric: self.metric,
+            unit: self.unit,
+            horizon: *horizon,
+            current_value: self.current,
+            projected: projection.map(|p| p.value),
+            projected_low: projection.map(|p| p.low),
+            projected_high: projection.map(|p| p.high),
+            growth_per_quarter: self.sum.slope_per_day().map(|s| s * QUARTER_DAYS),
+            trigger_name: trigger.map(|t| t.name.clone()),
+            trigger_value: trigger.map(|t| t.value),
+            crosses_at: date(crossing.expected),
+            crosses_earliest_at: date(crossing.earliest),
+            crosses_latest_at: date(crossing.latest),
+            model: projection.and_then(|_| self.sum.model()),
+            history_days: self.first_at.map_or(0.0, |first| ((now - i64::from(first)) as f64 / DAY_US).max(0.0)),
+            backtest_error_pct: projection.and_then(|_| self.sum.backtest_error_pct()),
+            backtest_coverage_pct: projection.and_then(|_| self.sum.backtest_coverage_pct()),
+            quality,
+            basis: match (projection, self.current) {
+                (Some(_), _) => "samples",
+                (None, Some(_)) => "measured",
+                (None, None) => "none",
+            },
+            action: self.action(horizon, now, quality, trigger, reached, &crossing),
+        }
+    }
+
+    /// The lowest trigger that is not reached yet; when all are, the highest.
+    fn trigger(&self) -> Option<&Trigger> {
+        let ahead = |t: &&Trigger| self.current.is_none_or(|c| c < t.value);
+        self.triggers.iter().find(ahead).or(self.triggers.last())
+    }
+
+    fn action(
+        &self,
+        horizon: &Horizon,
+        now: i64,
+        quality: Quality,
+        trigger: Option<&Trigger>,
+        reached: bool,
+        crossing: &Crossing,
+    ) -> String {
+        let day = |days: f64| iso_date(now as f64 / DAY_US + days);
+        let mut action = match trigger {
+            Some(t) if reached => format!("{} is reached now: {}", t.name, t.recommendation),
+            _ => String::new(),
+        };
+        let mut say = |text: String| {
+            if !action.is_empty() {
+                action.push(' ');
+            }
+            action.push_str(&text);
+        };
+        match (quality, trigger) {
+            (Quality::InsufficientData, _) => {
+                let needed = history_needed_days(horizon.days);
+                match self.first_at {
+                    None => say(format!(
+                        "No samples yet: they are taken once perf_opt is in shared_preload_libraries. This horizon needs \
+                         {needed} days of them."
+                    )),
+                    Some(first) => {
+                        let first = i64::from(first) as f64 / DAY_US;
+                        // One more day: a day counts when it is complete.
+                        let ready = (first + needed + 1.0).max(now as f64 / DAY_US + 1.0);
+                        say(format!(
+                            "Samples since {}: this horizon needs {needed} days of them, there from {} on.",
+                            iso_date(first),
+                            iso_date(ready)
+                        ));
+                    }
+                }
+            }
+            (_, Some(_)) if reached => {}
+            (Quality::Extrapolated, _) => {
+                say("The horizon is more than twice the history: no date can be given, only a direction.".to_owned());
+            }
+            (_, Some(t)) => match (crossing.expected, crossing.earliest) {
+                (Some(days), _) => say(format!("{} is reached about {}: {}", t.name, day(days), t.recommendation)),
+                (None, Some(days)) => say(format!(
+                    "{} is not expected within the horizon, but possible from {} on: {}",
+                    t.name,
+                    day(days),
+                    t.recommendation
+                )),
+                (None, None) => say(format!("None: {} is not reached within the horizon.", t.name)),
+            },
+            (_, None) => say("None: no trigger is set for this metric.".to_owned()),
+        }
+        action
+    }
+}
+
+fn database_size(client: &SpiClient) -> Result<Known, Error> {
+    let database = current_database(client)?;
+    let series = daily(client, "database_size_bytes", &database, "value_mean")?;
+    Ok(Known {
+        metric: "database_size",
+        unit: "bytes",
+        current: one(client, "SELECT pg_database_size(current_database())::float8", &[])?,
+        first_at: first_at(client, "database_size_bytes", &database)?,
+        last_day: last_day(&series),
+        sum: Sum::of(vec![Forecast::of(&series)]),
+        triggers: triggers(client, "database_size", Some)?,
+    })
+}
+
+fn disk_used(client: &SpiClient) -> Result<Known, Error> {
+    let space = filesystem::space(".");
+    let whole = daily(client, "disk_used_bytes", "data", "value_mean")?;
+    let databases = daily(client, "databases_size_bytes", "", "value_mean")?;
+    // WAL on a filesystem of its own does not fill this one.
+    let wal_is_here = filesystem::space("pg_wal").zip(space).is_some_and(|(wal, data)| wal.device == data.device);
+    let wal = if wal_is_here {
+        daily(client, "wal_dir_bytes", "", "value_mean")?
+    } else {
+        databases.iter().map(|p| Point { value: 0.0, ..*p }).collect()
+    };
+    let usable = space.map(|s| s.used_bytes + s.available_bytes);
+    Ok(Known {
+        metric: "disk_used",
+        unit: "bytes",
+        current: space.map(|s| s.used_bytes),
+        first_at: first_at(client, "disk_used_bytes", "data")?,
+        last_day: last_day(&whole),
+        sum: Sum::with_rest(&whole, &databases, &wal),
+        triggers: triggers(client, "disk_used", |pct| usable.map(|u| u * pct / 100.0))?,
+    })
+}
+
+fn peak_connections(client: &SpiClient) -> Result<Known, Error> {
+    let series = daily(client, "connections_total", "", "value_max")?;
+    let sampled: Option<f64> = one(
+        client,
+        "SELECT max(coalesce(value_max, value_mean)) FROM perf.capacity_sample
+          WHERE resolution_s = 60 AND metric = 'connections_total' AND object = '' AND sampled_at > now() - interval '1 day'",
+        &[],
+    )?;
+    let now = f64::from(backends::count().0.total);
+    let possible: Option<f64> = one(client, "SELECT current_setting('max_connections')::float8", &[])?;
+    let ceiling = (possible.unwrap_or(f64::INFINITY) * CONNECTIONS_SHARE_MAX).floor();
+    Ok(Known {
+        metric: "peak_connections",
+        unit: "connections",
+        current: Some(sampled.map_or(now, |s| s.max(now))),
+        first_at: first_at(client, "connections_total", "")?,
+        last_day: last_day(&series),
+        sum: Sum::of(vec![Forecast::of(&series)]),
+        triggers: triggers(client, "peak_connections", |t| Some(t.min(ceiling)))?,
+    })
+}
+
+fn qps(client: &SpiClient) -> Result<Known, Error> {
+    let database = current_database(client)?;
+    let series = daily(client, "qps", &database, "value_p95")?;
+    Ok(Known {
+        metric: "qps",
+        unit: "1/s",
+        current: one(
+            client,
+            "SELECT percentile_cont(0.95) WITHIN GROUP (ORDER BY value_mean) FROM perf.capacity_sample
+              WHERE resolution_s = 60 AND metric = 'qps' AND object = $1 AND sampled_at > now() - interval '1 day'",
+            &[database.as_str().into()],
+        )?,
+        first_at: first_at(client, "qps", &database)?,
+        last_day: last_day(&series),
+        sum: Sum::of(vec![Forecast::of(&series)]),
+        triggers: triggers(client, "qps", Some)?,
+    })
+}
+
+fn one<T: pgrx::datum::FromDatum + pgrx::datum::IntoDatum>(
+    client: &SpiClient,
+    query: &str,
+    arguments: &[DatumWithOid],
+) -> Result<Option<T>, Error> {
+    client.select(query, Some(1), arguments).and_then(|rows| rows.first().get_one::<T>()).map_err(spi_failed)
+}
+
+fn current_database(client: &SpiClient) -> Result<String, Error> {
+    Ok(one(client, "SELECT current_database()::text", &[])?.unwrap_or_default())
+}
+
+/// The daily samples of a metric: `value` is the mean, the 95th percentile or the peak of each day.
+fn daily(client: &SpiClient, metric: &str, object: &str, value: &str) -> Result<Vec<Point>, Error> {
+    let rows = client
+        .select(
+            "SELECT sampled_at, CASE $3 WHEN 'value_max' THEN coalesce(value_max, value_mean)
+                                        WHEN 'value_p95' THEN coalesce(value_p95, value_mean) ELSE value_mean END
+               FROM perf.capacity_sample WHERE resolution_s = 86400 AND metric = $1 AND object = $2 ORDER BY 1",
+            None,
+            &[metric.into(), object.into(), value.into()],
+        )
+        .map_err(spi_failed)?;
+    let mut points = Vec::new();
+    for row in rows {
+        let at = row.get::<TimestampWithTimeZone>(1).map_err(spi_failed)?;
+        if let (Some(at), Some(value)) = (at, row.get::<f64>(2).map_err(spi_failed)?) {
+            points.push(Point { day: i64::from(at) as f64 / DAY_US, value });
+        }
+    }
+    Ok(points)
+}
+
+/// When sampling began, looked up where samples are kept longest first: a day or an hour is dated by its beginning.
+fn first_at(client: &SpiClient, metric: &str, object: &str) -> Result<Option<TimestampWithTimeZone>, Error> {
+    for step in STEPS.iter().rev() {
+        let first = one::<TimestampWithTimeZone>(
+            client,
+            "SELECT min(sampled_at) FROM perf.capacity_sample WHERE resolution_s = $1 AND metric = $2 AND object = $3",
+            &[step.resolution_s.into(), metric.into(), object.into()],
+        )?;
+        if first.is_some() {
+            return Ok(first);
+        }
+    }
+    Ok(None)
+}
+
+/// The last day there is a value of; a day is dated by its beginning.
+fn last_day(series: &[Point]) -> Option<f64> {
+    series.last().map(|p| p.day)
+}
+
+fn triggers(client: &SpiClient, metric: &str, value: impl Fn(f64) -> Option<f64>) -> Result<Vec<Trigger>, Error> {
+    let rows = client
+        .select(
+            "SELECT trigger_name, threshold, recommendation FROM perf.scaling_trigger
+              WHERE kind = 'capacity' AND metric = $1 ORDER BY threshold, trigger_name",
+            None,
+            &[metric.into()],
+        )
+        .map_err(spi_failed)?;
+    let mut triggers = Vec::new();
+    for row in rows {
+        let (name, recommendation) =
+            (row.get::<String>(1).map_err(spi_failed)?, row.get::<String>(3).map_err(spi_failed)?);
+        let threshold = row.get::<f64>(2).map_err(spi_failed)?.and_then(&value);
+        if let (Some(name), Some(value), Some(recommendation)) = (name, threshold, recommendation) {
+            triggers.push(Trigger { name, value, recommendation });
+        }
+    }
+    Ok(triggers)
+}
+
+/// One row of `capacity_samples`.
+pub struct Sample {
+    pub sampled_at: TimestampWithTimeZone,
+    pub object: String,
+    pub min: f64,
+    pub mean: f64,
+    pub p95: f64,
+    pub max: f64,
+}
+
+/// What is kept of a metric since a time: at the finest resolution that is kept for so long, and from where that has been
+/// summed up to, at the finer ones. NULL: all that is kept.
+pub fn samples(metric: Option<&str>, since: Option<TimestampWithTimeZone>) -> Result<Vec<Sample>, Error> {
+    let Some(known) = METRICS.iter().find(|m| Some(m.name) == metric) else {
+        return Err(Error::InvalidArgument {
+            argument: "metric",
+            value: metric.map_or("NULL".to_owned(), |m| format!("\"{m}\"")),
+            accepted: format!("Known metrics: {}.", METRICS.iter().map(|m| m.name).collect::<Vec<_>>().join(", ")),
+        });
+    };
+    Spi::connect(|client| {
+        let since = i64::from(match since {
+            Some(since) => since,
+            None => one(client, "SELECT '-infinity'::timestamptz", &[])?
+                .ok_or_else(|| spi_failed(pgrx::spi::Error::NoTupleTable))?,
+        });
+        let now: i64 = one::<TimestampWithTimeZone>(client, "SELECT now()", &[])?.map_or(0, i64::from);
+        let age_s = now.saturating_sub(since) / 1_000_000;
+        let wanted = STEPS.iter().find(|s| age_s <= s.ladder.keep_s).map_or(86_400, |s| s.resolution_s);
+        let finest = known.measured_every_s.first().copied().unwrap_or(60);
+        // Coarsest first; what is measured at a resolution is complete there, and nothing finer follows.
+        let steps = STEPS.iter().rev().filter(|s| s.resolution_s <= wanted.max(finest) && s.resolution_s >= finest);
+        let mut from = since;
+        let mut samples = Vec::new();
+        for step in steps {
+            let measured = known.measured_every_s.contains(&step.resolution_s);
+            let until = if measured {
+                i64::MAX
+            } else {
+                one::<TimestampWithTimeZone>(
+                    client,
+                    "SELECT rolled_until FROM perf.capacity_clock WHERE resolution_s = $1",
+                    &[step.resolution_s.into()],
+                )?
+                .map_or(i64::MIN, i64::from)
+            };
+            read(client, known.name, step.resolution_s, from, until, &mut samples)?;
+            if measured {
+                break;
+            }
+            from = from.max(until);
+        }
+        Ok(samples)
+    })
+}
+
+fn read(
+    client: &SpiClient,
+    metric: &str,
+    resolution_s: i64,
+    from: i64,
+    until: i64,
+    samples: &mut Vec<Sample>,
+) -> Result<(), Error> {
+    let instant = |us: i64| {
+        TimestampWithTimeZone::try_from(us).map_err(|_| Error::InvalidArgument {
+            argument: "since",
+            value: us.to_string(),
+            accepted: "Give a time a timestamptz can hold.".to_owned(),
+        })
+    };
+    let rows = client
+        .select(
+            "SELECT sampled_at, object, value_mean, value_min, value_p95, value_max FROM perf.capacity_sample
+              WHERE metric = $1 AND resolution_s = $2 AND sampled_at >= $3 AND sampled_at < $4 ORDER BY 1, 2",
+            None,
+            &[metric.into(), resolution_s.into(), instant(from)?.into(), instant(until)?.into()],
+        )
+        .map_err(spi_failed)?;
+    for row in rows {
+        let value = |n: usize| row.get::<f64>(n).map_err(spi_failed);
+        let at = row.get::<TimestampWithTimeZone>(1).map_err(spi_failed)?;
+        if let (Some(sampled_at), Some(object), Some(mean)) = (at, row.get::<String>(2).map_err(spi_failed)?, value(3)?)
+        {
+            samples.push(Sample {
+                sampled_at,
+                object,
+                mean,
+                // One measured value is its own minimum and maximum.
+                min: value(4)?.unwrap_or(mean),
+                p95: value(5)?.unwrap_or(mean),
+                max: value(6)?.unwrap_or(mean),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The date in UTC of a number of days since the epoch of timestamps, 2000-01-01.
+fn iso_date(days: f64) -> String {
+    perf_core::forecast::iso_date_2000(days)
+}

@@ -1,0 +1,3 @@
+//! What to change and when: joins what is measured with what the policy tables want.
+
+pub mod capacity;

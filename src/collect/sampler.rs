@@ -1,0 +1,409 @@
+//! Takes samples of capacity and keeps them: what is due is decided here, by the clock in `perf.capacity_clock`.
+//!
+//! The collector worker calls `observe_backends` about once a second, `sample` once an interval and `rotate` now and then,
+//! the latter two inside a transaction, as a superuser. State in memory is private to the process: the last reading of each
+//! counter and the observations of the running minute; losing them costs one difference. What is due is claimed by
+//! updating the clock's row, which locks it until the end of the transaction: two samplers of one database wait for each
+//! other there, and an aborted sample is due again.
+
+use super::measure;
+use super::partitions::{self, spi_failed, Changes, Ladder};
+use crate::error::Error;
+use crate::pg::backends::{self, BackendCounts};
+use perf_core::series::{CounterBook, Summary};
+use pgrx::datum::{DatumWithOid, TimestampWithTimeZone};
+use pgrx::spi::{Spi, SpiClient};
+use std::cell::RefCell;
+
+const US_PER_S: i64 = 1_000_000;
+const DAY_S: i64 = 86_400;
+
+/// All samples of a database together, indexes included.
+pub const STORAGE_MAX_BYTES: i64 = 64 << 20;
+/// Observations kept for one sample: ten minutes of one a second.
+const OBSERVATIONS_MAX: usize = 600;
+/// One step of the ladder of resolutions: where its samples are and for how long.
+pub struct Step {
+    /// Seconds a sample stands for.
+    pub resolution_s: i64,
+    /// Its partitioned table in schema perf.
+    pub table: &'static str,
+    /// How that is cut.
+    pub ladder: Ladder,
+}
+
+/// Finest first.
+pub const STEPS: [Step; 4] = [
+    Step {
+        resolution_s: 60,
+        table: "capacity_sample_1min",
+        ladder: Ladder { step_s: DAY_S / 2, premake: 2, keep_s: 2 * DAY_S },
+    },
+    Step {
+        resolution_s: 300,
+        table: "capacity_sample_5min",
+        ladder: Ladder { step_s: DAY_S, premake: 1, keep_s: 14 * DAY_S },
+    },
+    Step {
+        resolution_s: 3600,
+        table: "capacity_sample_1h",
+        ladder: Ladder { step_s: 10 * DAY_S, premake: 1, keep_s: 90 * DAY_S },
+    },
+    Step {
+        resolution_s: DAY_S,
+        table: "capacity_sample_1d",
+        ladder: Ladder { step_s: 90 * DAY_S, premake: 1, keep_s: 3 * 365 * DAY_S },
+    },
+];
+
+/// In which order steps give way above the cap: the largest first, the days that forecasts live on last.
+const SPARED_FIRST: [usize; 4] = [1, 2, 0, 3];
+
+/// What is sampled: its name ends in its unit.
+pub struct Metric {
+    /// As stored and as asked for.
+    pub name: &'static str,
+    /// Seconds between measurements, finest first; every coarser resolution that is not named is summed up from the finest.
+    pub measured_every_s: &'static [i64],
+}
+
+const fn metric(name: &'static str, measured_every_s: &'static [i64]) -> Metric {
+    Metric { name, measured_every_s }
+}
+
+/// Every metric there is.
+pub const METRICS: &[Metric] = &[
+    metric("connections_total", &[60]),
+    metric("connections_active", &[60]),
+    metric("connections_idle_in_transaction", &[60]),
+    metric("qps", &[60]),
+    metric("xacts_per_s", &[60]),
+    metric("active_sessions", &[60]),
+    metric("buffer_hit_pct", &[60]),
+    metric("temp_bytes_per_s", &[60]),
+    metric("wal_bytes_per_s", &[60]),
+    metric("replication_lag_bytes", &[60]),
+    metric("replication_lag_s", &[60]),
+    metric("slot_retained_bytes", &[60]),
+    metric("disk_used_bytes", &[300]),
+    metric("disk_available_bytes", &[300]),
+    metric("wal_dir_bytes", &[300]),
+    metric("cpu_used_pct", &[300]),
+    metric("load_1min", &[300]),
+    metric("memory_total_bytes", &[300]),
+    metric("memory_available_bytes", &[300]),
+    metric("pressure_cpu_pct", &[300]),
+    metric("pressure_memory_pct", &[300]),
+    metric("pressure_io_pct", &[300]),
+    metric("cgroup_cpu_cores", &[300]),
+    metric("cgroup_cpu_limit_cores", &[300]),
+    metric("cgroup_throttled_pct", &[300]),
+    metric("cgroup_memory_bytes", &[300]),
+    metric("cgroup_memory_limit_bytes", &[300]),
+    metric("database_size_bytes", &[3600]),
+    metric("databases_size_bytes", &[3600]),
+    metric("relation_size_bytes", &[3600, DAY_S]),
+];
+
+/// What is measured together, in the order it runs.
+struct Group {
+    every_s: i64,
+    collect: fn(&mut SpiClient, &mut Take) -> Result<(), Error>,
+}
+
+const GROUPS: &[Group] = &[
+    Group { every_s: 60, collect: measure::connections },
+    Group { every_s: 60, collect: measure::throughput },
+    Group { every_s: 60, collect: measure::wal_and_replication },
+    Group { every_s: 300, collect: measure::storage },
+    Group { every_s: 300, collect: measure::machine },
+    Group { every_s: 3600, collect: measure::database_sizes },
+    Group { every_s: 3600, collect: measure::relations_hourly },
+    Group { every_s: DAY_S, collect: measure::relations_daily },
+];
+
+/// What a call to `sample` has done.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct SampleReport {
+    /// Rows measured and stored.
+    pub stored: u64,
+    /// Rows summed up from finer ones.
+    pub rolled_up: u64,
+    /// Partitions made on the way.
+    pub partitions: Changes,
+}
+
+#[derive(Default)]
+struct State {
+    counters: CounterBook,
+    /// Of the server and of this database.
+    observations: Vec<(BackendCounts, BackendCounts)>,
+}
+
+thread_local! {
+    static STATE: RefCell<State> = RefCell::default();
+}
+
+struct Row {
+    metric: &'static str,
+    object: String,
+    mean: f64,
+    spread: Option<Summary>,
+    resolution_s: i64,
+}
+
+/// A sample being taken.
+pub struct Take {
+    now_us: i64,
+    resolution_s: i64,
+    pub(super) statements_total: Option<u64>,
+    pub(super) database: String,
+    pub(super) observations: Vec<(BackendCounts, BackendCounts)>,
+    counters: CounterBook,
+    rows: Vec<Row>,
+}
+
+impl Take {
+    /// One measured value.
+    pub fn value(&mut self, metric: &'static str, object: &str, value: f64) {
+        if value.is_finite() {
+            self.push(metric, object, value, None);
+        }
+    }
+
+    /// One value, where it could be measured.
+    pub fn measured(&mut self, metric: &'static str, object: &str, value: Option<f64>) {
+        if let Some(value) = value {
+            self.value(metric, object, value);
+        }
+    }
+
+    /// Growth of a counter and seconds since its last reading.
+    pub fn grown(&mut self, counter: &'static str, object: &str, value: f64, epoch: i64) -> Option<(f64, f64)> {
+        self.counters.grown(counter, object, value, epoch, self.now_us)
+    }
+
+    /// Growth of a counter a second.
+    pub fn rate(&mut self, counter: &'static str, object: &str, value: f64, epoch: i64) -> Option<f64> {
+        self.counters.rate(counter, object, value, epoch, self.now_us)
+    }
+
+    /// The summary of values seen since the last sample.
+    pub(super) fn spread(&mut self, metric: &'static str, object: &str, values: impl Iterator<Item = u32>) {
+        if let Some(summary) = Summary::of(values.map(f64::from)) {
+            self.push(metric, object, summary.mean, Some(summary));
+        }
+    }
+
+    fn push(&mut self, metric: &'static str, object: &str, mean: f64, spread: Option<Summary>) {
+        let resolution_s = self.resolution_s;
+        self.rows.push(Row { metric, object: object.to_owned(), mean, spread, resolution_s });
+    }
+}
+
+/// Notes how many connections there are, for the peaks of the next sample. Cheap: no query, no transaction needed.
+pub fn observe_backends() {
+    let seen = backends::count();
+    STATE.with_borrow_mut(|state| {
+        if state.observations.len() >= OBSERVATIONS_MAX {
+            state.observations.remove(0);
+        }
+        state.observations.push(seen);
+    });
+}
+
+/// Measures what is due at `now`, sums up what is complete, and stores both.
+///
+/// `statements_total` is the number of statements perf_opt has counted in this database since the server started; None
+/// where capture is not running: there is no QPS then. Call inside a transaction, as a superuser, not on a replica.
+pub fn sample(now: TimestampWithTimeZone, statements_total: Option<u64>) -> Result<SampleReport, Error> {
+    let mut report = SampleReport::default();
+    for step in &STEPS {
+        report.partitions += partitions::ensure(step.table, &step.ladder, now)?;
+    }
+    let now_us = i64::from(now);
+    Spi::connect_mut(|client| {
+        let due = claim(client, now)?;
+        if !due.is_empty() {
+            // Taken out, so that nothing is borrowed while queries run; an ERROR on the way costs the readings only.
+            let state = STATE.take();
+            let mut take = Take {
+                now_us,
+                resolution_s: 60,
+                statements_total,
+                database: text(client, "SELECT pg_catalog.current_database()::text")?.unwrap_or_default(),
+                observations: state.observations,
+                counters: state.counters,
+                rows: Vec::new(),
+            };
+            for group in GROUPS.iter().filter(|g| due.contains(&g.every_s)) {
+                take.resolution_s = group.every_s;
+                (group.collect)(client, &mut take)?;
+            }
+            report.stored = store(client, now, &take.rows)?;
+            let observations = if due.contains(&60) { Vec::new() } else { take.observations };
+            STATE.set(State { counters: take.counters, observations });
+        }
+        for (finer, coarser) in STEPS.iter().zip(&STEPS[1..]) {
+            report.rolled_up += roll_up(client, finer, coarser, now, &mut report.partitions)?;
+        }
+        Ok(report)
+    })
+}
+
+/// Refuses where nothing can be stored: on a standby, in a read-only transaction.
+pub fn check_writable() -> Result<(), Error> {
+    match Spi::get_one::<bool>("SELECT pg_catalog.current_setting('transaction_read_only')::bool")
+        .map_err(spi_failed)?
+    {
+        Some(true) => Err(Error::WrongState {
+            message: "samples of capacity cannot be stored in a read-only transaction".to_owned(),
+            hint: "Sample on the primary, in a transaction that may write.".to_owned(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Makes the partitions that will be needed and drops those whose time is over, or, where all samples together are above
+/// the cap, the oldest ones, of the resolution that can be spared most first. Call inside a transaction, as a superuser, not on a replica.
+pub fn rotate(now: TimestampWithTimeZone) -> Result<Changes, Error> {
+    let mut changes = Changes::default();
+    for step in &STEPS {
+        changes += partitions::ensure(step.table, &step.ladder, now)?;
+        changes += partitions::expire(step.table, &step.ladder, now)?;
+    }
+    for step in SPARED_FIRST.iter().filter_map(|&n| STEPS.get(n)) {
+        while partitions::total_bytes("capacity_sample")? > STORAGE_MAX_BYTES {
+            let dropped = partitions::drop_oldest(step.table, now)?;
+            changes += dropped;
+            if dropped.dropped == 0 {
+                break;
+            }
+        }
+    }
+    Ok(changes)
+}
+
+/// The resolutions whose span has begun since they were sampled last; marks them as sampled.
+fn claim(client: &mut SpiClient, now: TimestampWithTimeZone) -> Result<Vec<i64>, Error> {
+    let rows = client
+        .update(
+            "UPDATE perf.capacity_clock SET sampled_at = $1
+              WHERE pg_catalog.isfinite(sampled_at) IS FALSE
+                 OR pg_catalog.floor(extract(epoch FROM sampled_at) / resolution_s)
+                    <> pg_catalog.floor(extract(epoch FROM $1) / resolution_s)
+             RETURNING resolution_s::bigint",
+            None,
+            &[now.into()],
+        )
+        .map_err(spi_failed)?;
+    rows.into_iter().filter_map(|row| row.get::<i64>(1).map_err(spi_failed).transpose()).collect()
+}
+
+fn store(client: &mut SpiClient, now: TimestampWithTimeZone, rows: &[Row]) -> Result<u64, Error> {
+    let column =
+        |f: fn(&Summary) -> f64| -> Vec<Option<f64>> { rows.iter().map(|r| r.spread.as_ref().map(f)).collect() };
+    let arguments: [DatumWithOid; 8] = [
+        rows.iter().map(|r| r.metric).collect::<Vec<_>>().into(),
+        rows.iter().map(|r| r.object.as_str()).collect::<Vec<_>>().into(),
+        rows.iter().map(|r| r.resolution_s).collect::<Vec<_>>().into(),
+        rows.iter().map(|r| r.mean).collect::<Vec<_>>().into(),
+        column(|s| s.min).into(),
+        column(|s| s.p95).into(),
+        column(|s| s.max).into(),
+        now.into(),
+    ];
+    client
+        .update(
+            "INSERT INTO perf.capacity_sample
+                    (metric, object, resolution_s, value_mean, value_min, value_p95, value_max, sampled_at)
+             SELECT u.*, $8 FROM unnest($1, $2, $3, $4, $5, $6, $7) AS u",
+            None,
+            &arguments,
+        )
+        .map(|done| done.len() as u64)
+        .map_err(spi_failed)
+}
+
+/// Sums the spans of `coarser` that are complete at `now` up from `finer`, where they have not been yet.
+fn roll_up(
+    client: &mut SpiClient,
+    finer: &Step,
+    coarser: &Step,
+    now: TimestampWithTimeZone,
+    changes: &mut Changes,
+) -> Result<u64, Error> {
+    let span_us = coarser.resolution_s * US_PER_S;
+    let end = i64::from(now).div_euclid(span_us) * span_us;
+    let oldest = end - finer.ladder.keep_s.min(coarser.ladder.keep_s) * US_PER_S;
+    let rows = client
+        .select(
+            "SELECT rolled_until FROM perf.capacity_clock WHERE resolution_s = $1",
+            Some(1),
+            &[coarser.resolution_s.into()],
+        )
+        .map_err(spi_failed)?;
+    let rolled_until = rows.first().get_one::<TimestampWithTimeZone>().map_err(spi_failed)?.map_or(i64::MIN, i64::from);
+    let start = rolled_until.max(oldest.div_euclid(span_us) * span_us);
+    if start >= end {
+        return Ok(0);
+    }
+    let instant = |us: i64| TimestampWithTimeZone::try_from(us).unwrap_or(now);
+    let (start, end) = (instant(start), instant(end));
+    // After a pause the first span to sum up may lie before every partition there is now.
+    let first = client
+        .select(
+            "SELECT min(sampled_at) FROM perf.capacity_sample
+              WHERE resolution_s = $1 AND sampled_at >= $2 AND sampled_at < $3",
+            Some(1),
+            &[finer.resolution_s.into(), start.into(), end.into()],
+        )
+        .and_then(|rows| rows.first().get_one::<TimestampWithTimeZone>())
+        .map_err(spi_failed)?;
+    let mut rolled = 0;
+    if let Some(first) = first {
+        let aligned = instant(i64::from(first).div_euclid(span_us) * span_us);
+        *changes += partitions::ensure(coarser.table, &Ladder { premake: 0, ..coarser.ladder }, aligned)?;
+        let names: Vec<&str> = METRICS
+            .iter()
+            .filter(|m| {
+                !m.measured_every_s.contains(&coarser.resolution_s) && m.measured_every_s[0] <= finer.resolution_s
+            })
+            .map(|m| m.name)
+            .collect();
+        rolled = client
+            .update(
+                "INSERT INTO perf.capacity_sample
+                        (metric, object, sampled_at, resolution_s, value_mean, value_min, value_p95, value_max)
+                 SELECT metric, object, pg_catalog.date_bin(pg_catalog.make_interval(secs => $5), sampled_at, 'epoch'), $5,
+                        avg(value_mean), min(coalesce(value_min, value_mean)),
+                        percentile_cont(0.95) WITHIN GROUP (ORDER BY coalesce(value_p95, value_mean)),
+                        max(coalesce(value_max, value_mean))
+                   FROM perf.capacity_sample
+                  WHERE resolution_s = $1 AND sampled_at >= $2 AND sampled_at < $3 AND metric = ANY ($4)
+                  GROUP BY 1, 2, 3",
+                None,
+                &[
+                    finer.resolution_s.into(),
+                    start.into(),
+                    end.into(),
+                    names.into(),
+                    coarser.resolution_s.into(),
+                ],
+            )
+            .map_err(spi_failed)?
+            .len() as u64;
+    }
+    client
+        .update(
+            "UPDATE perf.capacity_clock SET rolled_until = $2 WHERE resolution_s = $1",
+            None,
+            &[coarser.resolution_s.into(), end.into()],
+        )
+        .map_err(spi_failed)?;
+    Ok(rolled)
+}
+
+fn text(client: &SpiClient, query: &str) -> Result<Option<String>, Error> {
+    client.select(query, Some(1), &[]).and_then(|rows| rows.first().get_one::<String>()).map_err(spi_failed)
+}

@@ -1,0 +1,126 @@
+-- capacity_estimate and capacity_samples, on samples made up here: what the server itself has sampled is set aside first.
+-- One snapshot for all of it, so that a sampler at work is not seen. Figures are rounded
+-- so that the time of day does not show. Everything is undone at the end.
+BEGIN ISOLATION LEVEL REPEATABLE READ;
+SET LOCAL TimeZone = 'UTC';
+LOCK TABLE perf.capacity_sample IN ACCESS EXCLUSIVE MODE;
+DELETE FROM perf.capacity_sample;
+DO $$
+DECLARE
+    parent text;
+    first timestamptz;
+BEGIN
+    -- Room for the past, up to the first partition there is.
+    FOREACH parent IN ARRAY ARRAY['capacity_sample_1min', 'capacity_sample_1d'] LOOP
+        SELECT min((regexp_match(pg_get_expr(c.relpartbound, c.oid), $re$FROM \('([^']+)'\)$re$))[1]::timestamptz) INTO first
+          FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid WHERE i.inhparent = ('perf.' || parent)::regclass;
+        EXECUTE format('CREATE TABLE perf.past_%1$s PARTITION OF perf.%1$I FOR VALUES FROM (%2$L) TO (%3$L)',
+                       parent, '2001-01-01', coalesce(first, '2101-01-01'));
+    END LOOP;
+END
+$$;
+CREATE FUNCTION pg_temp.fake(metric text, object text, days int, value text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    DELETE FROM perf.capacity_sample AS s WHERE s.metric = fake.metric;
+    EXECUTE format('INSERT INTO perf.capacity_sample (metric, object, sampled_at, resolution_s, value_mean, value_min, value_p95, value_max)
+                    SELECT $1, $2, date_trunc(''day'', now()) - make_interval(days => $3 - d), 86400, v, v * 0.5, v * 1.5, v * 2
+                      FROM generate_series(0, $3 - 1) AS d, LATERAL (SELECT (%s)::float8 AS v) AS w', value)
+    USING metric, object, days;
+END
+$$;
+
+-- Nothing sampled: what is now is measured, nothing is invented.
+SELECT metric, unit, horizon, horizon_at = now() + horizon AS horizon_at_ok, current_value > 0 AS measured, projected,
+       growth_per_quarter, model, history_days, quality, basis
+FROM perf.capacity_estimate();
+-- (How full the disk is depends on the machine.)
+SELECT metric, trigger_name, crosses_at, action FROM perf.capacity_estimate('{1 week}') WHERE metric <> 'disk_used';
+
+-- Ten days: a slope and a date, no projection.
+SELECT pg_temp.fake('database_size_bytes', current_database(), 10, '1e9 + 1e7 * d');
+SELECT projected, round(growth_per_quarter::numeric) AS growth, floor(history_days) AS days, quality, basis,
+       replace(replace(action, to_char(now() - interval '10 days', 'YYYY-MM-DD'), 'FIRST'),
+               to_char(now() + interval '5 days', 'YYYY-MM-DD'), 'READY') AS action
+FROM perf.capacity_estimate('{1 week}') WHERE metric = 'database_size';
+
+-- Twenty days: thirty days ahead and no further.
+SELECT pg_temp.fake('database_size_bytes', current_database(), 20, '1.02e9 + 1e7 * d');
+SELECT horizon, floor(projected / 1e8) AS projected, quality
+FROM perf.capacity_estimate('{10 days,28 days,35 days,6 months}') WHERE metric = 'database_size';
+
+-- Two hundred days: supported, low, extrapolated. Peaks are the highest of a day, qps the 95th percentile.
+SELECT pg_temp.fake('database_size_bytes', current_database(), 200, '1.03e9 + 1e7 * d');
+SELECT pg_temp.fake('connections_total', '', 200, '(10 + 0.1 * d) / 2');
+SELECT pg_temp.fake('qps', current_database(), 200, '(1030 + 10 * d) / 1.5');
+INSERT INTO perf.capacity_sample (metric, object, sampled_at, resolution_s, value_mean)
+SELECT 'qps', current_database(), now() - interval '1 hour', 60, 2990;
+SELECT metric, horizon, floor(projected / CASE metric WHEN 'qps' THEN 1e2 ELSE 1e8 END) AS projected, projected_low <= projected AND projected <= projected_high AS ordered,
+       round(growth_per_quarter::numeric) AS growth, trigger_name, trigger_value, round(extract(epoch FROM crosses_at - now()) / 86400) AS crosses_in_days,
+       crosses_earliest_at <= crosses_at AND crosses_at <= crosses_latest_at AS dates_ordered,
+       model, floor(history_days) AS days, round(backtest_error_pct::numeric, 1) AS error_pct, quality, basis
+FROM perf.capacity_estimate('{100 days,190 days,1 year,2 years}') WHERE metric IN ('database_size', 'qps');
+SELECT horizon, round(projected::numeric) AS projected, trigger_name, quality
+FROM perf.capacity_estimate('{100 days}') WHERE metric = 'peak_connections';
+SELECT regexp_replace(action, '\d{4}-\d\d-\d\d', 'DATE') AS action
+FROM perf.capacity_estimate('{100 days,300 days,3 years}') WHERE metric = 'qps';
+
+-- Used disk is the sum of databases, WAL and the rest.
+SELECT pg_temp.fake('disk_used_bytes', 'data', 100, '5.05e9 + 3e7 * d');
+SELECT pg_temp.fake('databases_size_bytes', '', 100, '1e9 + 2e7 * d');
+SELECT pg_temp.fake('wal_dir_bytes', '', 100, '1e8');
+SELECT floor(projected / 1e8) AS projected, model, quality FROM perf.capacity_estimate('{50 days}') WHERE metric = 'disk_used';
+
+-- A trigger on connections that could never fire comes down to 90 % of max_connections; a reached one says so.
+UPDATE perf.scaling_trigger SET threshold = 1e6 WHERE metric = 'peak_connections';
+SELECT DISTINCT trigger_value = floor(0.9 * current_setting('max_connections')::int) AS lowered
+FROM perf.capacity_estimate() WHERE metric = 'peak_connections';
+UPDATE perf.scaling_trigger SET threshold = 2000 WHERE trigger_name = 'qps_replicas';
+UPDATE perf.scaling_trigger SET threshold = 2500 WHERE trigger_name = 'qps_horizontal';
+SELECT trigger_name, trigger_value, crosses_at = now() AS now, action FROM perf.capacity_estimate('{1 month}') WHERE metric = 'qps';
+-- Without any trigger there is none.
+DELETE FROM perf.scaling_trigger;
+SELECT metric, trigger_name, trigger_value, crosses_at FROM perf.capacity_estimate('{1 month}');
+
+-- Samples: one measured value is its own minimum and maximum.
+SELECT pg_temp.fake('relation_size_bytes', 'public.t', 100, '1e6');
+SELECT count(*), min(sampled_at) = date_trunc('day', now()) - interval '100 days' AS first_is_kept, min(object), min(value_min), min(value_p95), max(value_max)
+FROM perf.capacity_samples('relation_size_bytes', NULL);
+SELECT object = current_database() AS here, value_min, value_mean, value_p95, value_max
+FROM perf.capacity_samples('qps', now() - interval '2 hours');
+SELECT count(*) FROM perf.capacity_samples('qps', since => now() + interval '1 day');
+SELECT count(*) FROM perf.capacity_samples('cpu_used_pct');
+
+-- Wrong arguments.
+SAVEPOINT s;
+SELECT * FROM perf.capacity_samples('no_such_metric');
+ROLLBACK TO s;
+SELECT * FROM perf.capacity_samples(NULL);
+ROLLBACK TO s;
+SELECT * FROM perf.capacity_estimate('{}');
+ROLLBACK TO s;
+SELECT * FROM perf.capacity_estimate(NULL);
+ROLLBACK TO s;
+SELECT * FROM perf.capacity_estimate('{1 year,NULL}');
+ROLLBACK TO s;
+SELECT * FROM perf.capacity_estimate('{-1 day}');
+ROLLBACK TO s;
+SELECT * FROM perf.capacity_estimate('{0}');
+ROLLBACK TO s;
+SELECT * FROM perf.capacity_estimate('{100 years 1 day}');
+ROLLBACK TO s;
+SELECT * FROM perf.capacity_estimate(array_fill(interval '1 day', ARRAY[65]));
+ROLLBACK TO s;
+
+-- Everybody may ask; only a superuser takes samples.
+CREATE ROLE regress_capacity_reader;
+SET LOCAL ROLE regress_capacity_reader;
+SELECT count(*) FROM perf.capacity_estimate();
+SELECT count(*) > 0 AS some FROM perf.capacity_samples('qps');
+SELECT perf.capacity_sample_now();
+ROLLBACK;
+
+-- A read-only transaction may ask too.
+BEGIN READ ONLY;
+SELECT count(*) FROM perf.capacity_estimate('{1 month}');
+SELECT perf.capacity_sample_now();
+ROLLBACK;
