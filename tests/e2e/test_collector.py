@@ -329,6 +329,14 @@ class Restarts(Collecting):
         self.assertLess(time.monotonic() - started, 10)
         cluster.start()
 
+    def test_smart_stop(self) -> None:
+        cluster = self.prepared()
+        started = time.monotonic()
+        cluster.stop("smart")
+        self.assertLess(time.monotonic() - started, 10)
+        cluster.start()
+        self.assertEqual(self.seen(cluster), 1)
+
     @expects_crash
     def test_immediate_restart_keeps_what_was_written(self) -> None:
         cluster = self.prepared()
@@ -409,7 +417,9 @@ class Bounds(Collecting):
         cluster = self.private_cluster({**FAST, "perf_opt.history_max_mb": 8})
         cluster.sql("CREATE EXTENSION perf_opt")
         self.wait_for_run(cluster, "postgres")
-        cluster.sql("CREATE TABLE perf.old PARTITION OF perf.statement_history FOR VALUES FROM ('2001-01-01') TO ('2001-01-02')")
+        old, end = cluster.sql("SELECT date_trunc('day', now() - interval '3 days')::text, "
+                               "date_trunc('day', now() - interval '2 days')::text")[0]
+        cluster.sql(f"CREATE TABLE perf.old PARTITION OF perf.statement_history FOR VALUES FROM ('{old}') TO ('{end}')")
         self.assertGreater(cluster.scalar("SELECT count(*) FROM perf.statement_history"), 0)
         columns = cluster.scalar("SELECT string_agg(CASE attname WHEN 'collected_at' THEN '$1::timestamptz' "
                                  "ELSE quote_ident(attname) END, ', ' ORDER BY attnum) FROM pg_attribute "
@@ -419,7 +429,7 @@ class Bounds(Collecting):
         now = cluster.scalar("SELECT now()::text")
         cluster.sql(insert, (now, 8_000))
         recent = "SELECT count(*) FROM perf.statement_history WHERE collected_at = $1::timestamptz"
-        cluster.sql(insert, ("2001-01-01 12:00+00", 24_000))
+        cluster.sql(insert, (old, 24_000))
         self.wait_until(lambda: cluster.scalar("SELECT to_regclass('perf.old') IS NULL"), 15, "the oldest partition to go")
         self.assertEqual(cluster.scalar(recent, (now,)), 8_000)
         # What is left over the cap in partitions in use goes too.
