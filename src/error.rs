@@ -8,6 +8,8 @@ use pgrx::PgSqlErrorCode;
 pub enum Error {
     /// An argument has a value outside of what is accepted: argument, value, what is accepted.
     InvalidArgument { argument: &'static str, value: String, accepted: String },
+    /// An argument, or an element of it, is NULL and may not be.
+    NullArgument { argument: &'static str },
     /// Capture is not running because the library was not preloaded.
     NotPreloaded,
     /// The role may not do this: what, and who may.
@@ -18,6 +20,8 @@ pub enum Error {
     Unsupported { message: String, hint: String },
     /// A named object does not exist.
     UndefinedObject { message: String, hint: String },
+    /// A named column does not exist.
+    UndefinedColumn { message: String, hint: String },
 }
 
 impl Error {
@@ -40,6 +44,11 @@ impl Error {
                 format!("invalid value for argument \"{argument}\": {value}"),
                 accepted,
             ),
+            Error::NullArgument { argument } => (
+                PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
+                format!("argument \"{argument}\" must not be NULL or contain NULL"),
+                "Leave the argument out to use its default.".to_owned(),
+            ),
             Error::NotPreloaded => (
                 PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
                 "perf_opt must be loaded via \"shared_preload_libraries\"".to_owned(),
@@ -54,6 +63,7 @@ impl Error {
                 (PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message, hint)
             }
             Error::Unsupported { message, hint } => (PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED, message, hint),
+            Error::UndefinedColumn { message, hint } => (PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN, message, hint),
             Error::UndefinedObject { message, hint } => (PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, message, hint),
         }
     }

@@ -14,6 +14,8 @@ mod memory;
 
 mod collect;
 
+mod workload;
+
 mod act;
 mod advise;
 
@@ -43,7 +45,7 @@ pub extern "C-unwind" fn _PG_init() {
         PREVIOUS_STARTUP.set(pg_sys::shmem_startup_hook);
         pg_sys::shmem_startup_hook = Some(attach_memory);
     }
-    capture::hooks::install();
+    pg::planner::install_hooks();
     if guc::worker_enabled() {
         act::launcher::register();
     }
@@ -69,6 +71,9 @@ unsafe extern "C-unwind" fn attach_memory() {
     }
     memory::startup();
     collect::registry::startup();
+    // Now that every library has put its hooks in place, so that perf_opt's are called first: pg_stat_statements takes
+    // the queryid off a utility statement before it hands it on.
+    capture::hooks::install();
 }
 
 pgrx::extension_sql_file!(

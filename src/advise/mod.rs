@@ -1,3 +1,4 @@
 //! What to change and when: joins what is measured with what the policy tables want.
 
 pub mod capacity;
+pub mod index;

@@ -2,6 +2,7 @@
 
 pub mod capacity;
 pub mod health;
+pub mod index;
 pub mod observe;
 pub mod statements;
 

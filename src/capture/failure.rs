@@ -16,8 +16,9 @@ use super::source::StatementText;
 use crate::guc::{self, Track};
 use crate::memory::slab;
 use crate::memory::statements::Usage;
+use crate::memory::Memory;
 use crate::pg::raw;
-use core::ffi::{c_int, c_void};
+use core::ffi::{c_char, c_int, c_void};
 use perf_core::outcome::{pack_sqlstate, Failure, Outcome};
 use pgrx::pg_sys;
 
@@ -49,6 +50,8 @@ pub unsafe extern "C-unwind" fn on_error(argument: *mut c_void) {
 fn note_error(frames: &mut Frames, index: usize, sqlstate: i32) {
     let frame = &mut frames.stack[index];
     frame.sqlstate = sqlstate;
+    // SAFETY: a plain read of the process's state.
+    frame.userid = unsafe { raw::GetUserId() }.to_u32();
     let text = StatementText::of(frame.text, frame.location, frame.len);
     let raw = text.raw();
     let copy = &mut frames.failed_text[index];
@@ -138,6 +141,8 @@ fn fail(frames: &mut Frames, index: usize, now: u64, fatal: bool) {
     }
     if frame.sqlstate == 0 {
         frame.sqlstate = if fatal { ADMIN_SHUTDOWN } else { INTERNAL_ERROR };
+        // SAFETY: a plain read of the process's state.
+        frame.userid = unsafe { raw::GetUserId() }.to_u32();
     }
     let outcome = Outcome::of(failure_of(frame.sqlstate, fatal, elapsed_ns));
     let (plans, planning_ns) = frames.take_planning(frame.queryid, frame.toplevel);
@@ -218,19 +223,65 @@ pub unsafe fn guard(index: usize, call: impl FnOnce()) {
     }
 }
 
-/// An error is being written to the log. If no statement was running, parsing or analysis refused the text: it is
-/// counted under its SQLSTATE; the text, which has no queryid and cannot be trusted to be SQL, is not kept.
+/// An error is being written to the log. When no statement is on the stack, it came before or after the executor's part
+/// of one: while it was parsed, analysed or opened, or when its transaction was committed.
 pub fn on_logged(error: &pg_sys::ErrorData) {
+    let fatal = error.elevel == pgrx::PgLogLevel::FATAL as i32;
     let frames = frames();
-    // SAFETY: a plain read of a process global.
-    let by_a_client = unsafe { !pg_sys::debug_query_string.is_null() };
-    if error.elevel != pgrx::PgLogLevel::ERROR as i32 || !by_a_client || guc::track() == Track::None {
+    if (!fatal && error.elevel != pgrx::PgLogLevel::ERROR as i32) || guc::track() == Track::None {
         return;
     }
     if frames.depth > 0 || core::mem::take(&mut frames.failure_recorded) {
         return;
     }
+    // SAFETY: plain reads of the process's state; NULL, or the NUL-terminated text that the client sent.
+    let (text, queryid) = unsafe { (pg_sys::debug_query_string, raw::pgstat_get_my_query_id()) };
+    // Without a text no statement is being worked on, but for the commit after an extended query's.
+    if text.is_null() && (fatal || queryid == 0) {
+        return;
+    }
     if let Some(memory) = attached(frames) {
-        record::not_planned(memory, error.sqlerrcode);
+        outside_of_executor(memory, frames, text, queryid, error.sqlerrcode, fatal);
+    }
+}
+
+fn outside_of_executor(
+    memory: &Memory,
+    frames: &mut Frames,
+    text: *const c_char,
+    queryid: u64,
+    sqlstate: i32,
+    fatal: bool,
+) {
+    let now = raw::clock_ns();
+    // SAFETY: never raise.
+    let age_us = unsafe { raw::GetCurrentTimestamp() - raw::GetCurrentStatementStartTimestamp() };
+    let message_ns = now.saturating_sub(u64::try_from(age_us).unwrap_or(0) * 1_000);
+    // The last statement's frame is gone from the stack but still readable.
+    let last = frames.stack[0];
+    let in_this_message = frames.idle_since_ns >= message_ns;
+    let planned = in_this_message && last.kind == Kind::Plan && last.queryid == queryid;
+    if queryid != 0 && in_this_message && last.kind != Kind::Plan {
+        let text = match last.queryid == queryid && !text.is_null() {
+            true => StatementText::of(last.text, last.location, last.len),
+            false => StatementText::Missing,
+        };
+        let queryid = if last.redacted { last.queryid } else { queryid };
+        record::failed_late(memory, queryid, sqlstate, &text);
+        return;
+    }
+    let elapsed_ns = now - frames.idle_since_ns.max(message_ns).min(now);
+    let outcome = Outcome::of(failure_of(sqlstate, fatal, elapsed_ns));
+    let refused = record::Refused { outcome, sqlstate, elapsed_ns };
+    // In a string of several statements it is not known where one that was not planned begins.
+    let text = match planned {
+        true => StatementText::of(last.text, last.location, last.len),
+        false => StatementText::of(text, 0, 0),
+    };
+    if queryid != 0 && (planned || text.is_one_statement()) {
+        let (plans, planning_ns) = frames.take_planning(queryid, true);
+        record::not_executed(memory, queryid, &refused, plans, planning_ns, &text);
+    } else {
+        record::not_planned(memory, &refused);
     }
 }

@@ -44,6 +44,8 @@ pub struct Frame {
     pub len: i32,
     /// Of the latest error raised while it was on the stack.
     pub sqlstate: i32,
+    /// Who ran it when that error was raised: an abort takes roles back before it is heard of here.
+    pub userid: u32,
     pub tag: *const c_char,
     /// What was copied of it when that error was raised, while it was still there to be copied.
     pub failed_text_len: usize,
@@ -59,6 +61,7 @@ pub struct Open {
     pub toplevel: bool,
     pub level: i32,
     pub queryid: u64,
+    pub userid: u32,
     /// What is known of it so far; `calls` is 0 when it was counted already.
     pub execution: Execution,
 }
@@ -82,6 +85,8 @@ pub struct Frames {
     pub attached: bool,
     /// The error on its way out was recorded by a guarded frame at the bottom of the stack, which is gone.
     pub failure_recorded: bool,
+    /// When the last frame left the stack, on the clock of `clock_ns`.
+    pub idle_since_ns: u64,
     pub depth: usize,
     pub open_len: usize,
     pub planned_len: usize,
@@ -105,6 +110,7 @@ const NO_FRAME: Frame = Frame {
     location: 0,
     len: 0,
     sqlstate: 0,
+    userid: 0,
     tag: core::ptr::null(),
     failed_text_len: 0,
     failed_relations: [0; MAX_RELATIONS],
@@ -112,16 +118,19 @@ const NO_FRAME: Frame = Frame {
     estimated_rows: 0.0,
 };
 
+const NO_OPEN: Open =
+    Open { query: core::ptr::null_mut(), toplevel: false, level: 0, queryid: 0, userid: 0, execution: Execution::NONE };
+
 static FRAMES: ProcessLocal<Frames> = ProcessLocal::new(Frames {
     enabled: false,
     attached: false,
     failure_recorded: false,
+    idle_since_ns: 0,
     depth: 0,
     open_len: 0,
     planned_len: 0,
     stack: [NO_FRAME; MAX_DEPTH],
-    open: [Open { query: core::ptr::null_mut(), toplevel: false, level: 0, queryid: 0, execution: Execution::NONE };
-        MAX_OPEN],
+    open: [NO_OPEN; MAX_OPEN],
     planned: [Planned { queryid: 0, plans: 0, planning_ns: 0, toplevel: false }; MAX_PLANNED],
     failed_text: [[0; FAILED_TEXT]; MAX_DEPTH],
 });

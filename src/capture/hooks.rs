@@ -30,8 +30,12 @@ struct Previous {
 static PREVIOUS: ProcessLocal<Previous> =
     ProcessLocal::new(Previous { run: None, finish: None, end: None, utility: None, planner: None, emit_log: None });
 
-/// Puts the hooks in place; in the postmaster, while libraries are preloaded.
+/// Puts the hooks in place; in the postmaster, after libraries were preloaded. Does nothing when shared memory is made
+/// anew after a crash.
 pub fn install() {
+    if frames().enabled {
+        return;
+    }
     // SAFETY: hook variables are plain globals, set before any backend exists.
     unsafe {
         PREVIOUS.set(Previous {
@@ -183,6 +187,7 @@ fn pop(frames: &mut Frames, index: usize, usage: &mut Usage) -> Option<u64> {
     frames.depth = index;
     if index == 0 {
         frames.failure_recorded = false;
+        frames.idle_since_ns = now;
     }
     let frame = &frames.stack[index];
     frame.meter.add_since_to(usage);
@@ -219,7 +224,7 @@ unsafe fn begin_query(query: *mut pg_sys::QueryDesc) -> Option<usize> {
 }
 
 #[inline(always)]
-unsafe fn end_run(query: *mut pg_sys::QueryDesc, index: usize, counted_before: bool) {
+unsafe fn end_run(query: *mut pg_sys::QueryDesc, index: usize, limited: bool, counted_before: bool) {
     let frames = frames();
     if frames.find_open(query).is_some() {
         // A later run of the same query: a cursor's next rows.
@@ -239,13 +244,21 @@ unsafe fn end_run(query: *mut pg_sys::QueryDesc, index: usize, counted_before: b
     // SAFETY: as above.
     execution.rows = unsafe { rows_of_run(query) };
     let frame = &frames.stack[index];
-    let (toplevel, level, queryid) = (frame.toplevel, frame.level, frame.queryid);
+    // SAFETY: a plain read of the process's state.
+    let userid = unsafe { raw::GetUserId() }.to_u32();
+    let mut open =
+        Open { query, toplevel: frame.toplevel, level: frame.level, queryid: frame.queryid, userid, execution };
+    if limited {
+        if let Some(memory) = capturing(frames) {
+            // SAFETY: the descriptor is live.
+            unsafe { record::keep_text(memory, &open) };
+        }
+    }
     if frames.open_len < MAX_OPEN {
-        frames.open[frames.open_len] = Open { query, toplevel, level, queryid, execution };
+        frames.open[frames.open_len] = open;
         frames.open_len += 1;
     } else if let Some(memory) = capturing(frames) {
-        let mut open = Open { query, toplevel, level, queryid, execution };
-        let planning = frames.take_planning(queryid, toplevel);
+        let planning = frames.take_planning(open.queryid, open.toplevel);
         // SAFETY: the descriptor is live.
         unsafe { record::finished(memory, planning, &mut open) };
     }
@@ -290,16 +303,35 @@ unsafe extern "C-unwind" fn executor_run(
             return;
         };
         with_error_context!(index, next!());
-        fenced((), || end_run(query, index, counted_before));
+        fenced((), || end_run(query, index, count > 0, counted_before));
+    }
+}
+
+/// Whether the executor's end has something to do that takes time: modifying CTEs not read to their end, and triggers.
+#[inline]
+unsafe fn has_more_to_run(query: *const pg_sys::QueryDesc) -> bool {
+    // SAFETY: the executor is open, so the state and its lists of result relations are live.
+    unsafe {
+        let Some(estate) = (*query).estate.as_ref() else { return true };
+        let with_triggers = |list: *const pg_sys::List| {
+            list.as_ref().is_some_and(|list| {
+                (0..list.length as usize).any(|index| {
+                    let relation: *const pg_sys::ResultRelInfo = (*list.elements.add(index)).ptr_value.cast();
+                    !(*relation).ri_TrigDesc.is_null()
+                })
+            })
+        };
+        !estate.es_auxmodifytables.is_null()
+            || with_triggers(estate.es_opened_result_relations)
+            || with_triggers(estate.es_tuple_routing_result_relations)
+            || with_triggers(estate.es_trig_target_relations)
     }
 }
 
 unsafe extern "C-unwind" fn executor_finish(query: *mut pg_sys::QueryDesc) {
     // SAFETY: as for `executor_run`.
     unsafe {
-        // Only what modifies data has triggers to fire here.
-        let modifies = (*query).operation != pg_sys::CmdType::CMD_SELECT || (*(*query).plannedstmt).hasModifyingCTE;
-        let index = if modifies { fenced(None, || begin_query(query)) } else { None };
+        let index = if has_more_to_run(query) { fenced(None, || begin_query(query)) } else { None };
         macro_rules! next {
             () => {
                 match (*PREVIOUS.as_ptr()).finish {

@@ -6,7 +6,7 @@ use super::{plan, sample};
 use crate::compat;
 use crate::guc;
 use crate::memory::slow_ring::{self, Record};
-use crate::memory::statements::{Execution, Key, Recorded, Source, Usage};
+use crate::memory::statements::{self, Execution, Key, Recorded, Source, Usage};
 use crate::memory::{slab, Memory};
 use crate::pg::local::ProcessLocal;
 use crate::pg::raw;
@@ -27,9 +27,16 @@ pub struct Failed<'a> {
     pub text: StatementText<'a>,
 }
 
+/// The key of a statement of the current role.
 fn key(queryid: u64, toplevel: bool) -> Key {
-    // SAFETY: a plain read of a process global; the current role.
-    unsafe { Key { queryid, dbid: pg_sys::MyDatabaseId.to_u32(), userid: raw::GetUserId().to_u32(), toplevel } }
+    // SAFETY: a plain read of the process's state.
+    key_of(unsafe { raw::GetUserId() }.to_u32(), queryid, toplevel)
+}
+
+#[inline(always)]
+fn key_of(userid: u32, queryid: u64, toplevel: bool) -> Key {
+    // SAFETY: a plain read of a process global.
+    Key { queryid, dbid: unsafe { pg_sys::MyDatabaseId }.to_u32(), userid, toplevel }
 }
 
 fn statement_start() -> i64 {
@@ -77,7 +84,7 @@ pub unsafe fn finished(memory: &Memory, (plans, planning_ns): (u64, u64), open: 
         let plan = unsafe { &*query.plannedstmt };
         StatementText::of(query.sourceText, plan.stmt_location, plan.stmt_len)
     });
-    let key = key(open.queryid, open.toplevel);
+    let key = key_of(open.userid, open.queryid, open.toplevel);
     let recorded = slab::record(memory, &key, execution, &text);
     if recorded == Recorded::SampleWanted && !open.query.is_null() && guc::sample_literals() {
         // SAFETY: the descriptor is live.
@@ -109,6 +116,26 @@ unsafe fn keep_slow_query(memory: &Memory, severity: Severity, key: &Key, open: 
         }
     }
     keep_slow(memory, severity, &about);
+}
+
+/// A portal ran a part of a query. If it is never closed but dies with its transaction, its text dies first: the table
+/// gets it now, without a call.
+///
+/// # Safety
+/// `open.query` is a live descriptor whose executor is open.
+#[cold]
+pub unsafe fn keep_text(memory: &Memory, open: &Open) {
+    // SAFETY: NULL or the portal that is running; the caller vouches for the descriptor and with it for the plan.
+    unsafe {
+        if pg_sys::ActivePortal.as_ref().is_none_or(|portal| portal.queryDesc != open.query) {
+            return;
+        }
+        let query = &*open.query;
+        let plan = &*query.plannedstmt;
+        let text = StatementText::of(query.sourceText, plan.stmt_location, plan.stmt_len);
+        let nothing_yet = Execution { at: statement_start(), ..Execution::default() };
+        statements::record(memory, &key_of(open.userid, open.queryid, open.toplevel), &nothing_yet, &text);
+    }
 }
 
 /// A utility statement returned.
@@ -148,7 +175,10 @@ pub fn failed(memory: &Memory, frame: &Frame, failed: &Failed) {
         at: statement_start(),
     };
     let text = text_of(frame, failed.text);
-    let key = key(frame.queryid, frame.toplevel);
+    let key = match frame.userid {
+        0 => key(frame.queryid, frame.toplevel),
+        userid => key_of(userid, frame.queryid, frame.toplevel),
+    };
     slab::record(memory, &key, &execution, &text);
     if let Some(severity) = severity {
         let mut about = About::new(&key, &execution, failed.outcome, &text);
@@ -170,11 +200,52 @@ pub fn planned_only(memory: &Memory, planned: &Planned) {
     slab::record(memory, &key(planned.queryid, planned.toplevel), &execution, &StatementText::Missing);
 }
 
-/// A text that was refused before it had a queryid.
-pub fn not_planned(memory: &Memory, sqlstate: i32) {
-    let text = format!("(not planned: {})", unpack_sqlstate(sqlstate));
-    let execution = Execution { calls: 1, failed: true, sqlstate, at: statement_start(), ..Execution::default() };
-    slab::record(memory, &key(fingerprint(text.as_bytes()), true), &execution, &StatementText::Clean(text.as_bytes()));
+/// A statement that failed outside of the executor.
+pub struct Refused {
+    pub outcome: Outcome,
+    pub sqlstate: i32,
+    pub elapsed_ns: u64,
+}
+
+/// A text that was refused before it had a queryid. It cannot be trusted to be SQL and is not kept.
+pub fn not_planned(memory: &Memory, refused: &Refused) {
+    let text = format!("(not planned: {})", unpack_sqlstate(refused.sqlstate));
+    let queryid = fingerprint(text.as_bytes());
+    not_executed(memory, queryid, refused, 0, 0, &StatementText::Clean(text.as_bytes()));
+}
+
+/// A statement that was analysed, but failed before the executor ran it: no permission, a lock not granted in time.
+pub fn not_executed(
+    memory: &Memory,
+    queryid: u64,
+    refused: &Refused,
+    plans: u64,
+    planning_ns: u64,
+    text: &StatementText,
+) {
+    let severity = slowness(refused.elapsed_ns);
+    let execution = Execution {
+        calls: 1,
+        failed: true,
+        sqlstate: refused.sqlstate,
+        slowness: severity.map_or(0, |severity| severity as u8 + 1),
+        elapsed_ns: refused.elapsed_ns,
+        plans,
+        planning_ns,
+        at: statement_start(),
+        ..Execution::default()
+    };
+    let key = key(queryid, true);
+    slab::record(memory, &key, &execution, text);
+    if let Some(severity) = severity {
+        keep_slow(memory, severity, &About::new(&key, &execution, refused.outcome, text));
+    }
+}
+
+/// A statement that was counted already failed after all, when its transaction was committed.
+pub fn failed_late(memory: &Memory, queryid: u64, sqlstate: i32, text: &StatementText) {
+    let execution = Execution { failed: true, sqlstate, at: statement_start(), ..Execution::default() };
+    statements::record(memory, &key(queryid, true), &execution, text);
 }
 
 /// Statements of which only the tag is kept share a queryid for each tag.

@@ -4,7 +4,7 @@ use crate::guc;
 use crate::memory::statements::Source;
 use crate::pg::local::ProcessLocal;
 use core::ffi::{c_char, CStr};
-use perf_core::normalize::normalize_into;
+use perf_core::normalize::{is_blank, normalize_into};
 use pgrx::pg_sys;
 
 /// The longest text that perf_opt.max_query_length allows.
@@ -41,14 +41,24 @@ impl<'a> StatementText<'a> {
                 // SAFETY: the server's source texts are NUL-terminated and live as long as the statement runs.
                 let all = unsafe { CStr::from_ptr(source) }.to_bytes();
                 let from = usize::try_from(location).unwrap_or(0).min(all.len());
-                match usize::try_from(len) {
-                    Ok(len) if len > 0 && location >= 0 => &all[from..(from + len).min(all.len())],
-                    _ => &all[from..],
-                }
+                let to = match usize::try_from(len) {
+                    Ok(len) if len > 0 && location >= 0 => (from + len).min(all.len()),
+                    _ => all.len(),
+                };
+                // From 18 on the location is behind the comments in front of a statement; they stay, as they do before.
+                let from = if is_blank(&all[..from]) { 0 } else { from };
+                &all[from..to]
             }
             StatementText::Copied(text) | StatementText::Clean(text) => text,
             StatementText::Missing => &[],
         }
+    }
+
+    /// True when no semicolon stands between two statements. A literal with a semicolon is taken for one.
+    pub fn is_one_statement(&self) -> bool {
+        let text = self.raw().trim_ascii_end();
+        let body = text.strip_suffix(b";").unwrap_or(text);
+        !body.is_empty() && !body.contains(&b';')
     }
 
     /// True when the text has nothing to take out.

@@ -11,13 +11,15 @@ use super::Memory;
 use crate::pg::local::ProcessLocal;
 use crate::pg::lwlock::LwLockGuard;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use perf_core::histogram::BUCKETS;
+use perf_core::histogram::{Octaves, BUCKETS};
 use pgrx::pg_sys;
 use std::time::{Duration, Instant};
 
 const ENTRIES: usize = 16;
-/// Statements remembered by the backend to see that one comes again.
-const SEEN: usize = 64;
+/// Statements remembered by the backend to see that one comes again: sets of a few, so that the statements of one
+/// transaction do not push each other out.
+const SEEN_SETS: usize = 32;
+const SEEN_WAYS: usize = 4;
 /// Execution time that a slot may keep from the table: what is worth keeping there is judged by its time.
 const PENDING_NS: u64 = 10_000_000;
 /// How long a reader tries to get a slab whose backend was stopped in the middle of an execution's few stores.
@@ -26,7 +28,9 @@ const DRAIN_PATIENCE: Duration = Duration::from_secs(2);
 #[repr(C)]
 struct Slot {
     counters: Counters,
-    /// Executions a latency bucket; the slot is handed over when one is full.
+    /// Where `histogram` has counts.
+    octaves: Octaves,
+    /// Executions a latency bucket; the slot is handed over when one is full. All zeros in a slot that is not in use.
     histogram: [u8; BUCKETS],
 }
 
@@ -75,10 +79,26 @@ impl Slabs {
 /// What this process knows of its slab.
 struct Mine {
     slab: *mut Slab,
-    seen: [u64; SEEN],
+    seen: [[u64; SEEN_WAYS]; SEEN_SETS],
 }
 
-static MINE: ProcessLocal<Mine> = ProcessLocal::new(Mine { slab: core::ptr::null_mut(), seen: [0; SEEN] });
+impl Mine {
+    /// Whether this statement was seen lately; from now on it was.
+    #[inline]
+    fn saw(&mut self, queryid: u64, users: u64) -> bool {
+        let tag = (queryid ^ users).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let set = &mut self.seen[(tag >> 59) as usize % SEEN_SETS];
+        if set.contains(&tag) {
+            return true;
+        }
+        set.copy_within(..SEEN_WAYS - 1, 1);
+        set[0] = tag;
+        false
+    }
+}
+
+static MINE: ProcessLocal<Mine> =
+    ProcessLocal::new(Mine { slab: core::ptr::null_mut(), seen: [[0; SEEN_WAYS]; SEEN_SETS] });
 
 /// Owns a slab until dropped.
 struct Owned(*mut Slab);
@@ -153,12 +173,8 @@ pub fn record(memory: &Memory, key: &Key, execution: &Execution, source: &impl S
         }
     }
     let recorded = statements::record(memory, key, execution, source);
-    if recorded != Recorded::Folded {
-        let seen = &mut mine.seen[(key.queryid >> 7) as usize % SEEN];
-        let tag = key.queryid ^ users;
-        if core::mem::replace(seen, tag) == tag {
-            admit(memory, mine.slab, key, users);
-        }
+    if recorded != Recorded::Folded && mine.saw(key.queryid, users) {
+        admit(memory, mine.slab, key, users);
     }
     recorded
 }
@@ -195,7 +211,9 @@ impl Slab {
         if execution.calls == 0 {
             return false;
         }
-        let count = &mut slot.histogram[bucket_of(execution)];
+        let bucket = bucket_of(execution);
+        slot.octaves.insert(bucket);
+        let count = &mut slot.histogram[bucket];
         *count += 1;
         *count == u8::MAX || slot.counters.total_ns > PENDING_NS
     }
@@ -210,9 +228,9 @@ impl Slab {
         buffer.key = self.key(index);
         let slot = &mut self.slots[index];
         buffer.counters = slot.counters;
-        buffer.histogram = slot.histogram;
+        buffer.octaves = core::mem::take(&mut slot.octaves);
+        buffer.octaves.move_small(&mut slot.histogram, &mut buffer.histogram);
         slot.counters = Counters::default();
-        slot.histogram = [0; BUCKETS];
         if after == After::Free {
             self.used.fetch_and(!(1 << index), Ordering::Relaxed);
         }
@@ -229,20 +247,29 @@ enum After {
 struct Buffer {
     key: Key,
     counters: Counters,
+    octaves: Octaves,
     histogram: [u8; BUCKETS],
 }
 
 impl Buffer {
     fn new() -> Buffer {
-        Buffer { key: Key::default(), counters: Counters::default(), histogram: [0; BUCKETS] }
+        Buffer {
+            key: Key::default(),
+            counters: Counters::default(),
+            octaves: Octaves::default(),
+            histogram: [0; BUCKETS],
+        }
     }
 
     /// False when the statement has lost its entry in the table.
-    fn merge(&self, memory: &Memory) -> bool {
+    fn merge(&mut self, memory: &Memory) -> bool {
         if self.counters.calls == 0 && self.counters.plans == 0 {
             return true;
         }
-        statements::merge(memory, &self.key, &self.counters, &self.histogram)
+        let found = statements::merge(memory, &self.key, &self.counters, &self.histogram, self.octaves);
+        // The next slot's counts are moved in, not added.
+        self.histogram = [0; BUCKETS];
+        found
     }
 }
 
@@ -291,8 +318,6 @@ fn admit(memory: &Memory, slab: *mut Slab, key: &Key, users: u64) {
     slab.queryids[index] = key.queryid;
     slab.users[index] = users;
     slab.ticks[index] = slab.clock;
-    slab.slots[index].counters = Counters::default();
-    slab.slots[index].histogram = [0; BUCKETS];
     slab.last = index as u32;
     slab.used.fetch_or(1 << index, Ordering::Relaxed);
     drop(owned);

@@ -11,18 +11,20 @@
 use super::text::{self, Chain};
 use super::{get_ref, slab, FreeList, Header, Memory, NONE};
 use crate::pg::lwlock::LwLockGuard;
+use crate::pg::raw;
 use crate::pg::text::DbText;
 use core::sync::atomic::{AtomicU32, Ordering};
-use pgrx::pg_sys;
 
 pub use perf_core::counters::{Counters, Execution, Usage};
-use perf_core::histogram::{bucket_of_ns, Histogram, BUCKETS};
+use perf_core::histogram::{bucket_of_ns, Histogram, Octaves, BUCKETS};
 
 pub const MAX_PARTITIONS: usize = 128;
 /// Entries looked at to find a victim.
 const VICTIM_SAMPLE: usize = 8;
 /// Rows for what was evicted, one for each database and user; the first is for all that find no row.
 const OTHERS: usize = 256;
+/// A statement's only execution is sampled when it took longer.
+const SAMPLE_NS: u64 = 1_000_000;
 /// Samples with literals kept for a statement.
 pub const SAMPLES: usize = 3;
 
@@ -54,6 +56,8 @@ pub struct Entry {
     text: Chain,
     samples: [Chain; SAMPLES],
     next_sample: u32,
+    /// Where `histogram` has counts; a free entry's histogram is all zeros.
+    octaves: Octaves,
     counters: Counters,
     histogram: Histogram,
 }
@@ -189,36 +193,22 @@ pub fn record(memory: &Memory, key: &Key, execution: &Execution, source: &impl S
     let table = &memory.statements;
     let lock = memory.partition_lock(table.partition(hash));
     // SAFETY: a valid lock that this process does not hold; nothing below raises.
-    let guard = unsafe { LwLockGuard::exclusive(lock) };
+    let _guard = unsafe { LwLockGuard::exclusive(lock) };
     if let Some(entry) = table.find(key, hash) {
         return add(memory, entry, execution);
     }
-    drop(guard);
-    // Normalising takes a while: not under the lock. Somebody else may make the entry meanwhile.
+    // Normalising under the lock costs less than taking the lock twice.
     let text = source.text();
-    // SAFETY: as above.
-    let _guard = unsafe { LwLockGuard::exclusive(lock) };
-    let entry = match table.find(key, hash) {
-        Some(entry) => entry,
-        None if text.is_empty() => {
-            fold_execution(memory, key, execution);
-            return Recorded::Folded;
-        }
-        None => match insert(memory, key, hash, execution.at) {
-            Some(entry) => {
-                // SAFETY: the entry is ours as long as the partition's lock is held.
-                unsafe {
-                    (*entry).text = text::store(memory, text);
-                    (*entry).encoding = pg_sys::GetDatabaseEncoding();
-                }
-                entry
-            }
-            None => {
-                fold_execution(memory, key, execution);
-                return Recorded::Folded;
-            }
-        },
+    let entry = if text.is_empty() { None } else { insert(memory, key, hash, execution.at) };
+    let Some(entry) = entry else {
+        fold_execution(memory, key, execution);
+        return Recorded::Folded;
     };
+    // SAFETY: the entry is ours as long as the partition's lock is held.
+    unsafe {
+        (*entry).text = text::store(memory, text);
+        (*entry).encoding = raw::GetDatabaseEncoding();
+    }
     add(memory, entry, execution)
 }
 
@@ -228,10 +218,15 @@ fn add(memory: &Memory, entry: *mut Entry, execution: &Execution) -> Recorded {
     let entry = unsafe { &mut *entry };
     entry.counters.record(execution);
     if execution.calls > 0 {
-        entry.histogram.record_ns(execution.elapsed_ns);
+        let bucket = bucket_of(execution);
+        entry.octaves.insert(bucket);
+        entry.histogram.counts[bucket] = entry.histogram.counts[bucket].saturating_add(1);
     }
-    let missing = entry.samples.iter().any(|sample| sample.len == 0);
-    if (missing || entry.counters.calls.is_power_of_two()) && text::has_room_for_samples(memory) {
+    // What runs once, and fast, is not worth a sample.
+    let calls = entry.counters.calls;
+    let worth_it = calls > 1 || execution.elapsed_ns > SAMPLE_NS;
+    let due = || calls.is_power_of_two() || entry.samples.iter().any(|sample| sample.len == 0);
+    if worth_it && due() && text::has_room_for_samples(memory) {
         Recorded::SampleWanted
     } else {
         Recorded::Kept
@@ -240,7 +235,7 @@ fn add(memory: &Memory, entry: *mut Entry, execution: &Execution) -> Recorded {
 
 /// Adds what a backend counted for a statement; to `(other)`, and returns false, when the statement has no entry any
 /// more.
-pub fn merge(memory: &Memory, key: &Key, counters: &Counters, histogram: &[u8; BUCKETS]) -> bool {
+pub fn merge(memory: &Memory, key: &Key, counters: &Counters, histogram: &[u8; BUCKETS], octaves: Octaves) -> bool {
     let hash = key.hash();
     let table = &memory.statements;
     // SAFETY: a valid lock that this process does not hold; nothing below raises.
@@ -249,14 +244,15 @@ pub fn merge(memory: &Memory, key: &Key, counters: &Counters, histogram: &[u8; B
         // SAFETY: the lock makes this process the only one to touch the entry.
         Some(entry) => unsafe {
             (*entry).counters.merge(counters);
-            (*entry).histogram.merge_small(histogram);
+            (*entry).octaves.insert_all(octaves);
+            (*entry).histogram.merge_small(histogram, octaves);
             true
         },
         None => {
             memory.header().folded.fetch_add(counters.calls, Ordering::Relaxed);
             with_other(memory, key, |other| {
                 other.counters.merge(counters);
-                other.histogram.merge_small(histogram);
+                other.histogram.merge_small(histogram, octaves);
             });
             false
         }
@@ -346,9 +342,8 @@ fn insert(memory: &Memory, key: &Key, hash: u64, now: i64) -> Option<*mut Entry>
     };
     let entry = table.entry(number);
     let head = table.head(table.bucket(hash));
-    // SAFETY: an entry taken from the free list or unlinked belongs to this process; all-zero bytes are valid.
+    // SAFETY: an entry taken from the free list or unlinked belongs to this process, and has no texts and no counts.
     unsafe {
-        core::ptr::write_bytes(entry, 0, 1);
         (*entry).key = *key;
         (*entry).next.store(head.load(Ordering::Relaxed), Ordering::Relaxed);
     }
@@ -390,16 +385,21 @@ fn evict(memory: &Memory, partition: usize, now: i64) -> Option<u32> {
     let entry = unsafe { &mut *table.entry(number) };
     with_other(memory, &entry.key, |other| {
         other.counters.merge(&entry.counters);
-        other.histogram.merge(&entry.histogram);
+        other.histogram.merge_octaves(&entry.histogram, entry.octaves);
     });
-    release_texts(memory, entry);
+    clear(memory, entry);
     header.evictions.fetch_add(1, Ordering::Relaxed);
     Some(number)
 }
 
-fn release_texts(memory: &Memory, entry: &mut Entry) {
+/// Makes an entry that was unlinked as good as new.
+fn clear(memory: &Memory, entry: &mut Entry) {
     text::free(memory, &mut entry.text);
     entry.samples.iter_mut().for_each(|sample| text::free(memory, sample));
+    entry.next_sample = 0;
+    entry.histogram.clear_octaves(entry.octaves);
+    entry.octaves = Octaves::default();
+    entry.counters = Counters::default();
 }
 
 /// Takes an entry out of its bucket's chain. The caller holds the partition's lock exclusively.
@@ -522,7 +522,7 @@ pub fn reset(memory: &Memory, wanted: impl Fn(&Key, bool) -> bool) -> u64 {
                 link = entry.next.load(Ordering::Relaxed);
                 if wanted(&entry.key, false) {
                     unlink(table, bucket, number);
-                    release_texts(memory, entry);
+                    clear(memory, entry);
                     table.free_list(header).push(number);
                     header.entries_used.fetch_sub(1, Ordering::Relaxed);
                     removed += 1;

@@ -2,14 +2,21 @@
 
 pub mod backends;
 pub mod background;
+pub mod catalog;
+pub mod create_index;
 pub mod filesystem;
+pub mod hypothetical;
+pub mod ident;
 pub mod local;
 pub mod lock;
 pub mod lock_waits;
 pub mod lwlock;
 pub mod names;
+pub mod planner;
 pub mod query;
 pub mod raw;
+pub mod relation;
+pub mod role;
 pub mod srf;
 pub mod text;
 pub mod utility;

@@ -40,6 +40,8 @@ unsafe extern "C-unwind" {
 }
 
 unsafe extern "C" {
+    /// Never raises.
+    pub fn GetDatabaseEncoding() -> core::ffi::c_int;
     /// Raises only when a process holds 200 locks already.
     pub fn LWLockAcquire(lock: *mut pg_sys::LWLock, mode: pg_sys::LWLockMode::Type) -> bool;
     /// Raises only when the lock is not held.
@@ -52,6 +54,8 @@ unsafe extern "C" {
     pub fn GetCurrentStatementStartTimestamp() -> pg_sys::TimestampTz;
     /// Never raises.
     pub fn GetCurrentTimestamp() -> pg_sys::TimestampTz;
+    /// Never raises. Signed from 18 on; the bits are the same.
+    pub fn pgstat_get_my_query_id() -> u64;
     /// Never raises while an error is being built, which is when context callbacks run.
     pub fn geterrcode() -> core::ffi::c_int;
     /// Never raises.

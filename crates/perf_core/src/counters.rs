@@ -61,7 +61,7 @@ impl Usage {
 /// One finished execution of a statement, or a planning that no execution followed (`calls` 0).
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Execution {
-    /// 1; or 0 when only planning or another part of an execution already counted is added.
+    /// 1; or 0 when only planning, another part or the late failure of an execution already counted is added.
     pub calls: u64,
     /// It raised an error or its backend ended.
     pub failed: bool,
@@ -158,6 +158,10 @@ impl Counters {
         self.total_ns += execution.elapsed_ns;
         self.jit_ns += execution.jit_ns;
         self.usage.add(&execution.usage);
+        if execution.failed {
+            self.failures += 1;
+            self.last_sqlstate = execution.sqlstate;
+        }
         if execution.calls == 0 {
             return;
         }
@@ -170,10 +174,6 @@ impl Counters {
         self.calls += execution.calls;
         let ms = execution.elapsed_ns as f64 * 1e-6;
         self.sum_sq_ms2 += ms * ms;
-        if execution.failed {
-            self.failures += 1;
-            self.last_sqlstate = execution.sqlstate;
-        }
         match execution.slowness {
             0 => {}
             1 => self.slow += 1,

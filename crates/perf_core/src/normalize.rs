@@ -13,35 +13,36 @@ pub fn normalize_into(source: &[u8], out: &mut [u8], backslash_escapes: bool) ->
     let mut number = highest_parameter(source);
     let mut lexer = Lexer { source, at: 0, backslash_escapes };
     let mut before = Before::Operator;
-    while let Some(token) = lexer.next() {
-        match token {
-            Token::Literal => {
+    // What stays is copied in one piece, up to the next byte to be left out.
+    let mut copied = 0;
+    while let Some(stop) = lexer.skip_ordinary(&mut before) {
+        match lexer.next() {
+            Some(Token::Literal) => {
+                writer.push(&source[copied..stop]);
+                copied = lexer.at;
                 number = number.saturating_add(1);
                 writer.parameter(number);
                 before = Before::Operand;
             }
-            Token::Minus(text) => {
+            Some(Token::Minus(_)) => {
                 // A sign belongs to the literal when nothing stands before it that could be subtracted from.
                 if before == Before::Operator && lexer.peek().is_some_and(|byte| byte.is_ascii_digit()) {
-                    continue;
+                    writer.push(&source[copied..stop]);
+                    copied = lexer.at;
+                } else {
+                    before = Before::Operator;
                 }
-                writer.push(text);
-                before = Before::Operator;
             }
-            Token::Space(text) => writer.push(text),
-            Token::Operand(text) => {
-                writer.push(text);
-                before = Before::Operand;
-            }
-            Token::Other(text) => {
-                writer.push(text);
-                before = if matches!(text, b")" | b"]") { Before::Operand } else { Before::Operator };
-            }
+            Some(Token::Space(_)) => {}
+            Some(Token::Operand(_)) => before = Before::Operand,
+            Some(Token::Other(_)) => before = Before::Operator,
+            None => break,
         }
         if writer.len == writer.out.len() {
-            break;
+            return writer.len;
         }
     }
+    writer.push(&source[copied..]);
     writer.len
 }
 
@@ -89,6 +90,18 @@ fn is_plan_figures(text: &str) -> bool {
                 .zip(["rows=", "width="])
                 .all(|(word, name)| word.strip_prefix(name).is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit())))
     })
+}
+
+/// Whether a text is nothing but white space and comments.
+pub fn is_blank(text: &[u8]) -> bool {
+    let mut lexer = Lexer { source: text, at: 0, backslash_escapes: false };
+    loop {
+        match lexer.next() {
+            None => return true,
+            Some(Token::Space(_)) => {}
+            Some(_) => return false,
+        }
+    }
 }
 
 #[derive(PartialEq, Clone, Copy)]
@@ -139,6 +152,39 @@ enum Token<'a> {
     Other(&'a [u8]),
 }
 
+/// What a byte can begin. Those that go on a word come last.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq)]
+enum Class {
+    /// Quotes, and what a comment or a number may begin with: looked at closely.
+    Special,
+    Space,
+    Operator,
+    /// A closing parenthesis or bracket.
+    Closing,
+    Digit,
+    Dollar,
+    Word,
+}
+
+const CLASSES: [Class; 256] = {
+    let mut classes = [Class::Operator; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        classes[byte] = match byte as u8 {
+            b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c => Class::Space,
+            b'\'' | b'"' | b'-' | b'/' | b'.' => Class::Special,
+            b')' | b']' => Class::Closing,
+            b'$' => Class::Dollar,
+            b'0'..=b'9' => Class::Digit,
+            b'a'..=b'z' | b'A'..=b'Z' | b'_' | 0x80..=0xff => Class::Word,
+            _ => Class::Operator,
+        };
+        byte += 1;
+    }
+    classes
+};
+
 struct Lexer<'a> {
     source: &'a [u8],
     at: usize,
@@ -152,6 +198,46 @@ impl<'a> Lexer<'a> {
 
     fn byte(&self, at: usize) -> u8 {
         self.source.get(at).copied().unwrap_or(0)
+    }
+
+    /// Goes on to the next byte that may begin something to be left out, and says where that is; `None` at the end of
+    /// the text. `before` tells what stands in front of it.
+    #[inline]
+    fn skip_ordinary(&mut self, before: &mut Before) -> Option<usize> {
+        let source = self.source;
+        let mut at = self.at;
+        while let Some(&byte) = source.get(at) {
+            match CLASSES[usize::from(byte)] {
+                Class::Word => {
+                    let start = at;
+                    at += 1;
+                    while source.get(at).is_some_and(|&byte| CLASSES[usize::from(byte)] as u8 >= Class::Digit as u8) {
+                        at += 1;
+                    }
+                    let may_be_prefix = at == start + 1 && matches!(source.get(at), Some(b'\'' | b'&'));
+                    if may_be_prefix {
+                        self.at = start;
+                        return Some(start);
+                    }
+                    *before = Before::Operand;
+                }
+                Class::Space => at += 1,
+                Class::Operator => {
+                    at += 1;
+                    *before = Before::Operator;
+                }
+                Class::Closing => {
+                    at += 1;
+                    *before = Before::Operand;
+                }
+                Class::Special | Class::Digit | Class::Dollar => {
+                    self.at = at;
+                    return Some(at);
+                }
+            }
+        }
+        self.at = at;
+        None
     }
 
     fn next(&mut self) -> Option<Token<'a>> {
@@ -385,6 +471,16 @@ mod tests {
         check("SELECT a[1:2], b::numeric(10,2)", "SELECT a[$1:$2], b::numeric($3,$4)");
         check("SELECT /* 'kept' /* 1 */ */ 2 -- 3\n", "SELECT /* 'kept' /* 1 */ */ $1 -- 3");
         check("SELECT U&\"d\\0061t\" , a$1 FROM t", "SELECT U&\"d\\0061t\" , a$1 FROM t");
+    }
+
+    #[test]
+    fn blank_is_space_and_comments() {
+        for text in ["", "  ", "/* a 'b */ -- c\n ", "/* /* */ */"] {
+            assert!(is_blank(text.as_bytes()), "{text}");
+        }
+        for text in ["a", ";", "/* a */ 1", "- -", "'"] {
+            assert!(!is_blank(text.as_bytes()), "{text}");
+        }
     }
 
     #[test]

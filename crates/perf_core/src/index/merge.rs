@@ -1,0 +1,91 @@
+//! One index for several statements: reorderings and extensions that keep every statement's prefix.
+
+use super::candidates::KEYS_MAX;
+use super::{Candidate, Key};
+
+/// Adds to `candidates` the indexes that serve two of them at once; at most `added_max`.
+///
+/// Two ways, both safe for the one whose prefix is kept: the equality columns of one are brought to the front of the
+/// other's equality columns, and the columns of one are appended to the other.
+pub fn merged(candidates: &[Candidate], added_max: usize) -> Vec<Candidate> {
+    let mut added: Vec<Candidate> = Vec::new();
+    for (at, a) in candidates.iter().enumerate() {
+        for (bt, b) in candidates.iter().enumerate() {
+            if at == bt || a.relation != b.relation || a.kind != b.kind {
+                continue;
+            }
+            for new in [reordered(a, b), appended(a, b)].into_iter().flatten() {
+                if added.len() >= added_max {
+                    return added;
+                }
+                if !candidates.iter().chain(&added).any(|known| known.same_index(&new)) {
+                    added.push(new);
+                }
+            }
+        }
+    }
+    added
+}
+
+/// `b` with the keys of `a` first, when all of `a` are equality columns of `b` (or its last is `b`'s first ordered one).
+fn reordered(a: &Candidate, b: &Candidate) -> Option<Candidate> {
+    if a.keys.len() >= b.keys.len() || !a.columns().iter().all(|column| b.columns()[..b.free].contains(column)) {
+        return None;
+    }
+    let mut keys = a.keys.clone();
+    keys.extend(b.keys.iter().filter(|key| !a.columns().contains(&key.column)));
+    Some(Candidate { keys, free: a.keys.len(), ..b.clone() })
+}
+
+/// `a`, then what `b` has more, when both begin with the same column.
+fn appended(a: &Candidate, b: &Candidate) -> Option<Candidate> {
+    if a.keys.first() != b.keys.first() {
+        return None;
+    }
+    let more: Vec<Key> = b.keys.iter().copied().filter(|key| !a.columns().contains(&key.column)).collect();
+    if more.is_empty() || a.keys.len() + more.len() > KEYS_MAX {
+        return None;
+    }
+    let mut keys = a.keys.clone();
+    keys.extend(more);
+    Some(Candidate { keys, free: a.free.min(a.keys.len()), ..a.clone() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Kind;
+    use super::*;
+    use proptest::prelude::*;
+
+    fn candidate(columns: &[i16], free: usize) -> Candidate {
+        Candidate { relation: 1, kind: Kind::Btree, keys: columns.iter().map(|c| Key::ascending(*c)).collect(), free }
+    }
+
+    #[test]
+    fn equality_columns_are_brought_forward() {
+        let added = merged(&[candidate(&[2], 1), candidate(&[1, 2, 3], 2)], 10);
+        assert!(added.iter().any(|new| new.columns() == [2, 1, 3]), "{added:?}");
+    }
+
+    #[test]
+    fn a_common_start_is_extended() {
+        let added = merged(&[candidate(&[1, 2], 1), candidate(&[1, 3], 1)], 10);
+        assert!(added.iter().any(|new| new.columns() == [1, 2, 3]), "{added:?}");
+        assert!(added.iter().any(|new| new.columns() == [1, 3, 2]), "{added:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn merged_serves_one_of_its_parents(shapes in prop::collection::vec((prop::collection::vec(1i16..6, 1..4), 0usize..4), 1..8)) {
+            let candidates: Vec<Candidate> = shapes.iter().map(|(columns, free)| {
+                let mut unique = Vec::new();
+                for column in columns { if !unique.contains(column) { unique.push(*column); } }
+                candidate(&unique, (*free).min(unique.len()))
+            }).collect();
+            for new in merged(&candidates, 50) {
+                prop_assert!(new.keys.len() <= KEYS_MAX);
+                prop_assert!(candidates.iter().any(|old| new.covers(old)));
+            }
+        }
+    }
+}

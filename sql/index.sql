@@ -1,0 +1,13 @@
+-- What the index functions say of themselves.
+
+COMMENT ON FUNCTION what_if(text, text[], text[]) IS
+'Plans one statement with and without indexes that do not exist; creates nothing and executes nothing.
+Arguments: query (one SELECT, INSERT, UPDATE, DELETE or MERGE; $1, $2, ... are planned generically), indexes (CREATE INDEX statements: btree with several columns or expressions, ASC/DESC, NULLS FIRST/LAST, INCLUDE, WHERE), without (names of existing indexes to hide; unique ones still prove uniqueness).
+Columns: variant (current, hypothetical), total_cost (planner''s unit), indexes_used (names), plan (as EXPLAIN prints it).
+Needs the privileges that EXPLAIN needs. Errors: 22004 NULL argument; 22023 not exactly one statement with a plan, or an element of indexes that is not one CREATE INDEX; 0A000 kind of index not supported; 42703 unknown column; 42704 unknown index in without; and whatever analysing the statement raises.';
+
+COMMENT ON FUNCTION index_recommendations(integer, bigint, boolean, text, text[], double precision[]) IS
+'Recommends indexes for a workload, with evidence, and judges every row of perf.index_policy. Plans only; creates nothing.
+Arguments: time_budget_ms (the best set found by then is returned), storage_budget_bytes (for all recommended indexes together; NULL: no limit), include_inapplicable (policy rows without their table too), workload (captured, pg_stat_statements), queries (advice for exactly these statements instead), weights (executions of each query; 1 by default).
+Columns: id (stable), priority (high: saves 5 % of the workload, or makes a statement with 5 % of it 10 times cheaper; medium: 1 %; low), action, source (workload, policy, both), status (recommended, exists, not_needed, not_applicable), relation, columns, access_method, ddl, undo_ddl, size_bytes (of a fresh build; of the existing index for exists), benefit_pct (of the workload''s measured time, of its planned cost for queries, before write_cost_pct), benefit_ms_per_hour, statements_improved, best_speedup (planner''s cost before / after), write_cost_pct (same unit as benefit_pct), confidence (high, medium: no measured times or no known parameters, low: no statistics), basis (what_if, measured, policy), policy_gain (the policy''s own words), reason, evidence (per statement: queryid or query_no, calls, ms, cost_before, cost_after, plan_change). NULL: not known.
+No statement gets more than 5 % worse by the planner''s cost. What is locked or cannot be planned is left out, and a NOTICE counts it. Errors: 22004, 22023 argument out of range or a query that cannot be planned; 55000 the workload''s source is not there.';

@@ -1,0 +1,87 @@
+//! The rows of `perf.index_policy`, resolved against the database. Reads the table through SPI; its absence is no rows.
+
+use perf_core::index::{Candidate, Key, Kind};
+use pgrx::{pg_sys, Spi};
+
+use crate::error::Error;
+use crate::pg::catalog;
+use crate::pg::relation::{btree_opclass, Relation, Unusable};
+
+/// One row, as written.
+#[derive(Clone, Debug, Default)]
+pub struct PolicyRow {
+    /// `table_name`.
+    pub table_name: String,
+    /// `columns`.
+    pub columns: Vec<String>,
+    /// `priority`.
+    pub priority: String,
+    /// `expected_gain`.
+    pub expected_gain: Option<String>,
+}
+
+/// What a row means here.
+pub enum Resolved {
+    /// The table or a column is missing, or cannot carry an index: why.
+    NotApplicable(String),
+    /// The table is locked by somebody else.
+    Locked,
+    /// An index that could be made.
+    Index(Relation, Candidate),
+}
+
+/// Reads all rows in their order.
+pub fn read() -> Result<Vec<PolicyRow>, Error> {
+    let exists = Spi::get_one::<bool>("SELECT pg_catalog.to_regclass('perf.index_policy') IS NOT NULL");
+    if exists != Ok(Some(true)) {
+        return Ok(Vec::new());
+    }
+    catalog::rows(
+        "SELECT p.table_name, p.columns, p.priority, p.expected_gain FROM perf.index_policy p ORDER BY p.policy_no",
+        &[],
+        |row| {
+            Ok(Some(PolicyRow {
+                table_name: row.get::<String>(1)?.unwrap_or_default(),
+                columns: row.get::<Vec<Option<String>>>(2)?.unwrap_or_default().into_iter().flatten().collect(),
+                priority: row.get::<String>(3)?.unwrap_or_default(),
+                expected_gain: row.get::<String>(4)?,
+            }))
+        },
+    )
+    .map_err(|error| Error::WrongState {
+        message: format!("table perf.index_policy cannot be read: {error}"),
+        hint: "SELECT perf.load_policy() loads the shipped catalogue again.".to_owned(),
+    })
+}
+
+/// Resolves a row through the `search_path`.
+pub fn resolve(row: &PolicyRow) -> Resolved {
+    let table = &row.table_name;
+    let found = Spi::get_one_with_args::<pg_sys::Oid>(
+        "SELECT pg_catalog.to_regclass($1)::pg_catalog.oid",
+        &[table.as_str().into()],
+    );
+    let Ok(Some(oid)) = found else {
+        return Resolved::NotApplicable(format!("table {table} does not exist in this database."));
+    };
+    let relation = match Relation::read(oid) {
+        Ok(relation) => relation,
+        Err(Unusable::Locked) => return Resolved::Locked,
+        Err(why) => return Resolved::NotApplicable(format!("no index is recommended on {table}: {}.", why.describe())),
+    };
+    let mut keys = Vec::with_capacity(row.columns.len());
+    for name in &row.columns {
+        match relation.column_named(name) {
+            Some(column) if column.is_virtual || btree_opclass(column.type_oid).is_none() => {
+                return Resolved::NotApplicable(format!("column {name} of table {table} cannot be a btree key."));
+            }
+            Some(column) => keys.push(Key::ascending(column.number)),
+            None => return Resolved::NotApplicable(format!("table {table} has no column {name}.")),
+        }
+    }
+    if keys.is_empty() {
+        return Resolved::NotApplicable("the policy names no column.".to_owned());
+    }
+    let candidate = Candidate { relation: oid.to_u32(), kind: Kind::Btree, keys, free: 0 };
+    Resolved::Index(relation, candidate)
+}

@@ -1,0 +1,496 @@
+//! Words and SQL for what was found: one row a recommendation, one for every row of the policy. Reads names from the catalog.
+
+use std::collections::{HashMap, HashSet};
+
+use perf_core::index::{name, Candidate, Key};
+use serde_json::{json, Value};
+
+use super::existing;
+use super::policy::Resolved;
+use super::pool::{Entry, Pool};
+use super::recommend::{Options, PolicyCase};
+use super::study::{Known, Studied, Study};
+use super::what_if::used_name;
+use crate::pg::hypothetical::Hypothetical;
+use crate::pg::ident;
+use crate::pg::planner::{Planned, Scan};
+use crate::workload::queries::Workload;
+
+/// Statements listed in the evidence of one row, at most: those that gain most.
+const EVIDENCE_MAX: usize = 20;
+/// `high`: this share of the workload saved, in percent.
+const HIGH_PCT: f64 = 5.0;
+/// `high` too: a statement of at least `HIGH_PCT` of the workload this many times cheaper.
+const HIGH_SPEEDUP: f64 = 10.0;
+/// `medium`: this share of the workload saved, in percent.
+const MEDIUM_PCT: f64 = 1.0;
+
+/// A policy index that saves less than this share of the workload, in percent, saves nothing worth a word.
+const NOTICEABLE_PCT: f64 = 0.1;
+
+/// One row of `perf.index_recommendations`; the columns are described there.
+#[derive(Clone, Debug, Default)]
+pub struct Recommendation {
+    pub id: String,
+    pub priority: String,
+    pub action: &'static str,
+    pub source: &'static str,
+    pub status: &'static str,
+    pub relation: String,
+    pub columns: Vec<String>,
+    pub access_method: &'static str,
+    pub ddl: Option<String>,
+    pub undo_ddl: Option<String>,
+    pub size_bytes: Option<i64>,
+    pub benefit_pct: Option<f64>,
+    pub benefit_ms_per_hour: Option<f64>,
+    pub statements_improved: Option<i32>,
+    pub best_speedup: Option<f64>,
+    pub write_cost_pct: Option<f64>,
+    pub confidence: &'static str,
+    pub basis: &'static str,
+    pub policy_gain: Option<String>,
+    pub reason: String,
+    pub evidence: Value,
+}
+
+/// One statement that an index improves.
+#[derive(Clone, Debug)]
+pub struct Change {
+    after: f64,
+    plan: String,
+}
+
+/// What one chosen candidate contributes.
+#[derive(Clone, Debug, Default)]
+pub struct Gain {
+    /// Saved weight, before write costs.
+    pub saved: f64,
+    /// Statements with their new plan.
+    pub statements: Vec<(usize, Change)>,
+}
+
+/// Everything there is to tell.
+pub struct Findings<'a> {
+    /// The workload.
+    pub workload: &'a Workload,
+    /// Its statements as planned today.
+    pub study: &'a Study,
+    /// Its candidates.
+    pub pool: &'a Pool,
+    /// The policy.
+    pub cases: &'a [PolicyCase],
+    /// The chosen candidates.
+    pub gains: Vec<(usize, Gain)>,
+    /// Policy candidates that were not chosen, and what they would save alone.
+    pub alone: Vec<(usize, Option<f64>)>,
+    /// How the search was asked for.
+    pub options: &'a Options,
+}
+
+/// Gives every candidate its name, unused and the same tomorrow: the chosen ones first.
+pub fn name_all(pool: &mut Pool, study: &Study, chosen: &[usize]) {
+    let mut used: HashMap<String, HashSet<String>> = HashMap::new();
+    let others = (0..pool.entries.len()).filter(|at| !chosen.contains(at));
+    for at in chosen.iter().copied().chain(others) {
+        let Some(entry) = pool.entries.get_mut(at) else { continue };
+        let Some(known) = study.relations.get(&entry.candidate.relation) else { continue };
+        let schema = &known.relation.schema;
+        let names = used.entry(schema.clone()).or_insert_with(|| existing::names_in(schema));
+        let chosen =
+            name::index_name(&known.relation.name, &column_names(known, &entry.candidate), |name| names.contains(name));
+        names.insert(chosen.clone());
+        entry.index.name = ident::until_nul(&chosen);
+    }
+}
+
+fn column_names(known: &Known, candidate: &Candidate) -> Vec<String> {
+    candidate
+        .keys
+        .iter()
+        .map(|key| known.relation.column(key.column).map_or_else(String::new, |column| column.name.clone()))
+        .collect()
+}
+
+/// How the plan of a statement changes.
+pub fn change(study: &Study, pool: &Pool, statement: usize, config: &[usize], after: &Planned) -> Change {
+    let indexes: Vec<&Hypothetical> = config.iter().map(|at| &pool.entries[*at].index).collect();
+    let before = &study.statements[statement].base;
+    let relations: HashSet<u32> = indexes.iter().map(|index| index.relation.to_u32()).collect();
+    let leaves: HashSet<u32> = relations
+        .iter()
+        .filter_map(|oid| study.relations.get(oid))
+        .flat_map(|known| known.leaves.iter().map(|leaf| leaf.oid.to_u32()))
+        .chain(relations.iter().copied())
+        .collect();
+    let old = summary(&before.scans, before.sorts, &[], &leaves);
+    let new = summary(&after.scans, after.sorts, &indexes, &leaves);
+    Change { after: after.total_cost, plan: format!("{old} -> {new}") }
+}
+
+/// `Seq Scan on orders, Sort`: the scans of the relations in question, each once.
+fn summary(scans: &[Scan], sorts: u32, given: &[&Hypothetical], relations: &HashSet<u32>) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    for scan in scans.iter().filter(|scan| relations.contains(&scan.relation.to_u32())) {
+        let table = ident::relation_parts(scan.relation).map_or_else(String::new, |(_, name)| name);
+        let names: Vec<String> = scan.indexes.iter().map(|index| used_name(*index, given)).collect();
+        let part = if names.is_empty() {
+            format!("{} on {table}", scan.method)
+        } else {
+            format!("{} using {} on {table}", scan.method, names.join(", "))
+        };
+        if !parts.contains(&part) && parts.len() < 6 {
+            parts.push(part);
+        }
+    }
+    if sorts > 0 {
+        parts.push("Sort".to_owned());
+    }
+    parts.join(", ")
+}
+
+/// All rows: recommended ones by what they save, then the rest of the policy in its order.
+pub fn make(findings: &Findings<'_>) -> Vec<Recommendation> {
+    let mut rows: Vec<Recommendation> = findings
+        .gains
+        .iter()
+        .filter(|(_, gain)| !gain.statements.is_empty())
+        .map(|(at, gain)| findings.recommended(&findings.pool.entries[*at], gain))
+        .collect();
+    let benefit = |row: &Recommendation| row.benefit_pct.unwrap_or(0.0);
+    rows.sort_by(|a, b| benefit(b).total_cmp(&benefit(a)).then_with(|| a.id.cmp(&b.id)));
+    for (at, case) in findings.cases.iter().enumerate() {
+        rows.extend(findings.policy_row(at, case));
+    }
+    rows
+}
+
+impl Findings<'_> {
+    fn pct(&self, weight: f64) -> f64 {
+        if self.study.total_weight > 0.0 {
+            100.0 * weight / self.study.total_weight
+        } else {
+            0.0
+        }
+    }
+
+    /// A row with what every row on this candidate says.
+    fn described(&self, known: &Known, candidate: &Candidate) -> Recommendation {
+        let relation = known.relation.qualified();
+        let columns = column_names(known, candidate);
+        let orders: Vec<String> = candidate.keys.iter().map(|key| order_text(*key).to_owned()).collect();
+        let mut parts: Vec<&str> = vec![&relation, candidate.kind.access_method()];
+        parts.extend(columns.iter().zip(&orders).flat_map(|(column, order)| [column.as_str(), order.as_str()]));
+        Recommendation {
+            id: name::stable_id(&parts),
+            action: "create",
+            access_method: candidate.kind.access_method(),
+            confidence: "low",
+            basis: "policy",
+            evidence: json!([]),
+            relation,
+            columns,
+            ..Recommendation::default()
+        }
+    }
+
+    fn recommended(&self, entry: &Entry, gain: &Gain) -> Recommendation {
+        let Some(known) = self.study.relations.get(&entry.candidate.relation) else { return Recommendation::default() };
+        let mut statements: Vec<(&Studied, &Change)> =
+            gain.statements.iter().map(|(at, change)| (&self.study.statements[*at], change)).collect();
+        let saved = |one: &(&Studied, &Change)| one.0.weight * (1.0 - one.1.after / one.0.base.total_cost);
+        statements.sort_by(|a, b| saved(b).total_cmp(&saved(a)).then(a.0.at.cmp(&b.0.at)));
+        let speedup = |one: &(&Studied, &Change)| one.0.base.total_cost / one.1.after.max(f64::MIN_POSITIVE);
+        let best = statements.iter().map(speedup).fold(1.0, f64::max);
+        let benefit = self.pct(gain.saved);
+        let fast_on_top =
+            statements.iter().any(|one| speedup(one) >= HIGH_SPEEDUP && self.pct(one.0.weight) >= HIGH_PCT);
+        let generic = statements.iter().any(|one| one.0.generic);
+        let case = entry.policy.first().and_then(|at| self.cases.get(*at));
+        let (ddl, undo) = ddl(known, entry);
+        Recommendation {
+            priority: if benefit >= HIGH_PCT || fast_on_top {
+                "high"
+            } else if benefit >= MEDIUM_PCT {
+                "medium"
+            } else {
+                "low"
+            }
+            .to_owned(),
+            source: if case.is_some() { "both" } else { "workload" },
+            status: "recommended",
+            ddl: Some(ddl),
+            undo_ddl: Some(undo),
+            size_bytes: Some(entry.index.bytes as i64),
+            benefit_pct: Some(benefit),
+            benefit_ms_per_hour: self.workload.hours.map(|hours| gain.saved / hours),
+            statements_improved: Some(statements.len() as i32),
+            best_speedup: Some(best),
+            write_cost_pct: entry.write_cost.map(|cost| self.pct(cost)),
+            confidence: if !entry.index.has_statistics {
+                "low"
+            } else if generic || !self.workload.is_measured() {
+                "medium"
+            } else {
+                "high"
+            },
+            basis: "what_if",
+            policy_gain: case.and_then(|case| case.row.expected_gain.clone()),
+            reason: self.reason(known, entry, &statements, best),
+            evidence: self.evidence(&statements),
+            ..self.described(known, &entry.candidate)
+        }
+    }
+
+    fn reason(&self, known: &Known, entry: &Entry, statements: &[(&Studied, &Change)], best: f64) -> String {
+        let weight: f64 = statements.iter().map(|one| one.0.weight).sum();
+        let after: f64 = statements.iter().map(|one| one.0.weight * one.1.after / one.0.base.total_cost).sum();
+        let of_what = if self.workload.is_measured() { "measured time" } else { "planned cost" };
+        let columns = column_names(known, &entry.candidate).join(", ");
+        let mut reason = format!(
+            "{} with {:.1} % of the {of_what} {} {} by {columns}; with this index the planner expects {:.1} % less for them, up to {} less for one",
+            counted(statements.len(), "statement"),
+            self.pct(weight),
+            if statements.len() == 1 { "reads" } else { "read" },
+            known.relation.name,
+            100.0 * (1.0 - after / weight.max(f64::MIN_POSITIVE)),
+            times(best),
+        );
+        if !entry.index.has_statistics {
+            reason.push_str("; the table was never analysed, so run ANALYZE and ask again");
+        }
+        if known.relation.kind == b'p' {
+            reason.push_str("; the table is partitioned, so each partition gets its own index");
+        }
+        reason.push('.');
+        reason
+    }
+
+    fn evidence(&self, statements: &[(&Studied, &Change)]) -> Value {
+        statements
+            .iter()
+            .take(EVIDENCE_MAX)
+            .map(|(studied, change)| {
+                let statement = &self.workload.statements[studied.at];
+                json!({
+                    "queryid": (statement.queryid != 0).then_some(statement.queryid),
+                    "query_no": (!self.workload.is_measured()).then_some(studied.at + 1),
+                    "calls": statement.calls,
+                    "ms": self.workload.is_measured().then_some(statement.total_ms),
+                    "cost_before": studied.base.total_cost,
+                    "cost_after": change.after,
+                    "plan_change": change.plan,
+                    "parameters": if studied.generic { "generic" } else { "known" },
+                })
+            })
+            .collect()
+    }
+
+    /// The row of the policy's own index; None when the workload's row says it already, or nobody asked for it.
+    fn policy_row(&self, at: usize, case: &PolicyCase) -> Option<Recommendation> {
+        let with_policy = |row: Recommendation| Recommendation {
+            priority: case.row.priority.clone(),
+            source: "policy",
+            policy_gain: case.row.expected_gain.clone(),
+            ..row
+        };
+        let unresolved = |status, reason: String| Recommendation {
+            id: name::stable_id(
+                &[case.row.table_name.as_str(), "btree"]
+                    .into_iter()
+                    .chain(case.row.columns.iter().map(String::as_str))
+                    .collect::<Vec<_>>(),
+            ),
+            action: "create",
+            status,
+            relation: case.row.table_name.clone(),
+            columns: case.row.columns.clone(),
+            access_method: "btree",
+            confidence: "low",
+            basis: "policy",
+            reason,
+            evidence: json!([]),
+            ..Recommendation::default()
+        };
+        let locked = || {
+            let table = &case.row.table_name;
+            sentence(&format!("{table} is locked by another session, so it was not judged; ask again."))
+        };
+        let candidate = match &case.resolved {
+            Resolved::NotApplicable(why) => {
+                return self
+                    .options
+                    .include_inapplicable
+                    .then(|| with_policy(unresolved("not_applicable", sentence(why))));
+            }
+            Resolved::Locked => return Some(with_policy(unresolved("not_applicable", locked()))),
+            Resolved::Index(_, candidate) => candidate,
+        };
+        // Locked since it was resolved.
+        let Some(known) = self.study.relations.get(&candidate.relation) else {
+            return Some(with_policy(unresolved("not_applicable", locked())));
+        };
+        let row = self.described(known, candidate);
+        if let Some(index) = existing::covering(&known.existing, candidate) {
+            return Some(with_policy(Recommendation {
+                action: "keep",
+                status: "exists",
+                size_bytes: Some(index.bytes),
+                confidence: "high",
+                basis: "measured",
+                reason: format!("Index {} already serves these columns.", ident::quote(&index.name)),
+                ..row
+            }));
+        }
+        let (place, entry) = self.pool.entries.iter().enumerate().find(|(_, entry)| entry.policy.contains(&at))?;
+        let chosen = self.gains.iter().any(|(chosen, gain)| *chosen == place && !gain.statements.is_empty());
+        if chosen {
+            return None;
+        }
+        let (ddl, undo) = ddl(known, entry);
+        let row = with_policy(Recommendation {
+            ddl: Some(ddl),
+            undo_ddl: Some(undo),
+            size_bytes: Some(entry.index.bytes as i64),
+            write_cost_pct: entry.write_cost.map(|cost| self.pct(cost)),
+            ..row
+        });
+        if self.study.statements.is_empty() {
+            let why = if self.study.cut_short {
+                "the time budget ran out before a statement was planned"
+            } else {
+                "no statement has been measured yet"
+            };
+            return Some(Recommendation {
+                status: "recommended",
+                reason: format!("The policy wants it; {why}, so its gain here is not known."),
+                ..row
+            });
+        }
+        Some(self.not_chosen(row, known, entry, place))
+    }
+
+    /// Why a policy index was not chosen.
+    fn not_chosen(&self, row: Recommendation, known: &Known, entry: &Entry, place: usize) -> Recommendation {
+        let alone = self.alone.iter().find(|(at, _)| *at == place).and_then(|(_, saved)| *saved);
+        let rivals: Vec<(&Entry, &Gain)> = self
+            .gains
+            .iter()
+            .filter(|(_, gain)| !gain.statements.is_empty())
+            .map(|(at, gain)| (&self.pool.entries[*at], gain))
+            .filter(|(other, gain)| {
+                other.candidate.relation == entry.candidate.relation
+                    && gain.statements.iter().any(|(statement, _)| entry.statements.contains(statement))
+            })
+            .collect();
+        let names: Vec<_> = rivals.iter().map(|(other, _)| other.index.name.to_string_lossy()).collect();
+        let together = self.pct(rivals.iter().map(|(_, gain)| gain.saved).sum());
+        let readers = self.study.statements.iter().filter(|one| one.reads(entry.candidate.relation)).count();
+        let relation = &known.relation.name;
+        let saved = alone.map(|share| 100.0 * share);
+        let reason = match saved {
+            None => "The time budget ran out before it could be judged; raise time_budget_ms.".to_owned(),
+            Some(pct) if pct >= NOTICEABLE_PCT && !rivals.is_empty() => format!(
+                "It alone would save {pct:.1} % of the workload; the recommended {} on {relation} save{} {together:.1} % with the same statements among them.",
+                names.join(" and "),
+                if names.len() == 1 { "s" } else { "" },
+            ),
+            Some(pct) if pct >= NOTICEABLE_PCT => {
+                format!("It would save {pct:.1} % of the workload, but not what it costs the writes, or not within the storage budget.")
+            }
+            _ if readers == 0 => format!("No statement of the workload reads {relation}."),
+            _ if entry.statements.is_empty() => {
+                let column = row.columns.first().cloned().unwrap_or_default();
+                format!("None of the {} that read {relation} asks for {column}.", counted(readers, "statement"))
+            }
+            _ => format!(
+                "None of the {} that ask for its first column gets cheaper with it.",
+                counted(entry.statements.len(), "statement")
+            ),
+        };
+        Recommendation {
+            status: if saved.is_some() { "not_needed" } else { "not_applicable" },
+            basis: if saved.is_some() { "what_if" } else { "policy" },
+            confidence: if self.workload.is_measured() { "high" } else { "medium" },
+            benefit_pct: saved,
+            statements_improved: saved.filter(|pct| *pct < NOTICEABLE_PCT).map(|_| 0),
+            reason: sentence(&reason),
+            ..row
+        }
+    }
+}
+
+fn counted(count: usize, noun: &str) -> String {
+    if count == 1 {
+        format!("1 {noun}")
+    } else {
+        format!("{count} {noun}s")
+    }
+}
+
+fn times(factor: f64) -> String {
+    if factor < 10.0 {
+        format!("{factor:.1} times")
+    } else {
+        format!("{factor:.0} times")
+    }
+}
+
+fn sentence(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
+}
+
+fn order_text(key: Key) -> &'static str {
+    match (key.descending, key.nulls_first) {
+        (false, false) => "",
+        (false, true) => " NULLS FIRST",
+        (true, true) => " DESC",
+        (true, false) => " DESC NULLS LAST",
+    }
+}
+
+/// The statements that create the index and that drop it again.
+fn ddl(known: &Known, entry: &Entry) -> (String, String) {
+    let name = entry.index.name.to_string_lossy();
+    let schema = &known.relation.schema;
+    let columns: Vec<String> = entry
+        .candidate
+        .keys
+        .iter()
+        .zip(column_names(known, &entry.candidate))
+        .map(|(key, column)| format!("{}{}", ident::quote(&column), order_text(*key)))
+        .collect();
+    let definition = format!("USING {} ({})", entry.candidate.kind.access_method(), columns.join(", "));
+    let qualified = ident::qualified(schema, &name);
+    if known.relation.kind != b'p' {
+        return (
+            format!("CREATE INDEX CONCURRENTLY {} ON {} {definition}", ident::quote(&name), known.relation.qualified()),
+            format!("DROP INDEX CONCURRENTLY {qualified}"),
+        );
+    }
+    let undo = format!("DROP INDEX {qualified}");
+    let parent = format!("CREATE INDEX {} ON", ident::quote(&name));
+    if known.leaves.iter().any(|leaf| !is_direct_part(known, leaf)) {
+        // Several levels: the server builds and attaches the parts itself, and holds off writes while it does.
+        return (format!("{parent} {} {definition}", known.relation.qualified()), undo);
+    }
+    let mut statements = vec![format!("{parent} ONLY {} {definition}", known.relation.qualified())];
+    let mut used: HashMap<&str, HashSet<String>> = HashMap::new();
+    for leaf in &known.leaves {
+        let names = used.entry(&leaf.schema).or_insert_with(|| existing::names_in(&leaf.schema));
+        let part = name::index_name(&leaf.name, &column_names(known, &entry.candidate), |name| names.contains(name));
+        names.insert(part.clone());
+        statements.push(format!(
+            "CREATE INDEX CONCURRENTLY {} ON {} {definition}",
+            ident::quote(&part),
+            leaf.qualified()
+        ));
+        statements.push(format!("ALTER INDEX {qualified} ATTACH PARTITION {}", ident::qualified(&leaf.schema, &part)));
+    }
+    (statements.join(";\n"), undo)
+}
+
+fn is_direct_part(known: &Known, leaf: &crate::pg::relation::Relation) -> bool {
+    crate::pg::catalog::parent_of(leaf.oid) == Some(known.relation.oid)
+}

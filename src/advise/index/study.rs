@@ -1,0 +1,281 @@
+//! The workload as the planner sees it today: what each statement costs, asks for and writes. Plans, and locks as planning
+//! does; nothing is left locked.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use perf_core::index::candidates::Needs;
+use pgrx::{pg_sys, PgSqlErrorCode};
+
+use super::existing::{self, Existing};
+use crate::error::Error;
+use crate::pg::planner::{self, Configuration, Failure, Parameter, Planned, Statement};
+use crate::pg::relation::{Relation, Unusable};
+use crate::pg::role;
+use crate::workload::queries::{Source, StatementSample, Workload, WorkloadStatement};
+
+/// Statements planned, at most: those with the most time.
+const STATEMENTS_MAX: usize = 300;
+/// Share of the measured time that they cover, at most.
+const COVERED: f64 = 0.99;
+/// Writes below that share are still planned, for what an index would cost them.
+const WRITES_MAX: usize = 200;
+/// Never wait longer for a lock that somebody else holds.
+const LOCK_TIMEOUT_MS: u32 = 20;
+
+/// One statement with its plan of today.
+pub struct Studied {
+    /// Place in the workload.
+    pub at: usize,
+    /// What is to be saved: measured ms, or executions times cost.
+    pub weight: f64,
+    /// The plan of today.
+    pub base: Planned,
+    text: String,
+    search_path: Option<String>,
+    role: Option<pg_sys::Oid>,
+    parameters: Vec<Parameter>,
+    /// Its text may be that of a statement around it.
+    unwrap: bool,
+    /// Planned without values for its parameters.
+    pub generic: bool,
+}
+
+impl Studied {
+    /// Plans it again under other configurations; None when that fails.
+    pub fn plan(&self, configurations: &[Configuration<'_>]) -> Option<Vec<Planned>> {
+        planner::plan(&self.statement(), configurations).ok()
+    }
+
+    fn statement(&self) -> Statement<'_> {
+        Statement {
+            text: &self.text,
+            search_path: self.search_path.as_deref(),
+            role: self.role,
+            parameters: &self.parameters,
+            lock_timeout_ms: Some(LOCK_TIMEOUT_MS),
+            unwrap: self.unwrap,
+        }
+    }
+
+    /// Whether it could use an index that begins with `column` of `relation`.
+    pub fn asks_for(&self, relation: u32, column: i16) -> bool {
+        self.base.needs.iter().filter(|needs| needs.relation == relation).any(|needs| mentions(needs, column))
+    }
+
+    /// Whether it asks anything of `relation`.
+    pub fn reads(&self, relation: u32) -> bool {
+        self.base.scans.iter().any(|scan| scan.relation.to_u32() == relation)
+            || self.base.needs.iter().any(|needs| needs.relation == relation)
+    }
+}
+
+fn mentions(needs: &Needs, column: i16) -> bool {
+    needs.filters.iter().chain(needs.alternatives.iter().flatten()).any(|filter| filter.column == column)
+        || needs.joins.contains(&column)
+        || needs.orders.iter().flatten().any(|key| key.column == column)
+}
+
+/// A relation that statements ask for.
+pub struct Known {
+    /// Its description.
+    pub relation: Relation,
+    /// Its partitions with storage.
+    pub leaves: Vec<Relation>,
+    /// Its indexes.
+    pub existing: Vec<Existing>,
+    /// Share of HOT updates.
+    pub hot_share: Option<f64>,
+}
+
+impl Known {
+    /// Reads all of it.
+    pub fn read(oid: pg_sys::Oid) -> Result<Known, Unusable> {
+        let relation = Relation::read(oid)?;
+        let leaves = super::what_if::leaves_of(&relation);
+        Ok(Known { leaves, existing: existing::of(oid), hot_share: existing::hot_share(oid), relation })
+    }
+}
+
+/// What was learnt.
+#[derive(Default)]
+pub struct Study {
+    /// Statements with a plan.
+    pub statements: Vec<Studied>,
+    /// Relations that they ask for and that may carry an index.
+    pub relations: HashMap<u32, Known>,
+    /// What the user should know.
+    pub notices: Vec<String>,
+    /// Weight of the whole workload, planned or not.
+    pub total_weight: f64,
+    /// Whether time ran out before the last statement.
+    pub cut_short: bool,
+}
+
+/// Plans the statements that matter, the heaviest first.
+pub fn run(workload: &Workload, deadline: Instant) -> Result<Study, Error> {
+    let mut study = Study::default();
+    let (mut skipped, mut locked, mut first_error) = (0usize, 0usize, None);
+    for at in worth_planning(workload) {
+        pgrx::check_for_interrupts!();
+        if Instant::now() >= deadline {
+            study.cut_short = true;
+            break;
+        }
+        let statement = &workload.statements[at];
+        match studied(workload, at, statement) {
+            Ok(one) => study.statements.extend(one),
+            Err(failure) => {
+                if workload.source == Source::Given && !failure.is_locked() {
+                    return Err(bad_query(at, statement, &failure));
+                }
+                if failure.is_locked() {
+                    locked += 1;
+                } else {
+                    skipped += 1;
+                    first_error.get_or_insert_with(|| failure.message());
+                }
+            }
+        }
+    }
+    study.total_weight = if workload.is_measured() {
+        workload.statements.iter().map(|statement| statement.total_ms).sum()
+    } else {
+        study.statements.iter().map(|statement| statement.weight).sum()
+    };
+    if locked > 0 {
+        study
+            .notices
+            .push(format!("{locked} statements were left out: they read tables that another session has locked"));
+    }
+    if skipped > 0 {
+        let error = first_error.unwrap_or_default();
+        study
+            .notices
+            .push(format!("{skipped} statements were left out because they cannot be planned; the first: {error}"));
+    }
+    if workload.not_permitted > 0 {
+        study.notices.push(format!(
+            "{} statements were left out: they run as roles that you are not a member of",
+            workload.not_permitted
+        ));
+    }
+    study.read_relations();
+    Ok(study)
+}
+
+impl Study {
+    fn read_relations(&mut self) {
+        let mut locked = Vec::new();
+        for oid in self.statements.iter().flat_map(|statement| &statement.base.needs).map(|needs| needs.relation) {
+            if self.relations.contains_key(&oid) {
+                continue;
+            }
+            match Known::read(pg_sys::Oid::from(oid)) {
+                Ok(known) => {
+                    self.relations.insert(oid, known);
+                }
+                Err(Unusable::Locked) if !locked.contains(&oid) => locked.push(oid),
+                Err(_) => {}
+            }
+        }
+        for oid in locked {
+            let name = crate::pg::ident::relation(pg_sys::Oid::from(oid)).unwrap_or_default();
+            self.notices.push(format!("{name} was left out: another session has locked it"));
+        }
+    }
+}
+
+/// Places in the workload: the heaviest statements, then the remaining writes.
+fn worth_planning(workload: &Workload) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..workload.statements.len()).collect();
+    if !workload.is_measured() {
+        return order;
+    }
+    let ms = |at: &usize| workload.statements[*at].total_ms;
+    order.sort_by(|a, b| ms(b).total_cmp(&ms(a)).then(a.cmp(b)));
+    let total: f64 = order.iter().map(ms).sum();
+    let (mut chosen, mut covered, mut writes) = (Vec::new(), 0.0, 0);
+    for at in order {
+        if covered < total * COVERED && chosen.len() < STATEMENTS_MAX {
+            covered += ms(&at);
+            chosen.push(at);
+        } else if writes < WRITES_MAX && is_write(&workload.statements[at]) {
+            writes += 1;
+            chosen.push(at);
+        }
+    }
+    chosen
+}
+
+fn is_write(statement: &WorkloadStatement) -> bool {
+    let text = statement.samples.first().map_or("", |sample| sample.text.trim_start());
+    ["insert", "update", "merge"]
+        .iter()
+        .any(|word| text.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word)))
+}
+
+/// Plans one statement from its first sample that can be; nothing for a utility statement of a measured workload.
+fn studied(workload: &Workload, at: usize, statement: &WorkloadStatement) -> Result<Option<Studied>, Failure> {
+    let harvest = Configuration { harvest: true, ..Configuration::default() };
+    let mut last = None;
+    for sample in &statement.samples {
+        let role = (statement.userid != pg_sys::InvalidOid).then_some(statement.userid);
+        if role.is_some_and(|role| !role::may_plan_as(role)) {
+            return Ok(None);
+        }
+        let parameters = parameters_of(sample);
+        let mut one = Studied {
+            at,
+            weight: 0.0,
+            base: Planned::default(),
+            text: sample.text.clone(),
+            search_path: (!sample.search_path.is_empty()).then(|| sample.search_path.clone()),
+            role,
+            generic: false,
+            unwrap: workload.source == Source::Captured,
+            parameters,
+        };
+        match planner::plan(&one.statement(), &[harvest]) {
+            Ok(plans) => {
+                one.base = plans.into_iter().next().unwrap_or_default();
+                one.generic = one.parameters.is_empty() && one.base.has_parameters;
+                one.weight =
+                    if workload.is_measured() { statement.total_ms } else { statement.calls * one.base.total_cost };
+                return Ok(Some(one));
+            }
+            Err(Failure::Utility) if workload.is_measured() => return Ok(None),
+            Err(failure) => last = Some(failure),
+        }
+    }
+    last.map_or(Ok(None), Err)
+}
+
+/// The sampled values, if none of them is NULL: `x > NULL` would plan as no rows at all.
+fn parameters_of(sample: &StatementSample) -> Vec<Parameter> {
+    let known: Vec<Parameter> = sample
+        .params
+        .iter()
+        .flatten()
+        .map(|param| Parameter { type_oid: param.type_oid, value: Some(param.value.clone()) })
+        .collect();
+    if known.len() == sample.params.len() {
+        known
+    } else {
+        Vec::new()
+    }
+}
+
+fn bad_query(at: usize, statement: &WorkloadStatement, failure: &Failure) -> Error {
+    let text = statement.samples.first().map_or("", |sample| sample.text.as_str());
+    let shown: String = text.chars().take(80).collect();
+    let accepted = match failure.code() {
+        Some(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE) => "You need the privileges to run each query.",
+        _ => "Each element is exactly one SELECT, INSERT, UPDATE, DELETE or MERGE statement that can be planned.",
+    };
+    Error::InvalidArgument {
+        argument: "queries",
+        value: format!("element {}, \"{shown}\": {}", at + 1, failure.message()),
+        accepted: accepted.to_owned(),
+    }
+}

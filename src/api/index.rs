@@ -1,0 +1,195 @@
+//! `perf.what_if`, `perf.index_recommendations`.
+
+use std::time::{Duration, Instant};
+
+use pgrx::prelude::*;
+
+use crate::advise::index::recommend::{self, Options};
+use crate::advise::index::what_if;
+use crate::error::Error;
+use crate::workload::{captured, queries, stat_statements};
+
+/// Plans one statement with and without indexes that do not exist; creates nothing and executes nothing.
+///
+/// `query` is one SELECT, INSERT, UPDATE, DELETE or MERGE; `indexes` are CREATE INDEX statements (B-tree: several columns,
+/// ASC/DESC, NULLS FIRST/LAST, INCLUDE, expressions, WHERE); `without` are names of existing indexes to leave out of sight.
+/// Returns a row `current` and a row `hypothetical`: `total_cost` in the planner's unit, the names of the indexes used, and
+/// the plan as EXPLAIN prints it. `$1`, `$2`, ... are planned generically. Privileges on the tables are needed as for EXPLAIN.
+///
+/// Errors: 22004 for a NULL argument, 22023 when `query` is not exactly one statement with a plan or an element of `indexes`
+/// not one CREATE INDEX, 0A000 for kinds of index that are not supported, 42704 for an unknown index in `without`, and
+/// whatever analysing the statement raises.
+#[pg_extern(volatile, parallel_unsafe)]
+fn what_if(
+    query: Option<&str>,
+    indexes: default!(Option<Vec<Option<String>>>, "'{}'"),
+    without: default!(Option<Vec<Option<String>>>, "'{}'"),
+) -> TableIterator<
+    'static,
+    (name!(variant, String), name!(total_cost, f64), name!(indexes_used, Vec<String>), name!(plan, String)),
+> {
+    let answer = required("query", query)
+        .and_then(|query| Ok((query, elements("indexes", indexes)?, elements("without", without)?)))
+        .and_then(|(query, indexes, without)| what_if::run(query, &indexes, &without));
+    match answer {
+        Ok(variants) => TableIterator::new(
+            variants.into_iter().map(|row| (row.variant.to_owned(), row.total_cost, row.indexes_used, row.plan)),
+        ),
+        Err(error) => error.raise(),
+    }
+}
+
+fn required<T>(argument: &'static str, value: Option<T>) -> Result<T, Error> {
+    value.ok_or(Error::NullArgument { argument })
+}
+
+/// The elements of an array argument; none of them may be NULL.
+fn elements<T>(argument: &'static str, value: Option<Vec<Option<T>>>) -> Result<Vec<T>, Error> {
+    required(argument, value)?.into_iter().map(|element| required(argument, element)).collect()
+}
+
+/// Recommends indexes for a workload, with evidence, and judges every row of `perf.index_policy`.
+///
+/// `time_budget_ms`: when to stop searching; the best set found by then is returned. `storage_budget_bytes`: for all
+/// recommended indexes together; NULL for no limit. `include_inapplicable`: also policy rows whose table is missing.
+/// `workload`: `captured` or `pg_stat_statements`. `queries`: advice for exactly these statements instead, each executed
+/// `weights` times (once by default); needs no capture.
+///
+/// Costs are the planner's, with indexes that do not exist; sizes are of a fresh build with deduplication. Percentages are
+/// of the workload's measured time (given queries: of its weighted planned cost). NULL is not known. Nothing is created,
+/// and no table is waited for: what is locked or cannot be planned is left out, and a NOTICE counts it.
+///
+/// Errors: 22023 for an argument out of range or a query that cannot be planned, 22004 for a NULL where none may be, 55000
+/// when the workload's source is not there.
+#[pg_extern(volatile, parallel_unsafe)]
+#[allow(clippy::type_complexity, reason = "the row type is the contract")]
+fn index_recommendations(
+    time_budget_ms: default!(Option<i32>, 5000),
+    storage_budget_bytes: default!(Option<i64>, "NULL"),
+    include_inapplicable: default!(Option<bool>, false),
+    workload: default!(Option<&str>, "'captured'"),
+    queries: default!(Option<Vec<Option<String>>>, "NULL"),
+    weights: default!(Option<Vec<Option<f64>>>, "NULL"),
+) -> TableIterator<
+    'static,
+    (
+        name!(id, String),
+        name!(priority, String),
+        name!(action, String),
+        name!(source, String),
+        name!(status, String),
+        name!(relation, String),
+        name!(columns, Vec<String>),
+        name!(access_method, String),
+        name!(ddl, Option<String>),
+        name!(undo_ddl, Option<String>),
+        name!(size_bytes, Option<i64>),
+        name!(benefit_pct, Option<f64>),
+        name!(benefit_ms_per_hour, Option<f64>),
+        name!(statements_improved, Option<i32>),
+        name!(best_speedup, Option<f64>),
+        name!(write_cost_pct, Option<f64>),
+        name!(confidence, String),
+        name!(basis, String),
+        name!(policy_gain, Option<String>),
+        name!(reason, String),
+        name!(evidence, pgrx::JsonB),
+    ),
+> {
+    let started = Instant::now();
+    let answer = deadline(started, time_budget_ms).and_then(|deadline| {
+        let options = Options {
+            started,
+            deadline,
+            budget_bytes: budget(storage_budget_bytes)?,
+            include_inapplicable: required("include_inapplicable", include_inapplicable)?,
+        };
+        recommend::run(&source(workload, queries, weights)?, &options)
+    });
+    let outcome = match answer {
+        Ok(outcome) => outcome,
+        Err(error) => error.raise(),
+    };
+    for line in &outcome.notices {
+        pgrx::notice!("{line}");
+    }
+    TableIterator::new(outcome.rows.into_iter().map(|row| {
+        (
+            row.id,
+            row.priority,
+            row.action.to_owned(),
+            row.source.to_owned(),
+            row.status.to_owned(),
+            row.relation,
+            row.columns,
+            row.access_method.to_owned(),
+            row.ddl,
+            row.undo_ddl,
+            row.size_bytes,
+            row.benefit_pct,
+            row.benefit_ms_per_hour,
+            row.statements_improved,
+            row.best_speedup,
+            row.write_cost_pct,
+            row.confidence.to_owned(),
+            row.basis.to_owned(),
+            row.policy_gain,
+            row.reason,
+            pgrx::JsonB(row.evidence),
+        )
+    }))
+}
+
+fn deadline(started: Instant, budget_ms: Option<i32>) -> Result<Instant, Error> {
+    let budget_ms = required("time_budget_ms", budget_ms)?;
+    match u64::try_from(budget_ms) {
+        Ok(ms) if ms > 0 => Ok(started + Duration::from_millis(ms)),
+        _ => Err(Error::InvalidArgument {
+            argument: "time_budget_ms",
+            value: budget_ms.to_string(),
+            accepted: "Give a number of milliseconds above zero.".to_owned(),
+        }),
+    }
+}
+
+fn budget(bytes: Option<i64>) -> Result<Option<f64>, Error> {
+    match bytes {
+        Some(bytes) if bytes <= 0 => Err(Error::InvalidArgument {
+            argument: "storage_budget_bytes",
+            value: bytes.to_string(),
+            accepted: "Give a number of bytes above zero, or NULL for no limit.".to_owned(),
+        }),
+        bytes => Ok(bytes.map(|bytes| bytes as f64)),
+    }
+}
+
+fn source(
+    workload: Option<&str>,
+    queries: Option<Vec<Option<String>>>,
+    weights: Option<Vec<Option<f64>>>,
+) -> Result<queries::Workload, Error> {
+    let name = required("workload", workload)?;
+    if !matches!(name, "captured" | "pg_stat_statements") {
+        return Err(Error::InvalidArgument {
+            argument: "workload",
+            value: format!("\"{name}\""),
+            accepted: "Give 'captured' or 'pg_stat_statements'; a list of statements goes into argument \"queries\"."
+                .to_owned(),
+        });
+    }
+    match (queries, weights) {
+        (Some(list), weights) => {
+            let weights = weights.map(|weights| elements("weights", Some(weights))).transpose()?;
+            queries::given(elements("queries", Some(list))?, weights)
+        }
+        (None, Some(_)) => Err(Error::InvalidArgument {
+            argument: "weights",
+            value: "given without queries".to_owned(),
+            accepted: "Weights belong to argument \"queries\".".to_owned(),
+        }),
+        (None, None) if name == "captured" => captured::read(),
+        (None, None) => stat_statements::read(),
+    }
+}
+
+pgrx::extension_sql_file!("../../sql/index.sql", name = "index_comments", requires = [what_if, index_recommendations]);

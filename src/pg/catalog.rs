@@ -1,0 +1,63 @@
+//! Catalog questions that are asked in SQL, through SPI: outside of planning, a few times a call.
+
+use pgrx::datum::DatumWithOid;
+use pgrx::{pg_sys, Spi};
+
+/// Runs a query and collects what `read` makes of its rows; an ERROR of the query is raised as it is.
+pub fn rows<T>(
+    query: &str,
+    arguments: &[DatumWithOid<'_>],
+    read: impl Fn(&pgrx::spi::SpiHeapTupleData<'_>) -> Result<Option<T>, pgrx::spi::Error>,
+) -> Result<Vec<T>, pgrx::spi::Error> {
+    Spi::connect(|client| {
+        let mut result = Vec::new();
+        for row in client.select(query, None, arguments)? {
+            result.extend(read(&row)?);
+        }
+        Ok(result)
+    })
+}
+
+/// The index called `name` and, if it is partitioned, its parts; None when there is none.
+pub fn index_named(name: &str) -> Option<Vec<pg_sys::Oid>> {
+    let found = rows(
+        "WITH RECURSIVE tree (relid) AS (
+             SELECT c.oid FROM pg_catalog.pg_class c
+              WHERE c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass($1)
+                AND c.relkind OPERATOR(pg_catalog.=) ANY (ARRAY['i', 'I']::pg_catalog.\"char\"[])
+             UNION ALL
+             SELECT i.inhrelid FROM tree t JOIN pg_catalog.pg_inherits i ON i.inhparent OPERATOR(pg_catalog.=) t.relid)
+         SELECT t.relid FROM tree t",
+        &[name.into()],
+        |row| row.get::<pg_sys::Oid>(1),
+    )
+    .unwrap_or_default();
+    (!found.is_empty()).then_some(found)
+}
+
+/// The leaves of a partitioned table that are plain tables. Unlike `pg_partition_tree`, this waits for no lock.
+pub fn leaves(parent: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+    rows(
+        "WITH RECURSIVE tree (relid) AS (
+             SELECT i.inhrelid FROM pg_catalog.pg_inherits i WHERE i.inhparent OPERATOR(pg_catalog.=) $1
+             UNION ALL
+             SELECT i.inhrelid FROM tree t JOIN pg_catalog.pg_inherits i ON i.inhparent OPERATOR(pg_catalog.=) t.relid)
+         SELECT c.oid FROM tree t JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) t.relid
+          WHERE c.relkind OPERATOR(pg_catalog.=) 'r' ORDER BY c.relname, c.oid",
+        &[parent.into()],
+        |row| row.get::<pg_sys::Oid>(1),
+    )
+    .unwrap_or_default()
+}
+
+/// The table that `relation` is directly a partition of.
+pub fn parent_of(relation: pg_sys::Oid) -> Option<pg_sys::Oid> {
+    rows(
+        "SELECT i.inhparent FROM pg_catalog.pg_inherits i WHERE i.inhrelid OPERATOR(pg_catalog.=) $1",
+        &[relation.into()],
+        |row| row.get::<pg_sys::Oid>(1),
+    )
+    .unwrap_or_default()
+    .first()
+    .copied()
+}

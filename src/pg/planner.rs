@@ -1,0 +1,595 @@
+//! What-if planning in the asking backend: one statement, any number of index configurations, nothing executed.
+//!
+//! Owns three planner hooks (relation info, path list, EXPLAIN's index names), installed at the first call or at preload,
+//! chained, and silent unless this backend is inside [`plan`]: the state they read is a thread-local pointer that a guard
+//! sets and resets. They also look at the planner's own parameter list, so that a query which some user function plans
+//! while ours is being planned is left alone.
+//!
+//! Called by the advisors and by `perf.what_if`. Locks what the statement's own planning locks, in a subtransaction that is
+//! always rolled back: locks, settings, role, snapshots and memory are as before when [`plan`] returns or raises. Plan
+//! caches are not involved.
+
+mod harvest;
+mod plan_tree;
+
+use std::cell::{Cell, RefCell};
+use std::ffi::CStr;
+use std::panic::AssertUnwindSafe;
+use std::ptr;
+use std::sync::Once;
+
+use perf_core::index::candidates::Needs;
+use pgrx::pg_sys::panic::CaughtError;
+use pgrx::{pg_guard, pg_sys, PgList, PgMemoryContexts, PgSqlErrorCode, PgTryBuilder};
+
+use super::hypothetical::Hypothetical;
+use super::ident;
+use crate::compat;
+pub use plan_tree::{Scan, UsedIndex};
+
+/// One parameter value as text, with its type.
+#[derive(Clone, Debug)]
+pub struct Parameter {
+    /// Type.
+    pub type_oid: pg_sys::Oid,
+    /// Text form; None for NULL.
+    pub value: Option<String>,
+}
+
+/// A statement to plan.
+#[derive(Clone, Debug, Default)]
+pub struct Statement<'a> {
+    /// One statement.
+    pub text: &'a str,
+    /// The `search_path` to resolve it with; None for the current one.
+    pub search_path: Option<&'a str>,
+    /// The role to plan it as; None for the current one.
+    pub role: Option<pg_sys::Oid>,
+    /// Values of `$1`, `$2`, ...; when any is missing the plan is generic.
+    pub parameters: &'a [Parameter],
+    /// How long to wait for a lock, in ms; None for the session's own `lock_timeout`.
+    pub lock_timeout_ms: Option<u32>,
+    /// Take the query out of a PREPARE, EXPLAIN, DECLARE CURSOR, CREATE TABLE AS or COPY around it: that is the text a
+    /// captured query may have come in.
+    pub unwrap: bool,
+}
+
+/// Which indexes the planner is to see besides or instead of the real ones.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Configuration<'a> {
+    /// Indexes to add.
+    pub hypothetical: &'a [&'a Hypothetical],
+    /// Indexes to hide.
+    pub hidden: &'a [pg_sys::Oid],
+    /// Collect what the statement asks of its relations.
+    pub harvest: bool,
+    /// Print the plan as EXPLAIN does.
+    pub explain: bool,
+}
+
+/// What the statement writes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Write {
+    /// Target relation.
+    pub relation: pg_sys::Oid,
+    /// What it does there.
+    pub command: WriteCommand,
+    /// Rows a call, as the planner sees it.
+    pub rows: f64,
+    /// Columns that an UPDATE sets.
+    pub columns: Vec<i16>,
+}
+
+/// How a statement writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteCommand {
+    /// INSERT.
+    Insert,
+    /// UPDATE.
+    Update,
+    /// DELETE.
+    Delete,
+}
+
+/// One plan.
+#[derive(Clone, Debug, Default)]
+pub struct Planned {
+    /// The planner's total cost; of all queries together when rules make several.
+    pub total_cost: f64,
+    /// Rows out of the top node.
+    pub rows: f64,
+    /// Scans in plan order.
+    pub scans: Vec<Scan>,
+    /// Number of Sort nodes.
+    pub sorts: u32,
+    /// EXPLAIN's text, when asked for.
+    pub text: Option<String>,
+    /// What it asks of its relations, when asked for.
+    pub needs: Vec<Needs>,
+    /// What it writes.
+    pub writes: Vec<Write>,
+    /// Whether it has parameters (`$1`, ...).
+    pub has_parameters: bool,
+}
+
+/// Why there is no plan.
+pub enum Failure {
+    /// The server raised an ERROR.
+    Raised(Box<CaughtError>),
+    /// It is not exactly one statement: how many.
+    NotOne(usize),
+    /// It is a utility statement.
+    Utility,
+}
+
+impl Failure {
+    /// One line that says why.
+    pub fn message(&self) -> String {
+        match self {
+            Failure::Raised(caught) => report_of(caught).message().to_owned(),
+            Failure::NotOne(count) => format!("{count} statements instead of one"),
+            Failure::Utility => "a utility statement has no plan".to_owned(),
+        }
+    }
+
+    /// SQLSTATE of a raised error.
+    pub fn code(&self) -> Option<PgSqlErrorCode> {
+        match self {
+            Failure::Raised(caught) => Some(report_of(caught).sql_error_code()),
+            _ => None,
+        }
+    }
+
+    /// Whether somebody held a lock on what the statement reads.
+    pub fn is_locked(&self) -> bool {
+        self.code() == Some(PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE)
+    }
+}
+
+fn report_of(caught: &CaughtError) -> &pg_sys::panic::ErrorReportWithLevel {
+    match caught {
+        CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => report,
+        CaughtError::RustPanic { ereport, .. } => ereport,
+    }
+}
+
+/// What the hooks read while one configuration is being planned.
+struct Active<'a> {
+    /// Tells our planner run from one started by a user function inside it.
+    parameters: pg_sys::ParamListInfo,
+    configuration: Configuration<'a>,
+    oids: &'a [pg_sys::Oid],
+    needs: RefCell<Vec<Needs>>,
+}
+
+thread_local! {
+    static ACTIVE: Cell<*const Active<'static>> = const { Cell::new(ptr::null()) };
+}
+
+/// Sets [`ACTIVE`] and resets it when dropped, on the error path too.
+struct ActiveGuard {
+    before: *const Active<'static>,
+}
+
+impl ActiveGuard {
+    fn set(active: &Active<'_>) -> Self {
+        ActiveGuard { before: ACTIVE.replace(ptr::from_ref(active).cast()) }
+    }
+}
+
+impl Drop for ActiveGuard {
+    fn drop(&mut self) {
+        ACTIVE.set(self.before);
+    }
+}
+
+/// Plans `statement` once for each configuration, in order. An ERROR of the statement is a [`Failure`]; a cancel request,
+/// a shutdown and a lack of memory are raised again once everything is as before.
+pub fn plan(statement: &Statement<'_>, configurations: &[Configuration<'_>]) -> Result<Vec<Planned>, Failure> {
+    install_hooks();
+    let outcome = in_subtransaction(|| {
+        // SAFETY: inside a subtransaction with a memory context of its own, see `in_subtransaction`.
+        unsafe { plan_all(statement, configurations) }
+    });
+    match outcome {
+        Ok(result) => result,
+        Err(caught) => {
+            let code = report_of(&caught).sql_error_code();
+            let fatal = matches!(
+                code,
+                PgSqlErrorCode::ERRCODE_QUERY_CANCELED
+                    | PgSqlErrorCode::ERRCODE_ADMIN_SHUTDOWN
+                    | PgSqlErrorCode::ERRCODE_CRASH_SHUTDOWN
+                    | PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY
+            );
+            if fatal || matches!(*caught, CaughtError::RustPanic { .. }) {
+                caught.rethrow();
+            }
+            Err(Failure::Raised(caught))
+        }
+    }
+}
+
+/// Runs `body` in a subtransaction and a memory context of its own, both gone afterwards. `body` must return nothing that
+/// the server allocated.
+fn in_subtransaction<R>(body: impl FnOnce() -> R) -> Result<R, Box<CaughtError>> {
+    // SAFETY: the pairing of context, owner and subtransaction that PL/pgSQL uses for an exception block: both are saved
+    // before and restored after the rollback, which happens on the normal and the error path alike.
+    unsafe {
+        let outer_context = pg_sys::CurrentMemoryContext;
+        let outer_owner = pg_sys::CurrentResourceOwner;
+        let mut scratch = PgMemoryContexts::new("perf_opt what-if");
+        pg_sys::BeginInternalSubTransaction(ptr::null());
+        let result = PgTryBuilder::new(AssertUnwindSafe(|| {
+            scratch.set_as_current();
+            Ok(body())
+        }))
+        .catch_others(|caught| Err(Box::new(caught)))
+        .execute();
+        pg_sys::MemoryContextSwitchTo(outer_context);
+        pg_sys::RollbackAndReleaseCurrentSubTransaction();
+        pg_sys::MemoryContextSwitchTo(outer_context);
+        pg_sys::CurrentResourceOwner = outer_owner;
+        drop(scratch);
+        result
+    }
+}
+
+/// # Safety
+/// Inside [`in_subtransaction`].
+unsafe fn plan_all(statement: &Statement<'_>, configurations: &[Configuration<'_>]) -> Result<Vec<Planned>, Failure> {
+    // SAFETY: settings and role end with the subtransaction; all nodes live in the scratch context; the snapshot is popped
+    // here or by the rollback.
+    unsafe {
+        if let Some(timeout) = statement.lock_timeout_ms {
+            set_locally(c"lock_timeout", &timeout.to_string());
+        }
+        if let Some(path) = statement.search_path {
+            set_locally(c"search_path", path);
+        }
+        let (mut user, mut security) = (pg_sys::InvalidOid, 0);
+        pg_sys::GetUserIdAndSecContext(&mut user, &mut security);
+        // Planning runs IMMUTABLE and STABLE functions of anybody: as the statement's role, unable to change the session.
+        pg_sys::SetUserIdAndSecContext(
+            statement.role.unwrap_or(user),
+            security | pg_sys::SECURITY_RESTRICTED_OPERATION as i32,
+        );
+        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+        let text = ident::until_nul(statement.text);
+        let (queries, has_parameters) = analyze(statement, &text)?;
+        let parameters = bind(statement);
+        let free = unused_oids(configurations.iter().map(|c| c.hypothetical.len()).max().unwrap_or(0));
+        let mut result = Vec::with_capacity(configurations.len());
+        for configuration in configurations {
+            pgrx::check_for_interrupts!();
+            let mut each = PgMemoryContexts::new("perf_opt what-if plan");
+            let before = each.set_as_current();
+            let mut planned = plan_one(&queries, &text, parameters, configuration, &free);
+            planned.has_parameters = has_parameters;
+            pg_sys::MemoryContextSwitchTo(before.value());
+            drop(each);
+            result.push(planned);
+        }
+        pg_sys::PopActiveSnapshot();
+        pg_sys::SetUserIdAndSecContext(user, security);
+        Ok(result)
+    }
+}
+
+/// Sets a setting until the end of the subtransaction.
+///
+/// # Safety
+/// Inside a subtransaction that is rolled back.
+unsafe fn set_locally(name: &CStr, value: &str) {
+    let value = ident::until_nul(value);
+    // SAFETY: both strings are NUL-terminated and copied by the callee.
+    unsafe {
+        pg_sys::set_config_option(
+            name.as_ptr(),
+            value.as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_LOCAL,
+            true,
+            0,
+            false,
+        );
+    }
+}
+
+/// Replaces a statement that carries a query by that query.
+///
+/// # Safety
+/// `raw` is a live raw parse tree.
+unsafe fn unwrap_query(raw: *mut pg_sys::RawStmt) {
+    // SAFETY: the tag says which struct a node is; each carries its query in a field of its own.
+    unsafe {
+        loop {
+            let node = (*raw).stmt;
+            let query = match (*node).type_ {
+                pg_sys::NodeTag::T_PrepareStmt => (*node.cast::<pg_sys::PrepareStmt>()).query,
+                pg_sys::NodeTag::T_ExplainStmt => (*node.cast::<pg_sys::ExplainStmt>()).query,
+                pg_sys::NodeTag::T_DeclareCursorStmt => (*node.cast::<pg_sys::DeclareCursorStmt>()).query,
+                pg_sys::NodeTag::T_CreateTableAsStmt => (*node.cast::<pg_sys::CreateTableAsStmt>()).query,
+                pg_sys::NodeTag::T_CopyStmt => (*node.cast::<pg_sys::CopyStmt>()).query,
+                _ => return,
+            };
+            if query.is_null() {
+                return;
+            }
+            (*raw).stmt = query;
+        }
+    }
+}
+
+/// Parse analysis and rewriting, without other extensions looking on: the statement is not going to run.
+///
+/// # Safety
+/// Inside [`in_subtransaction`] with an active snapshot.
+unsafe fn analyze(statement: &Statement<'_>, text: &CStr) -> Result<(Vec<*mut pg_sys::Query>, bool), Failure> {
+    /// Puts the hook back on every path.
+    struct Silenced(pg_sys::post_parse_analyze_hook_type);
+    impl Drop for Silenced {
+        fn drop(&mut self) {
+            // SAFETY: a backend has one thread; the value was the hook's before.
+            unsafe { pg_sys::post_parse_analyze_hook = self.0 };
+        }
+    }
+    // SAFETY: as above; parse trees and queries are allocated in the scratch context; the type array is palloc'd there
+    // because the callee may repalloc it.
+    unsafe {
+        let parsed = PgList::<pg_sys::RawStmt>::from_pg(pg_sys::pg_parse_query(text.as_ptr()));
+        let raw = match (parsed.len(), parsed.get_ptr(0)) {
+            (1, Some(raw)) => raw,
+            (count, _) => return Err(Failure::NotOne(count)),
+        };
+        if statement.unwrap {
+            unwrap_query(raw);
+        }
+        let mut count = statement.parameters.len() as i32;
+        let mut types: *mut pg_sys::Oid = ptr::null_mut();
+        if count > 0 {
+            types = pg_sys::palloc0(size_of::<pg_sys::Oid>() * count as usize).cast();
+            for (at, parameter) in statement.parameters.iter().enumerate() {
+                *types.add(at) = parameter.type_oid;
+            }
+        }
+        let silenced = Silenced(pg_sys::post_parse_analyze_hook);
+        pg_sys::post_parse_analyze_hook = None;
+        let list =
+            pg_sys::pg_analyze_and_rewrite_varparams(raw, text.as_ptr(), &mut types, &mut count, ptr::null_mut());
+        drop(silenced);
+        let queries: Vec<*mut pg_sys::Query> = PgList::<pg_sys::Query>::from_pg(list).iter_ptr().collect();
+        if queries.is_empty() || queries.iter().any(|query| (**query).commandType == pg_sys::CmdType::CMD_UTILITY) {
+            return Err(Failure::Utility);
+        }
+        Ok((queries, count > 0))
+    }
+}
+
+/// A parameter list of our own even without parameters: its address is how the hooks know our planner run.
+///
+/// # Safety
+/// Inside [`in_subtransaction`].
+unsafe fn bind(statement: &Statement<'_>) -> pg_sys::ParamListInfo {
+    // SAFETY: the list has room for as many elements as are written; input functions get NUL-terminated strings.
+    unsafe {
+        let list = pg_sys::makeParamList(statement.parameters.len() as i32);
+        for (at, parameter) in statement.parameters.iter().enumerate() {
+            let slot = (*list).params.as_mut_ptr().add(at);
+            (*slot).ptype = parameter.type_oid;
+            (*slot).pflags = pg_sys::PARAM_FLAG_CONST as u16;
+            match &parameter.value {
+                None => (*slot).isnull = true,
+                Some(value) => {
+                    let (mut input, mut element) = (pg_sys::InvalidOid, pg_sys::InvalidOid);
+                    pg_sys::getTypeInputInfo(parameter.type_oid, &mut input, &mut element);
+                    let value = ident::until_nul(value);
+                    (*slot).isnull = false;
+                    (*slot).value = pg_sys::OidInputFunctionCall(input, value.as_ptr().cast_mut(), element, -1);
+                }
+            }
+        }
+        list
+    }
+}
+
+/// OIDs below those of user objects that no relation has.
+fn unused_oids(count: usize) -> Vec<pg_sys::Oid> {
+    (pg_sys::FirstUnpinnedObjectId..pg_sys::FirstNormalObjectId)
+        .rev()
+        .map(pg_sys::Oid::from)
+        // SAFETY: a syscache lookup that returns zero for what does not exist.
+        .filter(|oid| unsafe { pg_sys::get_rel_relkind(*oid) } == 0)
+        .take(count)
+        .collect()
+}
+
+/// # Safety
+/// Inside [`plan_all`]; the queries are not changed.
+unsafe fn plan_one(
+    queries: &[*mut pg_sys::Query],
+    text: &CStr,
+    parameters: pg_sys::ParamListInfo,
+    configuration: &Configuration<'_>,
+    oids: &[pg_sys::Oid],
+) -> Planned {
+    let active = Active { parameters, configuration: *configuration, oids, needs: RefCell::new(Vec::new()) };
+    let guard = ActiveGuard::set(&active);
+    let mut planned = Planned::default();
+    for query in queries {
+        // SAFETY: the planner scribbles on its input, so it gets a copy; everything is in the caller's scratch context.
+        unsafe {
+            let copy = pg_sys::copyObjectImpl((*query).cast()).cast::<pg_sys::Query>();
+            let plan = pg_sys::standard_planner(copy, text.as_ptr(), pg_sys::CURSOR_OPT_PARALLEL_OK as i32, parameters);
+            compat::check_permissions(plan);
+            planned.total_cost += (*(*plan).planTree).total_cost;
+            planned.rows = (*(*plan).planTree).plan_rows;
+            let known = &oids[..oids.len().min(configuration.hypothetical.len())];
+            plan_tree::describe(plan, known, &mut planned);
+            planned.writes.extend(plan_tree::writes_of(*query, plan));
+            if configuration.explain {
+                let printed = explain(plan, text, parameters);
+                planned.text = Some(planned.text.take().map_or(printed.clone(), |before| before + "\n" + &printed));
+            }
+        }
+    }
+    drop(guard);
+    planned.needs = active.needs.into_inner();
+    planned
+}
+
+/// EXPLAIN's text of a plan, hypothetical indexes included: the executor is started for printing only, which opens no index.
+///
+/// # Safety
+/// Inside [`plan_one`].
+unsafe fn explain(plan: *mut pg_sys::PlannedStmt, text: &CStr, parameters: pg_sys::ParamListInfo) -> String {
+    // SAFETY: the query descriptor is started and ended here; the standard functions are called so that no other extension
+    // takes this for an execution; the receiver discards.
+    unsafe {
+        let generic = (*parameters).numParams == 0;
+        let bound = if generic { ptr::null_mut() } else { parameters };
+        let descriptor = pg_sys::CreateQueryDesc(
+            plan,
+            text.as_ptr(),
+            pg_sys::GetActiveSnapshot(),
+            ptr::null_mut(),
+            pg_sys::None_Receiver,
+            bound,
+            ptr::null_mut(),
+            0,
+        );
+        pg_sys::standard_ExecutorStart(descriptor, compat::explain_flags(generic));
+        let state = pg_sys::NewExplainState();
+        (*state).costs = true;
+        (*state).format = pg_sys::ExplainFormat::EXPLAIN_FORMAT_TEXT;
+        pg_sys::ExplainBeginOutput(state);
+        pg_sys::ExplainPrintPlan(state, descriptor);
+        pg_sys::ExplainEndOutput(state);
+        pg_sys::standard_ExecutorEnd(descriptor);
+        let buffer = (*state).str_;
+        let printed = CStr::from_ptr((*buffer).data).to_string_lossy().trim_end().to_owned();
+        pg_sys::FreeQueryDesc(descriptor);
+        printed
+    }
+}
+
+static HOOKS: Once = Once::new();
+static mut NEXT_RELATION_INFO: pg_sys::get_relation_info_hook_type = None;
+static mut NEXT_PATHLIST: pg_sys::set_rel_pathlist_hook_type = None;
+static mut NEXT_INDEX_NAME: pg_sys::explain_get_index_name_hook_type = None;
+
+/// Puts the hooks in front of those of other extensions; once for a process.
+pub fn install_hooks() {
+    // SAFETY: hooks are set by the backend's only thread, or by the postmaster before it forks.
+    HOOKS.call_once(|| unsafe {
+        NEXT_RELATION_INFO = pg_sys::get_relation_info_hook;
+        pg_sys::get_relation_info_hook = Some(relation_info);
+        NEXT_PATHLIST = pg_sys::set_rel_pathlist_hook;
+        pg_sys::set_rel_pathlist_hook = Some(pathlist);
+        NEXT_INDEX_NAME = pg_sys::explain_get_index_name_hook;
+        pg_sys::explain_get_index_name_hook = Some(index_name);
+    });
+}
+
+/// The state of the planner run that `root` belongs to, if it is ours.
+///
+/// # Safety
+/// `root` is a planner's; the result must not outlive the hook call.
+unsafe fn active<'a>(root: *mut pg_sys::PlannerInfo) -> Option<&'a Active<'static>> {
+    let active = ACTIVE.get();
+    if active.is_null() {
+        return None;
+    }
+    // SAFETY: the guard that set the pointer lives on the stack below this hook call, and so does what it points to.
+    unsafe { ((*(*root).glob).boundParams == (*active).parameters).then(|| &*active) }
+}
+
+#[pg_guard]
+#[allow(ffi_unwind_calls, reason = "the next hook is C code, which may raise an ERROR through us")]
+unsafe extern "C-unwind" fn relation_info(
+    root: *mut pg_sys::PlannerInfo,
+    relation: pg_sys::Oid,
+    is_parent: bool,
+    rel: *mut pg_sys::RelOptInfo,
+) {
+    // SAFETY: arguments are passed on as they came; the list of indexes is the planner's own, and changed as its hook may.
+    unsafe {
+        if let Some(next) = NEXT_RELATION_INFO {
+            pg_sys::ffi::pg_guard_ffi_boundary(|| next(root, relation, is_parent, rel));
+        }
+        let Some(active) = active(root) else { return };
+        if !active.configuration.hidden.is_empty() {
+            hide(active.configuration.hidden, rel);
+        }
+        if !is_parent {
+            for (index, oid) in active.configuration.hypothetical.iter().zip(active.oids) {
+                index.inject(*oid, relation, rel);
+            }
+        }
+    }
+}
+
+/// Takes indexes out of the planner's sight. Unique ones stay, as proof of uniqueness, but can no longer be scanned.
+///
+/// # Safety
+/// `rel` is under construction in the planner.
+unsafe fn hide(hidden: &[pg_sys::Oid], rel: *mut pg_sys::RelOptInfo) {
+    // SAFETY: a new list of the same nodes; the nodes are the planner's own.
+    unsafe {
+        let mut kept = PgList::<pg_sys::IndexOptInfo>::new();
+        for index in PgList::<pg_sys::IndexOptInfo>::from_pg((*rel).indexlist).iter_ptr() {
+            if hidden.contains(&(*index).indexoid) {
+                if !(*index).unique {
+                    continue;
+                }
+                (*index).amhasgettuple = false;
+                (*index).amhasgetbitmap = false;
+            }
+            kept.push(index);
+        }
+        (*rel).indexlist = kept.into_pg();
+    }
+}
+
+#[pg_guard]
+#[allow(ffi_unwind_calls, reason = "the next hook is C code, which may raise an ERROR through us")]
+unsafe extern "C-unwind" fn pathlist(
+    root: *mut pg_sys::PlannerInfo,
+    rel: *mut pg_sys::RelOptInfo,
+    rti: pg_sys::Index,
+    rte: *mut pg_sys::RangeTblEntry,
+) {
+    // SAFETY: arguments are passed on as they came, and only read.
+    unsafe {
+        if let Some(next) = NEXT_PATHLIST {
+            pg_sys::ffi::pg_guard_ffi_boundary(|| next(root, rel, rti, rte));
+        }
+        let Some(active) = active(root) else { return };
+        if active.configuration.harvest {
+            if let Some(needs) = harvest::needs(root, rel, rti, rte) {
+                active.needs.borrow_mut().push(needs);
+            }
+        }
+    }
+}
+
+#[pg_guard]
+#[allow(ffi_unwind_calls, reason = "the next hook is C code, which may raise an ERROR through us")]
+unsafe extern "C-unwind" fn index_name(oid: pg_sys::Oid) -> *const std::ffi::c_char {
+    let active = ACTIVE.get();
+    // SAFETY: as in `active`; the name lives as long as the configuration, which outlives the printing of the plan.
+    unsafe {
+        if !active.is_null() {
+            let active = &*active;
+            let known = active.oids.iter().zip(active.configuration.hypothetical).find(|(known, _)| **known == oid);
+            if let Some((_, index)) = known {
+                return index.name.as_ptr();
+            }
+        }
+        match NEXT_INDEX_NAME {
+            Some(next) => pg_sys::ffi::pg_guard_ffi_boundary(|| next(oid)),
+            None => ptr::null(),
+        }
+    }
+}

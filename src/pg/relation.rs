@@ -1,0 +1,297 @@
+//! What the advisor must know of a relation: its columns, their default B-tree operator classes, their statistics, its
+//! rows. Reads the syscache and the relation's block count; locks the relation in ACCESS SHARE for the time of one call
+//! and never waits for that lock.
+
+use perf_core::index::size;
+use pgrx::pg_sys;
+
+use super::ident;
+
+/// Why a relation cannot be looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unusable {
+    /// It does not exist any more.
+    Gone,
+    /// Somebody holds a lock that excludes readers.
+    Locked,
+    /// It is not a table, partitioned table or materialized view.
+    NotATable,
+    /// It belongs to the system.
+    System,
+    /// It is temporary.
+    Temporary,
+}
+
+impl Unusable {
+    /// Half a sentence that says why.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Unusable::Gone => "it does not exist any more",
+            Unusable::Locked => "it is locked by another session",
+            Unusable::NotATable => "it is not a table or materialized view",
+            Unusable::System => "it belongs to the system",
+            Unusable::Temporary => "it is temporary",
+        }
+    }
+}
+
+/// One column.
+#[derive(Clone, Debug)]
+pub struct Column {
+    /// Attribute number.
+    pub number: i16,
+    /// Name, unquoted.
+    pub name: String,
+    /// Type.
+    pub type_oid: pg_sys::Oid,
+    /// Type modifier.
+    pub typmod: i32,
+    /// Collation, or zero.
+    pub collation: pg_sys::Oid,
+    /// Computed when read: has no storage, so no index.
+    pub is_virtual: bool,
+    /// `attlen`.
+    length: i16,
+    /// `attalign`.
+    alignment: u8,
+}
+
+/// One relation.
+#[derive(Clone, Debug)]
+pub struct Relation {
+    /// OID.
+    pub oid: pg_sys::Oid,
+    /// Schema, unquoted.
+    pub schema: String,
+    /// Name, unquoted.
+    pub name: String,
+    /// `relkind`: `r`, `p` or `m`.
+    pub kind: u8,
+    /// Rows, as the planner would estimate them now.
+    pub tuples: f64,
+    /// Live columns.
+    pub columns: Vec<Column>,
+}
+
+/// A default B-tree operator class.
+#[derive(Clone, Copy, Debug)]
+pub struct Opclass {
+    /// Its family.
+    pub family: pg_sys::Oid,
+    /// The type it takes.
+    pub input: pg_sys::Oid,
+}
+
+impl Relation {
+    /// Reads a relation; refuses what no index should be recommended on.
+    pub fn read(oid: pg_sys::Oid) -> Result<Relation, Unusable> {
+        // SAFETY: plain lock-manager and syscache calls; the relation is opened only under the lock just taken and closed
+        // with it before returning; the tuple descriptor is used while the relation is open.
+        unsafe {
+            let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+            if !pg_sys::ConditionalLockRelationOid(oid, lock) {
+                return Err(Unusable::Locked);
+            }
+            let relation = pg_sys::try_relation_open(oid, pg_sys::NoLock as pg_sys::LOCKMODE);
+            if relation.is_null() {
+                pg_sys::UnlockRelationOid(oid, lock);
+                return Err(Unusable::Gone);
+            }
+            let class = (*relation).rd_rel;
+            let kind = (*class).relkind as u8;
+            let result = if !matches!(kind, b'r' | b'p' | b'm') {
+                Err(Unusable::NotATable)
+            } else if oid.to_u32() < pg_sys::FirstNormalObjectId || pg_sys::IsSystemRelation(relation) {
+                Err(Unusable::System)
+            } else if (*class).relpersistence as u8 == b't' {
+                Err(Unusable::Temporary)
+            } else {
+                Relation::from_open(oid, kind, relation)
+            };
+            pg_sys::relation_close(relation, lock);
+            result
+        }
+    }
+
+    /// # Safety
+    /// `relation` is open and locked.
+    unsafe fn from_open(oid: pg_sys::Oid, kind: u8, relation: pg_sys::Relation) -> Result<Relation, Unusable> {
+        let (mut pages, mut tuples, mut visible) = (0u32, 0f64, 0f64);
+        let mut columns = Vec::new();
+        // SAFETY: the relation is open; the out-parameters live through the call; PgTupleDesc holds its own reference.
+        unsafe {
+            if kind == b'p' {
+                // Has no storage: what ANALYZE noted.
+                tuples = f64::from((*(*relation).rd_rel).reltuples.max(0.0));
+            } else {
+                pg_sys::estimate_rel_size(relation, std::ptr::null_mut(), &mut pages, &mut tuples, &mut visible);
+            }
+            for attribute in pgrx::PgTupleDesc::from_pg_copy((*relation).rd_att).iter() {
+                if !attribute.attisdropped {
+                    columns.push(Column {
+                        number: attribute.attnum,
+                        name: pgrx::name_data_to_str(&attribute.attname).to_owned(),
+                        type_oid: attribute.atttypid,
+                        typmod: attribute.atttypmod,
+                        collation: attribute.attcollation,
+                        is_virtual: attribute.attgenerated as u8 == b'v',
+                        length: attribute.attlen,
+                        alignment: attribute.attalign as u8,
+                    });
+                }
+            }
+        }
+        let (schema, name) = ident::relation_parts(oid).ok_or(Unusable::Gone)?;
+        Ok(Relation { oid, schema, name, kind, tuples, columns })
+    }
+
+    /// The quoted, qualified name.
+    pub fn qualified(&self) -> String {
+        ident::qualified(&self.schema, &self.name)
+    }
+
+    /// A column by attribute number.
+    pub fn column(&self, number: i16) -> Option<&Column> {
+        self.columns.iter().find(|column| column.number == number)
+    }
+
+    /// A column by name.
+    pub fn column_named(&self, name: &str) -> Option<&Column> {
+        self.columns.iter().find(|column| column.name == name)
+    }
+
+    /// What the statistics say of a column, for the size estimate; and whether there are any.
+    pub fn size_column(&self, column: &Column) -> (size::Column, bool) {
+        // SAFETY: the tuple comes from the syscache and is released below; its fixed part is a Form_pg_statistic.
+        unsafe {
+            let mut estimate = size::Column {
+                width: f64::from(pg_sys::get_typavgwidth(column.type_oid, column.typmod)),
+                align: alignment_bytes(column.alignment),
+                widths: Vec::new(),
+                null_fraction: 0.0,
+                distinct: self.tuples.max(1.0),
+                common: Vec::new(),
+            };
+            let mut tuple = statistics_tuple(self.oid, column.number, self.kind == b'p');
+            if tuple.is_null() {
+                tuple = statistics_tuple(self.oid, column.number, self.kind != b'p');
+            }
+            if tuple.is_null() {
+                if column.length > 0 {
+                    estimate.width = f64::from(column.length);
+                }
+                return (estimate, false);
+            }
+            let row = pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_statistic>();
+            estimate.width = f64::from((*row).stawidth);
+            estimate.null_fraction = f64::from((*row).stanullfrac);
+            let distinct = f64::from((*row).stadistinct);
+            if distinct > 0.0 {
+                estimate.distinct = distinct;
+            } else if distinct < 0.0 {
+                estimate.distinct = (-distinct * self.tuples).max(1.0);
+            }
+            let wanted = pg_sys::ATTSTATSSLOT_NUMBERS | pg_sys::ATTSTATSSLOT_VALUES;
+            with_slot(tuple, pg_sys::STATISTIC_KIND_MCV, wanted, |slot| {
+                for at in 0..slot.nnumbers.max(0) as usize {
+                    let share = f64::from(*slot.numbers.add(at));
+                    estimate.common.push(share);
+                    if column.length == -1 && (at as i32) < slot.nvalues {
+                        estimate.widths.push((stored_width(*slot.values.add(at)), share));
+                    }
+                }
+            });
+            if column.length == -1 {
+                let rest = (1.0 - estimate.null_fraction - estimate.common.iter().sum::<f64>()).max(0.0);
+                with_slot(tuple, pg_sys::STATISTIC_KIND_HISTOGRAM, pg_sys::ATTSTATSSLOT_VALUES, |slot| {
+                    for at in 0..slot.nvalues.max(0) as usize {
+                        let share = rest / f64::from(slot.nvalues);
+                        estimate.widths.push((stored_width(*slot.values.add(at)), share));
+                    }
+                });
+            }
+            pg_sys::ReleaseSysCache(tuple);
+            if column.length > 0 {
+                estimate.width = f64::from(column.length);
+            } else if estimate.width < 127.0 {
+                // A short header needs no alignment.
+                estimate.align = 1.0;
+            }
+            (estimate, true)
+        }
+    }
+}
+
+/// # Safety
+/// Needs a transaction; the result is NULL or must be released.
+unsafe fn statistics_tuple(relation: pg_sys::Oid, column: i16, inherited: bool) -> pg_sys::HeapTuple {
+    // SAFETY: three keys of the right types for this cache.
+    unsafe {
+        pg_sys::SearchSysCache3(
+            pg_sys::SysCacheIdentifier::STATRELATTINH as i32,
+            pg_sys::Datum::from(relation),
+            pg_sys::Datum::from(column),
+            pg_sys::Datum::from(inherited),
+        )
+    }
+}
+
+/// Runs `read` on one slot of a statistics tuple, if it is there.
+///
+/// # Safety
+/// `tuple` is a pg_statistic tuple.
+unsafe fn with_slot(tuple: pg_sys::HeapTuple, kind: u32, wanted: u32, mut read: impl FnMut(&pg_sys::AttStatsSlot)) {
+    let mut slot = pg_sys::AttStatsSlot::default();
+    // SAFETY: the slot is filled by the callee when it returns true, and freed once.
+    unsafe {
+        if pg_sys::get_attstatsslot(&mut slot, tuple, kind as i32, pg_sys::InvalidOid, wanted as i32) {
+            read(&slot);
+            pg_sys::free_attstatsslot(&mut slot);
+        }
+    }
+}
+
+/// Bytes that a variable-length value takes in an index: with a short header where that is possible.
+///
+/// # Safety
+/// `value` is a variable-length datum.
+unsafe fn stored_width(value: pg_sys::Datum) -> u32 {
+    // SAFETY: as promised; only the header is read.
+    let payload = unsafe { pgrx::varsize_any_exhdr(value.cast_mut_ptr()) } as u32;
+    if payload < 126 {
+        payload + 1
+    } else {
+        payload + 4
+    }
+}
+
+fn alignment_bytes(code: u8) -> f64 {
+    match code {
+        b'd' => 8.0,
+        b'i' => 4.0,
+        b's' => 2.0,
+        _ => 1.0,
+    }
+}
+
+/// The default B-tree operator class of a type; None for a type without an order.
+pub fn btree_opclass(type_oid: pg_sys::Oid) -> Option<Opclass> {
+    // SAFETY: syscache lookups; the operator class exists when the second is made.
+    unsafe {
+        let class = pg_sys::GetDefaultOpClass(type_oid, pg_sys::BTREE_AM_OID);
+        (class != pg_sys::InvalidOid).then(|| Opclass {
+            family: pg_sys::get_opclass_family(class),
+            input: pg_sys::get_opclass_input_type(class),
+        })
+    }
+}
+
+/// Whether equal values of this operator class have equal images, so that a B-tree may fold them.
+pub fn equal_image(opclass: Opclass, collation: pg_sys::Oid) -> bool {
+    // SAFETY: support function 4 of B-tree takes one type OID and returns a boolean.
+    unsafe {
+        let function = pg_sys::get_opfamily_proc(opclass.family, opclass.input, opclass.input, 4);
+        function != pg_sys::InvalidOid
+            && pg_sys::OidFunctionCall1Coll(function, collation, pg_sys::Datum::from(opclass.input)).value() != 0
+    }
+}

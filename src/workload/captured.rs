@@ -1,0 +1,83 @@
+//! The workload as capture has it: what shared memory holds of the current database, with samples of real executions.
+//! Owns nothing; reads the table under its own locks.
+
+use std::collections::HashMap;
+
+use perf_core::normalized::with_casts;
+use pgrx::pg_sys;
+
+use super::queries::{SampleParam, Source, StatementSample, Workload, WorkloadStatement};
+use crate::error::Error;
+use crate::memory;
+use crate::memory::samples::{self, Sample, Value};
+use crate::memory::statements::{self, Snapshot};
+use crate::pg::names::current_database;
+use crate::pg::role;
+
+/// Statements handed on, at most, by measured time.
+const STATEMENTS_MAX: usize = 1_000;
+const HOUR_US: f64 = 3_600e6;
+
+/// What capture holds of the current database, statements with the most time first. Executions of the same statement by
+/// different roles, and within functions, stay apart: each is planned as its role. Raises nothing of its own.
+pub fn read() -> Result<Workload, Error> {
+    memory::require()?;
+    let dbid = current_database();
+    let mut samples: HashMap<_, _> = samples::of_database(dbid).into_iter().collect();
+    let mut captured: Vec<Snapshot> =
+        statements::snapshot(Some(dbid), true).into_iter().filter(|item| !item.is_other).collect();
+    captured.sort_by_key(|item| std::cmp::Reverse(time_ns(item)));
+    let all: Vec<&Snapshot> = captured.iter().filter(|item| time_ns(item) > 0).take(STATEMENTS_MAX).collect();
+    let first_seen = all.iter().map(|item| item.counters.first_seen).min();
+    let last_seen = all.iter().map(|item| item.counters.last_seen).max();
+    let hours = first_seen.zip(last_seen).map(|(first, last)| (last - first) as f64 / HOUR_US).filter(|&h| h > 0.0);
+    let permitted: Vec<&Snapshot> =
+        all.iter().copied().filter(|item| role::may_plan_as(pg_sys::Oid::from(item.key.userid))).collect();
+    let not_permitted = all.len() - permitted.len();
+    let statements =
+        permitted.into_iter().map(|item| statement(item, samples.remove(&item.key).unwrap_or_default())).collect();
+    Ok(Workload { source: Source::Captured, hours, statements, not_permitted })
+}
+
+fn time_ns(item: &Snapshot) -> u64 {
+    item.counters.total_ns + item.counters.planning_ns
+}
+
+fn statement(item: &Snapshot, kept: Vec<Sample>) -> WorkloadStatement {
+    let counters = &item.counters;
+    let mut samples: Vec<StatementSample> = kept.iter().map(sample).collect();
+    // Samples whose parameters are all known say more than those with gaps.
+    samples.sort_by_key(|sample| sample.params.iter().any(Option::is_none));
+    if samples.is_empty() {
+        // Nothing was sampled: plan the normalised text with parameters of unknown value.
+        let text = item.text.as_ref().map(|text| with_casts(&text.lossy())).unwrap_or_default();
+        samples.push(StatementSample { text, ..StatementSample::default() });
+    }
+    WorkloadStatement {
+        queryid: item.key.queryid as i64,
+        userid: pg_sys::Oid::from(item.key.userid),
+        calls: counters.calls as f64,
+        failures: counters.failures,
+        total_ms: time_ns(item) as f64 * 1e-6,
+        rows: counters.rows,
+        samples,
+    }
+}
+
+fn sample(kept: &Sample) -> StatementSample {
+    let unknown = kept.params.iter().any(|param| param.value == Value::Unknown);
+    let params = if unknown {
+        Vec::new()
+    } else {
+        kept.params
+            .iter()
+            .map(|param| match &param.value {
+                Value::Text(value) => {
+                    Some(SampleParam { type_oid: pg_sys::Oid::from(param.type_oid), value: value.lossy().into_owned() })
+                }
+                Value::Null | Value::Unknown => None,
+            })
+            .collect()
+    };
+    StatementSample { text: kept.text.lossy().into_owned(), search_path: kept.search_path.lossy().into_owned(), params }
+}

@@ -1,0 +1,35 @@
+-- index_recommendations and the shipped index policy: every row comes back with what the workload says of it.
+SET client_min_messages = warning;
+SET max_parallel_workers_per_gather = 0;
+CREATE SCHEMA index_policy_rows;
+SET search_path = index_policy_rows;
+CREATE TABLE users (id int PRIMARY KEY, last_login timestamp, segment int);
+CREATE TABLE transactions (id int PRIMARY KEY, user_id int NOT NULL, created_at timestamp NOT NULL, amount int);
+CREATE TABLE alerts (id int PRIMARY KEY, status text, severity text, triggered_at timestamp);
+CREATE TABLE game_results (id int PRIMARY KEY, user_id int, played_at timestamp);
+CREATE TABLE audit_events (id int PRIMARY KEY, created_at timestamp, admin_id int);
+INSERT INTO users SELECT g, timestamp '2026-01-01' + g * interval '1 minute', g % 7 FROM generate_series(1, 20000) g;
+INSERT INTO transactions SELECT g, (g * 7919) % 1000, timestamp '2026-01-01' + g * interval '1 minute', g % 97 FROM generate_series(1, 30000) g;
+INSERT INTO alerts SELECT g, 'closed', 'low', timestamp '2026-01-01' + g * interval '1 minute' FROM generate_series(1, 20000) g;
+INSERT INTO audit_events SELECT g, timestamp '2026-01-01' + g * interval '1 minute', g % 40 FROM generate_series(1, 20000) g;
+CREATE INDEX alerts_by_status ON alerts (status, severity, triggered_at, id);
+VACUUM ANALYZE users, transactions, alerts, audit_events;
+
+-- Wanted by both, there already, of no use to any statement, read by none, table or column missing.
+SELECT source, status, relation, columns, priority, basis, policy_gain, ddl IS NOT NULL AS ddl, benefit_pct > 1 AS benefit,
+       CASE WHEN status <> 'recommended' THEN reason END AS reason
+  FROM perf.index_recommendations(include_inapplicable => true, queries => ARRAY[
+       'SELECT * FROM transactions WHERE user_id = 5 AND created_at > ''2026-01-15''',
+       'SELECT segment, count(*) FROM users GROUP BY segment',
+       'SELECT * FROM audit_events WHERE admin_id = 3'])
+ ORDER BY source COLLATE "C", relation COLLATE "C";
+-- Hidden unless asked for.
+SELECT count(*) FROM perf.index_recommendations(queries => '{SELECT 1}') WHERE status = 'not_applicable';
+-- Nothing measured: the policy's word, and it says so.
+SELECT source, status, basis, confidence, benefit_pct, reason FROM perf.index_recommendations(queries => '{}')
+ WHERE relation = 'index_policy_rows.transactions';
+-- An index that serves the same statements and more makes the policy's own superfluous.
+SELECT source, status, columns, reason LIKE '%transactions_user_id_amount%' AS names_rival
+  FROM perf.index_recommendations(queries => ARRAY['SELECT * FROM transactions WHERE user_id = 5 AND amount = 7'])
+ WHERE relation = 'index_policy_rows.transactions' ORDER BY source DESC;
+DROP SCHEMA index_policy_rows CASCADE;
