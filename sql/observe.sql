@@ -86,7 +86,8 @@ AS $$
         -- The time that was observed, and its middle.
         SELECT o.started_at, o.started_at + (clock_timestamp() - o.started_at) / 2 AS middle_at,
                extract(epoch FROM clock_timestamp() - o.started_at)::float8 / 120 AS half_minutes
-          FROM (SELECT greatest(nullif(slow_query_patterns.since, '-infinity'), min(a.bucket_at)) AS started_at
+          FROM (SELECT least(greatest(nullif(slow_query_patterns.since, '-infinity'), min(a.bucket_at)),
+                             clock_timestamp()) AS started_at
                   FROM activity AS a) AS o
     ), pattern AS (
         SELECT a.datid, a.queryid, min(a.query) AS query, sum(a.calls)::bigint AS calls, sum(a.slow)::bigint AS slow,
@@ -143,22 +144,24 @@ CREATE FUNCTION perf.slow_query_trend(
 LANGUAGE sql VOLATILE PARALLEL RESTRICTED ROWS 200 SET search_path = pg_catalog, pg_temp
 AS $$
     WITH start AS MATERIALIZED (
-        SELECT CASE WHEN extract(month FROM b.bucket) + extract(year FROM b.bucket) > 0 THEN date_trunc('month', b.start_at)
-                    WHEN extract(day FROM b.bucket) > 0 THEN date_trunc('day', b.start_at)
-                    ELSE date_bin(b.bucket, b.start_at, date_trunc('day', b.start_at)) END AS start_at
-          FROM (SELECT slow_query_trend.bucket,
-                       perf._trend_start(slow_query_trend.bucket, slow_query_trend.since,
-                                         (SELECT least(min(h.bucket_at), now()) FROM perf.statement_history_visible AS h
-                                           WHERE slow_query_trend.since IS NULL OR slow_query_trend.since = '-infinity')
-                                        ) AS start_at) AS b
+        SELECT CASE WHEN extract(month FROM slow_query_trend.bucket) + extract(year FROM slow_query_trend.bucket) > 0
+                    THEN date_trunc('month', b.start_at)
+                    WHEN extract(day FROM slow_query_trend.bucket) > 0 THEN date_trunc('day', b.start_at)
+                    ELSE date_bin(slow_query_trend.bucket, b.start_at, date_trunc('day', b.start_at)) END AS start_at
+          FROM perf._trend_start(slow_query_trend.bucket, slow_query_trend.since,
+                                 (SELECT least(min(h.bucket_at), now()) FROM perf.statement_history_visible AS h
+                                   WHERE slow_query_trend.since IS NULL OR slow_query_trend.since = '-infinity')
+                                ) AS b (start_at)
     ), series AS MATERIALIZED (
         SELECT g.bucket_at, g.bucket_at + slow_query_trend.bucket AS end_at
           FROM start AS s CROSS JOIN LATERAL generate_series(s.start_at, clock_timestamp(), slow_query_trend.bucket) AS g (bucket_at)
          WHERE slow_query_trend.since IS NULL OR slow_query_trend.since <= clock_timestamp()
+    ), bound AS MATERIALIZED (
+        SELECT array_agg(s.bucket_at ORDER BY s.bucket_at) AS starts FROM series AS s
     ), activity AS MATERIALIZED (
-        SELECT (SELECT max(x.bucket_at) FROM series AS x WHERE x.bucket_at <= a.bucket_at) AS bucket_at,
-               a.calls, a.slow, a.critical, a.emergency, a.failures, a.total_ms, a.histogram
-          FROM perf._statement_activity((SELECT s.start_at FROM start AS s), false) AS a
+        SELECT b.starts[greatest(width_bucket(a.bucket_at, b.starts), 1)] AS bucket_at, a.calls, a.slow, a.critical,
+               a.emergency, a.failures, a.total_ms, a.histogram
+          FROM bound AS b CROSS JOIN perf._statement_activity((SELECT s.start_at FROM start AS s), false) AS a
          WHERE slow_query_trend.queryid IS NULL OR a.queryid = slow_query_trend.queryid
     ), summed AS (
         SELECT a.bucket_at, sum(a.calls)::bigint AS calls, sum(a.slow)::bigint AS slow, sum(a.critical)::bigint AS critical,
@@ -174,6 +177,8 @@ AS $$
                     / greatest(extract(epoch FROM least(s.end_at, clock_timestamp()) - s.bucket_at)::float8, 1), 0)
       FROM series AS s LEFT JOIN summed AS x ON x.bucket_at = s.bucket_at
      ORDER BY s.bucket_at
+     -- Evaluated first, so that wrong arguments raise even where the planner sees that there can be no row.
+     LIMIT (SELECT CASE WHEN s.start_at IS NULL THEN 0 END FROM start AS s)
 $$;
 
 COMMENT ON FUNCTION perf.slow_queries(timestamptz, text, integer, boolean) IS

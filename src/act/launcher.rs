@@ -214,7 +214,10 @@ impl Launcher {
                     if slot.is_some_and(|slot| slot.recheck) {
                         database.absent = false;
                     }
-                    if !database.absent && slot.is_none_or(|slot| slot.holds == 0) {
+                    if database.absent {
+                        // A slot that only held the database for a statement has served its purpose.
+                        registry::release(dbid);
+                    } else if slot.is_none_or(|slot| slot.holds == 0) {
                         wanted.push(dbid);
                     }
                 }

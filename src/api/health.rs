@@ -115,7 +115,10 @@ fn workers(report: &mut Report) {
     if !slots.iter().any(|slot| slot.dbid == here) {
         report.add("collector", Status::Error, "no collector for this database yet", None);
     }
-    for slot in &slots {
+    // A database that is only being looked at for the extension is nobody's business.
+    let probe =
+        |slot: &Slot| slot.runs == 0 && matches!(slot.phase, Phase::Idle | Phase::Launched | Phase::NoExtension);
+    for slot in slots.iter().filter(|slot| slot.dbid == here || !probe(slot)) {
         let Some((_, name)) = names.iter().find(|(dbid, _)| *dbid == slot.dbid) else { continue };
         let (status, detail, lag_s) = worker_status(slot, now);
         report.add(format!("collector {name}"), status, detail, lag_s);

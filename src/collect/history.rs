@@ -154,9 +154,15 @@ pub fn rotate(memo: &Memo, now: i64) -> Result<i64, Error> {
     while sizes.total() > cap {
         let (table, other) =
             if sizes.tables[0] >= sizes.tables[1] { (TABLES[0], TABLES[1]) } else { (TABLES[1], TABLES[0]) };
-        let dropped = partitions::drop_oldest(table, at)?.dropped + partitions::drop_oldest(other, at)?.dropped;
-        if dropped == 0 {
-            trim_to_cap(&sizes, cap)?;
+        let mut changes = partitions::drop_oldest(table, at)?;
+        if changes.dropped == 0 {
+            changes += partitions::drop_oldest(other, at)?;
+        }
+        if changes.dropped == 0 {
+            // One that is in use goes with a later run: rather a little over the cap than the newest history lost.
+            if changes.deferred == 0 {
+                trim_to_cap(&sizes, cap)?;
+            }
             break;
         }
         sizes = self::sizes()?;

@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 from .case import ClusterTest, expects_crash
-from .cluster import Cluster
+from .cluster import Cluster, SqlError
 
 FAST = {"perf_opt.collect_interval": "1s", "perf_opt.slow_ms": "50ms", "autovacuum_naptime": "1s"}
 WORKERS = "SELECT datname, pid FROM pg_stat_activity WHERE backend_type = 'perf_opt collector' AND datname IS NOT NULL"
@@ -329,6 +329,14 @@ class Restarts(Collecting):
         self.assertLess(time.monotonic() - started, 10)
         cluster.start()
 
+    def test_smart_stop(self) -> None:
+        cluster = self.prepared()
+        started = time.monotonic()
+        cluster.stop("smart")
+        self.assertLess(time.monotonic() - started, 10)
+        cluster.start()
+        self.assertEqual(self.seen(cluster), 1)
+
     @expects_crash
     def test_immediate_restart_keeps_what_was_written(self) -> None:
         cluster = self.prepared()
@@ -376,7 +384,7 @@ class Restarts(Collecting):
         cluster.wait_for_replay(standby)
         self.assertEqual(self.seen(standby), 1)
         self.assertEqual(workers(standby), {})
-        standby.sql("SELECT pg_sleep(0.06) AS on_the_standby")
+        standby.sql("SELECT pg_sleep(0.06), 1, 2 AS on_the_standby")
         query = "SELECT count(*) FROM perf.slow_queries() WHERE query LIKE '%on_the_standby%'"
         self.assertEqual(standby.scalar(query), 1)
         self.assertEqual(standby.scalar("SELECT status FROM perf.health() WHERE component = 'launcher'"), "ok")
@@ -409,7 +417,9 @@ class Bounds(Collecting):
         cluster = self.private_cluster({**FAST, "perf_opt.history_max_mb": 8})
         cluster.sql("CREATE EXTENSION perf_opt")
         self.wait_for_run(cluster, "postgres")
-        cluster.sql("CREATE TABLE perf.old PARTITION OF perf.statement_history FOR VALUES FROM ('2001-01-01') TO ('2001-01-02')")
+        old, end = cluster.sql("SELECT date_trunc('day', now() - interval '3 days')::text, "
+                               "date_trunc('day', now() - interval '2 days')::text")[0]
+        cluster.sql(f"CREATE TABLE perf.old PARTITION OF perf.statement_history FOR VALUES FROM ('{old}') TO ('{end}')")
         self.assertGreater(cluster.scalar("SELECT count(*) FROM perf.statement_history"), 0)
         columns = cluster.scalar("SELECT string_agg(CASE attname WHEN 'collected_at' THEN '$1::timestamptz' "
                                  "ELSE quote_ident(attname) END, ', ' ORDER BY attnum) FROM pg_attribute "
@@ -419,7 +429,7 @@ class Bounds(Collecting):
         now = cluster.scalar("SELECT now()::text")
         cluster.sql(insert, (now, 8_000))
         recent = "SELECT count(*) FROM perf.statement_history WHERE collected_at = $1::timestamptz"
-        cluster.sql(insert, ("2001-01-01 12:00+00", 24_000))
+        cluster.sql(insert, (old, 24_000))
         self.wait_until(lambda: cluster.scalar("SELECT to_regclass('perf.old') IS NULL"), 15, "the oldest partition to go")
         self.assertEqual(cluster.scalar(recent, (now,)), 8_000)
         # What is left over the cap in partitions in use goes too.
@@ -456,16 +466,17 @@ class Answers(Collecting):
 
     def test_lock_wait_is_the_cause(self) -> None:
         database = self.fresh_database()
-        self.cluster.sql("CREATE TABLE contended (id int)", dbname=database)
+        self.cluster.sql("CREATE TABLE contended AS SELECT 1 AS id", dbname=database)
         with self.cluster.connect(database) as holder, self.cluster.connect(database) as waiter:
             holder.query("BEGIN")
-            holder.query("LOCK TABLE contended")
+            holder.query("UPDATE contended SET id = 2")
             waiter.query("SET lock_timeout = '3500ms'")
-            with self.assertRaises(Exception):
-                waiter.query("SELECT count(*) FROM contended")
+            # The first execution ever: there is no entry to add the wait to before it ends.
+            with self.assertRaises(SqlError):
+                waiter.query("DELETE FROM contended")
             holder.query("ROLLBACK")
         self.wait_until(lambda: self.cluster.sql(
-            "SELECT cause FROM perf.slow_query_patterns() WHERE query LIKE '%FROM contended'", dbname=database)
+            "SELECT cause FROM perf.slow_query_patterns() WHERE query = 'DELETE FROM contended'", dbname=database)
             == [("lock_wait",)], 5, "the wait to be added up")
 
     def test_others_see_nothing_of_it(self) -> None:
@@ -477,14 +488,14 @@ class Answers(Collecting):
         self.cluster.sql("GRANT pg_read_all_stats TO reader")
         self.cluster.sql("GRANT USAGE ON SCHEMA perf TO PUBLIC", dbname=database)
         self.cluster.sql("SELECT pg_sleep(0.06) AS of_the_owner", dbname=database)
-        self.cluster.sql("SELECT pg_sleep(0.06) AS of_the_watcher", dbname=database, user="watcher")
+        self.cluster.sql("SELECT pg_sleep(0.06), 1 AS of_the_watcher", dbname=database, user="watcher")
         texts = "SELECT query FROM perf.slow_queries() WHERE query LIKE '%of_the%' ORDER BY 1"
         hidden = ("SELECT count(*) FROM perf.slow_queries() WHERE query = '<insufficient privilege>' AND queryid IS NULL "
                   "AND plan IS NULL AND relations IS NULL AND application_name IS NULL")
         for moment in ("in memory", "in the history"):
             with self.subTest(moment):
                 mine = self.cluster.sql(texts, dbname=database, user="watcher")
-                self.assertEqual(mine, [("SELECT pg_sleep($1) AS of_the_watcher",)])
+                self.assertEqual(mine, [("SELECT pg_sleep($1), $2 AS of_the_watcher",)])
                 self.assertGreaterEqual(self.cluster.scalar(hidden, dbname=database, user="watcher"), 1)
                 self.assertEqual(len(self.cluster.sql(texts, dbname=database, user="reader")), 2)
                 patterns = self.cluster.sql("SELECT query FROM perf.slow_query_patterns() ORDER BY 1", dbname=database,

@@ -1,8 +1,5 @@
 -- Arguments and shapes of the functions over history and memory.
-\set VERBOSITY verbose
 \set SHOW_CONTEXT never
-CREATE EXTENSION IF NOT EXISTS perf_opt;
-
 -- Columns, in order, with their types.
 SELECT p.proname, pg_get_function_arguments(p.oid) AS arguments FROM pg_proc p
  WHERE p.pronamespace = 'perf'::regnamespace
@@ -11,7 +8,6 @@ SELECT p.proname, pg_get_function_result(p.oid) AS result FROM pg_proc p
  WHERE p.pronamespace = 'perf'::regnamespace
    AND p.proname IN ('slow_queries', 'slow_query_patterns', 'slow_query_trend', 'health') ORDER BY 1;
 
-\set VERBOSITY default
 -- Wrong arguments are named, with a hint.
 SELECT count(*) FROM perf.slow_queries(min_severity => 'terrible');
 SELECT count(*) FROM perf.slow_queries(max_rows => 0);
