@@ -24,7 +24,7 @@ pub fn normalize_into(source: &[u8], out: &mut [u8], backslash_escapes: bool) ->
                 writer.parameter(number);
                 before = Before::Operand;
             }
-            Some(Token::Minus(_)) => {
+            Some(Token::Minus) => {
                 // A sign belongs to the literal when nothing stands before it that could be subtracted from.
                 if before == Before::Operator && lexer.peek().is_some_and(|byte| byte.is_ascii_digit()) {
                     writer.push(&source[copied..stop]);
@@ -33,9 +33,9 @@ pub fn normalize_into(source: &[u8], out: &mut [u8], backslash_escapes: bool) ->
                     before = Before::Operator;
                 }
             }
-            Some(Token::Space(_)) => {}
+            Some(Token::Space) => {}
             Some(Token::Operand(_)) => before = Before::Operand,
-            Some(Token::Other(_)) => before = Before::Operator,
+            Some(Token::Other) => before = Before::Operator,
             None => break,
         }
         if writer.len == writer.out.len() {
@@ -113,7 +113,7 @@ pub fn is_blank(text: &[u8]) -> bool {
     loop {
         match lexer.next() {
             None => return true,
-            Some(Token::Space(_)) => {}
+            Some(Token::Space) => {}
             Some(_) => return false,
         }
     }
@@ -158,13 +158,13 @@ enum Token<'a> {
     /// A constant.
     Literal,
     /// White space or a comment.
-    Space(&'a [u8]),
+    Space,
     /// A word, a quoted identifier or a parameter.
     Operand(&'a [u8]),
     /// A lone minus sign.
-    Minus(&'a [u8]),
+    Minus,
     /// Anything else.
-    Other(&'a [u8]),
+    Other,
 }
 
 /// What a byte can begin. Those that go on a word come last.
@@ -262,19 +262,19 @@ impl<'a> Lexer<'a> {
         Some(match first {
             b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c => {
                 self.skip_while(is_space);
-                Token::Space(self.since(start))
+                Token::Space
             }
             b'-' if second == b'-' => {
                 self.skip_while(|byte| byte != b'\n' && byte != b'\r');
-                Token::Space(self.since(start))
+                Token::Space
             }
             b'/' if second == b'*' => {
                 self.skip_block_comment();
-                Token::Space(self.since(start))
+                Token::Space
             }
             b'-' => {
                 self.at += 1;
-                Token::Minus(self.since(start))
+                Token::Minus
             }
             b'\'' => {
                 self.skip_string(self.backslash_escapes);
@@ -304,7 +304,7 @@ impl<'a> Lexer<'a> {
             }
             _ => {
                 self.at += 1;
-                Token::Other(self.since(start))
+                Token::Other
             }
         })
     }
