@@ -75,6 +75,8 @@ fn settings() {
         (c"default_transaction_read_only", c"off"),
         (c"default_transaction_isolation", c"read committed"),
         (c"lock_timeout", c"1s"),
+        // Sooner than anybody else: should we be part of a deadlock, we are the one to give way.
+        (c"deadlock_timeout", c"50ms"),
         (c"default_tablespace", c""),
         (c"default_table_access_method", c"heap"),
         (c"session_replication_role", c"origin"),
