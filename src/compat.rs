@@ -60,8 +60,9 @@ impl Meter {
     /// Adds to `usage` what the process used since this was taken.
     #[inline(always)]
     pub fn add_since_to(&self, usage: &mut Usage) {
-        // SAFETY: plain reads of process globals.
-        let (now, wal) = unsafe { (&*(&raw const pg_sys::pgBufferUsage), &*(&raw const pg_sys::pgWalUsage)) };
+        let (now, wal) = (&raw const pg_sys::pgBufferUsage, &raw const pg_sys::pgWalUsage);
+        // SAFETY: process globals; nobody writes them while this runs.
+        let (now, wal) = unsafe { (&*now, &*wal) };
         let then = &self.buffers;
         let since = |now: i64, then: i64| now.wrapping_sub(then) as u64;
         usage.shared_blks_hit += since(now.shared_blks_hit, then.shared_blks_hit);

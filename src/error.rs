@@ -12,8 +12,6 @@ pub enum Error {
     NullArgument { argument: &'static str },
     /// Capture is not running because the library was not preloaded.
     NotPreloaded,
-    /// The role may not do this: what, and who may.
-    NotPermitted { what: &'static str, hint: &'static str },
     /// The server is in a state in which this cannot be done.
     WrongState { message: String, hint: String },
     /// Not supported here.
@@ -53,11 +51,6 @@ impl Error {
                 PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
                 "perf_opt must be loaded via \"shared_preload_libraries\"".to_owned(),
                 "Add shared_preload_libraries = 'perf_opt' to postgresql.conf and restart the server.".to_owned(),
-            ),
-            Error::NotPermitted { what, hint } => (
-                PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-                format!("permission denied for {what}"),
-                hint.to_owned(),
             ),
             Error::WrongState { message, hint } => {
                 (PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message, hint)

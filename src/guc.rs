@@ -135,18 +135,6 @@ pub fn track() -> Track {
     Track::from_ordinal(setting_now(&TRACK))
 }
 
-pub fn slow_ms() -> i32 {
-    SLOW_MS.get()
-}
-
-pub fn critical_ms() -> i32 {
-    CRITICAL_MS.get()
-}
-
-pub fn emergency_ms() -> i32 {
-    EMERGENCY_MS.get()
-}
-
 /// The three thresholds, mildest first; a class that is switched off is never reached.
 #[inline]
 pub fn thresholds_ns() -> [u64; 3] {

@@ -248,6 +248,7 @@ fn pending_row(item: &Snapshot, delta: &Delta, position: &Position, now: i64, vi
 
 /// What memory has of statements beyond the history of this database; with `all_databases`, also all that it has of
 /// other databases since the server started. Texts and queryids of others only for members of pg_read_all_stats.
+#[allow(clippy::type_complexity, reason = "the columns of a table function are its type")]
 #[pg_extern(volatile, parallel_restricted)]
 fn _pending_statements(
     all_databases: Option<bool>,
@@ -306,6 +307,7 @@ fn _pending_statements(
 
 /// Slow statements in the rings beyond those in the history of this database; with `all_databases`, also all that the
 /// rings have of other databases. What the caller may not see of others is NULL.
+#[allow(clippy::type_complexity, reason = "the columns of a table function are its type")]
 #[pg_extern(volatile, parallel_restricted)]
 fn _pending_slow(
     all_databases: Option<bool>,

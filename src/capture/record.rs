@@ -340,7 +340,6 @@ fn keep_slow(memory: &Memory, severity: Severity, about: &About) {
     record.shared_blks_read = execution.usage.shared_blks_read;
     record.temp_blks_written = execution.usage.temp_blks_written;
     record.wal_bytes = execution.usage.wal_bytes;
-    record.blk_read_ns = execution.usage.blk_read_ns;
     record.sqlstate = execution.sqlstate;
     record.outcome = about.outcome as u8;
     record.toplevel = key.toplevel;

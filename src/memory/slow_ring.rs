@@ -8,9 +8,12 @@ use super::{get_ref, Memory};
 use crate::pg::text::DbText;
 use core::sync::atomic::{fence, AtomicU64, Ordering};
 use perf_core::outcome::Severity;
+use std::time::{Duration, Instant};
 
 /// Slots of each ring, by severity.
 const SLOTS: [usize; 3] = [256, 128, 128];
+/// How long a reader waits for a slot that is being written.
+const PATIENCE: Duration = Duration::from_millis(20);
 const TEXT: usize = 4096;
 const PLAN: usize = 4096;
 const NAME: usize = 64;
@@ -32,7 +35,6 @@ pub struct Record {
     pub shared_blks_read: u64,
     pub temp_blks_written: u64,
     pub wal_bytes: u64,
-    pub blk_read_ns: u64,
     pub sqlstate: i32,
     pub encoding: i32,
     pub relations: [u32; RELATIONS],
@@ -63,7 +65,6 @@ impl Record {
         shared_blks_read: 0,
         temp_blks_written: 0,
         wal_bytes: 0,
-        blk_read_ns: 0,
         sqlstate: 0,
         encoding: 0,
         relations: [0; RELATIONS],
@@ -160,7 +161,6 @@ pub struct SlowSample {
     pub shared_blks_read: u64,
     pub temp_blks_written: u64,
     pub wal_bytes: u64,
-    pub blk_read_ns: u64,
     pub application_name: DbText,
     pub client_addr: DbText,
     pub text: DbText,
@@ -181,7 +181,7 @@ pub fn read(severity: Severity, after_seq: u64) -> (Vec<SlowSample>, u64, u64) {
         let mut copy = Box::new(Record::EMPTY);
         // SAFETY: an atomic in shared memory.
         let sequence = unsafe { &(*slot).sequence };
-        let before = sequence.load(Ordering::Acquire);
+        let before = written(sequence, ticket);
         // SAFETY: the slot may be overwritten while it is copied; a Record is plain numbers and bytes, and the copy is
         // used only if the sequence word shows that it was not.
         unsafe { core::ptr::copy_nonoverlapping(&raw const (*slot).record, &raw mut *copy, 1) };
@@ -192,6 +192,19 @@ pub fn read(severity: Severity, after_seq: u64) -> (Vec<SlowSample>, u64, u64) {
     }
     let lost = (newest - after_seq.min(newest)) - samples.len() as u64;
     (samples, newest, lost)
+}
+
+/// The sequence word of a slot once the ticket's writer is through. Writers copy a few kilobytes and cannot be held up
+/// but by the scheduler: a ticket that is not through after a moment was dropped.
+fn written(sequence: &AtomicU64, ticket: u64) -> u64 {
+    let give_up = Instant::now() + PATIENCE;
+    loop {
+        let now = sequence.load(Ordering::Acquire);
+        if now >= 2 * ticket + 2 || Instant::now() >= give_up {
+            return now;
+        }
+        std::thread::yield_now();
+    }
 }
 
 fn sample(severity: Severity, seq: u64, record: &Record) -> SlowSample {
@@ -217,7 +230,6 @@ fn sample(severity: Severity, seq: u64, record: &Record) -> SlowSample {
         shared_blks_read: record.shared_blks_read,
         temp_blks_written: record.temp_blks_written,
         wal_bytes: record.wal_bytes,
-        blk_read_ns: record.blk_read_ns,
         application_name: text(&record.application_name, record.application_name_len),
         client_addr: text(&record.client_addr, record.client_addr_len),
         text: text(&record.text, record.text_len),

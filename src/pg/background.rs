@@ -261,8 +261,7 @@ pub fn report_activity(what: Option<&CStr>) {
 /// Ends the process. Exit callbacks run.
 pub fn exit(code: i32) -> ! {
     // SAFETY: the one way for a server process to end.
-    unsafe { pg_sys::proc_exit(code) };
-    unreachable!("proc_exit does not return")
+    unsafe { pg_sys::proc_exit(code) }
 }
 
 /// Calls `callback` when this process ends, unless it is killed.

@@ -85,10 +85,6 @@ impl<const N: usize> Row<N> {
         self.put(value.map(|value| pg_sys::Datum::from(value.to_bits())));
     }
 
-    pub fn boolean(&mut self, value: bool) {
-        self.put(Some(pg_sys::Datum::from(value)));
-    }
-
     /// A timestamptz; NULL when 0, which stands for never.
     pub fn timestamp(&mut self, value: i64) {
         self.put((value != 0).then(|| pg_sys::Datum::from(value)));
