@@ -31,7 +31,7 @@ impl<'a> StatementText<'a> {
         StatementText::Raw { source, location, len }
     }
 
-    /// The statement as it was written, with its literals. Not for keeping.
+    /// The statement as it was written, with its literals but without a semicolon at its end. Not for keeping.
     pub fn raw(&self) -> &[u8] {
         match *self {
             StatementText::Raw { source, location, len } => {
@@ -47,7 +47,8 @@ impl<'a> StatementText<'a> {
                 };
                 // From 18 on the location is behind the comments in front of a statement; they stay, as they do before.
                 let from = if is_blank(&all[..from]) { 0 } else { from };
-                &all[from..to]
+                let text = all[from..to].trim_ascii_end();
+                text.strip_suffix(b";").unwrap_or(text)
             }
             StatementText::Copied(text) | StatementText::Clean(text) => text,
             StatementText::Missing => &[],
@@ -56,8 +57,7 @@ impl<'a> StatementText<'a> {
 
     /// True when no semicolon stands between two statements. A literal with a semicolon is taken for one.
     pub fn is_one_statement(&self) -> bool {
-        let text = self.raw().trim_ascii_end();
-        let body = text.strip_suffix(b";").unwrap_or(text);
+        let body = self.raw();
         !body.is_empty() && !body.contains(&b';')
     }
 
