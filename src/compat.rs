@@ -174,3 +174,16 @@ pub fn cost_function(of_method: pg_sys::amcostestimate_function) -> CostFunction
         std::mem::transmute::<pg_sys::amcostestimate_function, CostFunction>(of_method)
     }
 }
+
+/// A query id as the server declares it.
+#[cfg(feature = "pg18")]
+type ServerQueryId = i64;
+/// A query id as the server declares it.
+#[cfg(not(feature = "pg18"))]
+type ServerQueryId = u64;
+
+/// A query id as perf_opt keeps it: the same bits, unsigned.
+#[inline(always)]
+pub fn query_id(id: ServerQueryId) -> u64 {
+    u64::from_ne_bytes(id.to_ne_bytes())
+}

@@ -5,7 +5,7 @@
 use super::failure::{self, on_error};
 use super::frames::{frames, Frames, Kind, Open, Planned, MAX_DEPTH, MAX_OPEN};
 use super::record;
-use crate::compat::Meter;
+use crate::compat::{self, Meter};
 use crate::guc::{self, Track};
 use crate::memory::statements::{Execution, Usage};
 use crate::memory::{self, slab, Memory};
@@ -218,7 +218,7 @@ unsafe fn begin_query(query: *mut pg_sys::QueryDesc) -> Option<usize> {
     if plan.queryId == 0 {
         return None;
     }
-    let index = push(Kind::Run, plan.queryId, text, plan.stmt_location, plan.stmt_len)?;
+    let index = push(Kind::Run, compat::query_id(plan.queryId), text, plan.stmt_location, plan.stmt_len)?;
     frames().stack[index].query = query;
     Some(index)
 }
@@ -388,7 +388,7 @@ unsafe extern "C-unwind" fn planner(
     // SAFETY: the server's contract for the hook: a live query tree, which the planner may scribble on, so what is
     // needed of it is read before.
     unsafe {
-        let (queryid, location, len) = ((*parse).queryId, (*parse).stmt_location, (*parse).stmt_len);
+        let (queryid, location, len) = (compat::query_id((*parse).queryId), (*parse).stmt_location, (*parse).stmt_len);
         let index = match queryid {
             0 => None,
             _ => fenced(None, || push(Kind::Plan, queryid, query_string, location, len)),
@@ -438,7 +438,13 @@ unsafe fn begin_utility(pstmt: *mut pg_sys::PlannedStmt, text: *const c_char) ->
         if statement.queryId == 0 || !is_captured(node) {
             return None;
         }
-        let index = push(Kind::Utility, statement.queryId, text, statement.stmt_location, statement.stmt_len)?;
+        let index = push(
+            Kind::Utility,
+            compat::query_id(statement.queryId),
+            text,
+            statement.stmt_location,
+            statement.stmt_len,
+        )?;
         let frame = &mut frames().stack[index];
         let tag = (*node).type_;
         frame.guarded = matches!(tag, pg_sys::NodeTag::T_CallStmt | pg_sys::NodeTag::T_DoStmt);

@@ -261,7 +261,9 @@ pub fn report_activity(what: Option<&CStr>) {
 /// Ends the process. Exit callbacks run.
 pub fn exit(code: i32) -> ! {
     // SAFETY: the one way for a server process to end.
-    unsafe { pg_sys::proc_exit(code) }
+    unsafe { pg_sys::proc_exit(code) };
+    #[allow(unreachable_code, reason = "not every version declares that proc_exit does not return")]
+    std::process::abort()
 }
 
 /// Calls `callback` when this process ends, unless it is killed.

@@ -34,7 +34,7 @@ pub fn lock_waits() -> Vec<LockWait> {
                 continue;
             }
             let status = &(*entry).backendStatus;
-            let queryid = status.st_query_id;
+            let queryid = compat::query_id(status.st_query_id);
             if queryid == 0 || status.st_state != pg_sys::BackendState::STATE_RUNNING {
                 continue;
             }

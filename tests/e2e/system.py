@@ -70,8 +70,10 @@ def run_as_server(args: Sequence[PathLike], timeout: float = 300.0) -> str:
 
 
 def clean_environment() -> dict[str, str]:
-    """This process's environment without PG* and locale settings that would make results depend on the machine."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_")) and name != "LANG"}
+    """This process's environment without what would make results depend on the machine: PG* and locale settings, and
+    RUST_* (a backtrace becomes the DETAIL of an error)."""
+    dropped = ("PG", "LC_", "LANG", "RUST_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
     return {**kept, "LC_ALL": "C", "TZ": "UTC"}
 
 
