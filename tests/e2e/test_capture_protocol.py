@@ -171,14 +171,18 @@ class Cursors(CaptureTest):
         session.query("COMMIT")
         self.assert_row("FETCH $1 FROM c", 1, 3)
         self.assert_row("FETCH ALL FROM c", 1, 5)
-        self.assertEqual(self.cursor_row("closed_cursor"), (1, 10))
+        if self.cluster.major >= 18:  # before, the moved rows are nobody's
+            self.assert_cursor("closed_cursor", 1, 10)
 
-    def cursor_row(self, name: str, toplevel: bool = False) -> tuple[int, int]:
-        """Calls and rows of the query of a cursor. Before 18 the server does not say where in the text it is."""
-        found = [row for row in self.statements() if name in row["query"] and row["toplevel"] == toplevel]
-        self.assertEqual(len(found), 1, found)
-        self.assertEqual(found[0]["failures"], 0)
-        return found[0]["calls"], found[0]["rows"]
+    def assert_cursor(self, name: str, calls: int, rows: int) -> None:
+        """Checks calls and rows of the query of a cursor, known by its text (which before 18 is the text around it, too).
+        Before 18 the server gives it no queryid: what there is to know is with the FETCH."""
+        found = [(row["calls"], row["rows"], row["failures"]) for row in self.statements()
+                 if name in row["query"] and row["toplevel"] is False]
+        self.assertEqual(found, [(calls, rows, 0)] if self.cluster.major >= 18 else [])
+        fetched = [row["rows"] for row in self.statements() if row["query"].startswith("FETCH")]
+        if self.cluster.major < 18 and fetched:
+            self.assertEqual(sum(fetched), rows)
 
     def test_left_open_at_the_end_of_the_transaction(self) -> None:
         session = self.session()
@@ -188,7 +192,7 @@ class Cursors(CaptureTest):
             session.query("FETCH 3 FROM c")
             session.query("FETCH 3 FROM c")
             session.query(ending)
-            self.assertEqual(self.cursor_row(name), (1, 6))
+            self.assert_cursor(name, 1, 6)
             self.reset()
         self.nothing_evicted()
 
@@ -204,7 +208,7 @@ class Cursors(CaptureTest):
             else:
                 self.assertRaises(Exception, session.query, ending)
                 session.query("ROLLBACK")
-            self.assertEqual(self.cursor_row(f"left_{number}"), (1, 4))
+            self.assert_cursor(f"left_{number}", 1, 4)
             self.nothing_evicted()
             self.reset()
 
@@ -215,10 +219,10 @@ class Cursors(CaptureTest):
         session.query("DECLARE c CURSOR FOR SELECT generate_series(1, 10) AS in_savepoint")
         session.query("FETCH 4 FROM c")
         session.query("ROLLBACK TO s")
-        self.assertEqual(self.cursor_row("in_savepoint"), (1, 4))
+        self.assert_cursor("in_savepoint", 1, 4)
         session.query("SELECT 1")
         session.query("COMMIT")
-        self.assertEqual(self.cursor_row("in_savepoint"), (1, 4))
+        self.assert_cursor("in_savepoint", 1, 4)
         self.nothing_evicted()
 
     def test_with_hold(self) -> None:
@@ -228,9 +232,10 @@ class Cursors(CaptureTest):
         session.query("COMMIT")
         session.query("FETCH ALL FROM c")
         session.query("CLOSE c")
-        total = [(row["calls"], row["rows"]) for row in self.statements() if "held" in row["query"]
-                 and row["rows"] == 10]
-        self.assertEqual(total, [(1, 10)])
+        if self.cluster.major >= 18:
+            total = [(row["calls"], row["rows"]) for row in self.statements() if "held" in row["query"]
+                     and row["rows"] == 10]
+            self.assertEqual(total, [(1, 10)])
         self.assert_row("FETCH ALL FROM c", 1, 10)
 
     def test_scrolled_back(self) -> None:
@@ -240,7 +245,7 @@ class Cursors(CaptureTest):
         session.query("FETCH 5 FROM c")
         session.query("FETCH BACKWARD 2 FROM c")
         session.query("COMMIT")
-        self.assertEqual(self.cursor_row("scrolled"), (1, 7))
+        self.assert_cursor("scrolled", 1, 7)
 
     def test_more_open_than_are_remembered(self) -> None:
         session = self.session()
@@ -252,8 +257,11 @@ class Cursors(CaptureTest):
                 session.query(f"FETCH 3 FROM c{number}")
         session.query("COMMIT")
         found = [row for row in self.statements() if "many_cursors" in row["query"] and not row["toplevel"]]
-        self.assertEqual(sum(row["calls"] for row in found), 80)
-        self.assertEqual(sum(row["rows"] for row in found), 480)
+        if self.cluster.major >= 18:
+            self.assertEqual(sum(row["calls"] for row in found), 80)
+            self.assertEqual(sum(row["rows"] for row in found), 480)
+        fetched = [row for row in self.statements() if row["query"].startswith("FETCH")]
+        self.assertEqual((sum(row["calls"] for row in fetched), sum(row["rows"] for row in fetched)), (160, 480))
         self.nothing_evicted()
 
 
