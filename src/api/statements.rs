@@ -47,7 +47,7 @@ fn statements(fcinfo: pg_sys::FunctionCallInfo) {
     // SAFETY: the server's call information; the function is STRICT, so its one argument is there.
     let (all_databases, sink) = unsafe {
         let argument = (*fcinfo).args.as_slice(1)[0];
-        (argument.value.value() != 0, RowSink::start(fcinfo))
+        (argument.value.value() != 0, core::cell::RefCell::new(RowSink::start(fcinfo)))
     };
     let only = (!all_databases).then(current_database);
     let mut names = Names::default();
@@ -58,8 +58,8 @@ fn statements(fcinfo: pg_sys::FunctionCallInfo) {
         &memory,
         |entry| copy(entry, only, &visibility, &mut copies.borrow_mut(), &mut texts.borrow_mut()),
         || {
-            let (mut copies, mut texts) = (copies.borrow_mut(), texts.borrow_mut());
-            copies.iter().for_each(|copied| emit(&sink, copied, &texts, &visibility, &mut names));
+            let (mut copies, mut texts, mut sink) = (copies.borrow_mut(), texts.borrow_mut(), sink.borrow_mut());
+            copies.iter().for_each(|copied| emit(&mut sink, copied, &texts, &visibility, &mut names));
             copies.clear();
             texts.clear();
         },
@@ -78,13 +78,16 @@ fn copy(entry: &EntryView, only: Option<u32>, visible: &Visibility, copies: &mut
         key: entry.key,
         is_other: entry.is_other,
         counters: *entry.counters,
-        percentiles_ns: entry.histogram.quantiles_ns([0.5, 0.95, 0.99]).map(|ps| ps.map(|p| p.max(min).min(max))),
+        percentiles_ns: entry
+            .histogram
+            .quantiles_in(entry.octaves, [0.5, 0.95, 0.99])
+            .map(|ps| ps.map(|p| p.max(min).min(max))),
         text_at: from..texts.len(),
         encoding,
     });
 }
 
-fn emit(sink: &RowSink, copied: &Copied, texts: &[u8], visible: &Visibility, names: &mut Names) {
+fn emit(sink: &mut RowSink, copied: &Copied, texts: &[u8], visible: &Visibility, names: &mut Names) {
     let ms = |ns: u64| ns as f64 * 1e-6;
     let (key, counters) = (copied.key, &copied.counters);
     let may_see = visible.covers(key.userid);
@@ -97,8 +100,12 @@ fn emit(sink: &RowSink, copied: &Copied, texts: &[u8], visible: &Visibility, nam
             (true, _) => row.text(b"(other)"),
             (false, false) => row.text(NOT_VISIBLE),
             (false, true) => {
-                let text = DbText::convert(texts[copied.text_at.clone()].to_vec(), copied.encoding);
-                row.text(text.as_bytes());
+                let text = &texts[copied.text_at.clone()];
+                if text.is_ascii() {
+                    row.text(text);
+                } else {
+                    row.text(DbText::convert(text.to_vec(), copied.encoding).as_bytes());
+                }
             }
         }
         row.bigint(counters.calls);

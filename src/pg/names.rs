@@ -7,27 +7,38 @@ use std::collections::HashMap;
 /// Looks names up once.
 #[derive(Default)]
 pub struct Names {
-    databases: HashMap<u32, Option<Vec<u8>>>,
-    roles: HashMap<u32, Option<Vec<u8>>>,
+    databases: Known,
+    roles: Known,
+}
+
+/// Names by OID; the latest is asked for again most often.
+#[derive(Default)]
+struct Known {
+    names: HashMap<u32, Option<Vec<u8>>>,
+    latest: Option<(u32, Option<Vec<u8>>)>,
+}
+
+impl Known {
+    fn get(&mut self, oid: u32, look_up: impl FnOnce(pg_sys::Oid) -> Option<Vec<u8>>) -> Option<&[u8]> {
+        if self.latest.as_ref().is_none_or(|(latest, _)| *latest != oid) {
+            let name = self.names.entry(oid).or_insert_with(|| look_up(pg_sys::Oid::from(oid))).clone();
+            self.latest = Some((oid, name));
+        }
+        self.latest.as_ref().and_then(|(_, name)| name.as_deref())
+    }
 }
 
 impl Names {
     /// `None` when there is no such database (any more).
     pub fn database(&mut self, oid: u32) -> Option<&[u8]> {
-        let look_up = |oid: u32| {
-            // SAFETY: a catalog look-up inside a transaction; NULL when missing.
-            unsafe { bytes(pg_sys::get_database_name(pg_sys::Oid::from(oid))) }
-        };
-        self.databases.entry(oid).or_insert_with(|| look_up(oid)).as_deref()
+        // SAFETY: a catalog look-up inside a transaction; NULL when missing.
+        self.databases.get(oid, |oid| unsafe { bytes(pg_sys::get_database_name(oid)) })
     }
 
     /// `None` when there is no such role (any more).
     pub fn role(&mut self, oid: u32) -> Option<&[u8]> {
-        let look_up = |oid: u32| {
-            // SAFETY: a catalog look-up inside a transaction; NULL when missing.
-            unsafe { bytes(pg_sys::GetUserNameFromId(pg_sys::Oid::from(oid), true)) }
-        };
-        self.roles.entry(oid).or_insert_with(|| look_up(oid)).as_deref()
+        // SAFETY: a catalog look-up inside a transaction; NULL when missing.
+        self.roles.get(oid, |oid| unsafe { bytes(pg_sys::GetUserNameFromId(oid, true)) })
     }
 }
 

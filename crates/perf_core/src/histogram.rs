@@ -60,6 +60,9 @@ fn middle_ns(bucket: usize) -> f64 {
 pub struct Octaves(pub u32);
 
 impl Octaves {
+    /// Every octave.
+    pub const ALL: Octaves = Octaves((1 << OCTAVES) - 1);
+
     /// Adds the octave of a bucket.
     #[inline]
     pub fn insert(&mut self, bucket: usize) {
@@ -147,20 +150,26 @@ impl Histogram {
 
     /// Number of executions.
     pub fn total(&self) -> u64 {
-        self.octave_sums().iter().sum()
+        self.octave_sums(Octaves::ALL).iter().sum()
     }
 
-    fn octave_sums(&self) -> [u64; OCTAVES] {
+    fn octave_sums(&self, octaves: Octaves) -> [u64; OCTAVES] {
         let mut sums = [0u64; OCTAVES];
-        for (sum, octave) in sums.iter_mut().zip(self.counts.chunks_exact(SUBS)) {
-            *sum = octave.iter().map(|&count| u64::from(count)).sum();
+        for range in octaves.ranges() {
+            let octave = range.start / SUBS;
+            sums[octave] = self.counts[range].iter().map(|&count| u64::from(count)).sum();
         }
         sums
     }
 
     /// Latencies in nanoseconds at the quantiles `qs` (each 0 to 1, ascending or not); `None` when nothing was counted.
     pub fn quantiles_ns<const N: usize>(&self, qs: [f64; N]) -> Option<[f64; N]> {
-        let sums = self.octave_sums();
+        self.quantiles_in(Octaves::ALL, qs)
+    }
+
+    /// As [`quantiles_ns`](Self::quantiles_ns), of a histogram that has counts in these octaves only.
+    pub fn quantiles_in<const N: usize>(&self, octaves: Octaves, qs: [f64; N]) -> Option<[f64; N]> {
+        let sums = self.octave_sums(octaves);
         let total: u64 = sums.iter().sum();
         if total == 0 {
             return None;
@@ -328,9 +337,10 @@ mod tests {
             by_octaves.merge_octaves(&two, octaves);
             octaves.move_small(&mut small, &mut moved);
             by_small.merge_small(&moved, octaves);
-            two.clear_octaves(octaves);
+            prop_assert_eq!(two.quantiles_in(octaves, [0.5, 0.99]), two.quantiles_ns([0.5, 0.99]));
             prop_assert_eq!(by_octaves, whole);
             prop_assert_eq!(by_small, whole);
+            two.clear_octaves(octaves);
             prop_assert_eq!(two, Histogram::default());
             prop_assert_eq!(small, [0u8; BUCKETS]);
         }
