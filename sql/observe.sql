@@ -52,20 +52,22 @@ CREATE FUNCTION perf._statement_activity(since timestamptz, all_databases boolea
     failures bigint, slow bigint, critical bigint, emergency bigint, rows bigint, total_ms double precision,
     max_ms double precision, planning_ms double precision, temp_blks_written bigint, shared_blks_hit bigint,
     shared_blks_read bigint, block_io_ms double precision, lock_wait_ms double precision, first_seen_at timestamptz,
-    last_seen_at timestamptz, histogram bytea
+    last_seen_at timestamptz, histogram bytea, toplevel boolean
 )
 LANGUAGE sql VOLATILE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT h.datid, h.bucket_at, h.collected_at, h.userid, h.queryid, h.query, h.calls, h.failures, h.slow, h.critical,
            h.emergency, h.rows, h.total_ms, h.max_ms, h.planning_ms, h.temp_blks_written, h.shared_blks_hit,
-           h.shared_blks_read, h.blk_read_ms + h.blk_write_ms, h.lock_wait_ms, h.first_seen_at, h.last_seen_at, h.histogram
+           h.shared_blks_read, h.blk_read_ms + h.blk_write_ms, h.lock_wait_ms, h.first_seen_at, h.last_seen_at, h.histogram,
+           h.toplevel
       FROM perf.statement_history_visible AS h
      WHERE h.collected_at >= coalesce(_statement_activity.since, '-infinity')
        AND h.last_seen_at >= coalesce(_statement_activity.since, '-infinity')
      UNION ALL
     SELECT m.datid, m.bucket_at, m.collected_at, m.userid, m.queryid, m.query, m.calls, m.failures, m.slow, m.critical,
            m.emergency, m.rows, m.total_ms, m.max_ms, m.planning_ms, m.temp_blks_written, m.shared_blks_hit,
-           m.shared_blks_read, m.block_io_ms, m.lock_wait_ms, m.first_seen_at, m.last_seen_at, m.histogram
+           m.shared_blks_read, m.block_io_ms, m.lock_wait_ms, m.first_seen_at, m.last_seen_at, m.histogram,
+           m.toplevel
       FROM perf._pending_statements(_statement_activity.all_databases) AS m
      WHERE m.last_seen_at >= coalesce(_statement_activity.since, '-infinity')
 $$;
@@ -100,7 +102,8 @@ AS $$
                sum(a.shared_blks_read)::float8 AS shared_blks_read, perf._histogram_merge(a.histogram) AS histogram,
                sum(a.total_ms) FILTER (WHERE a.bucket_at + (a.collected_at - a.bucket_at) / 2 < s.middle_at) AS earlier_ms,
                sum(a.total_ms) FILTER (WHERE a.bucket_at + (a.collected_at - a.bucket_at) / 2 >= s.middle_at) AS recent_ms,
-               100 * sum(a.total_ms) / nullif(sum(sum(a.total_ms)) OVER (), 0) AS share_pct
+               -- What runs within a function is part of its caller's time already.
+               100 * sum(a.total_ms) / nullif(sum(sum(a.total_ms) FILTER (WHERE a.toplevel)) OVER (), 0) AS share_pct
           FROM activity AS a CROSS JOIN span AS s
          GROUP BY a.datid, a.queryid, CASE WHEN a.queryid IS NULL THEN a.query END
     ), kept AS MATERIALIZED (
@@ -184,7 +187,7 @@ $$;
 COMMENT ON FUNCTION perf.slow_queries(timestamptz, text, integer, boolean) IS
 'Executions that took longer than perf_opt.slow_ms, one row each, newest first: from the history of this database and, not yet written, from memory; with all_databases also what memory has of other databases. since NULL: all that is kept. min_severity: slow (above perf_opt.slow_ms), critical or emergency. outcome: ok, error, cancelled, timeout, deadlock or terminated. Times in ms, wal in bytes, blocks of 8 kB. query is normalised; it, plan, relations and client of other roles are shown to members of pg_read_all_stats only. Errors: 22023 for an unknown min_severity or max_rows below 1; 55000 when perf_opt is not preloaded.';
 COMMENT ON FUNCTION perf.slow_query_patterns(timestamptz, integer, boolean) IS
-'Statements with at least one execution above perf_opt.slow_ms since the given time, by total time. executions counts all of them; slow, critical and emergency are exclusive. Times in ms; percentiles right within 3.2 %. share_pct: of all execution time in the same time. cause: lock_wait (half the time), planning (longer than execution), hash_spill, sort_spill (temporary blocks), bad_estimate (rows off by a factor of 10, of at least 1000), many_rows (100,000 a call), seq_scan (in the latest kept plan), io (half the time, or more blocks read than found), unknown. trend compares ms per minute of the recent half of the observed time with the earlier half: new (not seen in the earlier half), rising or falling (by more than 20 %), steady (also where less than ten minutes were observed). Other databases (all_databases): from memory, since the server started. Errors as slow_queries().';
+'Statements with at least one execution above perf_opt.slow_ms since the given time, by total time. executions counts all of them; slow, critical and emergency are exclusive. Times in ms; percentiles right within 3.2 %. share_pct: of the execution time of all top-level statements in the same time. cause: lock_wait (half the time), planning (longer than execution), hash_spill, sort_spill (temporary blocks), bad_estimate (rows off by a factor of 10, of at least 1000), many_rows (100,000 a call), seq_scan (in the latest kept plan), io (half the time, or more blocks read than found), unknown. trend compares ms per minute of the recent half of the observed time with the earlier half: new (not seen in the earlier half), rising or falling (by more than 20 %), steady (also where less than ten minutes were observed). Other databases (all_databases): from memory, since the server started. Errors as slow_queries().';
 COMMENT ON FUNCTION perf.slow_query_trend(interval, timestamptz, bigint) IS
 'Executions per bucket of time in this database, all statements or one queryid, oldest first; empty buckets are present with zeros. Buckets start at whole months, days or multiples of bucket since midnight, in the time zone of the session. Executions are counted to the bucket in which their collection interval began. Times in ms. slow, critical and emergency are exclusive; slow_per_min is the sum of the three per minute. since NULL: all that is kept. Errors: 22023 when bucket is not positive or makes more than 100,000 buckets; 55000 when perf_opt is not preloaded.';
 COMMENT ON FUNCTION perf.health() IS

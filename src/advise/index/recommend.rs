@@ -75,7 +75,8 @@ pub fn run(workload: &Workload, options: &Options) -> Result<Outcome, Error> {
         .map(|statement| Weighed { weight: statement.weight, cost: statement.base.total_cost })
         .collect();
     let mut planner = Planner { study: &study, pool: &pool, deadline: options.deadline };
-    let selection = select(&statements, &pool.choices(), &pool.bundles, options.budget_bytes, &mut planner);
+    let mut selection = select(&statements, &pool.choices(), &pool.bundles, options.budget_bytes, &mut planner);
+    prefer_policy(&mut selection, &study, &pool, options.budget_bytes, &mut planner);
     if selection.cut_short || study.cut_short {
         study
             .notices
@@ -87,6 +88,72 @@ pub fn run(workload: &Workload, options: &Options) -> Result<Outcome, Error> {
     let rows =
         rows::make(&rows::Findings { workload, study: &study, pool: &pool, cases: &cases, gains, alone, options });
     Ok(Outcome { rows, notices: study.notices })
+}
+
+/// A wider index of the policy in place of a chosen index that is its beginning may lose this share of what that one saves.
+const POLICY_TOLERANCE: f64 = 0.02;
+
+/// Where the policy wants an index that begins with a chosen one and the workload is served as well by it, takes the
+/// policy's: it is what the owner asked for, and the one index serves both.
+fn prefer_policy(
+    selection: &mut Selection,
+    study: &Study,
+    pool: &Pool,
+    budget_bytes: Option<f64>,
+    planner: &mut Planner,
+) {
+    let choices = pool.choices();
+    for wanted in (0..pool.entries.len()).filter(|at| !pool.entries[*at].policy.is_empty()) {
+        if planner.expired() {
+            return;
+        }
+        let beginnings: Vec<usize> = selection.chosen.iter().copied().filter(|at| begins(pool, *at, wanted)).collect();
+        if beginnings.is_empty() || selection.chosen.contains(&wanted) {
+            continue;
+        }
+        let mut instead: Vec<usize> = selection.chosen.iter().copied().filter(|at| !beginnings.contains(at)).collect();
+        instead.push(wanted);
+        instead.sort_unstable();
+        let bytes: f64 = instead.iter().map(|at| choices[*at].bytes).sum();
+        if budget_bytes.is_some_and(|budget| bytes > budget) {
+            continue;
+        }
+        let (Some(now), Some(then)) =
+            (saved_by(study, pool, &selection.chosen, planner), saved_by(study, pool, &instead, planner))
+        else {
+            return;
+        };
+        let own: Vec<usize> = selection.chosen.iter().copied().filter(|at| !beginnings.contains(at)).collect();
+        let Some(without) = saved_by(study, pool, &own, planner) else { return };
+        if then >= now - POLICY_TOLERANCE * (now - without).max(0.0) {
+            selection.chosen = instead;
+        }
+    }
+}
+
+/// Whether candidate `short` is the beginning of candidate `long`.
+fn begins(pool: &Pool, short: usize, long: usize) -> bool {
+    let (short, long) = (&pool.entries[short].candidate, &pool.entries[long].candidate);
+    short.relation == long.relation && short.keys.len() < long.keys.len() && long.keys.starts_with(&short.keys)
+}
+
+/// What a set of candidates saves of the workload, net of what the writes pay; None when time is up.
+fn saved_by(study: &Study, pool: &Pool, chosen: &[usize], planner: &mut Planner) -> Option<f64> {
+    let mut saved = 0.0;
+    for (number, statement) in study.statements.iter().enumerate() {
+        let relevant: Vec<usize> =
+            chosen.iter().copied().filter(|at| pool.entries[*at].statements.contains(&number)).collect();
+        if relevant.is_empty() {
+            continue;
+        }
+        if planner.expired() {
+            return None;
+        }
+        let cost = planner.cost(number, &relevant)?;
+        saved += statement.weight * (1.0 - cost / statement.base.total_cost.max(f64::MIN_POSITIVE));
+    }
+    let writes: f64 = chosen.iter().filter_map(|at| pool.entries[*at].write_cost).sum();
+    Some(saved - writes)
 }
 
 /// What each chosen candidate contributes. A statement whose plan uses several shares its gain among them by what it would
