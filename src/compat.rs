@@ -15,68 +15,79 @@ fn nanoseconds(time: &pg_sys::instr_time) -> i64 {
     time.ticks
 }
 
-#[cfg(any(feature = "pg15", feature = "pg16"))]
-fn block_times(usage: &pg_sys::BufferUsage) -> (i64, i64) {
-    (nanoseconds(&usage.blk_read_time), nanoseconds(&usage.blk_write_time))
-}
-
-#[cfg(not(any(feature = "pg15", feature = "pg16")))]
-fn block_times(usage: &pg_sys::BufferUsage) -> (i64, i64) {
-    (
-        nanoseconds(&usage.shared_blk_read_time) + nanoseconds(&usage.local_blk_read_time),
-        nanoseconds(&usage.shared_blk_write_time) + nanoseconds(&usage.local_blk_write_time),
-    )
-}
-
 /// The part of the process's running totals that perf_opt follows.
 #[derive(Clone, Copy)]
-#[repr(C)]
 pub struct Meter {
-    buffers: pg_sys::BufferUsage,
+    blocks: [i64; 6],
+    read_time: pg_sys::instr_time,
+    write_time: pg_sys::instr_time,
     wal_records: i64,
     wal_bytes: u64,
 }
 
+/// Reading and writing of shared and local blocks, which are one until 16, counted apart from 17 on.
+#[cfg(any(feature = "pg15", feature = "pg16"))]
+#[inline(always)]
+fn block_times(usage: &pg_sys::BufferUsage) -> (pg_sys::instr_time, pg_sys::instr_time) {
+    (usage.blk_read_time, usage.blk_write_time)
+}
+
+/// Reading and writing of shared and local blocks, which are one until 16, counted apart from 17 on.
+#[cfg(not(any(feature = "pg15", feature = "pg16")))]
+#[inline(always)]
+fn block_times(usage: &pg_sys::BufferUsage) -> (pg_sys::instr_time, pg_sys::instr_time) {
+    let sum = |a: pg_sys::instr_time, b: pg_sys::instr_time| pg_sys::instr_time { ticks: a.ticks + b.ticks };
+    (
+        sum(usage.shared_blk_read_time, usage.local_blk_read_time),
+        sum(usage.shared_blk_write_time, usage.local_blk_write_time),
+    )
+}
+
 impl Meter {
     pub const ZERO: Meter = {
-        // SAFETY: a BufferUsage is integers only; zero is a valid value for each.
-        let buffers = unsafe { core::mem::zeroed() };
-        Meter { buffers, wal_records: 0, wal_bytes: 0 }
+        // SAFETY: integers only; zero is a valid value for each.
+        unsafe { core::mem::zeroed() }
     };
 
     /// The totals now.
     #[inline(always)]
     pub fn now() -> Meter {
-        // SAFETY: plain reads of process globals.
-        unsafe {
-            Meter {
-                buffers: pg_sys::pgBufferUsage,
-                wal_records: pg_sys::pgWalUsage.wal_records,
-                wal_bytes: pg_sys::pgWalUsage.wal_bytes,
-            }
+        let (buffers, wal) = (&raw const pg_sys::pgBufferUsage, &raw const pg_sys::pgWalUsage);
+        // SAFETY: process globals; nobody writes them while this runs.
+        let (buffers, wal) = unsafe { (&*buffers, &*wal) };
+        let (read_time, write_time) = block_times(buffers);
+        Meter {
+            blocks: [
+                buffers.shared_blks_hit,
+                buffers.shared_blks_read,
+                buffers.shared_blks_dirtied,
+                buffers.shared_blks_written,
+                buffers.temp_blks_read,
+                buffers.temp_blks_written,
+            ],
+            read_time,
+            write_time,
+            wal_records: wal.wal_records,
+            wal_bytes: wal.wal_bytes,
         }
     }
 
     /// Adds to `usage` what the process used since this was taken.
     #[inline(always)]
     pub fn add_since_to(&self, usage: &mut Usage) {
-        let (now, wal) = (&raw const pg_sys::pgBufferUsage, &raw const pg_sys::pgWalUsage);
-        // SAFETY: process globals; nobody writes them while this runs.
-        let (now, wal) = unsafe { (&*now, &*wal) };
-        let then = &self.buffers;
-        let since = |now: i64, then: i64| now.wrapping_sub(then) as u64;
-        usage.shared_blks_hit += since(now.shared_blks_hit, then.shared_blks_hit);
-        usage.shared_blks_read += since(now.shared_blks_read, then.shared_blks_read);
-        usage.shared_blks_dirtied += since(now.shared_blks_dirtied, then.shared_blks_dirtied);
-        usage.shared_blks_written += since(now.shared_blks_written, then.shared_blks_written);
-        usage.temp_blks_read += since(now.temp_blks_read, then.temp_blks_read);
-        usage.temp_blks_written += since(now.temp_blks_written, then.temp_blks_written);
-        let (read_now, write_now) = block_times(now);
-        let (read_then, write_then) = block_times(then);
-        usage.blk_read_ns += since(read_now, read_then);
-        usage.blk_write_ns += since(write_now, write_then);
-        usage.wal_records += since(wal.wal_records, self.wal_records);
-        usage.wal_bytes += wal.wal_bytes.wrapping_sub(self.wal_bytes);
+        let now = Meter::now();
+        let [hit, read, dirtied, written, temp_read, temp_written] =
+            core::array::from_fn(|index| now.blocks[index].wrapping_sub(self.blocks[index]) as u64);
+        usage.shared_blks_hit += hit;
+        usage.shared_blks_read += read;
+        usage.shared_blks_dirtied += dirtied;
+        usage.shared_blks_written += written;
+        usage.temp_blks_read += temp_read;
+        usage.temp_blks_written += temp_written;
+        usage.blk_read_ns += (nanoseconds(&now.read_time) - nanoseconds(&self.read_time)) as u64;
+        usage.blk_write_ns += (nanoseconds(&now.write_time) - nanoseconds(&self.write_time)) as u64;
+        usage.wal_records += now.wal_records.wrapping_sub(self.wal_records) as u64;
+        usage.wal_bytes += now.wal_bytes.wrapping_sub(self.wal_bytes);
     }
 }
 

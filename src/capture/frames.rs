@@ -91,7 +91,8 @@ pub struct Frames {
     pub open_len: usize,
     pub planned_len: usize,
     pub stack: [Frame; MAX_DEPTH],
-    pub open: [Open; MAX_OPEN],
+    /// One place more than there may be open, to put together what is recorded at once.
+    pub open: [Open; MAX_OPEN + 1],
     pub planned: [Planned; MAX_PLANNED],
     pub failed_text: [[u8; FAILED_TEXT]; MAX_DEPTH],
 }
@@ -130,7 +131,7 @@ static FRAMES: ProcessLocal<Frames> = ProcessLocal::new(Frames {
     open_len: 0,
     planned_len: 0,
     stack: [NO_FRAME; MAX_DEPTH],
-    open: [NO_OPEN; MAX_OPEN],
+    open: [NO_OPEN; MAX_OPEN + 1],
     planned: [Planned { queryid: 0, plans: 0, planning_ns: 0, toplevel: false }; MAX_PLANNED],
     failed_text: [[0; FAILED_TEXT]; MAX_DEPTH],
 });
@@ -180,11 +181,15 @@ impl Frames {
     }
 
     /// The planning time remembered for an execution: plannings and nanoseconds.
-    #[inline]
+    #[inline(always)]
     pub fn take_planning(&mut self, queryid: u64, toplevel: bool) -> (u64, u64) {
         if self.planned_len == 0 {
             return (0, 0);
         }
+        self.take_planned(queryid, toplevel)
+    }
+
+    fn take_planned(&mut self, queryid: u64, toplevel: bool) -> (u64, u64) {
         let found =
             (0..self.planned_len).find(|&i| self.planned[i].queryid == queryid && self.planned[i].toplevel == toplevel);
         let Some(index) = found else { return (0, 0) };

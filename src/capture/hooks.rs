@@ -3,11 +3,11 @@
 #![allow(ffi_unwind_calls, reason = "the server's part of a hook must raise through ours untouched")]
 
 use super::failure::{self, on_error};
-use super::frames::{frames, Frames, Kind, Open, Planned, MAX_DEPTH, MAX_OPEN};
+use super::frames::{frames, Frames, Kind, Planned, MAX_DEPTH, MAX_OPEN};
 use super::record;
 use crate::compat::{self, Meter};
 use crate::guc::{self, Track};
-use crate::memory::statements::{Execution, Usage};
+use crate::memory::statements::Usage;
 use crate::memory::{self, slab, Memory};
 use crate::pg::local::ProcessLocal;
 use crate::pg::raw;
@@ -238,29 +238,39 @@ unsafe fn end_run(query: *mut pg_sys::QueryDesc, index: usize, limited: bool, co
         execution.usage.add(&usage);
         return;
     }
-    let mut execution = Execution { calls: u64::from(!counted_before), ..Execution::NONE };
-    let Some(elapsed_ns) = pop(frames, index, &mut execution.usage) else { return };
-    execution.elapsed_ns = elapsed_ns;
-    // SAFETY: as above.
-    execution.rows = unsafe { rows_of_run(query) };
+    let mut usage = Usage::NONE;
+    let Some(elapsed_ns) = pop(frames, index, &mut usage) else { return };
+    // Field by field, in the place where it will stay.
+    let place = frames.open_len;
     let frame = &frames.stack[index];
-    // SAFETY: a plain read of the process's state.
-    let userid = unsafe { raw::GetUserId() }.to_u32();
-    let mut open =
-        Open { query, toplevel: frame.toplevel, level: frame.level, queryid: frame.queryid, userid, execution };
+    let open = &mut frames.open[place];
+    open.query = query;
+    open.toplevel = frame.toplevel;
+    open.level = frame.level;
+    open.queryid = frame.queryid;
+    open.execution.calls = u64::from(!counted_before);
+    open.execution.failed = false;
+    open.execution.sqlstate = 0;
+    open.execution.jit_ns = 0;
+    open.execution.elapsed_ns = elapsed_ns;
+    open.execution.usage = usage;
+    // SAFETY: a plain read of the process's state; the executor is open.
+    unsafe {
+        open.userid = raw::GetUserId().to_u32();
+        open.execution.rows = rows_of_run(query);
+    }
     if limited {
         if let Some(memory) = capturing(frames) {
             // SAFETY: the descriptor is live.
-            unsafe { record::keep_text(memory, &open) };
+            unsafe { record::keep_text(memory, &frames.open[place]) };
         }
     }
-    if frames.open_len < MAX_OPEN {
-        frames.open[frames.open_len] = open;
-        frames.open_len += 1;
+    if place < MAX_OPEN {
+        frames.open_len = place + 1;
     } else if let Some(memory) = capturing(frames) {
-        let planning = frames.take_planning(open.queryid, open.toplevel);
+        let planning = frames.take_planning(frames.open[place].queryid, frames.open[place].toplevel);
         // SAFETY: the descriptor is live.
-        unsafe { record::finished(memory, planning, &mut open) };
+        unsafe { record::finished(memory, planning, &mut frames.open[place]) };
     }
 }
 
