@@ -94,8 +94,7 @@ class ThousandFailures(CaptureTest):
         works = [(self.cancelled, "cancelled"), (self.timed_out, "timeout"), (self.terminated, "terminated"),
                  (self.errors, "error"), (self.deadlocks, "deadlock")]
         in_threads(len(works), lambda number: works[number][0](self.EACH[works[number][1]]))
-        self.wait_until(lambda: self.cluster.scalar("SELECT count(*) FROM pg_stat_activity WHERE datname = $1 "
-                                                    "AND backend_type = 'client backend'", (self.db,)) == 0,
+        self.wait_until(lambda: self.cluster.scalar("SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND backend_type = 'client backend'", (self.db,)) == 0,
                         20, "the terminated backends to leave")
         for text, kind, sqlstate in (("SELECT pg_sleep($1), $2, $3", "cancelled", "57014"),
                                      ("SELECT pg_sleep($1), $2, $3, $4", "timeout", "57014"),
