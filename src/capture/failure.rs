@@ -144,7 +144,7 @@ fn fail(frames: &mut Frames, index: usize, now: u64, fatal: bool) {
         // SAFETY: a plain read of the process's state.
         frame.userid = unsafe { raw::GetUserId() }.to_u32();
     }
-    let outcome = Outcome::of(failure_of(frame.sqlstate, fatal, elapsed_ns));
+    let outcome = Outcome::of(failure_of(frame.sqlstate, fatal));
     let (plans, planning_ns) = frames.take_planning(frame.queryid, frame.toplevel);
     let copied = &frames.failed_text[index][..frame.failed_text_len];
     let text = if frame.failed_text_len > 0 {
@@ -158,17 +158,20 @@ fn fail(frames: &mut Frames, index: usize, now: u64, fatal: bool) {
     record::failed(memory, &frame, &Failed { outcome, calls, elapsed_ns, rows, plans, planning_ns, usage, text });
 }
 
-fn failure_of(sqlstate: i32, fatal: bool, elapsed_ns: u64) -> Failure {
+fn failure_of(sqlstate: i32, fatal: bool) -> Failure {
     // SAFETY: plain reads of settings and of the timeout module's record; the clock.
     unsafe {
         let statement_timeout_reached = pg_sys::StatementTimeout > 0
             && raw::GetCurrentTimestamp() >= raw::get_timeout_finish_time(raw::STATEMENT_TIMEOUT);
-        let lock_timeout_ns = u64::try_from(pg_sys::LockTimeout).unwrap_or(0) * 1_000_000;
+        // NOWAIT fails with the same SQLSTATE, but starts no timer.
+        let lock_timer_end = raw::get_timeout_finish_time(raw::LOCK_TIMEOUT);
         Failure {
             sqlstate,
             fatal,
             statement_timeout_reached,
-            lock_timeout_reached: lock_timeout_ns > 0 && elapsed_ns >= lock_timeout_ns,
+            lock_timeout_reached: pg_sys::LockTimeout > 0
+                && lock_timer_end >= raw::GetCurrentStatementStartTimestamp()
+                && lock_timer_end <= raw::GetCurrentTimestamp(),
         }
     }
 }
@@ -271,7 +274,7 @@ fn outside_of_executor(
         return;
     }
     let elapsed_ns = now - frames.idle_since_ns.max(message_ns).min(now);
-    let outcome = Outcome::of(failure_of(sqlstate, fatal, elapsed_ns));
+    let outcome = Outcome::of(failure_of(sqlstate, fatal));
     let refused = record::Refused { outcome, sqlstate, elapsed_ns };
     // In a string of several statements it is not known where one that was not planned begins.
     let text = match planned {

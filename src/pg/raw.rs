@@ -62,6 +62,9 @@ unsafe extern "C" {
     pub fn get_timeout_finish_time(id: core::ffi::c_uint) -> pg_sys::TimestampTz;
 }
 
+/// The server's number for lock_timeout among its timeout reasons (utils/timeout.h); the same in 15 to 18.
+pub const LOCK_TIMEOUT: core::ffi::c_uint = 2;
+
 /// The server's number for statement_timeout among its timeout reasons (utils/timeout.h); the same in 15 to 18.
 pub const STATEMENT_TIMEOUT: core::ffi::c_uint = 3;
 

@@ -27,7 +27,7 @@ pub struct Failure {
     pub fatal: bool,
     /// statement_timeout was set and its time had come.
     pub statement_timeout_reached: bool,
-    /// lock_timeout was set and the statement had lasted at least that long.
+    /// lock_timeout was set and a wait for a lock in this statement had lasted that long.
     pub lock_timeout_reached: bool,
 }
 
