@@ -130,7 +130,7 @@ fn fail(frames: &mut Frames, index: usize, now: u64, fatal: bool) {
     let mut elapsed_ns = now.saturating_sub(frame.started_ns);
     let (mut rows, mut calls) = (0, 1);
     if frame.kind == Kind::Run {
-        if let Some(open) = frames.find_open(frame.query) {
+        if let Some(open) = frames.find_open(frame.query, frame.queryid) {
             let execution = frames.open[open].execution;
             frames.close(open);
             elapsed_ns += execution.elapsed_ns;

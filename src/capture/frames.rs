@@ -144,10 +144,11 @@ pub fn frames() -> &'static mut Frames {
 }
 
 impl Frames {
-    /// The open query of a descriptor, the latest first.
+    /// The open query of a descriptor, the latest first. The place of a descriptor whose end was never seen may be used
+    /// again; the queryid tells the two apart.
     #[inline]
-    pub fn find_open(&self, query: *mut pg_sys::QueryDesc) -> Option<usize> {
-        (0..self.open_len).rev().find(|&index| self.open[index].query == query)
+    pub fn find_open(&self, query: *mut pg_sys::QueryDesc, queryid: u64) -> Option<usize> {
+        (0..self.open_len).rev().find(|&index| self.open[index].query == query && self.open[index].queryid == queryid)
     }
 
     /// Takes an open query off the list.

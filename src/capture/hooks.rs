@@ -4,7 +4,7 @@
 
 use super::failure::{self, on_error};
 use super::frames::{frames, Frames, Kind, Planned, MAX_DEPTH, MAX_OPEN};
-use super::record;
+use super::{record, source};
 use crate::compat::{self, Meter};
 use crate::guc::{self, Track};
 use crate::memory::statements::Usage;
@@ -169,6 +169,7 @@ fn attach(memory: &'static Memory, frames: &mut Frames) -> Option<()> {
         pg_sys::before_shmem_exit(Some(failure::on_exit), pg_sys::Datum::from(0));
     }
     slab::attach(memory);
+    source::note_strings();
     frames.attached = true;
     Some(())
 }
@@ -226,11 +227,12 @@ unsafe fn begin_query(query: *mut pg_sys::QueryDesc) -> Option<usize> {
 #[inline(always)]
 unsafe fn end_run(query: *mut pg_sys::QueryDesc, index: usize, limited: bool, counted_before: bool) {
     let frames = frames();
-    if frames.find_open(query).is_some() {
+    let queryid = frames.stack[index].queryid;
+    if frames.find_open(query, queryid).is_some() {
         // A later run of the same query: a cursor's next rows.
         let mut usage = Usage::NONE;
         let Some(elapsed_ns) = pop(frames, index, &mut usage) else { return };
-        let Some(open) = frames.find_open(query) else { return };
+        let Some(open) = frames.find_open(query, queryid) else { return };
         let execution = &mut frames.open[open].execution;
         execution.elapsed_ns += elapsed_ns;
         // SAFETY: the executor is open, so the descriptor has a state.
@@ -247,7 +249,7 @@ unsafe fn end_run(query: *mut pg_sys::QueryDesc, index: usize, limited: bool, co
     open.query = query;
     open.toplevel = frame.toplevel;
     open.level = frame.level;
-    open.queryid = frame.queryid;
+    open.queryid = queryid;
     open.execution.calls = u64::from(!counted_before);
     open.execution.failed = false;
     open.execution.sqlstate = 0;
@@ -272,6 +274,12 @@ unsafe fn end_run(query: *mut pg_sys::QueryDesc, index: usize, limited: bool, co
         // SAFETY: the descriptor is live.
         unsafe { record::finished(memory, planning, &mut frames.open[place]) };
     }
+}
+
+#[inline(always)]
+unsafe fn queryid_of(query: *const pg_sys::QueryDesc) -> u64 {
+    // SAFETY: the caller vouches for a live descriptor, which has a live plan.
+    compat::query_id(unsafe { (*(*query).plannedstmt).queryId })
 }
 
 #[inline(always)]
@@ -359,7 +367,7 @@ unsafe extern "C-unwind" fn executor_finish(query: *mut pg_sys::QueryDesc) {
             let frames = frames();
             let mut usage = Usage::NONE;
             let Some(elapsed_ns) = pop(frames, index, &mut usage) else { return };
-            if let Some(open) = frames.find_open(query) {
+            if let Some(open) = frames.find_open(query, queryid_of(query)) {
                 let execution = &mut frames.open[open].execution;
                 execution.elapsed_ns += elapsed_ns;
                 execution.usage.add(&usage);
@@ -373,7 +381,7 @@ unsafe extern "C-unwind" fn executor_end(query: *mut pg_sys::QueryDesc) {
     unsafe {
         fenced((), || {
             let frames = frames();
-            if let Some(index) = frames.find_open(query) {
+            if let Some(index) = frames.find_open(query, queryid_of(query)) {
                 if let Some(memory) = capturing(frames) {
                     let open = &frames.open[index];
                     let planning = frames.take_planning(open.queryid, open.toplevel);

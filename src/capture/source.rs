@@ -98,14 +98,17 @@ unsafe fn clip(text: &[u8], len: usize) -> usize {
     usize::try_from(clipped).unwrap_or(0)
 }
 
+/// standard_conforming_strings (inverted) when this process ran its first statement.
+static ESCAPES_AT_START: ProcessLocal<bool> = ProcessLocal::new(false);
+
+/// Remembers how strings are read; when this process runs its first statement.
+pub fn note_strings() {
+    ESCAPES_AT_START.set(backslash_escapes());
+}
+
 /// Whether a text was surely read with the setting as it is now; a session that changed it may have done so since.
 fn strings_are_certain() -> bool {
-    // SAFETY: a look-up of a setting that exists and that everybody may read; its value is a NUL-terminated string.
-    let on_at_start = unsafe {
-        let at_start = pg_sys::GetConfigOptionResetString(c"standard_conforming_strings".as_ptr());
-        !at_start.is_null() && CStr::from_ptr(at_start) == c"on"
-    };
-    on_at_start != backslash_escapes()
+    ESCAPES_AT_START.get() == backslash_escapes()
 }
 
 fn backslash_escapes() -> bool {

@@ -44,7 +44,8 @@ pub struct Slab {
     executions: AtomicU64,
     dbid: u32,
     clock: u32,
-    last: u32,
+    /// Where a statement was found last, by the low bits of its queryid.
+    hints: [u8; ENTRIES],
     queryids: [u64; ENTRIES],
     /// User and top level, in one word to compare.
     users: [u64; ENTRIES],
@@ -191,12 +192,13 @@ impl Slab {
         let is = |slab: &Slab, index: usize| {
             used & (1 << index) != 0 && slab.queryids[index] == queryid && slab.users[index] == users
         };
-        let last = self.last as usize % ENTRIES;
-        if is(self, last) {
-            return Some(last);
+        let hint = queryid as usize % ENTRIES;
+        let likely = usize::from(self.hints[hint]) % ENTRIES;
+        if is(self, likely) {
+            return Some(likely);
         }
         let found = (0..ENTRIES).find(|&index| is(self, index))?;
-        self.last = found as u32;
+        self.hints[hint] = found as u8;
         Some(found)
     }
 
@@ -318,7 +320,7 @@ fn admit(memory: &Memory, slab: *mut Slab, key: &Key, users: u64) {
     slab.queryids[index] = key.queryid;
     slab.users[index] = users;
     slab.ticks[index] = slab.clock;
-    slab.last = index as u32;
+    slab.hints[key.queryid as usize % ENTRIES] = index as u8;
     slab.used.fetch_or(1 << index, Ordering::Relaxed);
     drop(owned);
     buffer.merge(memory);

@@ -225,8 +225,7 @@ fn add(memory: &Memory, entry: *mut Entry, execution: &Execution) -> Recorded {
     // What runs once, and fast, is not worth a sample.
     let calls = entry.counters.calls;
     let worth_it = calls > 1 || execution.elapsed_ns > SAMPLE_NS;
-    let due = || calls.is_power_of_two() || entry.samples.iter().any(|sample| sample.len == 0);
-    if worth_it && due() && text::has_room_for_samples(memory) {
+    if worth_it && calls.is_power_of_two() && text::has_room_for_samples(memory) {
         Recorded::SampleWanted
     } else {
         Recorded::Kept

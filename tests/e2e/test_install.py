@@ -19,7 +19,8 @@ WHERE c.relnamespace = 'perf'::regnamespace AND c.relname NOT LIKE '\\_%'
 ORDER BY 1
 """
 MEMBERS = "SELECT count(*) FROM pg_depend WHERE refclassid = 'pg_extension'::regclass AND refobjid = \
-(SELECT oid FROM pg_extension WHERE extname = 'perf_opt') AND deptype = 'e'"
+(SELECT oid FROM pg_extension WHERE extname = 'perf_opt') AND deptype = 'e' \
+AND objid NOT IN (SELECT oid FROM pg_class WHERE relispartition)"
 
 
 class Preloaded(ClusterTest):
