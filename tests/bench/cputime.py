@@ -2,9 +2,10 @@
 locks, caches.
 
 One server per variant, all up at once; backends and client share one processor, so that they never run side by side.
-Each workload goes through the variants in turn, a short slice each, many times; a slice counts only with the slices
-next to it, so that a machine that gets slower or faster meanwhile does no harm. The kernel's own accounting
-(/proc/PID/schedstat) gives the time of the backend, in nanoseconds.
+Each workload goes through the variants in turn, a short slice each, many times, always in the same order: each server
+finds the caches as its neighbour left them, and warms them up with transactions that do not count. A slice is compared
+with the slices without extension before and after it, so that a machine that gets slower or faster meanwhile does no
+harm. The kernel's own accounting (/proc/PID/schedstat) gives the time of the backend, in nanoseconds.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from . import report
 from .servers import JUMBLING, NOTHING, PERF_OPT, PGSS, STEADY_HEAP, BenchServer, cpu_ns, pin, start
 from .workloads import WORKLOADS, Workload
 
-ROUNDS = 40
+ROUNDS = 60
+WARM_SHARE = 10
 SLICES = {"select1": 2_000, "read": 2_000, "simple": 1_000, "churn": 500, "write": 150}
 VARIANTS = (NOTHING, JUMBLING, PGSS, PERF_OPT)
 
@@ -29,7 +31,7 @@ def run(pg_root: Path, options: Any) -> bool:
     if not os.path.exists("/proc/self/schedstat"):
         raise HarnessError("the suite cputime reads /proc/PID/schedstat, which this kernel does not have")
     chosen = [workload for workload in WORKLOADS if not options.workload or workload.name in options.workload]
-    rounds = options.rounds or ROUNDS
+    rounds = max(2, options.rounds or ROUNDS)
     cpu = max(os.sched_getaffinity(0))
     everywhere = os.sched_getaffinity(0)
     servers: dict[str, BenchServer] = {}
@@ -64,15 +66,21 @@ def measure(servers: dict[str, BenchServer], workload: Workload, rounds: int, cp
         sessions[key] = (session.pid, step)
     each = SLICES[workload.name]
     taken: dict[str, list[float]] = {key: [] for key in servers}
-    for number in range(rounds):
-        # Forth and back: what drifts within a round cancels out over two.
-        for key in list(sessions) if number % 2 == 0 else reversed(list(sessions)):
-            pid, step = sessions[key]
+    for _ in range(rounds):
+        for key, (pid, step) in sessions.items():
+            for _ in range(each // WARM_SHARE):
+                step()
             before = cpu_ns(pid)
             for _ in range(each):
                 step()
             taken[key].append((cpu_ns(pid) - before) / each / 1000)
     return taken
+
+
+def ratios(taken: dict[str, list[float]], key: str) -> list[float]:
+    """The time of each slice but the last over the mean of those without extension before and after it."""
+    without = taken["none"]
+    return [2 * time / (before + after) for time, before, after in zip(taken[key], without, without[1:])]
 
 
 def quartiles(values: list[float]) -> tuple[float, float]:
@@ -88,9 +96,9 @@ def show(workloads: list[Workload], result: dict[str, Any]) -> None:
         taken = result["workloads"][workload.name]
         row = [workload.title, f"{report.middle(taken['none']):.2f}"]
         for key in ("core", "pgss", "perf_opt"):
-            ratios = [with_it / without for with_it, without in zip(taken[key], taken["none"])]
-            low, high = quartiles(ratios)
-            row.append(f"{(report.middle(ratios) - 1) * 100:+.1f} % ({(low - 1) * 100:+.1f} to {(high - 1) * 100:+.1f})")
+            percent = [(ratio - 1) * 100 for ratio in ratios(taken, key)]
+            low, high = quartiles(percent)
+            row.append(f"{report.middle(percent):+.1f} % ({low:+.1f} to {high:+.1f})")
         rows.append(row)
     report.table("CPU time of the backend per transaction: user and system, median (middle half of the rounds)",
                  ["transaction", "none, us", "core jumbling", "pg_stat_statements", "perf_opt"], rows,

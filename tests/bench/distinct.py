@@ -75,6 +75,7 @@ def flood(server: BenchServer, count: int) -> dict[str, Any]:
             "sent": {"first": first, "second": second}, "totals": totals,
             "heavy_in_top": sum("pg_sleep" in row[0] for row in top),
             "heavy_with_all_calls": sum(row[1] == HEAVY_EXECUTIONS for row in top if "pg_sleep" in row[0]),
+            "shared_memory_of_perf_opt": shared_memory_of_perf_opt(server),
             "shared_memory": [shared_before, shared_memory(server)], "backend_rss_anon_kb": watch.anon,
             "backend_rss_shared_kb": watch.shared}
 
@@ -88,6 +89,11 @@ def read_totals(server: BenchServer, user: str) -> list[Any]:
 def shared_memory(server: BenchServer) -> int:
     """Bytes of shared memory that the server has allocated, all parts of it."""
     return int(server.scalar("SELECT sum(allocated_size) FROM pg_shmem_allocations"))
+
+
+def shared_memory_of_perf_opt(server: BenchServer) -> int:
+    """Bytes of it that are perf_opt's."""
+    return int(server.scalar("SELECT sum(allocated_size) FROM pg_shmem_allocations WHERE name LIKE 'perf\\_opt%'"))
 
 
 class Watch:
@@ -235,6 +241,7 @@ def show(result: dict[str, Any]) -> dict[str, bool]:
         [f"heavy statements among the top {HEAVY}", f"{result['heavy_in_top']}"],
         ["heavy statements with all their calls", f"{result['heavy_with_all_calls']}"],
         ["shared memory before and after, MB", "  ".join(f"{size / 1e6:.1f}" for size in result["shared_memory"])],
+        ["of it perf_opt's, MB", f"{result['shared_memory_of_perf_opt'] / 1e6:.1f}"],
         ["private memory of backends early and late, kB", "  ".join(f"{early}:{late}" for early, late in
                                                                     result["backend_rss_anon_kb"])],
         ["seconds", f"{result['seconds']}"],
