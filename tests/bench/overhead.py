@@ -34,6 +34,7 @@ REFERENCE = {
     "churn": {"none": 196_702, "core": 6_015, "pgss": 11_741},
     "write": {"none": 400_805, "core": 0, "pgss": 8_996},
 }
+REFERENCE_MAJOR = 15
 SELECT_ONE_LIMIT = 770
 CHURN_BEYOND_JUMBLING_LIMIT = 1_430
 
@@ -55,20 +56,21 @@ def run(pg_root: Path, options: Any) -> bool:
     for workload in chosen:
         variants = [NOTHING, *([JUMBLING] if workload.jumbles else []), PGSS, PERF_OPT]
         report.say(f"overhead: {workload.title}")
-        result["workloads"][workload.name] = measure(pg_root, workload, variants, options)
+        result["workloads"][workload.name], result["major"] = measure(pg_root, workload, variants, options)
     missed = show(chosen, result)
     result["missed"] = missed
     report.save("overhead", result)
     return not missed
 
 
-def measure(pg_root: Path, workload: Workload, variants: Sequence[Variant], options: Any) -> dict[str, list[float]]:
-    """Instructions per transaction of each variant, one value a round."""
+def measure(pg_root: Path, workload: Workload, variants: Sequence[Variant],
+            options: Any) -> tuple[dict[str, list[float]], int]:
+    """Instructions per transaction of each variant, one value a round; and the server's major version."""
     servers: dict[str, BenchServer] = {}
     try:
         for variant in variants:
             servers[variant.key] = start(pg_root, variant, callgrind=True)
-        return count(servers, workload, options)
+        return count(servers, workload, options), servers[NOTHING.key].major
     finally:
         for server in servers.values():
             server.destroy()
@@ -134,6 +136,8 @@ def show(workloads: Sequence[Workload], result: dict[str, Any]) -> list[str]:
                        for key in ("core", "pgss", "perf_opt")),
                      f"{own['perf_opt']:,.0f}", f"{own['perf_opt'] / own['pgss']:.2f}"])
         reference = REFERENCE[workload.name]
+        if result["major"] != REFERENCE_MAJOR:
+            continue
         rows.append(["  reference, PostgreSQL 15.20", f"{reference['none']:,}",
                      f"{reference['core']:+,}" if workload.jumbles else "", f"{reference['pgss']:+,}", "", "", ""])
     report.table("User instructions per transaction (callgrind, one backend)",

@@ -140,8 +140,8 @@ class Counter:
         self.session.query(f"SELECT {MARK}()")
         dumps = self.server.dumps(self.session.pid)
         if len(dumps) != self.seen + 1:
-            raise HarnessError(f"callgrind wrote {len(dumps) - self.seen} dumps at a mark, not one: is the symbol {MARK} "
-                               "visible in this server's program?")
+            raise HarnessError(f"callgrind wrote {len(dumps) - self.seen} dumps at a mark, not one: is the symbol "
+                               f"{MARK} visible in this server's program?")
         self.seen += 1
         self.last_dump = dumps[-1]
         return total_of(dumps[-1])
@@ -160,6 +160,14 @@ def total_of(dump: Path) -> int:
 def cpu_ns(pid: int) -> int:
     """CPU time of a process so far, user and system together, in nanoseconds."""
     return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0])
+
+
+def file_writes(pid: int) -> int:
+    """System calls so far by which a process wrote to files; what it sends to a socket does not count."""
+    for line in Path(f"/proc/{pid}/io").read_text().splitlines():
+        if line.startswith("syscw:"):
+            return int(line.split()[1])
+    raise HarnessError(f"/proc/{pid}/io has no syscw")
 
 
 def resident_kb(pid: int) -> dict[str, int]:
