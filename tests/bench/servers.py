@@ -23,7 +23,6 @@ QUIET: Mapping[str, Any] = {
     "jit": "off",
     "max_parallel_workers_per_gather": 0,
     "shared_buffers": "256MB",
-    "synchronous_commit": "off",
     "log_min_messages": "warning",
 }
 # A heap that neither grows nor shrinks while something is timed. glibc gives memory back at some sizes and not at
