@@ -1,0 +1,56 @@
+#!/usr/bin/env python3
+"""Runs the benchmarks on one PostgreSQL installation that has a release build of perf_opt (`make bench` prepares one).
+
+Without a suite, all run. SUITE="overhead view" in the environment chooses some, for make. Results are printed, and
+kept as JSON in target/bench. Exit status 1 when a target is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
+
+from e2e.cluster import HarnessError, handle_signals  # noqa: E402  (the path must be set first)
+
+SUITES = {"overhead": "user instructions per transaction", "cputime": "CPU time per transaction",
+          "distinct": "millions of distinct statements in 5,000 slots", "view": "cost of reading all statements",
+          "failures": "failed statements recorded once each"}
+
+
+def main() -> int:
+    """The command line."""
+    suites = "\n".join(f"  {name:<10} {what}" for name, what in SUITES.items())
+    parser = argparse.ArgumentParser(description=f"{__doc__}\nsuites:\n{suites}",
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("suite", nargs="*", metavar="suite", help="what to run (all by default)")
+    parser.add_argument("--pg-root", type=Path, required=True, help="the directory whose bin/ holds the server")
+    parser.add_argument("--workload", action="append", help="overhead, cputime: only this one (select1, read, simple, "
+                                                            "churn, write)")
+    parser.add_argument("--rounds", type=int, help="overhead, cputime: rounds through the servers")
+    parser.add_argument("--profile", type=Path, help="overhead: keep callgrind's breakdown in this directory")
+    parser.add_argument("--count", type=int, default=3_000_000, help="distinct: how many statements")
+    options = parser.parse_args()
+    chosen = options.suite or os.environ.get("SUITE", "").split() or list(SUITES)
+    unknown = [name for name in chosen if name not in SUITES]
+    if unknown:
+        parser.error(f"no suite {unknown[0]}: there are {', '.join(SUITES)}")
+    os.umask(0o022)
+    handle_signals()
+    good = True
+    for name in chosen:
+        try:
+            good &= importlib.import_module(f"bench.{name}").run(options.pg_root.resolve(), options)
+        except HarnessError as problem:
+            print(f"error: {problem}", file=sys.stderr)
+            good = False
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
