@@ -45,7 +45,6 @@ pub extern "C-unwind" fn _PG_init() {
         PREVIOUS_STARTUP.set(pg_sys::shmem_startup_hook);
         pg_sys::shmem_startup_hook = Some(attach_memory);
     }
-    pg::planner::install_hooks();
     if guc::worker_enabled() {
         act::launcher::register();
     }

@@ -3,6 +3,10 @@
 
 use pgrx::pg_sys;
 
+/// What a result may take in memory when work_mem is less: results here have a bounded number of rows, and writing them to
+/// a file costs more than forming them.
+const IN_MEMORY_KB: i32 = 16_384;
+
 /// The result of a set-returning function being filled.
 pub struct RowSink {
     info: *mut pg_sys::ReturnSetInfo,
@@ -30,7 +34,16 @@ impl RowSink {
         // tuplestore and the row type.
         unsafe {
             pg_sys::InitMaterializedSRF(fcinfo, 0);
-            RowSink { info: (*fcinfo).resultinfo.cast(), texts: Vec::new() }
+            let info: *mut pg_sys::ReturnSetInfo = (*fcinfo).resultinfo.cast();
+            if pg_sys::work_mem < IN_MEMORY_KB {
+                // The same store again, with more room before it goes to disk.
+                pg_sys::tuplestore_end((*info).setResult);
+                let random = (*info).allowedModes as u32 & pg_sys::SetFunctionReturnMode::SFRM_Materialize_Random != 0;
+                let outer = pg_sys::MemoryContextSwitchTo((*(*info).econtext).ecxt_per_query_memory);
+                (*info).setResult = pg_sys::tuplestore_begin_heap(random, false, IN_MEMORY_KB);
+                pg_sys::MemoryContextSwitchTo(outer);
+            }
+            RowSink { info, texts: Vec::new() }
         }
     }
 
