@@ -225,7 +225,9 @@ fn add(memory: &Memory, entry: *mut Entry, execution: &Execution) -> Recorded {
     // What runs once, and fast, is not worth a sample.
     let calls = entry.counters.calls;
     let worth_it = calls > 1 || execution.elapsed_ns > SAMPLE_NS;
-    if worth_it && calls.is_power_of_two() && text::has_room_for_samples(memory) {
+    // The second execution, the eighth, the 64th and so on.
+    let due = calls.is_power_of_two() && (calls <= 2 || calls.trailing_zeros() % 3 == 0);
+    if worth_it && due && text::has_room_for_samples(memory) {
         Recorded::SampleWanted
     } else {
         Recorded::Kept

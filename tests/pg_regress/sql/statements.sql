@@ -5,6 +5,7 @@ CREATE VIEW captured AS
     SELECT toplevel, query, calls, failures, rows, last_sqlstate
     FROM perf.statements()
     WHERE query !~ '(FROM|VIEW) captured|perf\.' AND query <> '(other)'
+      AND (toplevel OR query !~ '^DECLARE') -- from 18 on, what FETCH runs is counted as well
     ORDER BY query COLLATE "C", toplevel;
 
 -- Literals are parameters; rows are those returned or affected.
