@@ -126,7 +126,9 @@ fn fail(frames: &mut Frames, index: usize, now: u64, fatal: bool) {
     let Some(memory) = capturing(frames) else { return };
     let mut frame = frames.stack[index];
     let mut usage = Usage::NONE;
-    frame.meter.add_since_to(&mut usage);
+    if frame.kind != Kind::Plan {
+        frame.meter.add_since_to(&mut usage);
+    }
     let mut elapsed_ns = now.saturating_sub(frame.started_ns);
     let (mut rows, mut calls) = (0, 1);
     if frame.kind == Kind::Run {

@@ -138,7 +138,10 @@ fn push(kind: Kind, queryid: u64, text: *const c_char, location: i32, len: i32) 
     frame.tag = core::ptr::null();
     frame.failed_text_len = 0;
     frame.failed_relations_len = 0;
-    frame.meter = Meter::now();
+    // What planning reads is not told apart from what runs.
+    if kind != Kind::Plan {
+        frame.meter = Meter::now();
+    }
     frame.started_ns = raw::clock_ns();
     frames.depth = depth + 1;
     Some(depth)
@@ -177,7 +180,7 @@ fn attach(memory: &'static Memory, frames: &mut Frames) -> Option<()> {
 /// Takes a frame off the stack: time and usage since it was put there. Frames above it were left by errors that
 /// somebody swallowed; they failed. `None` when an abort took the frame and recorded it already.
 #[inline(always)]
-fn pop(frames: &mut Frames, index: usize, usage: &mut Usage) -> Option<u64> {
+fn pop(frames: &mut Frames, index: usize, usage: Option<&mut Usage>) -> Option<u64> {
     let now = raw::clock_ns();
     if frames.depth != index + 1 {
         if frames.depth <= index {
@@ -191,7 +194,9 @@ fn pop(frames: &mut Frames, index: usize, usage: &mut Usage) -> Option<u64> {
         frames.idle_since_ns = now;
     }
     let frame = &frames.stack[index];
-    frame.meter.add_since_to(usage);
+    if let Some(usage) = usage {
+        frame.meter.add_since_to(usage);
+    }
     Some(now.saturating_sub(frame.started_ns))
 }
 
@@ -231,7 +236,7 @@ unsafe fn end_run(query: *mut pg_sys::QueryDesc, index: usize, limited: bool, co
     if frames.find_open(query, queryid).is_some() {
         // A later run of the same query: a cursor's next rows.
         let mut usage = Usage::NONE;
-        let Some(elapsed_ns) = pop(frames, index, &mut usage) else { return };
+        let Some(elapsed_ns) = pop(frames, index, Some(&mut usage)) else { return };
         let Some(open) = frames.find_open(query, queryid) else { return };
         let execution = &mut frames.open[open].execution;
         execution.elapsed_ns += elapsed_ns;
@@ -241,7 +246,7 @@ unsafe fn end_run(query: *mut pg_sys::QueryDesc, index: usize, limited: bool, co
         return;
     }
     let mut usage = Usage::NONE;
-    let Some(elapsed_ns) = pop(frames, index, &mut usage) else { return };
+    let Some(elapsed_ns) = pop(frames, index, Some(&mut usage)) else { return };
     // Field by field, in the place where it will stay.
     let place = frames.open_len;
     let frame = &frames.stack[index];
@@ -366,7 +371,7 @@ unsafe extern "C-unwind" fn executor_finish(query: *mut pg_sys::QueryDesc) {
         fenced((), || {
             let frames = frames();
             let mut usage = Usage::NONE;
-            let Some(elapsed_ns) = pop(frames, index, &mut usage) else { return };
+            let Some(elapsed_ns) = pop(frames, index, Some(&mut usage)) else { return };
             if let Some(open) = frames.find_open(query, queryid_of(query)) {
                 let execution = &mut frames.open[open].execution;
                 execution.elapsed_ns += elapsed_ns;
@@ -423,7 +428,7 @@ unsafe extern "C-unwind" fn planner(
         let plan = with_error_context!(index, next!());
         fenced((), || {
             let frames = frames();
-            let Some(planning_ns) = pop(frames, index, &mut Usage::default()) else { return };
+            let Some(planning_ns) = pop(frames, index, None) else { return };
             let toplevel = frames.stack[index].toplevel;
             let displaced = frames.remember_planning(Planned { queryid, plans: 1, planning_ns, toplevel });
             if let (Some(planned), Some(memory)) = (displaced, capturing(frames)) {
@@ -559,7 +564,7 @@ unsafe extern "C-unwind" fn process_utility(
         fenced((), || {
             let frames = frames();
             let mut usage = Usage::NONE;
-            let Some(elapsed_ns) = pop(frames, index, &mut usage) else { return };
+            let Some(elapsed_ns) = pop(frames, index, Some(&mut usage)) else { return };
             let rows = if utility.counts_rows { rows_of(qc) } else { 0 };
             if let Some(memory) = capturing(frames) {
                 record::utility(memory, &frames.stack[index], elapsed_ns, rows, &usage);
