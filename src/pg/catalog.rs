@@ -18,6 +18,15 @@ pub fn rows<T>(
     })
 }
 
+/// The first value of a query's first row; None for no row and for NULL. Unlike `Spi::get_one`, this assigns no transaction
+/// id, so it works on a standby too.
+pub fn value<T: pgrx::FromDatum + pgrx::IntoDatum>(
+    query: &str,
+    arguments: &[DatumWithOid<'_>],
+) -> Result<Option<T>, pgrx::spi::Error> {
+    Ok(rows(query, arguments, |row| row.get::<T>(1))?.into_iter().next())
+}
+
 /// The index called `name` and, if it is partitioned, its parts; None when there is none.
 pub fn index_named(name: &str) -> Option<Vec<pg_sys::Oid>> {
     let found = rows(
