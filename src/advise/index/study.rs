@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use perf_core::index::candidates::Needs;
+use perf_core::outcome::unpack_sqlstate;
 use pgrx::{pg_sys, PgSqlErrorCode};
 
 use super::existing::{self, Existing};
@@ -133,7 +134,7 @@ pub fn run(workload: &Workload, deadline: Instant) -> Result<Study, Error> {
                     locked += 1;
                 } else {
                     skipped += 1;
-                    first_error.get_or_insert_with(|| failure.message());
+                    first_error.get_or_insert_with(|| why_not(statement, &failure));
                 }
             }
         }
@@ -263,6 +264,17 @@ fn parameters_of(sample: &StatementSample) -> Vec<Parameter> {
         known
     } else {
         Vec::new()
+    }
+}
+
+/// Why a measured statement has no plan. Not the error's message, which may quote a sampled literal.
+fn why_not(statement: &WorkloadStatement, failure: &Failure) -> String {
+    match failure {
+        Failure::Raised(_) => {
+            let sqlstate = failure.code().map_or_else(String::new, |code| unpack_sqlstate(code as i32));
+            format!("queryid {}, SQLSTATE {sqlstate}", statement.queryid)
+        }
+        _ => format!("queryid {}, {}", statement.queryid, failure.message()),
     }
 }
 
