@@ -24,6 +24,9 @@ const WRITES_MAX: usize = 200;
 /// Never wait longer for a lock that somebody else holds.
 const LOCK_TIMEOUT_MS: u32 = 20;
 
+/// The extension's schema, as the control file fixes it.
+const OWN_SCHEMA: &str = "perf";
+
 /// One statement with its plan of today.
 pub struct Studied {
     /// Place in the workload.
@@ -173,6 +176,8 @@ impl Study {
                 continue;
             }
             match Known::read(pg_sys::Oid::from(oid)) {
+                // Its tables are the extension's own business: nobody should be told to index them.
+                Ok(known) if known.relation.schema == OWN_SCHEMA => {}
                 Ok(known) => {
                     self.relations.insert(oid, known);
                 }
