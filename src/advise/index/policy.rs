@@ -57,9 +57,10 @@ pub fn read() -> Result<Vec<PolicyRow>, Error> {
 /// Resolves a row through the `search_path`.
 pub fn resolve(row: &PolicyRow) -> Resolved {
     let table = &row.table_name;
-    let found =
-        catalog::value::<pg_sys::Oid>("SELECT pg_catalog.to_regclass($1)::pg_catalog.oid", &[table.as_str().into()]);
-    let Ok(Some(oid)) = found else {
+    let look_up = "SELECT pg_catalog.to_regclass($1)::pg_catalog.oid";
+    let found = catalog::is_relation_name(table)
+        .then(|| catalog::value::<pg_sys::Oid>(look_up, &[table.as_str().into()]).ok().flatten());
+    let Some(Some(oid)) = found else {
         return Resolved::NotApplicable(format!("table {table} does not exist in this database."));
     };
     let relation = match Relation::read(oid) {
