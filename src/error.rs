@@ -45,7 +45,7 @@ impl Error {
             Error::NullArgument { argument } => (
                 PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
                 format!("argument \"{argument}\" must not be NULL or contain NULL"),
-                "Leave the argument out to use its default.".to_owned(),
+                "Give a value, or leave out an argument that has a default.".to_owned(),
             ),
             Error::NotPreloaded => (
                 PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,

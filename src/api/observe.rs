@@ -21,6 +21,9 @@ const HIDDEN: &str = "<insufficient privilege>";
 const OTHER: &str = "(other)";
 /// More buckets than this nobody reads, and a slip of the keyboard should not fill the memory.
 const BUCKETS_MAX: i64 = 100_000;
+/// A hundred years: the end of a bucket stays within what a timestamp can hold.
+const BUCKET_MAX_DAYS: i64 = 36_525;
+const BUCKET_MAX_MONTHS: i64 = 1_200;
 
 fn invalid(argument: &'static str, value: impl Into<String>, accepted: impl Into<String>) -> Error {
     Error::InvalidArgument { argument, value: value.into(), accepted: accepted.into() }
@@ -75,14 +78,17 @@ fn _trend_start(
         error.raise();
     }
     const DAY_US: i64 = 86_400_000_000;
-    const ACCEPTED: &str = "Give a positive interval such as '5 minutes', '1 hour', '1 day' or '1 month'.";
+    const ACCEPTED: &str =
+        "Give a positive interval of at most 100 years, such as '5 minutes', '1 hour', '1 day' or '1 month'.";
     let Some(bucket) = bucket else { invalid("bucket", "NULL", ACCEPTED).raise() };
     let (months, days, micros) = (i64::from(bucket.months()), i64::from(bucket.days()), bucket.micros());
     let shown = || format!("{months} months {days} days {} seconds", micros as f64 * 1e-6);
-    if months < 0 || days < 0 || micros < 0 || months + days + micros == 0 {
+    let length = (months * 30 + days).saturating_mul(DAY_US).saturating_add(micros);
+    // Infinite intervals are the largest and smallest of all.
+    let negative = months < 0 || days < 0 || micros < 0;
+    if negative || length == 0 || months > BUCKET_MAX_MONTHS || length > BUCKET_MAX_DAYS * DAY_US {
         invalid("bucket", shown(), ACCEPTED).raise();
     }
-    let length = (months * 30 + days).saturating_mul(DAY_US).saturating_add(micros);
     let start = match since {
         Some(since) if !since.is_neg_infinity() => since,
         _ => oldest?,

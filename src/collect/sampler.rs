@@ -10,6 +10,7 @@ use super::measure;
 use super::partitions::{self, spi_failed, Changes, Ladder};
 use crate::error::Error;
 use crate::pg::backends::{self, BackendCounts};
+use crate::pg::catalog;
 use perf_core::series::{CounterBook, Summary};
 use pgrx::datum::{DatumWithOid, TimestampWithTimeZone};
 use pgrx::spi::{Spi, SpiClient};
@@ -253,7 +254,7 @@ pub fn sample(now: TimestampWithTimeZone, statements_total: Option<u64>) -> Resu
 
 /// Refuses where nothing can be stored: on a standby, in a read-only transaction.
 pub fn check_writable() -> Result<(), Error> {
-    match Spi::get_one::<bool>("SELECT pg_catalog.current_setting('transaction_read_only')::bool")
+    match catalog::value::<bool>("SELECT pg_catalog.current_setting('transaction_read_only')::pg_catalog.bool", &[])
         .map_err(spi_failed)?
     {
         Some(true) => Err(Error::WrongState {

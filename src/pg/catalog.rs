@@ -18,8 +18,30 @@ pub fn rows<T>(
     })
 }
 
+/// The first value of a query's first row; None for no row and for NULL. Unlike `Spi::get_one`, this assigns no transaction
+/// id, so it works on a standby too.
+pub fn value<T: pgrx::FromDatum + pgrx::IntoDatum>(
+    query: &str,
+    arguments: &[DatumWithOid<'_>],
+) -> Result<Option<T>, pgrx::spi::Error> {
+    Ok(rows(query, arguments, |row| row.get::<T>(1))?.into_iter().next())
+}
+
+/// Whether `name` is of at most two parts: `to_regclass` raises an ERROR for more rather than finding nothing.
+pub fn is_relation_name(name: &str) -> bool {
+    let mut quoted = false;
+    let dots = name.bytes().filter(|byte| {
+        quoted ^= *byte == b'"';
+        *byte == b'.' && !quoted
+    });
+    dots.count() <= 1
+}
+
 /// The index called `name` and, if it is partitioned, its parts; None when there is none.
 pub fn index_named(name: &str) -> Option<Vec<pg_sys::Oid>> {
+    if !is_relation_name(name) {
+        return None;
+    }
     let found = rows(
         "WITH RECURSIVE tree (relid) AS (
              SELECT c.oid FROM pg_catalog.pg_class c

@@ -1,7 +1,7 @@
 //! The workload as pg_stat_statements has it: day one, before anything was captured. Reads its view through SPI.
 
 use perf_core::normalized::with_casts;
-use pgrx::{pg_sys, Spi};
+use pgrx::pg_sys;
 
 use super::queries::{Source, StatementSample, Workload, WorkloadStatement};
 use crate::error::Error;
@@ -12,10 +12,11 @@ const STATEMENTS_MAX: i64 = 1000;
 
 /// Reads the view of the current database.
 pub fn read() -> Result<Workload, Error> {
-    let schema = Spi::get_one::<String>(
+    let schema = catalog::value::<String>(
         "SELECT n.nspname::pg_catalog.text FROM pg_catalog.pg_extension e
            JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) e.extnamespace
           WHERE e.extname OPERATOR(pg_catalog.=) 'pg_stat_statements'",
+        &[],
     )
     .ok()
     .flatten()

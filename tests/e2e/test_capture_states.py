@@ -78,6 +78,8 @@ class Standby(ClusterTest):
         primary = self.private_cluster(WARNINGS)
         primary.sql("CREATE EXTENSION perf_opt")
         primary.sql("CREATE TABLE t AS SELECT 1 AS a")
+        primary.sql("CREATE TABLE many AS SELECT a FROM generate_series(1, 20000) a")
+        primary.sql("ANALYZE many")
         standby = primary.standby()
         primary.wait_for_replay(standby)
         for _ in range(3):
@@ -89,6 +91,10 @@ class Standby(ClusterTest):
                          [("INSERT INTO t VALUES ($1)", 1, 1)])
         self.assertEqual(standby.scalar("SELECT count(*) > 0 FROM perf.active_statements() a "
                                         "RIGHT JOIN (SELECT 1) one ON true"), True)
+        asked = "SELECT columns::text FROM perf.index_recommendations(queries => '{SELECT * FROM many WHERE a = 17}')"
+        self.assertEqual(standby.sql(asked), [("{a}",)])
+        standby.sql("SELECT count(*) FROM perf.index_recommendations()")
+        self.assert_sql_error("55000", standby, "SELECT perf.capacity_sample_now()")
         standby.promote()
         standby.sql("INSERT INTO t VALUES (2)")
         standby.sql("SELECT abs(1)")

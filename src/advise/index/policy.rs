@@ -1,7 +1,7 @@
 //! The rows of `perf.index_policy`, resolved against the database. Reads the table through SPI; its absence is no rows.
 
 use perf_core::index::{Candidate, Key, Kind};
-use pgrx::{pg_sys, Spi};
+use pgrx::pg_sys;
 
 use crate::error::Error;
 use crate::pg::catalog;
@@ -32,7 +32,7 @@ pub enum Resolved {
 
 /// Reads all rows in their order.
 pub fn read() -> Result<Vec<PolicyRow>, Error> {
-    let exists = Spi::get_one::<bool>("SELECT pg_catalog.to_regclass('perf.index_policy') IS NOT NULL");
+    let exists = catalog::value::<bool>("SELECT pg_catalog.to_regclass('perf.index_policy') IS NOT NULL", &[]);
     if exists != Ok(Some(true)) {
         return Ok(Vec::new());
     }
@@ -57,11 +57,10 @@ pub fn read() -> Result<Vec<PolicyRow>, Error> {
 /// Resolves a row through the `search_path`.
 pub fn resolve(row: &PolicyRow) -> Resolved {
     let table = &row.table_name;
-    let found = Spi::get_one_with_args::<pg_sys::Oid>(
-        "SELECT pg_catalog.to_regclass($1)::pg_catalog.oid",
-        &[table.as_str().into()],
-    );
-    let Ok(Some(oid)) = found else {
+    let look_up = "SELECT pg_catalog.to_regclass($1)::pg_catalog.oid";
+    let found = catalog::is_relation_name(table)
+        .then(|| catalog::value::<pg_sys::Oid>(look_up, &[table.as_str().into()]).ok().flatten());
+    let Some(Some(oid)) = found else {
         return Resolved::NotApplicable(format!("table {table} does not exist in this database."));
     };
     let relation = match Relation::read(oid) {

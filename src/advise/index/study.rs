@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use perf_core::index::candidates::Needs;
+use perf_core::outcome::unpack_sqlstate;
 use pgrx::{pg_sys, PgSqlErrorCode};
 
 use super::existing::{self, Existing};
@@ -22,6 +23,9 @@ const COVERED: f64 = 0.99;
 const WRITES_MAX: usize = 200;
 /// Never wait longer for a lock that somebody else holds.
 const LOCK_TIMEOUT_MS: u32 = 20;
+
+/// The extension's schema, as the control file fixes it.
+const OWN_SCHEMA: &str = "perf";
 
 /// One statement with its plan of today.
 pub struct Studied {
@@ -133,7 +137,7 @@ pub fn run(workload: &Workload, deadline: Instant) -> Result<Study, Error> {
                     locked += 1;
                 } else {
                     skipped += 1;
-                    first_error.get_or_insert_with(|| failure.message());
+                    first_error.get_or_insert_with(|| why_not(statement, &failure));
                 }
             }
         }
@@ -172,6 +176,8 @@ impl Study {
                 continue;
             }
             match Known::read(pg_sys::Oid::from(oid)) {
+                // Its tables are the extension's own business: nobody should be told to index them.
+                Ok(known) if known.relation.schema == OWN_SCHEMA => {}
                 Ok(known) => {
                     self.relations.insert(oid, known);
                 }
@@ -263,6 +269,17 @@ fn parameters_of(sample: &StatementSample) -> Vec<Parameter> {
         known
     } else {
         Vec::new()
+    }
+}
+
+/// Why a measured statement has no plan. Not the error's message, which may quote a sampled literal.
+fn why_not(statement: &WorkloadStatement, failure: &Failure) -> String {
+    match failure {
+        Failure::Raised(_) => {
+            let sqlstate = failure.code().map_or_else(String::new, |code| unpack_sqlstate(code as i32));
+            format!("queryid {}, SQLSTATE {sqlstate}", statement.queryid)
+        }
+        _ => format!("queryid {}, {}", statement.queryid, failure.message()),
     }
 }
 

@@ -32,4 +32,10 @@ SELECT source, status, basis, confidence, benefit_pct, reason FROM perf.index_re
 SELECT source, status, columns, reason LIKE '%transactions_user_id_amount%' AS names_rival
   FROM perf.index_recommendations(queries => ARRAY['SELECT * FROM transactions WHERE user_id = 5 AND amount = 7'])
  WHERE relation = 'index_policy_rows.transactions' ORDER BY source DESC;
+-- A name that can be no table's is a missing table.
+BEGIN;
+INSERT INTO perf.index_policy (policy_no, table_name, columns, priority) VALUES (99, 'a.b.c.d', '{x}', 'low');
+SELECT status, reason FROM perf.index_recommendations(include_inapplicable => true, queries => '{SELECT 1}') WHERE relation = 'a.b.c.d';
+ROLLBACK;
+SELECT * FROM perf.what_if('SELECT 1', without => '{a.b.c.d}');
 DROP SCHEMA index_policy_rows CASCADE;

@@ -16,6 +16,8 @@ SELECT count(*) FROM perf.slow_query_patterns(max_rows => -5);
 SELECT count(*) FROM perf.slow_query_trend('0 seconds');
 SELECT count(*) FROM perf.slow_query_trend('-1 day');
 SELECT count(*) FROM perf.slow_query_trend('1 month -1 day');
+SELECT count(*) FROM perf.slow_query_trend('101 years');
+SELECT count(*) FROM perf.slow_query_trend('178000000 years');
 SELECT count(*) FROM perf.slow_query_trend(NULL);
 \set VERBOSITY sqlstate
 SELECT count(*) FROM perf.slow_query_trend('1 second', '2001-01-01');
