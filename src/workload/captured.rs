@@ -60,6 +60,7 @@ fn statement(item: &Snapshot, kept: Vec<Sample>) -> WorkloadStatement {
         failures: counters.failures,
         total_ms: time_ns(item) as f64 * 1e-6,
         rows: counters.rows,
+        nested: !item.key.toplevel,
         samples,
     }
 }

@@ -39,6 +39,8 @@ pub struct WorkloadStatement {
     pub total_ms: f64,
     /// Rows returned or changed.
     pub rows: u64,
+    /// It ran within a function: its text may name the function's arguments, and then cannot be planned alone.
+    pub nested: bool,
     /// Samples, the most telling first. Never empty.
     pub samples: Vec<StatementSample>,
 }

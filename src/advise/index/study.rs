@@ -135,7 +135,7 @@ pub fn run(workload: &Workload, deadline: Instant) -> Result<Study, Error> {
                 }
                 if failure.is_locked() {
                     locked += 1;
-                } else {
+                } else if !statement.nested {
                     skipped += 1;
                     first_error.get_or_insert_with(|| why_not(statement, &failure));
                 }
