@@ -164,6 +164,11 @@ pub fn record(memory: &Memory, key: &Key, execution: &Execution, source: &impl S
     if let Some(mut owned) = Owned::try_take(mine.slab) {
         let slab = owned.slab();
         if let Some(index) = slab.find(key.queryid, users) {
+            if !slab.has_room(index, execution) {
+                drop(owned);
+                hand_over(memory, mine.slab, index);
+                return statements::record(memory, key, execution, source);
+            }
             let full = slab.add(index, execution);
             drop(owned);
             if full {
@@ -198,6 +203,13 @@ impl Slab {
         let found = (0..ENTRIES).find(|&index| is(self, index))?;
         self.last = found as u32;
         Some(found)
+    }
+
+    /// Whether a slot can count one more execution of this latency. One that is full stays so when a reader had the slab
+    /// at the moment it was to be handed over.
+    #[inline(always)]
+    fn has_room(&self, index: usize, execution: &Execution) -> bool {
+        self.slots[index].histogram[bucket_of(execution)] < u8::MAX
     }
 
     /// Adds an execution to a slot; true when the slot cannot take another one of this latency, or has so much time that
