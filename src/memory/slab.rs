@@ -275,7 +275,8 @@ impl Buffer {
 
     /// False when the statement has lost its entry in the table.
     fn merge(&mut self, memory: &Memory) -> bool {
-        if self.counters.calls == 0 && self.counters.plans == 0 {
+        // Not only calls and plans count: a cursor's later rows and a late failure come without either.
+        if self.counters.last_seen == 0 {
             return true;
         }
         let found = statements::merge(memory, &self.key, &self.counters, &self.histogram, self.octaves);
