@@ -135,13 +135,13 @@ impl Launcher {
         self.databases.retain(|dbid, _| {
             let exists = listed.contains_key(dbid);
             if !exists {
-                registry::release(*dbid);
+                registry::release_gone(*dbid);
             }
             exists
         });
         for slot in registry::slots() {
             if !listed.contains_key(&slot.dbid) {
-                registry::release(slot.dbid);
+                registry::release_gone(slot.dbid);
             }
         }
         for (dbid, name) in listed {

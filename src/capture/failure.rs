@@ -262,13 +262,14 @@ fn outside_of_executor(
     // SAFETY: never raise.
     let age_us = unsafe { raw::GetCurrentTimestamp() - raw::GetCurrentStatementStartTimestamp() };
     let message_ns = now.saturating_sub(u64::try_from(age_us).unwrap_or(0) * 1_000);
-    // The last statement's frame is gone from the stack but still readable.
+    // The last statement's frame is gone from the stack but still readable; not so the text it points to: a portal's
+    // copy goes with the portal, before the commit can fail. The client's own text is the same one and still there.
     let last = frames.stack[0];
     let in_this_message = frames.idle_since_ns >= message_ns;
     let planned = in_this_message && last.kind == Kind::Plan && last.queryid == queryid;
     if queryid != 0 && in_this_message && last.kind != Kind::Plan {
         let text = match last.queryid == queryid && !text.is_null() {
-            true => StatementText::of(last.text, last.location, last.len),
+            true => StatementText::of(text, last.location, last.len),
             false => StatementText::Missing,
         };
         let queryid = if last.redacted { last.queryid } else { queryid };
@@ -280,7 +281,7 @@ fn outside_of_executor(
     let refused = record::Refused { outcome, sqlstate, elapsed_ns };
     // In a string of several statements it is not known where one that was not planned begins.
     let text = match planned {
-        true => StatementText::of(last.text, last.location, last.len),
+        true => StatementText::of(text, last.location, last.len),
         false => StatementText::of(text, 0, 0),
     };
     if queryid != 0 && (planned || text.is_one_statement()) {

@@ -2,11 +2,12 @@
 //! the whole server, and never at the query's expense: an error while printing is swallowed.
 
 use crate::memory::Memory;
+use crate::pg::attempt::attempt;
 use crate::pg::raw;
 use core::ffi::CStr;
 use core::sync::atomic::Ordering;
 use perf_core::normalize::normalize_plan;
-use pgrx::{pg_sys, PgTryBuilder};
+use pgrx::pg_sys;
 
 const PLANS_PER_SECOND: u64 = 10;
 
@@ -19,10 +20,8 @@ pub unsafe fn explain(memory: &Memory, query: *mut pg_sys::QueryDesc) -> Option<
     if !take_budget(memory) {
         return None;
     }
-    // SAFETY: the caller vouches for the descriptor. A memory context of its own is deleted whatever happens;
-    // interrupts wait, so that no cancel is swallowed with an error of ours.
+    // SAFETY: the caller vouches for the descriptor. A memory context of its own is deleted whatever happens.
     unsafe {
-        let held = pg_sys::InterruptHoldoffCount;
         let outer = pg_sys::CurrentMemoryContext;
         let context = pg_sys::AllocSetContextCreateExtended(
             outer,
@@ -32,8 +31,7 @@ pub unsafe fn explain(memory: &Memory, query: *mut pg_sys::QueryDesc) -> Option<
             pg_sys::ALLOCSET_SMALL_MAXSIZE as usize,
         );
         pg_sys::MemoryContextSwitchTo(context);
-        pg_sys::InterruptHoldoffCount += 1;
-        let text = PgTryBuilder::new(|| {
+        let text = attempt(|| {
             let state = pg_sys::NewExplainState();
             (*state).costs = true;
             pg_sys::ExplainBeginOutput(state);
@@ -41,10 +39,7 @@ pub unsafe fn explain(memory: &Memory, query: *mut pg_sys::QueryDesc) -> Option<
             pg_sys::ExplainEndOutput(state);
             let text = CStr::from_ptr((*(*state).str_).data);
             Some(normalize_plan(&text.to_string_lossy()))
-        })
-        .catch_others(|_| None)
-        .execute();
-        pg_sys::InterruptHoldoffCount = held;
+        });
         pg_sys::MemoryContextSwitchTo(outer);
         pg_sys::MemoryContextDelete(context);
         text

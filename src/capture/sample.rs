@@ -5,9 +5,10 @@ use super::source::StatementText;
 use crate::memory::samples::Encoder;
 use crate::memory::statements::{self, Key};
 use crate::memory::Memory;
+use crate::pg::attempt::attempt;
 use crate::pg::local::ProcessLocal;
 use core::ffi::CStr;
-use pgrx::{pg_sys, PgTryBuilder};
+use pgrx::pg_sys;
 
 /// A statement with its parameters that is longer is not sampled.
 const LONGEST: usize = 8_192;
@@ -66,9 +67,7 @@ fn output(param: &pg_sys::ParamExternData) -> Option<Vec<u8>> {
     // SAFETY: the value is of the type it says; a long one is not even read. Output functions of built-in types allocate
     // and may raise: in the current (per-query) context, and caught here.
     unsafe {
-        let held = pg_sys::InterruptHoldoffCount;
-        pg_sys::InterruptHoldoffCount += 1;
-        let text = PgTryBuilder::new(|| {
+        let text = attempt(|| {
             let (mut function, mut is_varlena) = (pg_sys::InvalidOid, false);
             pg_sys::getTypeOutputInfo(param.ptype, &mut function, &mut is_varlena);
             if is_varlena && pg_sys::toast_raw_datum_size(param.value) > LONGEST_VALUE {
@@ -78,10 +77,7 @@ fn output(param: &pg_sys::ParamExternData) -> Option<Vec<u8>> {
             let bytes = CStr::from_ptr(text).to_bytes().to_vec();
             pg_sys::pfree(text.cast());
             Some(bytes)
-        })
-        .catch_others(|_| None)
-        .execute();
-        pg_sys::InterruptHoldoffCount = held;
+        });
         text.filter(|text| text.len() <= LONGEST_VALUE)
     }
 }

@@ -290,10 +290,19 @@ pub fn void_launch(dbid: u32) {
     }
 }
 
-/// Frees the slot of a database that is gone or has no extension, unless it is in use.
+/// Frees the slot of a database that has no extension, unless it is in use or to be looked at again.
 pub fn release(dbid: u32) {
+    free_slot(dbid, |slot| !slot.recheck);
+}
+
+/// Frees the slot of a database that is gone, unless it is in use. Should it come back, it is looked at as a new one.
+pub fn release_gone(dbid: u32) {
+    free_slot(dbid, |_| true);
+}
+
+fn free_slot(dbid: u32, may: impl FnOnce(&Slot) -> bool) {
     if let Some(slot) = REGISTRY.exclusive().find(dbid) {
-        if slot.pid == 0 && slot.holds == 0 && !slot.recheck {
+        if slot.pid == 0 && slot.holds == 0 && may(slot) {
             *slot = Slot { ticket: slot.ticket.wrapping_add(1), ..Slot::FREE };
         }
     }

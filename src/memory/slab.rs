@@ -165,6 +165,11 @@ pub fn record(memory: &Memory, key: &Key, execution: &Execution, source: &impl S
     if let Some(mut owned) = Owned::try_take(mine.slab) {
         let slab = owned.slab();
         if let Some(index) = slab.find(key.queryid, users) {
+            if !slab.has_room(index, execution) {
+                drop(owned);
+                hand_over(memory, mine.slab, index);
+                return statements::record(memory, key, execution, source);
+            }
             let full = slab.add(index, execution);
             drop(owned);
             if full {
@@ -200,6 +205,13 @@ impl Slab {
         let found = (0..ENTRIES).find(|&index| is(self, index))?;
         self.hints[hint] = found as u8;
         Some(found)
+    }
+
+    /// Whether a slot can count one more execution of this latency. One that is full stays so when a reader had the slab
+    /// at the moment it was to be handed over.
+    #[inline(always)]
+    fn has_room(&self, index: usize, execution: &Execution) -> bool {
+        self.slots[index].histogram[bucket_of(execution)] < u8::MAX
     }
 
     /// Adds an execution to a slot; true when the slot cannot take another one of this latency, or has so much time that
@@ -265,7 +277,8 @@ impl Buffer {
 
     /// False when the statement has lost its entry in the table.
     fn merge(&mut self, memory: &Memory) -> bool {
-        if self.counters.calls == 0 && self.counters.plans == 0 {
+        // Not only calls and plans count: a cursor's later rows and a late failure come without either.
+        if self.counters.last_seen == 0 {
             return true;
         }
         let found = statements::merge(memory, &self.key, &self.counters, &self.histogram, self.octaves);

@@ -171,13 +171,14 @@ pub fn is_attached(pid: i32) -> bool {
 }
 
 /// Sleeps until the latch is set or the time is over, then handles what may be handled at any time: interrupts of
-/// other processes, SIGHUP. Ends the process when the postmaster is gone.
+/// other processes, SIGHUP. A cancel has nothing to cancel here. Ends the process when the postmaster is gone.
 pub fn wait(timeout_ms: i64) {
     let events = (pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH) as i32;
     // SAFETY: plain calls on this process's own latch, outside of any transaction of ours or inside; both are allowed.
     unsafe {
         pg_sys::WaitLatch(pg_sys::MyLatch, events, timeout_ms.max(0) as core::ffi::c_long, pg_sys::PG_WAIT_EXTENSION);
         pg_sys::ResetLatch(pg_sys::MyLatch);
+        (&raw mut pg_sys::QueryCancelPending).write_volatile(0);
         if pg_sys::InterruptPending != 0 {
             pg_sys::ProcessInterrupts();
         }

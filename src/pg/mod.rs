@@ -1,5 +1,6 @@
 //! Thin wrappers over the server's C interface. Nothing here knows what perf_opt does with it.
 
+pub mod attempt;
 pub mod backends;
 pub mod background;
 pub mod catalog;
