@@ -110,10 +110,11 @@ fn wanted(frames: &Frames) -> bool {
 #[inline(always)]
 fn push(kind: Kind, queryid: u64, text: *const c_char, location: i32, len: i32) -> Option<usize> {
     let frames = frames();
+    // Attached first, also when nothing is wanted yet: it remembers how the session began.
+    let memory = attached(frames)?;
     if !wanted(frames) {
         return None;
     }
-    let memory = attached(frames)?;
     let depth = frames.depth;
     if depth >= MAX_DEPTH {
         memory.header().too_deep.fetch_add(1, Ordering::Relaxed);

@@ -23,27 +23,39 @@ pub unsafe fn explain(memory: &Memory, query: *mut pg_sys::QueryDesc) -> Option<
     // SAFETY: the caller vouches for the descriptor. A memory context of its own is deleted whatever happens.
     unsafe {
         let outer = pg_sys::CurrentMemoryContext;
-        let context = pg_sys::AllocSetContextCreateExtended(
-            outer,
-            c"perf_opt plan".as_ptr(),
-            pg_sys::ALLOCSET_SMALL_MINSIZE as usize,
-            pg_sys::ALLOCSET_SMALL_INITSIZE as usize,
-            pg_sys::ALLOCSET_SMALL_MAXSIZE as usize,
-        );
-        pg_sys::MemoryContextSwitchTo(context);
+        let mut context = core::ptr::null_mut();
         let text = attempt(|| {
+            context = pg_sys::AllocSetContextCreateExtended(
+                outer,
+                c"perf_opt plan".as_ptr(),
+                pg_sys::ALLOCSET_SMALL_MINSIZE as usize,
+                pg_sys::ALLOCSET_SMALL_INITSIZE as usize,
+                pg_sys::ALLOCSET_SMALL_MAXSIZE as usize,
+            );
+            pg_sys::MemoryContextSwitchTo(context);
             let state = pg_sys::NewExplainState();
             (*state).costs = true;
             pg_sys::ExplainBeginOutput(state);
             pg_sys::ExplainPrintPlan(state, query);
             pg_sys::ExplainEndOutput(state);
             let text = CStr::from_ptr((*(*state).str_).data);
-            Some(normalize_plan(&text.to_string_lossy()))
+            Some(normalize_plan(&readable(text)))
         });
         pg_sys::MemoryContextSwitchTo(outer);
-        pg_sys::MemoryContextDelete(context);
+        if !context.is_null() {
+            pg_sys::MemoryContextDelete(context);
+        }
         text
     }
+}
+
+/// The text as UTF-8; in a database of another encoding what is not ASCII becomes `?`, which every encoding has.
+fn readable(text: &CStr) -> String {
+    // SAFETY: a plain look-up.
+    if unsafe { raw::GetDatabaseEncoding() } == pg_sys::pg_enc::PG_UTF8 as i32 {
+        return text.to_string_lossy().into_owned();
+    }
+    text.to_bytes().iter().map(|&byte| if byte.is_ascii() { char::from(byte) } else { '?' }).collect()
 }
 
 fn take_budget(memory: &Memory) -> bool {

@@ -143,6 +143,10 @@ pub fn attach(memory: &Memory) {
     // Whoever had this slab before emptied it when it left; what a process that could not do so left behind goes now.
     drain(memory, slab, &mut Buffer::new());
     let Some(mut owned) = Owned::try_take(slab) else { return };
+    // What could not be emptied belongs to another database: this backend does without.
+    if owned.slab().used.load(Ordering::Relaxed) != 0 {
+        return;
+    }
     owned.slab().dbid = dbid;
     drop(owned);
     // SAFETY: the pointer is this process's own.
