@@ -72,7 +72,7 @@ unsafe extern "C-unwind" fn attach_memory() {
     collect::registry::startup();
     // Now that every library has put its hooks in place, so that perf_opt's are called first: pg_stat_statements takes
     // the queryid off a utility statement before it hands it on.
-    capture::hooks::install();
+    capture::hooks::install(collect::before_utility);
 }
 
 pgrx::extension_sql_file!(

@@ -30,12 +30,19 @@ struct Previous {
 static PREVIOUS: ProcessLocal<Previous> =
     ProcessLocal::new(Previous { run: None, finish: None, end: None, utility: None, planner: None, emit_log: None });
 
+/// What a utility statement's node is shown to before it runs.
+type BeforeUtility = unsafe fn(*mut pg_sys::Node);
+
+static BEFORE_UTILITY: ProcessLocal<Option<BeforeUtility>> = ProcessLocal::new(None);
+
 /// Puts the hooks in place; in the postmaster, after libraries were preloaded. Does nothing when shared memory is made
 /// anew after a crash.
-pub fn install() {
+/// `before_utility` is told of every utility statement before anything of ours is on the stack; it may raise.
+pub fn install(before_utility: BeforeUtility) {
     if frames().enabled {
         return;
     }
+    BEFORE_UTILITY.set(Some(before_utility));
     // SAFETY: hook variables are plain globals, set before any backend exists.
     unsafe {
         PREVIOUS.set(Previous {
@@ -530,7 +537,9 @@ unsafe extern "C-unwind" fn process_utility(
 ) {
     // SAFETY: the server's contract for the hook; nothing of `pstmt` is read after the server's part.
     unsafe {
-        crate::collect::before_utility((*pstmt).utilityStmt);
+        if let Some(before_utility) = BEFORE_UTILITY.get() {
+            before_utility((*pstmt).utilityStmt);
+        }
         let begun = fenced(None, || {
             let index = begin_utility(pstmt, query_string)?;
             Some((Utility { index, counts_rows: !qc.is_null() }, frames().stack[index].guarded))
