@@ -259,8 +259,13 @@ fn outside_of_executor(
     fatal: bool,
 ) {
     let now = raw::clock_ns();
-    // SAFETY: never raise.
-    let age_us = unsafe { raw::GetCurrentTimestamp() - raw::GetCurrentStatementStartTimestamp() };
+    // SAFETY: never raise. Background workers need not say when their statement began.
+    let age_us = unsafe {
+        match raw::GetCurrentStatementStartTimestamp() {
+            0 => 0,
+            began => raw::GetCurrentTimestamp() - began,
+        }
+    };
     let message_ns = now.saturating_sub(u64::try_from(age_us).unwrap_or(0) * 1_000);
     // The last statement's frame is gone from the stack but still readable; not so the text it points to: a portal's
     // copy goes with the portal, before the commit can fail. The client's own text is the same one and still there.

@@ -8,7 +8,7 @@
 /// Normalises `source` into `out` and returns the number of bytes written; what does not fit is cut, at any byte.
 /// `backslash_escapes` says that plain strings may have them (standard_conforming_strings is off).
 pub fn normalize_into(source: &[u8], out: &mut [u8], backslash_escapes: bool) -> usize {
-    let source = source.trim_ascii();
+    let source = beginning(source.trim_ascii());
     let mut writer = Writer { out, len: 0 };
     let mut number = highest_parameter(source);
     let mut lexer = Lexer { source, at: 0, backslash_escapes };
@@ -44,6 +44,18 @@ pub fn normalize_into(source: &[u8], out: &mut [u8], backslash_escapes: bool) ->
     }
     writer.push(&source[copied..]);
     writer.len
+}
+
+/// Of a longer text only so much is read: normalising goes on under a lock.
+const LONGEST_READ: usize = 1 << 20;
+
+/// The part of a text that is read, with its last character whole.
+fn beginning(source: &[u8]) -> &[u8] {
+    if source.len() <= LONGEST_READ {
+        return source;
+    }
+    let end = source[..LONGEST_READ].iter().rposition(u8::is_ascii).map_or(0, |last| last + 1);
+    &source[..end]
 }
 
 /// [`normalize_into`] for text that may grow.
