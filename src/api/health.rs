@@ -4,8 +4,8 @@ use pgrx::datum::TimestampWithTimeZone;
 use pgrx::prelude::*;
 
 use crate::collect::registry::{self, Phase, Slot};
-use crate::pg::background;
 use crate::pg::query::select_under_snapshot;
+use crate::pg::{background, names};
 
 /// Runs a worker may be behind before that is a warning, and an error.
 const LATE_RUNS: i64 = 3;
@@ -110,7 +110,7 @@ fn workers(report: &mut Report) {
         return;
     }
     let names = database_names();
-    let here = background::current_database();
+    let here = names::current_database();
     let slots = registry::slots();
     if !slots.iter().any(|slot| slot.dbid == here) {
         report.add("collector", Status::Error, "no collector for this database yet", None);
@@ -169,7 +169,7 @@ fn worker_status(slot: &Slot, now: i64) -> (Status, String, Option<f64>) {
 }
 
 fn history(report: &mut Report) {
-    let here = background::current_database();
+    let here = names::current_database();
     let Some(slot) = registry::slots().into_iter().find(|slot| slot.dbid == here) else { return };
     let cap = f64::from(crate::guc::history_max_mb()) * 1_048_576.0;
     let bytes = slot.history_bytes as f64;

@@ -12,9 +12,9 @@ use crate::collect::pending::{self, Position};
 use crate::error::Error;
 use crate::memory::slow_ring::{self, SlowSample};
 use crate::memory::statements::{self, Snapshot};
-use crate::pg::background;
 use crate::pg::names::Visibility;
 use crate::pg::text::DbText;
+use crate::pg::{background, names};
 
 const NS_TO_MS: f64 = 1e-6;
 const HIDDEN: &str = "<insufficient privilege>";
@@ -301,7 +301,7 @@ fn _pending_statements(
         .filter_map(|delta| snapshot.get(delta.entry).map(|item| pending_row(item, delta, &position, now, &viewer)))
         .collect();
     if all_databases.unwrap_or(false) {
-        let here = background::current_database();
+        let here = names::current_database();
         let elsewhere = statements::snapshot(None, true);
         rows.extend(elsewhere.iter().filter(|item| item.key.dbid != here).map(|item| {
             let delta = Delta { entry: 0, counters: item.counters, histogram: item.histogram };
@@ -347,7 +347,7 @@ fn _pending_slow(
         error.raise();
     }
     let viewer = Visibility::of_current_role();
-    let here = background::current_database();
+    let here = names::current_database();
     let all = all_databases.unwrap_or(false);
     let position = pending::read_position();
     let mut samples: Vec<SlowSample> = Vec::new();

@@ -15,7 +15,7 @@ use super::registry;
 use crate::error::Error;
 use crate::memory::slow_ring::{self, SlowSample};
 use crate::memory::statements::{self, Snapshot};
-use crate::pg::background;
+use crate::pg::names;
 use crate::pg::text::DbText;
 
 /// Statements of one run that get rows of their own, those with the most time first; the rest is summed up under
@@ -227,7 +227,7 @@ pub fn remove_unused_texts() -> Result<(), Error> {
 
 /// What other lives of shared memory, or the database this one was copied from, left behind.
 fn remove_stale() -> Result<(), Error> {
-    let (boot, dbid): (i64, Oid) = (registry::boot_id(), background::current_database().into());
+    let (boot, dbid): (i64, Oid) = (registry::boot_id(), names::current_database().into());
     for command in [
         "DELETE FROM perf.statement_written WHERE datid <> $1 OR boot_id <> $2",
         "DELETE FROM perf.collector_position WHERE datid <> $1 OR boot_id <> $2",
@@ -331,7 +331,7 @@ fn insert_deltas(
     let histograms: Vec<Vec<u8>> = batch.iter().map(|(_, delta)| delta.histogram.encode()).collect();
     let arguments: Vec<DatumWithOid<'_>> = vec![
         timestamp(now).into(),
-        Oid::from(background::current_database()).into(),
+        Oid::from(names::current_database()).into(),
         began.into(),
         users.into(),
         queryids.into(),
@@ -405,7 +405,7 @@ fn write_texts(
     }
     if !missing.is_empty() {
         let mut found: HashMap<i64, DbText> = HashMap::new();
-        for item in statements::snapshot(Some(background::current_database()), true) {
+        for item in statements::snapshot(Some(names::current_database()), true) {
             let queryid = item.key.queryid as i64;
             if let (true, Some(text)) = (missing.contains(&queryid), item.text) {
                 found.insert(queryid, text);
@@ -457,7 +457,7 @@ fn write_slow(
     stored: &mut Vec<(i64, i64)>,
     outcomes: &mut Outcomes,
 ) -> Result<(), Error> {
-    let dbid = background::current_database();
+    let dbid = names::current_database();
     let mut known: HashSet<i64> = stored.iter().map(|&(queryid, _)| queryid).collect();
     for severity in Severity::ALL {
         let seq = &mut position.seqs[severity as usize];
@@ -522,7 +522,7 @@ fn insert_slow(client: &mut SpiClient<'_>, sample: &SlowSample, now: i64) -> Res
 }
 
 fn write_written(client: &mut SpiClient<'_>, pending: &Pending, position: &Position) -> Result<(), Error> {
-    let (boot, dbid) = (registry::boot_id(), Oid::from(background::current_database()));
+    let (boot, dbid) = (registry::boot_id(), Oid::from(names::current_database()));
     for batch in pending.written.chunks(BATCH) {
         let ids: Vec<i64> = batch.iter().map(|written| written.id as i64).collect();
         let states: Vec<Vec<u8>> = batch.iter().map(Written::encode).collect();

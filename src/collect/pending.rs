@@ -11,8 +11,8 @@ use perf_core::delta::{self, Entry, Pending, Written};
 
 use super::registry;
 use crate::memory::statements::{self, Key, Snapshot};
-use crate::pg::background;
 use crate::pg::query::select_under_snapshot;
+use crate::pg::{background, names};
 
 /// How far the history of this database goes in this life of shared memory.
 #[derive(Clone, Copy, Debug, Default)]
@@ -30,7 +30,7 @@ pub fn read_position() -> Position {
     if background::in_recovery() {
         return Position::default();
     }
-    let (boot, dbid) = (registry::boot_id(), background::current_database());
+    let (boot, dbid) = (registry::boot_id(), names::current_database());
     select_under_snapshot(
         c"SELECT datid, boot_id, collected_at, resets, slow_seq, critical_seq, emergency_seq FROM perf.collector_position",
         |row| {
@@ -55,7 +55,7 @@ pub fn read_written() -> HashMap<u64, Written> {
     if background::in_recovery() {
         return HashMap::new();
     }
-    let (boot, dbid) = (registry::boot_id(), background::current_database());
+    let (boot, dbid) = (registry::boot_id(), names::current_database());
     select_under_snapshot(c"SELECT datid, boot_id, state FROM perf.statement_written", |row| {
         let datid = row.get::<pgrx::pg_sys::Oid>(1)?;
         if datid.to_u32() != dbid || row.get::<i64>(2)? != boot {
@@ -98,7 +98,7 @@ pub fn of_current_database(
     with_text: bool,
 ) -> (Vec<Snapshot>, Pending) {
     let was_reset = position.collected_at != 0 && registry::resets() != position.resets;
-    let snapshot = statements::snapshot(Some(background::current_database()), with_text);
+    let snapshot = statements::snapshot(Some(names::current_database()), with_text);
     let pending = delta::pending(&entries(&snapshot), written, was_reset);
     (snapshot, pending)
 }

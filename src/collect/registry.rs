@@ -11,8 +11,8 @@ use std::cell::RefCell;
 use pgrx::shmem::PgSharedMemoryInitialization;
 use pgrx::{pg_sys, PGRXSharedMemory, PgLwLock};
 
-use crate::pg::background;
 use crate::pg::utility::{self, UtilityKind};
+use crate::pg::{background, names};
 
 /// Databases that can have a collector at the same time.
 pub const MAX_DATABASES: usize = 64;
@@ -421,7 +421,7 @@ pub fn before_utility(kind: &UtilityKind) {
     let dbid = match kind {
         UtilityKind::CreateDatabase { template } => utility::database_for(template, true),
         UtilityKind::ExclusiveDatabase { name } => utility::database_for(name, false),
-        UtilityKind::DropExtension => utility::may_drop_extension().then(background::current_database),
+        UtilityKind::DropExtension => utility::may_drop_extension().then(names::current_database),
         UtilityKind::CreateExtension => None,
     };
     if let Some(dbid) = dbid {
@@ -481,7 +481,7 @@ fn transaction_ended(_committed: bool) {
         }
     }
     if pending.extension {
-        if let Some(slot) = registry.find_or_add(background::current_database()) {
+        if let Some(slot) = registry.find_or_add(names::current_database()) {
             slot.recheck = true;
         }
     }

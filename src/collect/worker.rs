@@ -11,7 +11,7 @@ use pgrx::{pg_guard, pg_sys};
 use super::history::{self, Memo};
 use super::registry::{self, Phase, RunReport};
 use super::sampler;
-use crate::pg::background;
+use crate::pg::{background, names};
 
 const SECOND_US: i64 = 1_000_000;
 /// Limits of transactions: an ordinary run, the last one before the process ends.
@@ -108,7 +108,7 @@ impl Collector {
     fn new() -> Collector {
         Collector {
             memo: Memo::default(),
-            dbid: background::current_database(),
+            dbid: names::current_database(),
             next_run_at: 0,
             next_observation_at: 0,
             next_rotation_at: 0,

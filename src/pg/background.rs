@@ -128,12 +128,6 @@ pub fn connect_to_database(dbid: u32) {
     }
 }
 
-/// Database this process is connected to.
-pub fn current_database() -> u32 {
-    // SAFETY: a plain global of this process.
-    unsafe { pg_sys::MyDatabaseId }.to_u32()
-}
-
 /// This process.
 pub fn my_pid() -> i32 {
     // SAFETY: a plain global of this process.
