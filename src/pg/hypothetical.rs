@@ -9,6 +9,7 @@ use std::ffi::CString;
 use perf_core::index::{size, Candidate, Kind};
 use pgrx::{pg_sys, PgList};
 
+use super::expressions::Expressions;
 use super::ident;
 use super::relation::{self, Relation};
 use crate::compat;
@@ -71,14 +72,22 @@ pub struct Hypothetical {
 impl Hypothetical {
     /// Describes a candidate on `relation`; `leaves` are its partitions with storage when it is partitioned. None when a
     /// column is gone or has no order.
-    pub fn from_candidate(name: &str, candidate: &Candidate, relation: &Relation, leaves: &[Relation]) -> Option<Self> {
-        let Kind::Btree = candidate.kind;
+    pub fn from_candidate(
+        name: &str,
+        candidate: &Candidate,
+        relation: &Relation,
+        leaves: &[Relation],
+        _expressions: &Expressions,
+    ) -> Option<Self> {
+        if candidate.kind != Kind::Btree {
+            return None;
+        }
         let mut keys = Vec::with_capacity(candidate.keys.len());
         for key in &candidate.keys {
-            let column = relation.column(key.column).filter(|column| !column.is_virtual)?;
+            let column = relation.column(key.column()?).filter(|column| !column.is_virtual)?;
             let opclass = relation::btree_opclass(column.type_oid)?;
             keys.push(KeyPart {
-                column: key.column,
+                column: column.number,
                 expression: std::ptr::null_mut(),
                 family: opclass.family,
                 input: opclass.input,

@@ -5,6 +5,7 @@ pub mod backends;
 pub mod background;
 pub mod catalog;
 pub mod create_index;
+pub mod expressions;
 pub mod filesystem;
 pub mod hypothetical;
 pub mod ident;

@@ -22,6 +22,7 @@ use perf_core::index::candidates::Needs;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{pg_guard, pg_sys, PgList, PgMemoryContexts, PgSqlErrorCode, PgTryBuilder};
 
+use super::expressions::Expressions;
 use super::hypothetical::Hypothetical;
 use super::ident;
 use crate::compat;
@@ -61,8 +62,8 @@ pub struct Configuration<'a> {
     pub hypothetical: &'a [&'a Hypothetical],
     /// Indexes to hide.
     pub hidden: &'a [pg_sys::Oid],
-    /// Collect what the statement asks of its relations.
-    pub harvest: bool,
+    /// Collect what the statement asks of its relations, and here the expressions in it.
+    pub harvest: Option<&'a RefCell<Expressions>>,
     /// Print the plan as EXPLAIN does.
     pub explain: bool,
 }
@@ -208,6 +209,16 @@ pub fn plan(statement: &Statement<'_>, configurations: &[Configuration<'_>]) -> 
             Err(Failure::Raised(caught))
         }
     }
+}
+
+/// Runs `body` with a `search_path` of `pg_catalog` alone; None when it raised an ERROR.
+pub fn with_catalog_path<R>(body: impl FnOnce() -> R) -> Option<R> {
+    in_subtransaction(|| {
+        // SAFETY: inside a subtransaction that is rolled back.
+        unsafe { set_locally(c"search_path", "pg_catalog") };
+        body()
+    })
+    .ok()
 }
 
 /// Runs `body` in a subtransaction and a memory context of its own, both gone afterwards. `body` must return nothing that
@@ -566,10 +577,9 @@ unsafe extern "C-unwind" fn pathlist(
             pg_sys::ffi::pg_guard_ffi_boundary(|| next(root, rel, rti, rte));
         }
         let Some(active) = active(root) else { return };
-        if active.configuration.harvest {
-            if let Some(needs) = harvest::needs(root, rel, rti, rte) {
-                active.needs.borrow_mut().push(needs);
-            }
+        let Some(expressions) = active.configuration.harvest else { return };
+        if let Some(needs) = harvest::needs(root, rel, rti, rte, &mut expressions.borrow_mut()) {
+            active.needs.borrow_mut().push(needs);
         }
     }
 }

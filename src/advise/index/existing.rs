@@ -46,7 +46,7 @@ pub fn of(relation: pg_sys::Oid) -> Vec<Existing> {
                 .iter()
                 .zip(&options)
                 .take(count)
-                .map(|(column, option)| Key { column: *column, descending: option & 1 != 0, nulls_first: option & 2 != 0 })
+                .map(|(column, option)| Key { descending: option & 1 != 0, nulls_first: option & 2 != 0, ..Key::ascending(*column) })
                 .collect();
             Ok(Some(Existing {
                 name: row.get::<String>(1)?.unwrap_or_default(),
@@ -61,7 +61,9 @@ pub fn of(relation: pg_sys::Oid) -> Vec<Existing> {
 
 /// The existing index that does all that `candidate` would.
 pub fn covering<'a>(existing: &'a [Existing], candidate: &Candidate) -> Option<&'a Existing> {
-    let Kind::Btree = candidate.kind;
+    if candidate.kind != Kind::Btree || candidate.predicate.is_some() || !candidate.include.is_empty() {
+        return None;
+    }
     existing.iter().find(|index| index.is_plain && keys_cover(&index.keys, &candidate.keys))
 }
 

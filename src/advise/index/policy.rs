@@ -1,6 +1,6 @@
 //! The rows of `perf.index_policy`, resolved against the database. Reads the table through SPI; its absence is no rows.
 
-use perf_core::index::{Candidate, Key, Kind};
+use perf_core::index::{Candidate, Key};
 use pgrx::pg_sys;
 
 use crate::error::Error;
@@ -81,6 +81,5 @@ pub fn resolve(row: &PolicyRow) -> Resolved {
     if keys.is_empty() {
         return Resolved::NotApplicable("the policy names no column.".to_owned());
     }
-    let candidate = Candidate { relation: oid.to_u32(), kind: Kind::Btree, keys, free: 0 };
-    Resolved::Index(relation, candidate)
+    Resolved::Index(relation, Candidate::btree(oid.to_u32(), keys, 0))
 }

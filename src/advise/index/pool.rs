@@ -5,7 +5,7 @@ use std::time::Instant;
 use perf_core::index::candidates::generate;
 use perf_core::index::merge::merged;
 use perf_core::index::select::{Choice, CostOracle};
-use perf_core::index::Candidate;
+use perf_core::index::{Candidate, Part};
 
 use super::existing;
 use super::study::{Known, Studied, Study};
@@ -96,8 +96,9 @@ impl Pool {
             return same;
         }
         let known = study.relations.get(&candidate.relation)?;
-        let index = Hypothetical::from_candidate("", &candidate, &known.relation, &known.leaves)?;
-        let first = candidate.keys.first().map_or(0, |key| key.column);
+        let index =
+            Hypothetical::from_candidate("", &candidate, &known.relation, &known.leaves, &study.expressions.borrow())?;
+        let first = candidate.keys.first()?.part;
         let statements: Vec<usize> = (0..study.statements.len())
             .filter(|at| study.statements[*at].asks_for(candidate.relation, first))
             .collect();
@@ -140,7 +141,8 @@ fn helpful(study: &Study, statement: &Studied) -> (Vec<Candidate>, Vec<usize>) {
         .enumerate()
         .filter_map(|(at, candidate)| {
             let known = study.relations.get(&candidate.relation)?;
-            Some((at, Hypothetical::from_candidate("", candidate, &known.relation, &known.leaves)?))
+            let expressions = &study.expressions.borrow();
+            Some((at, Hypothetical::from_candidate("", candidate, &known.relation, &known.leaves, expressions)?))
         })
         .collect();
     let together: Vec<&Hypothetical> = indexes.iter().map(|(_, index)| index).collect();
@@ -174,7 +176,7 @@ fn helpful(study: &Study, statement: &Studied) -> (Vec<Candidate>, Vec<usize>) {
 /// measured time; an UPDATE pays when it sets a key column, else for the share of updates that are not HOT. Given queries:
 /// rows times what an entry costs in the planner's unit.
 fn write_cost(study: &Study, workload: &Workload, known: &Known, candidate: &Candidate) -> Option<f64> {
-    let columns = candidate.columns();
+    let columns = stored_columns(study, candidate);
     let (mut sum, mut seen) = (0.0, false);
     for statement in &study.statements {
         for write in statement.base.writes.iter().filter(|write| write.relation == known.relation.oid) {
@@ -194,6 +196,20 @@ fn write_cost(study: &Study, workload: &Workload, known: &Known, candidate: &Can
         }
     }
     (seen || (workload.is_measured() && !workload.statements.is_empty())).then_some(sum)
+}
+
+/// The columns whose change makes a new index entry: of keys, expressions, INCLUDE and predicate.
+fn stored_columns(study: &Study, candidate: &Candidate) -> Vec<i16> {
+    let expressions = study.expressions.borrow();
+    let mut columns = candidate.include.clone();
+    for key in &candidate.keys {
+        match key.part {
+            Part::Column(column) => columns.push(column),
+            Part::Expression(number) => columns.extend(expressions.columns(number)),
+        }
+    }
+    columns.extend(candidate.predicate.iter().flat_map(|number| expressions.columns(*number)));
+    columns
 }
 
 /// The planner, asked one statement and one set of candidates at a time.

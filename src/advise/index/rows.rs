@@ -108,7 +108,11 @@ fn column_names(known: &Known, candidate: &Candidate) -> Vec<String> {
     candidate
         .keys
         .iter()
-        .map(|key| known.relation.column(key.column).map_or_else(String::new, |column| column.name.clone()))
+        .map(|key| {
+            key.column()
+                .and_then(|column| known.relation.column(column))
+                .map_or_else(String::new, |column| column.name.clone())
+        })
         .collect()
 }
 

@@ -1,15 +1,18 @@
 //! The workload as the planner sees it today: what each statement costs, asks for and writes. Plans, and locks as planning
 //! does; nothing is left locked.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::time::Instant;
 
 use perf_core::index::candidates::Needs;
+use perf_core::index::Part;
 use perf_core::outcome::unpack_sqlstate;
 use pgrx::{pg_sys, PgSqlErrorCode};
 
 use super::existing::{self, Existing};
 use crate::error::Error;
+use crate::pg::expressions::Expressions;
 use crate::pg::planner::{self, Configuration, Failure, Parameter, Planned, Statement};
 use crate::pg::relation::{Relation, Unusable};
 use crate::pg::role;
@@ -62,9 +65,9 @@ impl Studied {
         }
     }
 
-    /// Whether it could use an index that begins with `column` of `relation`.
-    pub fn asks_for(&self, relation: u32, column: i16) -> bool {
-        self.base.needs.iter().filter(|needs| needs.relation == relation).any(|needs| mentions(needs, column))
+    /// Whether it could use an index that begins with `part` of `relation`.
+    pub fn asks_for(&self, relation: u32, part: Part) -> bool {
+        self.base.needs.iter().filter(|needs| needs.relation == relation).any(|needs| mentions(needs, part))
     }
 
     /// Whether it asks anything of `relation`.
@@ -74,10 +77,10 @@ impl Studied {
     }
 }
 
-fn mentions(needs: &Needs, column: i16) -> bool {
-    needs.filters.iter().chain(needs.alternatives.iter().flatten()).any(|filter| filter.column == column)
-        || needs.joins.contains(&column)
-        || needs.orders.iter().flatten().any(|key| key.column == column)
+fn mentions(needs: &Needs, part: Part) -> bool {
+    needs.filters.iter().chain(needs.alternatives.iter().flatten()).any(|filter| filter.part == part)
+        || needs.joins.contains(&part)
+        || needs.orders.iter().flatten().any(|key| key.part == part)
 }
 
 /// A relation that statements ask for.
@@ -106,6 +109,8 @@ impl Known {
 pub struct Study {
     /// Statements with a plan.
     pub statements: Vec<Studied>,
+    /// Expressions that they ask for.
+    pub expressions: RefCell<Expressions>,
     /// Relations that they ask for and that may carry an index.
     pub relations: HashMap<u32, Known>,
     /// What the user should know.
@@ -127,7 +132,7 @@ pub fn run(workload: &Workload, deadline: Instant) -> Result<Study, Error> {
             break;
         }
         let statement = &workload.statements[at];
-        match studied(workload, at, statement) {
+        match studied(workload, at, statement, &study.expressions) {
             Ok(one) => study.statements.extend(one),
             Err(failure) => {
                 if workload.source == Source::Given && !failure.is_locked() {
@@ -222,8 +227,13 @@ fn is_write(statement: &WorkloadStatement) -> bool {
 }
 
 /// Plans one statement from its first sample that can be; nothing for a utility statement of a measured workload.
-fn studied(workload: &Workload, at: usize, statement: &WorkloadStatement) -> Result<Option<Studied>, Failure> {
-    let harvest = Configuration { harvest: true, ..Configuration::default() };
+fn studied(
+    workload: &Workload,
+    at: usize,
+    statement: &WorkloadStatement,
+    expressions: &RefCell<Expressions>,
+) -> Result<Option<Studied>, Failure> {
+    let harvest = Configuration { harvest: Some(expressions), ..Configuration::default() };
     let mut last = None;
     for sample in &statement.samples {
         let role = (statement.userid != pg_sys::InvalidOid).then_some(statement.userid);

@@ -35,7 +35,7 @@ pub fn run(query: &str, indexes: &[String], without: &[String]) -> Result<Vec<Va
     }
     let references: Vec<&Hypothetical> = described.iter().collect();
     let current = Configuration { explain: true, ..Configuration::default() };
-    let changed = Configuration { hypothetical: &references, hidden: &hidden, explain: true, harvest: false };
+    let changed = Configuration { hypothetical: &references, hidden: &hidden, explain: true, harvest: None };
     let statement = Statement { text: query, ..Statement::default() };
     match planner::plan(&statement, &[current, changed]) {
         Ok(plans) => Ok(plans

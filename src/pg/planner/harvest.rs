@@ -2,10 +2,11 @@
 //! casts are stripped, equalities that follow from others are there. Reads planner nodes only.
 
 use perf_core::index::candidates::{Comparison, Filter, Needs};
-use perf_core::index::Key;
+use perf_core::index::{Key, Part};
 use pgrx::{is_a, pg_sys, PgList};
 
 use crate::compat;
+use crate::pg::expressions::Expressions;
 use crate::pg::relation::btree_opclass;
 
 /// Selectivity where the planner has not computed one.
@@ -22,6 +23,7 @@ pub unsafe fn needs(
     rel: *mut pg_sys::RelOptInfo,
     rti: pg_sys::Index,
     rte: *mut pg_sys::RangeTblEntry,
+    _expressions: &mut Expressions,
 ) -> Option<Needs> {
     // SAFETY: all nodes are the planner's, alive during the hook.
     unsafe {
@@ -131,7 +133,9 @@ impl Place {
     unsafe fn filter(&self, clause: *mut pg_sys::Expr, selectivity: f64) -> Option<Filter> {
         let selectivity = if (0.0..=1.0).contains(&selectivity) { selectivity } else { UNKNOWN_SELECTIVITY };
         let node = clause.cast::<pg_sys::Node>();
-        let made = |column: i16, comparison| Some(Filter { column, comparison, selectivity });
+        let made = |column: i16, comparison| {
+            Some(Filter { part: Part::Column(column), comparison, selectivity, opclass: 0, predicate: None })
+        };
         // SAFETY: the tag says which struct it is.
         unsafe {
             match (*node).type_ {
@@ -234,10 +238,10 @@ impl Place {
     ///
     /// # Safety
     /// During the hook.
-    unsafe fn joins(&self, into: &mut Vec<i16>) {
+    unsafe fn joins(&self, into: &mut Vec<Part>) {
         let mut add = |column: i16| {
-            if !into.contains(&column) && into.len() < 8 {
-                into.push(column);
+            if !into.contains(&Part::Column(column)) && into.len() < 8 {
+                into.push(Part::Column(column));
             }
         };
         // SAFETY: planner nodes, alive during the hook.
@@ -301,9 +305,9 @@ impl Place {
                     break;
                 }
                 order.push(Key {
-                    column: (*var).varattno,
                     descending: compat::pathkey_descends(key),
                     nulls_first: (*key).pk_nulls_first,
+                    ..Key::ascending((*var).varattno)
                 });
             }
         }

@@ -1,13 +1,13 @@
 //! From what one statement asks of one relation to the B-trees that could serve it.
 
-use super::{Candidate, Key, Kind};
+use super::{Candidate, Key, Part};
 
 /// Candidates for one statement and relation, at most.
 pub const CANDIDATES_MAX: usize = 12;
 /// Key columns of one candidate, at most: wider keys cost more than the last column saves.
 pub const KEYS_MAX: usize = 5;
 
-/// How a column is compared.
+/// How a column or expression is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Comparison {
     /// With one value.
@@ -18,17 +18,24 @@ pub enum Comparison {
     In,
     /// With a bound, or `IS NOT NULL`.
     Range,
+    /// By what it contains or matches: a GIN index with the filter's operator class can find it.
+    Contains,
 }
 
-/// One indexable condition on one column.
+/// One indexable condition on one column or expression.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Filter {
-    /// Attribute number.
-    pub column: i16,
+    /// What is compared.
+    pub part: Part,
     /// How it is compared.
     pub comparison: Comparison,
     /// Share of rows that pass, as the planner sees it.
     pub selectivity: f64,
+    /// OID of the operator class that an index needs for it; 0 for the type's default.
+    pub opclass: u32,
+    /// The condition itself by its number in the caller's table of expressions, when an index could have it as its
+    /// predicate.
+    pub predicate: Option<u32>,
 }
 
 /// What one statement asks of one relation in one place.
@@ -40,10 +47,13 @@ pub struct Needs {
     pub filters: Vec<Filter>,
     /// For every OR: its arms, each a list of conditions that hold together.
     pub alternatives: Vec<Vec<Filter>>,
-    /// Columns equated with another relation's.
-    pub joins: Vec<i16>,
-    /// Orders that are wanted (sort, group, distinct), on this relation's columns.
+    /// Columns and expressions equated with another relation's.
+    pub joins: Vec<Part>,
+    /// Orders that are wanted (sort, group, distinct), on this relation.
     pub orders: Vec<Vec<Key>>,
+    /// All columns that the statement reads there, when an index might hold them all: few and narrow, and the table mostly
+    /// all-visible. Empty otherwise.
+    pub outputs: Vec<i16>,
 }
 
 /// The candidates for `needs`, most promising first, without duplicates.
@@ -66,39 +76,45 @@ pub fn generate(needs: &Needs) -> Vec<Candidate> {
     found.list
 }
 
-/// Conditions by kind, most selective first, one per column.
+/// Conditions by kind, most selective first, one per column or expression.
 struct Groups {
-    equal: Vec<i16>,
-    several: Vec<i16>,
-    range: Vec<i16>,
+    equal: Vec<Key>,
+    several: Vec<Key>,
+    range: Vec<Key>,
 }
 
 impl Groups {
     fn of(filters: &[Filter]) -> Self {
         let mut sorted = filters.to_vec();
-        sorted.sort_by(|a, b| a.selectivity.total_cmp(&b.selectivity).then(a.column.cmp(&b.column)));
+        sorted.sort_by(|a, b| a.selectivity.total_cmp(&b.selectivity).then(a.part.cmp(&b.part)));
         let (mut equal, mut several, mut range) = (Vec::new(), Vec::new(), Vec::new());
         for filter in &sorted {
+            let key = Key { opclass: filter.opclass, ..Key::of(filter.part) };
             match filter.comparison {
-                Comparison::Equal | Comparison::IsNull => push_new(&mut equal, filter.column),
-                Comparison::In => push_new(&mut several, filter.column),
-                Comparison::Range => push_new(&mut range, filter.column),
+                Comparison::Equal | Comparison::IsNull => push_new(&mut equal, key),
+                Comparison::In => push_new(&mut several, key),
+                Comparison::Range => push_new(&mut range, key),
+                Comparison::Contains => {}
             }
         }
-        several.retain(|column| !equal.contains(column));
-        range.retain(|column| !equal.contains(column) && !several.contains(column));
+        several.retain(|key| !has(&equal, key.part));
+        range.retain(|key| !has(&equal, key.part) && !has(&several, key.part));
         Groups { equal, several, range }
     }
 
-    /// Every column compared with a value.
-    fn values(&self) -> Vec<i16> {
+    /// Everything compared with a value.
+    fn values(&self) -> Vec<Key> {
         self.equal.iter().chain(&self.several).copied().collect()
     }
 }
 
-fn push_new(list: &mut Vec<i16>, column: i16) {
-    if !list.contains(&column) {
-        list.push(column);
+fn has(keys: &[Key], part: Part) -> bool {
+    keys.iter().any(|key| key.part == part)
+}
+
+fn push_new(list: &mut Vec<Key>, key: Key) {
+    if !has(list, key.part) {
+        list.push(key);
     }
 }
 
@@ -108,12 +124,10 @@ struct Found {
 }
 
 impl Found {
-    fn add(&mut self, equal: &[i16], rest: &[Key]) {
+    fn add(&mut self, equal: &[Key], rest: &[Key]) {
         let mut keys: Vec<Key> = Vec::new();
-        for key in equal.iter().map(|column| Key::ascending(*column)).chain(rest.iter().copied()) {
-            if key.column > 0 && !keys.iter().any(|other| other.column == key.column) {
-                keys.push(key);
-            }
+        for key in equal.iter().chain(rest) {
+            push_new(&mut keys, *key);
         }
         keys.truncate(KEYS_MAX);
         // Equality columns have no order of their own; the rest read backwards is the same index, and default order reads
@@ -122,12 +136,12 @@ impl Found {
         let turned = keys[free..].iter().filter(|key| key.descending).count() * 2 > keys.len() - free;
         for (at, key) in keys.iter_mut().enumerate() {
             *key = match (at < free, turned) {
-                (true, _) => Key::ascending(key.column),
+                (true, _) => Key { descending: false, nulls_first: false, ..*key },
                 (false, true) => key.reversed(),
                 (false, false) => *key,
             };
         }
-        let candidate = Candidate { relation: self.relation, kind: Kind::Btree, keys, free };
+        let candidate = Candidate::btree(self.relation, keys, free);
         if !candidate.keys.is_empty() && !self.list.iter().any(|known| known.same_index(&candidate)) {
             self.list.push(candidate);
         }
@@ -135,71 +149,65 @@ impl Found {
 
     fn for_filters(&mut self, groups: &Groups) {
         let values = groups.values();
-        for column in groups.range.iter().take(2) {
-            self.add(&values, &[Key::ascending(*column)]);
+        for key in groups.range.iter().take(2) {
+            self.add(&values, &[*key]);
         }
         self.add(&values, &[]);
         if !groups.several.is_empty() && !groups.equal.is_empty() {
             // Without the list: it can stay a filter.
-            for column in groups.range.iter().take(1) {
-                self.add(&groups.equal, &[Key::ascending(*column)]);
+            for key in groups.range.iter().take(1) {
+                self.add(&groups.equal, &[*key]);
             }
         }
-        for column in values.iter().chain(groups.range.iter().take(2)).take(3) {
-            self.add(&[], &[Key::ascending(*column)]);
+        for key in values.iter().chain(groups.range.iter().take(2)).take(3) {
+            self.add(&[], &[*key]);
         }
         if let (Some(value), Some(range)) = (values.first(), groups.range.first()) {
-            self.add(&[*value], &[Key::ascending(*range)]);
+            self.add(&[*value], &[*range]);
         }
     }
 
     fn for_orders(&mut self, groups: &Groups, orders: &[Vec<Key>]) {
         for order in orders {
             // What is fixed to one value sorts nothing.
-            let rest: Vec<Key> = order.iter().copied().filter(|key| !groups.equal.contains(&key.column)).collect();
+            let rest: Vec<Key> = order.iter().copied().filter(|key| !has(&groups.equal, key.part)).collect();
             if rest.is_empty() {
                 continue;
             }
-            let sorted_on: Vec<i16> = rest.iter().map(|key| key.column).collect();
             self.add(&groups.equal, &rest);
             if !groups.several.is_empty() {
-                let values: Vec<i16> =
-                    groups.values().into_iter().filter(|column| !sorted_on.contains(column)).collect();
+                let values: Vec<Key> = groups.values().into_iter().filter(|key| !has(&rest, key.part)).collect();
                 self.add(&values, &rest);
             }
             // Conditions that cannot lead are checked in the index, before the table is visited.
             let mut tail = rest.clone();
-            tail.extend(
-                groups
-                    .several
-                    .iter()
-                    .chain(&groups.range)
-                    .filter(|column| !sorted_on.contains(column))
-                    .map(|column| Key::ascending(*column)),
-            );
+            for key in groups.several.iter().chain(&groups.range) {
+                push_new(&mut tail, *key);
+            }
             self.add(&groups.equal, &tail);
             self.add(&[], &rest);
         }
     }
 
-    fn for_joins(&mut self, groups: &Groups, joins: &[i16], orders: &[Vec<Key>]) {
+    fn for_joins(&mut self, groups: &Groups, joins: &[Part], orders: &[Vec<Key>]) {
         let values = groups.values();
-        for column in joins {
-            let range = groups.range.first().map(|column| Key::ascending(*column));
-            self.add(&[*column], range.as_slice());
+        let joins: Vec<Key> = joins.iter().map(|part| Key::of(*part)).collect();
+        let range = groups.range.get(..1).unwrap_or_default();
+        for join in &joins {
+            self.add(&[*join], range);
             let mut equal = values.clone();
-            equal.push(*column);
-            self.add(&equal, range.as_slice());
-            let mut led_by_join = vec![*column];
+            equal.push(*join);
+            self.add(&equal, range);
+            let mut led_by_join = vec![*join];
             led_by_join.extend(&values);
             self.add(&led_by_join, &[]);
-            self.add(&[*column], &[]);
+            self.add(&[*join], &[]);
             if let Some(order) = orders.first() {
-                self.add(&[*column], order);
+                self.add(&[*join], order);
             }
         }
         if joins.len() > 1 {
-            self.add(joins, &[]);
+            self.add(&joins, &[]);
         }
     }
 }
@@ -210,11 +218,15 @@ mod tests {
     use proptest::prelude::*;
 
     fn filter(column: i16, comparison: Comparison, selectivity: f64) -> Filter {
-        Filter { column, comparison, selectivity }
+        Filter { part: Part::Column(column), comparison, selectivity, opclass: 0, predicate: None }
+    }
+
+    fn numbers(candidate: &Candidate) -> Vec<i16> {
+        candidate.keys.iter().filter_map(|key| key.column()).collect()
     }
 
     fn columns(candidates: &[Candidate]) -> Vec<Vec<i16>> {
-        candidates.iter().map(Candidate::columns).collect()
+        candidates.iter().map(numbers).collect()
     }
 
     #[test]
@@ -224,12 +236,12 @@ mod tests {
             filters: vec![filter(3, Comparison::Range, 0.001), filter(2, Comparison::Equal, 0.1)],
             ..Needs::default()
         };
-        assert_eq!(generate(&needs)[0].columns(), [2, 3]);
+        assert_eq!(numbers(&generate(&needs)[0]), [2, 3]);
     }
 
     #[test]
     fn equality_then_descending_order_is_one_ascending_or_descending_key() {
-        let descending = Key { column: 5, descending: true, nulls_first: true };
+        let descending = Key::ascending(5).reversed();
         let needs = Needs {
             relation: 1,
             filters: vec![filter(2, Comparison::Equal, 0.1)],
@@ -243,7 +255,7 @@ mod tests {
 
     #[test]
     fn mixed_directions_stay() {
-        let order = vec![Key::ascending(1), Key { column: 2, descending: true, nulls_first: true }];
+        let order = vec![Key::ascending(1), Key::ascending(2).reversed()];
         let candidates = generate(&Needs { relation: 1, orders: vec![order.clone()], ..Needs::default() });
         assert_eq!(candidates[0].keys, order);
     }
@@ -253,7 +265,7 @@ mod tests {
         let needs = Needs {
             relation: 1,
             filters: vec![filter(2, Comparison::In, 0.01)],
-            joins: vec![7],
+            joins: vec![Part::Column(7)],
             orders: vec![vec![Key::ascending(5)]],
             ..Needs::default()
         };
@@ -285,17 +297,18 @@ mod tests {
                 relation: 9,
                 filters: filters.iter().map(|(c, k, s)| filter(*c, kinds[*k], *s)).collect(),
                 alternatives: vec![],
-                joins,
+                joins: joins.into_iter().map(Part::Column).collect(),
                 orders: orders.iter().map(|keys| keys.iter()
-                    .map(|(column, descending, nulls_first)| Key { column: *column, descending: *descending, nulls_first: *nulls_first })
+                    .map(|(column, descending, nulls_first)| Key { descending: *descending, nulls_first: *nulls_first, ..Key::ascending(*column) })
                     .collect()).collect(),
+                outputs: vec![],
             };
             let candidates = generate(&needs);
             prop_assert!(candidates.len() <= CANDIDATES_MAX);
             for (at, candidate) in candidates.iter().enumerate() {
                 prop_assert!(!candidate.keys.is_empty() && candidate.keys.len() <= KEYS_MAX);
                 prop_assert!(candidate.free <= candidate.keys.len());
-                let mut columns = candidate.columns();
+                let mut columns = numbers(candidate);
                 columns.sort_unstable();
                 columns.dedup();
                 prop_assert_eq!(columns.len(), candidate.keys.len());

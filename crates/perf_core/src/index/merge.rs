@@ -1,7 +1,7 @@
 //! One index for several statements: reorderings and extensions that keep every statement's prefix.
 
 use super::candidates::KEYS_MAX;
-use super::{Candidate, Key};
+use super::{Candidate, Key, Kind, Part};
 
 /// Adds to `candidates` the indexes that serve two of them at once; at most `added_max`.
 ///
@@ -11,7 +11,12 @@ pub fn merged(candidates: &[Candidate], added_max: usize) -> Vec<Candidate> {
     let mut added: Vec<Candidate> = Vec::new();
     for (at, a) in candidates.iter().enumerate() {
         for (bt, b) in candidates.iter().enumerate() {
-            if at == bt || a.relation != b.relation || a.kind != b.kind {
+            if at == bt
+                || a.relation != b.relation
+                || a.kind != Kind::Btree
+                || b.kind != Kind::Btree
+                || a.predicate != b.predicate
+            {
                 continue;
             }
             for new in [reordered(a, b), appended(a, b)].into_iter().flatten() {
@@ -29,12 +34,13 @@ pub fn merged(candidates: &[Candidate], added_max: usize) -> Vec<Candidate> {
 
 /// `b` with the keys of `a` first, when all of `a` are equality columns of `b` (or its last is `b`'s first ordered one).
 fn reordered(a: &Candidate, b: &Candidate) -> Option<Candidate> {
-    if a.keys.len() >= b.keys.len() || !a.columns().iter().all(|column| b.columns()[..b.free].contains(column)) {
+    if a.keys.len() >= b.keys.len() || !a.parts().iter().all(|part| b.parts()[..b.free].contains(part)) {
         return None;
     }
     let mut keys = a.keys.clone();
-    keys.extend(b.keys.iter().filter(|key| !a.columns().contains(&key.column)));
-    Some(Candidate { keys, free: a.keys.len(), ..b.clone() })
+    keys.extend(b.keys.iter().filter(|key| !a.parts().contains(&key.part)));
+    let include = included(a, b, &keys);
+    Some(Candidate { keys, include, free: a.keys.len(), ..b.clone() })
 }
 
 /// `a`, then what `b` has more, when both begin with the same column.
@@ -42,36 +48,49 @@ fn appended(a: &Candidate, b: &Candidate) -> Option<Candidate> {
     if a.keys.first() != b.keys.first() {
         return None;
     }
-    let more: Vec<Key> = b.keys.iter().copied().filter(|key| !a.columns().contains(&key.column)).collect();
+    let more: Vec<Key> = b.keys.iter().copied().filter(|key| !a.parts().contains(&key.part)).collect();
     if more.is_empty() || a.keys.len() + more.len() > KEYS_MAX {
         return None;
     }
     let mut keys = a.keys.clone();
     keys.extend(more);
-    Some(Candidate { keys, free: a.free.min(a.keys.len()), ..a.clone() })
+    let include = included(a, b, &keys);
+    Some(Candidate { keys, include, free: a.free.min(a.keys.len()), ..a.clone() })
+}
+
+/// The INCLUDE columns of both that are not among the keys.
+fn included(a: &Candidate, b: &Candidate, keys: &[Key]) -> Vec<i16> {
+    let mut columns: Vec<i16> = a.include.iter().chain(&b.include).copied().collect();
+    columns.sort_unstable();
+    columns.dedup();
+    columns.retain(|column| !keys.iter().any(|key| key.part == Part::Column(*column)));
+    columns
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::Kind;
     use super::*;
     use proptest::prelude::*;
 
     fn candidate(columns: &[i16], free: usize) -> Candidate {
-        Candidate { relation: 1, kind: Kind::Btree, keys: columns.iter().map(|c| Key::ascending(*c)).collect(), free }
+        Candidate::btree(1, columns.iter().map(|c| Key::ascending(*c)).collect(), free)
+    }
+
+    fn numbers(candidate: &Candidate) -> Vec<i16> {
+        candidate.keys.iter().filter_map(|key| key.column()).collect()
     }
 
     #[test]
     fn equality_columns_are_brought_forward() {
         let added = merged(&[candidate(&[2], 1), candidate(&[1, 2, 3], 2)], 10);
-        assert!(added.iter().any(|new| new.columns() == [2, 1, 3]), "{added:?}");
+        assert!(added.iter().any(|new| numbers(new) == [2, 1, 3]), "{added:?}");
     }
 
     #[test]
     fn a_common_start_is_extended() {
         let added = merged(&[candidate(&[1, 2], 1), candidate(&[1, 3], 1)], 10);
-        assert!(added.iter().any(|new| new.columns() == [1, 2, 3]), "{added:?}");
-        assert!(added.iter().any(|new| new.columns() == [1, 3, 2]), "{added:?}");
+        assert!(added.iter().any(|new| numbers(new) == [1, 2, 3]), "{added:?}");
+        assert!(added.iter().any(|new| numbers(new) == [1, 3, 2]), "{added:?}");
     }
 
     proptest! {

@@ -10,11 +10,17 @@ pub mod name;
 pub mod select;
 pub mod size;
 
-/// The access method of a candidate. Further kinds (GIN, BRIN, hash) get a variant here and an arm where one is priced.
+/// The access method of a candidate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// Ordered keys.
     Btree,
+    /// Hashes of one key.
+    Hash,
+    /// Summaries of block ranges.
+    Brin,
+    /// Elements within values.
+    Gin,
 }
 
 impl Kind {
@@ -22,15 +28,29 @@ impl Kind {
     pub fn access_method(self) -> &'static str {
         match self {
             Kind::Btree => "btree",
+            Kind::Hash => "hash",
+            Kind::Brin => "brin",
+            Kind::Gin => "gin",
         }
     }
 }
 
-/// One key column of an index.
+/// What a key is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Part {
+    /// A column, by attribute number.
+    Column(i16),
+    /// An expression, by its number in the caller's table of expressions.
+    Expression(u32),
+}
+
+/// One key of an index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
-    /// Attribute number in the relation.
-    pub column: i16,
+    /// Column or expression.
+    pub part: Part,
+    /// OID of the operator class; 0 for the type's default.
+    pub opclass: u32,
     /// `DESC`.
     pub descending: bool,
     /// `NULLS FIRST`.
@@ -38,9 +58,14 @@ pub struct Key {
 }
 
 impl Key {
-    /// `ASC NULLS LAST`, the default.
+    /// `ASC NULLS LAST` with the default operator class.
+    pub fn of(part: Part) -> Self {
+        Key { part, opclass: 0, descending: false, nulls_first: false }
+    }
+
+    /// The same for a column.
     pub fn ascending(column: i16) -> Self {
-        Key { column, descending: false, nulls_first: false }
+        Key::of(Part::Column(column))
     }
 
     /// Whether this is the default order.
@@ -50,7 +75,15 @@ impl Key {
 
     /// The same key read backwards.
     pub fn reversed(self) -> Self {
-        Key { column: self.column, descending: !self.descending, nulls_first: !self.nulls_first }
+        Key { descending: !self.descending, nulls_first: !self.nulls_first, ..self }
+    }
+
+    /// The column, if it is one.
+    pub fn column(self) -> Option<i16> {
+        match self.part {
+            Part::Column(column) => Some(column),
+            Part::Expression(_) => None,
+        }
     }
 }
 
@@ -61,27 +94,50 @@ pub struct Candidate {
     pub relation: u32,
     /// Access method.
     pub kind: Kind,
-    /// Key columns in order; never empty.
+    /// Keys in order; never empty.
     pub keys: Vec<Key>,
+    /// INCLUDE columns.
+    pub include: Vec<i16>,
+    /// The predicate, by its number in the caller's table of expressions.
+    pub predicate: Option<u32>,
     /// How many leading keys are compared for equality by the statement that asked: these may be reordered.
     pub free: usize,
 }
 
 impl Candidate {
-    /// The key columns' attribute numbers.
-    pub fn columns(&self) -> Vec<i16> {
-        self.keys.iter().map(|key| key.column).collect()
+    /// A B-tree on all rows.
+    pub fn btree(relation: u32, keys: Vec<Key>, free: usize) -> Self {
+        Candidate { relation, kind: Kind::Btree, keys, include: Vec::new(), predicate: None, free }
     }
 
-    /// Whether `self` can stand in for `other`: same relation and kind, and `other`'s keys are a prefix of its own, read
-    /// forwards or backwards.
+    /// What the keys are made of.
+    pub fn parts(&self) -> Vec<Part> {
+        self.keys.iter().map(|key| key.part).collect()
+    }
+
+    /// Whether `self` can stand in for `other`: `other`'s keys are a prefix of its own, read forwards or backwards, its
+    /// INCLUDE columns are there, and both are of the same kind and on the same rows.
     pub fn covers(&self, other: &Candidate) -> bool {
-        self.relation == other.relation && self.kind == other.kind && keys_cover(&self.keys, &other.keys)
+        let holds = |column: &i16| {
+            self.include.contains(column) || self.keys.iter().any(|key| key.part == Part::Column(*column))
+        };
+        self.relation == other.relation
+            && self.kind == other.kind
+            && self.predicate == other.predicate
+            && match self.kind {
+                Kind::Btree => keys_cover(&self.keys, &other.keys),
+                Kind::Hash | Kind::Brin | Kind::Gin => self.keys == other.keys,
+            }
+            && other.include.iter().all(holds)
     }
 
     /// Whether both describe the same index but for the bookkeeping in `free`.
     pub fn same_index(&self, other: &Candidate) -> bool {
-        self.relation == other.relation && self.kind == other.kind && self.keys == other.keys
+        self.relation == other.relation
+            && self.kind == other.kind
+            && self.keys == other.keys
+            && self.include == other.include
+            && self.predicate == other.predicate
     }
 }
 

@@ -1,0 +1,104 @@
+//! Expressions that statements ask for and that an index could have as a key or predicate: a table of distinct node trees,
+//! each numbered. Owns copies in a memory context of its own, so that they outlive the planner run they were seen in; made
+//! by an advisor for one call. Locks nothing.
+
+use pgrx::{pg_sys, PgMemoryContexts};
+
+use super::{ident, planner};
+
+/// One expression over one relation.
+#[derive(Debug)]
+struct Item {
+    relation: pg_sys::Oid,
+    node: *mut pg_sys::Node,
+}
+
+/// The table.
+pub struct Expressions {
+    context: PgMemoryContexts,
+    items: Vec<Item>,
+}
+
+impl std::fmt::Debug for Expressions {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_list().entries(&self.items).finish()
+    }
+}
+
+impl Default for Expressions {
+    fn default() -> Self {
+        Expressions { context: PgMemoryContexts::new("perf_opt expressions"), items: Vec::new() }
+    }
+}
+
+impl Expressions {
+    /// The number of `node`, an expression over `relation`, whose columns it names by range table index `varno`. The same
+    /// expression always has the same number.
+    ///
+    /// # Safety
+    /// `node` is a valid expression without sub-selects, whose variables are all of `varno` at level 0.
+    pub unsafe fn number(&mut self, relation: pg_sys::Oid, node: *mut pg_sys::Node, varno: i32) -> u32 {
+        // SAFETY: valid by the caller's promise; the copy is ours to change, in a context that lives as long as `self`.
+        unsafe {
+            let before = self.context.set_as_current();
+            let copy = pg_sys::copyObjectImpl(node.cast()).cast::<pg_sys::Node>();
+            pg_sys::MemoryContextSwitchTo(before.value());
+            if varno != 1 {
+                pg_sys::ChangeVarNodes(copy, varno, 1, 0);
+            }
+            let known = self
+                .items
+                .iter()
+                .position(|item| item.relation == relation && pg_sys::equal(item.node.cast(), copy.cast()));
+            match known {
+                Some(at) => {
+                    pg_sys::pfree(copy.cast());
+                    at as u32
+                }
+                None => {
+                    self.items.push(Item { relation, node: copy });
+                    self.items.len() as u32 - 1
+                }
+            }
+        }
+    }
+
+    /// The expression over range table entry 1; NULL for a number that was never given.
+    pub fn node(&self, number: u32) -> *mut pg_sys::Node {
+        self.items.get(number as usize).map_or(std::ptr::null_mut(), |item| item.node)
+    }
+
+    /// The columns that the expression reads.
+    pub fn columns(&self, number: u32) -> Vec<i16> {
+        let mut columns = Vec::new();
+        // SAFETY: the set is allocated in the current context and freed; attribute numbers in it are offset so that system
+        // columns, which are negative, fit.
+        unsafe {
+            let mut set = std::ptr::null_mut();
+            pg_sys::pull_varattnos(self.node(number), 1, &mut set);
+            let mut member = pg_sys::bms_next_member(set, -1);
+            while member >= 0 {
+                columns.push((member + pg_sys::FirstLowInvalidHeapAttributeNumber) as i16);
+                member = pg_sys::bms_next_member(set, member);
+            }
+            pg_sys::bms_free(set);
+        }
+        columns
+    }
+
+    /// The expression as SQL, without the relation's name before its columns and with every name outside `pg_catalog`
+    /// qualified, so that it means the same under any `search_path`. Empty for a number that was never given.
+    pub fn text(&self, number: u32) -> String {
+        let Some(item) = self.items.get(number as usize) else { return String::new() };
+        let Some((_, name)) = ident::relation_parts(item.relation) else { return String::new() };
+        let name = ident::until_nul(&name);
+        planner::with_catalog_path(|| {
+            // SAFETY: the deparse context is made for the one relation the expression is over.
+            unsafe {
+                let context = pg_sys::deparse_context_for(name.as_ptr(), item.relation);
+                ident::owned(pg_sys::deparse_expression(item.node, context, false, false)).unwrap_or_default()
+            }
+        })
+        .unwrap_or_default()
+    }
+}
