@@ -14,7 +14,8 @@ use crate::workload::{captured, queries, stat_statements};
 /// `query` is one SELECT, INSERT, UPDATE, DELETE or MERGE; `indexes` are CREATE INDEX statements (B-tree: several columns,
 /// ASC/DESC, NULLS FIRST/LAST, INCLUDE, expressions, WHERE); `without` are names of existing indexes to leave out of sight.
 /// Returns a row `current` and a row `hypothetical`: `total_cost` in the planner's unit, the names of the indexes used, and
-/// the plan as EXPLAIN prints it. `$1`, `$2`, ... are planned generically. Privileges on the tables are needed as for EXPLAIN.
+/// the plan as EXPLAIN prints it; `estimated_ms`, the time that the steps in `work` (name to count) take when everything is in
+/// memory, on the machine that the prices of the steps were measured on: good for comparing plans. `$1`, `$2`, ... are planned generically. Privileges on the tables are needed as for EXPLAIN.
 ///
 /// Errors: 22004 for a NULL argument, 22023 when `query` is not exactly one statement with a plan or an element of `indexes`
 /// not one CREATE INDEX, 0A000 for kinds of index that are not supported, 42704 for an unknown index in `without`, and
@@ -26,15 +27,30 @@ fn what_if(
     without: default!(Option<Vec<Option<String>>>, "'{}'"),
 ) -> TableIterator<
     'static,
-    (name!(variant, String), name!(total_cost, f64), name!(indexes_used, Vec<String>), name!(plan, String)),
+    (
+        name!(variant, String),
+        name!(total_cost, f64),
+        name!(indexes_used, Vec<String>),
+        name!(plan, String),
+        name!(estimated_ms, f64),
+        name!(work, pgrx::JsonB),
+    ),
 > {
     let answer = required("query", query)
         .and_then(|query| Ok((query, elements("indexes", indexes)?, elements("without", without)?)))
         .and_then(|(query, indexes, without)| what_if::run(query, &indexes, &without));
     match answer {
-        Ok(variants) => TableIterator::new(
-            variants.into_iter().map(|row| (row.variant.to_owned(), row.total_cost, row.indexes_used, row.plan)),
-        ),
+        Ok(variants) => TableIterator::new(variants.into_iter().map(|row| {
+            let work: serde_json::Map<String, serde_json::Value> = row
+                .work
+                .counted()
+                .filter(|(_, count)| *count > 0.0)
+                .map(|(name, count)| (name.to_owned(), serde_json::json!(count.round())))
+                .collect();
+            let estimated_ms = row.work.milliseconds();
+            let work = pgrx::JsonB(serde_json::Value::Object(work));
+            (row.variant.to_owned(), row.total_cost, row.indexes_used, row.plan, estimated_ms, work)
+        })),
         Err(error) => error.raise(),
     }
 }

@@ -11,6 +11,7 @@
 
 mod harvest;
 mod plan_tree;
+mod work;
 
 use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
@@ -19,6 +20,7 @@ use std::ptr;
 use std::sync::Once;
 
 use perf_core::index::candidates::Needs;
+use perf_core::index::work::Work;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{pg_guard, pg_sys, PgList, PgMemoryContexts, PgSqlErrorCode, PgTryBuilder};
 
@@ -109,6 +111,8 @@ pub struct Planned {
     pub needs: Vec<Needs>,
     /// What it writes.
     pub writes: Vec<Write>,
+    /// What executing it would do.
+    pub work: Work,
     /// Whether it has parameters (`$1`, ...).
     pub has_parameters: bool,
 }
@@ -161,6 +165,7 @@ struct Active<'a> {
     configuration: Configuration<'a>,
     oids: &'a [pg_sys::Oid],
     needs: RefCell<Vec<Needs>>,
+    seen: RefCell<work::Seen>,
 }
 
 thread_local! {
@@ -425,7 +430,8 @@ unsafe fn plan_one(
     configuration: &Configuration<'_>,
     oids: &[pg_sys::Oid],
 ) -> Planned {
-    let active = Active { parameters, configuration: *configuration, oids, needs: RefCell::new(Vec::new()) };
+    let active =
+        Active { parameters, configuration: *configuration, oids, needs: RefCell::default(), seen: RefCell::default() };
     let guard = ActiveGuard::set(&active);
     let mut planned = Planned::default();
     for query in queries {
@@ -438,6 +444,7 @@ unsafe fn plan_one(
             planned.rows = (*(*plan).planTree).plan_rows;
             let known = &oids[..oids.len().min(configuration.hypothetical.len())];
             plan_tree::describe(plan, known, &mut planned);
+            planned.work.add_all(&work::of(plan, &active.seen.borrow()));
             planned.writes.extend(plan_tree::writes_of(*query, plan));
             if configuration.explain {
                 let printed = explain(plan, text, parameters);
@@ -577,6 +584,7 @@ unsafe extern "C-unwind" fn pathlist(
             pg_sys::ffi::pg_guard_ffi_boundary(|| next(root, rel, rti, rte));
         }
         let Some(active) = active(root) else { return };
+        active.seen.borrow_mut().note(rel, rte);
         let Some(expressions) = active.configuration.harvest else { return };
         if let Some(needs) = harvest::needs(root, rel, rti, rte, &mut expressions.borrow_mut()) {
             active.needs.borrow_mut().push(needs);

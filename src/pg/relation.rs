@@ -222,6 +222,24 @@ impl Relation {
     }
 }
 
+/// How far the physical order of `relation` follows its column `number`, -1 to 1; 0 when that is not known.
+pub fn correlation(relation: pg_sys::Oid, number: i16) -> f64 {
+    let mut correlation = 0.0;
+    // SAFETY: the tuple comes from the syscache and is released below.
+    unsafe {
+        let tuple = statistics_tuple(relation, number, false);
+        if !tuple.is_null() {
+            with_slot(tuple, pg_sys::STATISTIC_KIND_CORRELATION, pg_sys::ATTSTATSSLOT_NUMBERS, |slot| {
+                if slot.nnumbers > 0 {
+                    correlation = f64::from(*slot.numbers);
+                }
+            });
+            pg_sys::ReleaseSysCache(tuple);
+        }
+    }
+    correlation
+}
+
 /// # Safety
 /// Needs a transaction; the result is NULL or must be released.
 unsafe fn statistics_tuple(relation: pg_sys::Oid, column: i16, inherited: bool) -> pg_sys::HeapTuple {

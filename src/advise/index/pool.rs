@@ -3,24 +3,31 @@
 use std::time::Instant;
 
 use perf_core::index::candidates::generate;
+use perf_core::index::ledger::{self, Ledger, Outcome};
 use perf_core::index::merge::merged;
-use perf_core::index::select::{Choice, CostOracle};
+use perf_core::index::select::Choice;
 use perf_core::index::{Candidate, Part};
 
 use super::existing;
 use super::study::{Known, Studied, Study};
 use crate::pg::hypothetical::Hypothetical;
-use crate::pg::planner::{Configuration, UsedIndex, WriteCommand};
+use crate::pg::planner::{Configuration, Planned, UsedIndex, WriteCommand};
 use crate::workload::queries::Workload;
 
-/// A candidate must make a statement at least this much cheaper to stay.
+/// A plan must be at least this much cheaper, or take this much less time, to count as improved.
 pub const IMPROVED: f64 = 0.99;
-/// Candidates of one statement that are tried alone, at most.
-const SINGLES_MAX: usize = 20;
+/// Candidates of one statement, at most: leaves room for other statements' in its page of the ledger.
+const OWN_MAX: usize = 96;
+/// How often the candidates in a statement's plan are set aside to see which come next.
+const LAYERS_MAX: usize = 4;
 /// Merged candidates, at most.
 const MERGED_MAX: usize = 100;
-/// An index entry written, in the planner's unit: a descent of three levels and a leaf insertion.
-const ENTRY_COST: f64 = 0.5;
+/// Planner calls in the search, a statement on average.
+const CALLS_MEAN: f64 = 18.0;
+/// The same for any one statement, at least and at most; the heavier, the more.
+const CALLS_RANGE: (f64, f64) = (8.0, 90.0);
+/// An index entry written, in nanoseconds: a descent of three levels, a leaf insertion and its WAL.
+const ENTRY_NS: f64 = 2_500.0;
 /// Work of a write besides its index entries, counted in index entries: the tuple, its WAL, the statement itself.
 const WRITE_BASE: f64 = 3.0;
 /// Updates that stay HOT where the server has counted none yet.
@@ -45,38 +52,40 @@ pub struct Entry {
 pub struct Pool {
     /// In the order found.
     pub entries: Vec<Entry>,
+    /// Candidates of each statement's own needs.
+    own: Vec<Vec<usize>>,
+}
+
+/// What is left of the pool when every statement has shown what its plans use.
+#[derive(Default)]
+pub struct Shortlist {
+    /// Places in the pool that some plan used, or that the policy names.
+    pub places: Vec<usize>,
     /// Candidates that one statement's plan used together.
     pub bundles: Vec<Vec<usize>>,
 }
 
 impl Pool {
-    /// Makes the candidates of every statement and keeps those that help it, alone or together.
+    /// Makes the candidates of every statement.
     pub fn of(study: &Study, workload: &Workload, deadline: Instant) -> Pool {
         let mut pool = Pool::default();
         for statement in &study.statements {
-            if Instant::now() >= deadline {
-                break;
-            }
-            if statement.weight <= 0.0 {
-                continue;
-            }
-            let (candidates, together) = helpful(study, statement);
-            let mut bundle = Vec::new();
-            for (place, candidate) in candidates.into_iter().enumerate() {
-                let at = pool.add(study, workload, candidate, None);
-                if together.contains(&place) {
-                    bundle.extend(at);
+            let mut own = Vec::new();
+            if statement.weight > 0.0 && Instant::now() < deadline {
+                let lists: Vec<Vec<Candidate>> = statement.base.needs.iter().map(generate).collect();
+                let longest = lists.iter().map(Vec::len).max().unwrap_or(0);
+                // The most promising of every relation first.
+                for candidate in (0..longest).flat_map(|rank| lists.iter().filter_map(move |list| list.get(rank))) {
+                    if own.len() >= OWN_MAX {
+                        break;
+                    }
+                    let known = study.relations.get(&candidate.relation);
+                    if known.is_some_and(|known| !is_covered(known, candidate)) {
+                        own.extend(pool.add(study, workload, candidate.clone(), None).filter(|at| !own.contains(at)));
+                    }
                 }
             }
-            if bundle.len() > 1 && !pool.bundles.contains(&bundle) {
-                pool.bundles.push(bundle);
-            }
-        }
-        let own: Vec<Candidate> = pool.entries.iter().map(|entry| entry.candidate.clone()).collect();
-        for candidate in merged(&own, MERGED_MAX) {
-            if study.relations.get(&candidate.relation).is_some_and(|known| !is_covered(known, &candidate)) {
-                pool.add(study, workload, candidate, None);
-            }
+            pool.own.push(own);
         }
         pool
     }
@@ -100,21 +109,70 @@ impl Pool {
             Hypothetical::from_candidate("", &candidate, &known.relation, &known.leaves, &study.expressions.borrow())?;
         let first = candidate.keys.first()?.part;
         let statements: Vec<usize> = (0..study.statements.len())
-            .filter(|at| study.statements[*at].asks_for(candidate.relation, first))
+            .filter(|at| {
+                study.statements[*at].weight > 0.0 && study.statements[*at].asks_for(candidate.relation, first)
+            })
             .collect();
         let write_cost = write_cost(study, workload, known, &candidate);
         self.entries.push(Entry { candidate, index, statements, policy: policy.into_iter().collect(), write_cost });
         Some(self.entries.len() - 1)
     }
 
-    /// As the selection wants them.
-    pub fn choices(&self) -> Vec<Choice> {
+    /// Adds the indexes that serve two of the shortlisted at once.
+    pub fn add_merged(&mut self, study: &Study, workload: &Workload, shortlist: &mut Shortlist) {
+        let parents: Vec<Candidate> = shortlist.places.iter().map(|at| self.entries[*at].candidate.clone()).collect();
+        for candidate in merged(&parents, MERGED_MAX) {
+            if study.relations.get(&candidate.relation).is_some_and(|known| !is_covered(known, &candidate)) {
+                let at = self.add(study, workload, candidate, None);
+                shortlist.places.extend(at.filter(|at| !shortlist.places.contains(at)));
+            }
+        }
+        shortlist.places.sort_unstable();
+    }
+
+    /// Asks every statement for its plan with all of its candidates, then without those it used, and so on: what it would
+    /// use first, second, third. One planner call each.
+    pub fn shortlist(&self, study: &Study, ledger: &mut Ledger<'_, Oracle<'_>>) -> Shortlist {
+        let mut shortlist = Shortlist::default();
+        for number in 0..study.statements.len() {
+            ledger.add_relevant(number, self.own[number].iter().copied());
+            let mut rest = self.own[number].clone();
+            for layer in 0..LAYERS_MAX {
+                if rest.is_empty() || ledger.expired() {
+                    break;
+                }
+                rest.sort_unstable();
+                let (used, cost) = ledger.plan(number, &rest);
+                if used.is_empty() || cost > IMPROVED {
+                    break;
+                }
+                rest.retain(|at| !used.contains(at));
+                if layer == 0 && used.len() > 1 && !shortlist.bundles.contains(&used) {
+                    shortlist.bundles.push(used.clone());
+                }
+                shortlist.places.extend(used);
+            }
+        }
+        shortlist.places.extend((0..self.entries.len()).filter(|at| !self.entries[*at].policy.is_empty()));
+        shortlist.places.sort_unstable();
+        shortlist.places.dedup();
+        shortlist
+    }
+
+    /// As the selection wants them: those not on the shortlist serve nothing.
+    pub fn choices(&self, shortlist: &Shortlist) -> Vec<Choice> {
         self.entries
             .iter()
-            .map(|entry| Choice {
+            .enumerate()
+            .map(|(at, entry)| Choice {
+                relation: entry.candidate.relation,
                 bytes: entry.index.bytes,
                 write_cost: entry.write_cost.unwrap_or(0.0),
-                statements: entry.statements.clone(),
+                statements: if shortlist.places.binary_search(&at).is_ok() {
+                    entry.statements.clone()
+                } else {
+                    Vec::new()
+                },
                 preferred: !entry.policy.is_empty(),
             })
             .collect()
@@ -126,55 +184,22 @@ pub fn is_covered(known: &Known, candidate: &Candidate) -> bool {
     existing::covering(&known.existing, candidate).is_some()
 }
 
-/// The candidates of one statement that make it cheaper, and which of them its plan uses when it has them all.
-fn helpful(study: &Study, statement: &Studied) -> (Vec<Candidate>, Vec<usize>) {
-    let nothing = || (Vec::new(), Vec::new());
-    let mut candidates: Vec<Candidate> = Vec::new();
-    for candidate in statement.base.needs.iter().flat_map(generate) {
-        let usable = study.relations.get(&candidate.relation).is_some_and(|known| !is_covered(known, &candidate));
-        if usable && !candidates.iter().any(|known| known.same_index(&candidate)) {
-            candidates.push(candidate);
-        }
-    }
-    let indexes: Vec<(usize, Hypothetical)> = candidates
-        .iter()
-        .enumerate()
-        .filter_map(|(at, candidate)| {
-            let known = study.relations.get(&candidate.relation)?;
-            let expressions = &study.expressions.borrow();
-            Some((at, Hypothetical::from_candidate("", candidate, &known.relation, &known.leaves, expressions)?))
-        })
-        .collect();
-    let together: Vec<&Hypothetical> = indexes.iter().map(|(_, index)| index).collect();
-    let limit = statement.base.total_cost * IMPROVED;
-    let all = Configuration { hypothetical: &together, ..Configuration::default() };
-    let Some(plans) = (!together.is_empty()).then(|| statement.plan(&[all])).flatten() else { return nothing() };
-    if plans.iter().all(|plan| plan.total_cost > limit) {
-        return nothing();
-    }
-    let mut keep = vec![false; candidates.len()];
-    for used in plans.iter().flat_map(|plan| &plan.scans).flat_map(|scan| &scan.indexes) {
-        if let UsedIndex::Hypothetical(place) = used {
-            keep[indexes[*place].0] = true;
-        }
-    }
-    let used = keep.clone();
-    let singles: Vec<[&Hypothetical; 1]> = together.iter().take(SINGLES_MAX).map(|index| [*index]).collect();
-    let configurations: Vec<Configuration<'_>> =
-        singles.iter().map(|single| Configuration { hypothetical: single, ..Configuration::default() }).collect();
-    for (plan, (at, _)) in statement.plan(&configurations).unwrap_or_default().iter().zip(&indexes) {
-        keep[*at] |= plan.total_cost <= limit;
-    }
-    let kept: Vec<usize> = (0..candidates.len()).filter(|at| keep[*at]).collect();
-    let together = (0..kept.len()).filter(|place| used[kept[*place]]).collect();
-    (candidates.into_iter().zip(keep).filter_map(|(candidate, keep)| keep.then_some(candidate)).collect(), together)
+/// How often the planner may be asked for each statement during the search.
+pub fn calls_allowed(study: &Study) -> Vec<usize> {
+    let total: f64 = study.statements.iter().map(|statement| statement.weight).sum();
+    let count = study.statements.len().max(1) as f64;
+    let fair = |statement: &Studied| {
+        let share = if total > 0.0 { statement.weight * count / total } else { 1.0 };
+        (CALLS_MEAN * (0.5 + 0.5 * share)).clamp(CALLS_RANGE.0, CALLS_RANGE.1) as usize
+    };
+    study.statements.iter().map(fair).collect()
 }
 
 /// What a candidate costs the writes of its relation.
 ///
 /// Measured: a write of n existing indexes does the work of n + 3 index entries, so one more costs 1 / (n + 3) of its
 /// measured time; an UPDATE pays when it sets a key column, else for the share of updates that are not HOT. Given queries:
-/// rows times what an entry costs in the planner's unit.
+/// rows times what an entry takes.
 fn write_cost(study: &Study, workload: &Workload, known: &Known, candidate: &Candidate) -> Option<f64> {
     let columns = stored_columns(study, candidate);
     let (mut sum, mut seen) = (0.0, false);
@@ -191,7 +216,7 @@ fn write_cost(study: &Study, workload: &Workload, known: &Known, candidate: &Can
                 * if workload.is_measured() {
                     statement.weight / (known.existing.len() as f64 + WRITE_BASE)
                 } else {
-                    workload.statements[statement.at].calls * write.rows.max(1.0) * ENTRY_COST
+                    workload.statements[statement.at].calls * write.rows.max(1.0) * ENTRY_NS * 1e-6
                 };
         }
     }
@@ -213,7 +238,7 @@ fn stored_columns(study: &Study, candidate: &Candidate) -> Vec<i16> {
 }
 
 /// The planner, asked one statement and one set of candidates at a time.
-pub struct Planner<'a> {
+pub struct Oracle<'a> {
     /// The statements.
     pub study: &'a Study,
     /// The candidates.
@@ -222,14 +247,38 @@ pub struct Planner<'a> {
     pub deadline: Instant,
 }
 
-impl CostOracle for Planner<'_> {
-    fn cost(&mut self, statement: usize, config: &[usize]) -> Option<f64> {
+impl Oracle<'_> {
+    /// The plan of a statement with these candidates.
+    pub fn planned(&self, statement: usize, config: &[usize]) -> Option<Planned> {
         let indexes: Vec<&Hypothetical> = config.iter().map(|at| &self.pool.entries[*at].index).collect();
         let configuration = Configuration { hypothetical: &indexes, ..Configuration::default() };
-        self.study.statements[statement].plan(&[configuration])?.first().map(|plan| plan.total_cost)
+        self.study.statements[statement].plan(&[configuration])?.into_iter().next()
+    }
+}
+
+impl ledger::Planner for Oracle<'_> {
+    fn plan(&mut self, statement: usize, config: &[usize]) -> Option<Outcome> {
+        let plan = self.planned(statement, config)?;
+        Some(Outcome { cost: plan.total_cost, value: self.study.time_of(&plan), used: used(&plan, config) })
     }
 
     fn expired(&mut self) -> bool {
         Instant::now() >= self.deadline
     }
+}
+
+/// The candidates in a plan that was made with `config`.
+pub fn used(plan: &Planned, config: &[usize]) -> Vec<usize> {
+    let mut used: Vec<usize> = plan
+        .scans
+        .iter()
+        .flat_map(|scan| &scan.indexes)
+        .filter_map(|index| match index {
+            UsedIndex::Hypothetical(place) => config.get(*place).copied(),
+            UsedIndex::Real(_) => None,
+        })
+        .collect();
+    used.sort_unstable();
+    used.dedup();
+    used
 }

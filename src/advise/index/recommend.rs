@@ -4,19 +4,21 @@
 use std::collections::hash_map::Entry;
 use std::time::Instant;
 
-use perf_core::index::select::{select, CostOracle, Selection, Statement as Weighed};
+use perf_core::index::ledger::{Outcome as PlanOutcome, Pages};
+use perf_core::index::select::{select, Selection, WORSE_MAX};
 
 use super::policy::{self, PolicyRow, Resolved};
-use super::pool::{is_covered, Planner, Pool, IMPROVED};
+use super::pool::{self, is_covered, Oracle, Pool, IMPROVED};
 use super::rows::{self, Gain, Recommendation};
 use super::study::{self, Known, Study};
 use crate::error::Error;
-use crate::pg::hypothetical::Hypothetical;
-use crate::pg::planner::{Configuration, Planned, UsedIndex};
+use crate::pg::planner::Planned;
 use crate::workload::queries::Workload;
 
 /// Share of the time budget that the baseline may take.
 const STUDY_SHARE: f64 = 0.4;
+/// Share of the time budget after which the search ends, so that what it found can still be checked with real plans.
+const SEARCH_SHARE: f64 = 0.85;
 
 /// How to search.
 pub struct Options {
@@ -61,7 +63,8 @@ pub fn run(workload: &Workload, options: &Options) -> Result<Outcome, Error> {
             }
         }
     }
-    let mut pool = Pool::of(&study, workload, options.deadline);
+    let search_end = options.started + budget.mul_f64(SEARCH_SHARE);
+    let mut pool = Pool::of(&study, workload, search_end);
     for (at, case) in cases.iter().enumerate() {
         if let Resolved::Index(_, candidate) = &case.resolved {
             if study.relations.get(&candidate.relation).is_some_and(|known| !is_covered(known, candidate)) {
@@ -69,168 +72,206 @@ pub fn run(workload: &Workload, options: &Options) -> Result<Outcome, Error> {
             }
         }
     }
-    let statements: Vec<Weighed> = study
-        .statements
-        .iter()
-        .map(|statement| Weighed { weight: statement.weight, cost: statement.base.total_cost })
-        .collect();
-    let mut planner = Planner { study: &study, pool: &pool, deadline: options.deadline };
-    let mut selection = select(&statements, &pool.choices(), &pool.bundles, options.budget_bytes, &mut planner);
-    prefer_policy(&mut selection, &study, &pool, options.budget_bytes, &mut planner);
+    let mut pages = opened(&study);
+    let mut shortlist = {
+        let mut oracle = Oracle { study: &study, pool: &pool, deadline: search_end };
+        pool.shortlist(&study, &mut pages.with(&mut oracle))
+    };
+    pool.add_merged(&study, workload, &mut shortlist);
+    let choices = pool.choices(&shortlist);
+    let weights: Vec<f64> = study.statements.iter().map(|statement| statement.weight).collect();
+    let mut oracle = Oracle { study: &study, pool: &pool, deadline: search_end };
+    let mut ledger = pages.with(&mut oracle);
+    for (at, choice) in choices.iter().enumerate() {
+        for statement in &choice.statements {
+            ledger.add_relevant(*statement, [at]);
+        }
+    }
+    let mut selection = select(&weights, &choices, &shortlist.bundles, options.budget_bytes, &mut ledger);
+    let mut judge = Judge { study: &study, pool: &pool, pages: &mut pages, deadline: options.deadline };
+    judge.prefer_policy(&mut selection, options.budget_bytes);
+    let plans = judge.confirmed(&mut selection);
+    let gains = judge.gains(&selection, &plans);
+    let alone = judge.alone(&selection);
+    let calls = pages.calls() + study.calls + plans.len();
     if selection.cut_short || study.cut_short {
         study
             .notices
             .push("the time budget ran out: this is the best found so far; raise time_budget_ms for more".to_owned());
     }
+    pgrx::debug1!(
+        "perf_opt planned {} statements {calls} times for {} candidates, {} of them on the shortlist",
+        study.statements.len(),
+        pool.entries.len(),
+        shortlist.places.len()
+    );
     rows::name_all(&mut pool, &study, &selection.chosen);
-    let gains = gains(&study, &pool, &selection);
-    let alone = alone(&study, &pool, &selection, options.deadline);
     let rows =
         rows::make(&rows::Findings { workload, study: &study, pool: &pool, cases: &cases, gains, alone, options });
     Ok(Outcome { rows, notices: study.notices })
 }
 
+/// The ledger's pages, with the plans of today.
+fn opened(study: &Study) -> Pages {
+    let allowed = pool::calls_allowed(study);
+    Pages::new(study.statements.iter().zip(allowed).map(|(statement, calls)| {
+        let base = &statement.base;
+        (PlanOutcome { cost: base.total_cost, value: study.time_of(base), used: Vec::new() }, calls)
+    }))
+}
+
 /// A wider index of the policy in place of a chosen index that is its beginning may lose this share of what that one saves.
 const POLICY_TOLERANCE: f64 = 0.02;
 
-/// Where the policy wants an index that begins with a chosen one and the workload is served as well by it, takes the
-/// policy's: it is what the owner asked for, and the one index serves both.
-fn prefer_policy(
-    selection: &mut Selection,
-    study: &Study,
-    pool: &Pool,
-    budget_bytes: Option<f64>,
-    planner: &mut Planner,
-) {
-    let choices = pool.choices();
-    for wanted in (0..pool.entries.len()).filter(|at| !pool.entries[*at].policy.is_empty()) {
-        if planner.expired() {
-            return;
-        }
-        let beginnings: Vec<usize> = selection.chosen.iter().copied().filter(|at| begins(pool, *at, wanted)).collect();
-        if beginnings.is_empty() || selection.chosen.contains(&wanted) {
-            continue;
-        }
-        let mut instead: Vec<usize> = selection.chosen.iter().copied().filter(|at| !beginnings.contains(at)).collect();
-        instead.push(wanted);
-        instead.sort_unstable();
-        let bytes: f64 = instead.iter().map(|at| choices[*at].bytes).sum();
-        if budget_bytes.is_some_and(|budget| bytes > budget) {
-            continue;
-        }
-        let (Some(now), Some(then)) =
-            (saved_by(study, pool, &selection.chosen, planner), saved_by(study, pool, &instead, planner))
-        else {
-            return;
-        };
-        let own: Vec<usize> = selection.chosen.iter().copied().filter(|at| !beginnings.contains(at)).collect();
-        let Some(without) = saved_by(study, pool, &own, planner) else { return };
-        if then >= now - POLICY_TOLERANCE * (now - without).max(0.0) {
-            selection.chosen = instead;
+/// Looks at what was selected.
+struct Judge<'a> {
+    study: &'a Study,
+    pool: &'a Pool,
+    pages: &'a mut Pages,
+    deadline: Instant,
+}
+
+impl Judge<'_> {
+    fn oracle(&self) -> Oracle<'_> {
+        Oracle { study: self.study, pool: self.pool, deadline: self.deadline }
+    }
+
+    /// Those of `config` that might serve a statement.
+    fn relevant(&self, statement: usize, config: &[usize]) -> Vec<usize> {
+        config.iter().copied().filter(|at| self.pool.entries[*at].statements.contains(&statement)).collect()
+    }
+
+    /// What a statement takes with `config`, in relation to without; from the ledger as long as it can.
+    fn ratio(&mut self, statement: usize, config: &[usize]) -> f64 {
+        let mut oracle = Oracle { study: self.study, pool: self.pool, deadline: self.deadline };
+        self.pages.with(&mut oracle).ratio(statement, config)
+    }
+
+    /// Where the policy wants an index that begins with a chosen one and the workload is served as well by it, takes the
+    /// policy's: it is what the owner asked for, and the one index serves both.
+    fn prefer_policy(&mut self, selection: &mut Selection, budget_bytes: Option<f64>) {
+        for wanted in (0..self.pool.entries.len()).filter(|at| !self.pool.entries[*at].policy.is_empty()) {
+            if Instant::now() >= self.deadline {
+                return;
+            }
+            let (beginnings, own): (Vec<usize>, Vec<usize>) =
+                selection.chosen.iter().partition(|at| self.begins(**at, wanted));
+            if beginnings.is_empty() || selection.chosen.contains(&wanted) {
+                continue;
+            }
+            let mut instead = own.clone();
+            instead.push(wanted);
+            instead.sort_unstable();
+            let bytes: f64 = instead.iter().map(|at| self.pool.entries[*at].index.bytes).sum();
+            if budget_bytes.is_some_and(|budget| bytes > budget) {
+                continue;
+            }
+            let (now, then) = (self.saved_by(&selection.chosen), self.saved_by(&instead));
+            let without = self.saved_by(&own);
+            if then >= now - POLICY_TOLERANCE * (now - without).max(0.0) {
+                selection.chosen = instead;
+            }
         }
     }
-}
 
-/// Whether candidate `short` is the beginning of candidate `long`.
-fn begins(pool: &Pool, short: usize, long: usize) -> bool {
-    let (short, long) = (&pool.entries[short].candidate, &pool.entries[long].candidate);
-    short.relation == long.relation && short.keys.len() < long.keys.len() && long.keys.starts_with(&short.keys)
-}
-
-/// What a set of candidates saves of the workload, net of what the writes pay; None when time is up.
-fn saved_by(study: &Study, pool: &Pool, chosen: &[usize], planner: &mut Planner) -> Option<f64> {
-    let mut saved = 0.0;
-    for (number, statement) in study.statements.iter().enumerate() {
-        let relevant: Vec<usize> =
-            chosen.iter().copied().filter(|at| pool.entries[*at].statements.contains(&number)).collect();
-        if relevant.is_empty() {
-            continue;
-        }
-        if planner.expired() {
-            return None;
-        }
-        let cost = planner.cost(number, &relevant)?;
-        saved += statement.weight * (1.0 - cost / statement.base.total_cost.max(f64::MIN_POSITIVE));
+    /// Whether candidate `short` is the beginning of candidate `long`.
+    fn begins(&self, short: usize, long: usize) -> bool {
+        let (short, long) = (&self.pool.entries[short].candidate, &self.pool.entries[long].candidate);
+        short.keys.len() < long.keys.len() && long.covers(short)
     }
-    let writes: f64 = chosen.iter().filter_map(|at| pool.entries[*at].write_cost).sum();
-    Some(saved - writes)
-}
 
-/// What each chosen candidate contributes. A statement whose plan uses several shares its gain among them by what it would
-/// lose without each.
-fn gains(study: &Study, pool: &Pool, selection: &Selection) -> Vec<(usize, Gain)> {
-    let mut gains: Vec<(usize, Gain)> = selection.chosen.iter().map(|at| (*at, Gain::default())).collect();
-    for (number, statement) in study.statements.iter().enumerate() {
-        let relevant: Vec<usize> =
-            selection.chosen.iter().copied().filter(|at| pool.entries[*at].statements.contains(&number)).collect();
-        let Some(after) = (!relevant.is_empty()).then(|| planned(study, pool, number, &relevant)).flatten() else {
-            continue;
-        };
-        let before = statement.base.total_cost;
-        if after.total_cost > before * IMPROVED {
-            continue;
+    /// What a set of candidates saves of the workload, net of what the writes pay.
+    fn saved_by(&mut self, chosen: &[usize]) -> f64 {
+        let mut saved = -chosen.iter().filter_map(|at| self.pool.entries[*at].write_cost).sum::<f64>();
+        for (number, statement) in self.study.statements.iter().enumerate() {
+            if !self.relevant(number, chosen).is_empty() {
+                saved += statement.weight * (1.0 - self.ratio(number, chosen));
+            }
         }
-        let mut used: Vec<usize> = after
-            .scans
-            .iter()
-            .flat_map(|scan| &scan.indexes)
-            .filter_map(|index| match index {
-                UsedIndex::Hypothetical(place) => relevant.get(*place).copied(),
-                UsedIndex::Real(_) => None,
-            })
-            .collect();
-        used.sort_unstable();
-        used.dedup();
-        let saved = statement.weight * (1.0 - after.total_cost / before);
-        let losses: Vec<f64> = used
-            .iter()
+        saved
+    }
+
+    /// Plans every statement with the chosen indexes, whatever the ledger says, and gives up an index that makes one take
+    /// longer than allowed.
+    fn confirmed(&self, selection: &mut Selection) -> Vec<Option<Planned>> {
+        let mut plans: Vec<Option<Planned>> = (0..self.study.statements.len()).map(|_| None).collect();
+        let mut stale: Vec<usize> = (0..plans.len()).collect();
+        while !stale.is_empty() {
+            for number in std::mem::take(&mut stale) {
+                let relevant = self.relevant(number, &selection.chosen);
+                plans[number] = None;
+                if relevant.is_empty() {
+                    continue;
+                }
+                let Some(plan) = self.oracle().planned(number, &relevant) else { continue };
+                let base = self.study.time_of(&self.study.statements[number].base);
+                let ratio = self.study.time_of(&plan) / base;
+                let guilty = pool::used(&plan, &relevant)
+                    .into_iter()
+                    .min_by(|a, b| self.pool.entries[*a].statements.len().cmp(&self.pool.entries[*b].statements.len()));
+                match guilty {
+                    Some(guilty) if ratio > WORSE_MAX => {
+                        selection.chosen.retain(|at| *at != guilty);
+                        stale.extend(&self.pool.entries[guilty].statements);
+                    }
+                    _ => plans[number] = Some(plan),
+                }
+            }
+            stale.sort_unstable();
+            stale.dedup();
+        }
+        plans
+    }
+
+    /// What each chosen candidate contributes. A statement whose plan uses several shares its gain among them by what it
+    /// would lose without each.
+    fn gains(&mut self, selection: &Selection, plans: &[Option<Planned>]) -> Vec<(usize, Gain)> {
+        let mut gains: Vec<(usize, Gain)> = selection.chosen.iter().map(|at| (*at, Gain::default())).collect();
+        for (number, statement) in self.study.statements.iter().enumerate() {
+            let Some(after) = &plans[number] else { continue };
+            let relevant = self.relevant(number, &selection.chosen);
+            let used = pool::used(after, &relevant);
+            let ratio = self.study.time_of(after) / self.study.time_of(&statement.base);
+            if used.is_empty() || ratio > IMPROVED {
+                continue;
+            }
+            let saved = statement.weight * (1.0 - ratio);
+            let losses: Vec<f64> = used
+                .iter()
+                .map(|at| {
+                    let rest: Vec<usize> = relevant.iter().copied().filter(|other| other != at).collect();
+                    let without = if used.len() == 1 { 1.0 } else { self.ratio(number, &rest) };
+                    (without - ratio).max(0.0)
+                })
+                .collect();
+            let sum: f64 = losses.iter().sum();
+            for (at, loss) in used.iter().zip(&losses) {
+                let share = if sum > 0.0 { loss / sum } else { 1.0 / used.len() as f64 };
+                if let Some((_, gain)) = gains.iter_mut().find(|(chosen, _)| chosen == at) {
+                    gain.saved += saved * share;
+                    gain.statements.push((number, rows::change(self.study, self.pool, number, &relevant, after)));
+                }
+            }
+        }
+        gains
+    }
+
+    /// What each policy candidate that was not chosen would save on its own, as a share of the workload; None when time is
+    /// up.
+    fn alone(&mut self, selection: &Selection) -> Vec<(usize, Option<f64>)> {
+        let pool = self.pool;
+        (0..pool.entries.len())
+            .filter(|at| !pool.entries[*at].policy.is_empty() && !selection.chosen.contains(at))
             .map(|at| {
-                let rest: Vec<usize> = relevant.iter().copied().filter(|other| other != at).collect();
-                let without = if used.len() == 1 || rest.is_empty() {
-                    Some(before)
-                } else {
-                    planned(study, pool, number, &rest).map(|plan| plan.total_cost)
-                };
-                (without.unwrap_or(before) - after.total_cost).max(0.0)
+                let mut saved = 0.0;
+                for number in &pool.entries[at].statements {
+                    if Instant::now() >= self.deadline {
+                        return (at, None);
+                    }
+                    saved += self.study.statements[*number].weight * (1.0 - self.ratio(*number, &[at]).min(1.0));
+                }
+                (at, Some(saved / self.study.total_weight.max(f64::MIN_POSITIVE)))
             })
-            .collect();
-        let sum: f64 = losses.iter().sum();
-        for (at, loss) in used.iter().zip(&losses) {
-            let share = if sum > 0.0 { loss / sum } else { 1.0 / used.len() as f64 };
-            if let Some((_, gain)) = gains.iter_mut().find(|(chosen, _)| chosen == at) {
-                gain.saved += saved * share;
-                gain.statements.push((number, rows::change(study, pool, number, &relevant, &after)));
-            }
-        }
+            .collect()
     }
-    gains
-}
-
-/// The plan of a statement with these candidates.
-fn planned(study: &Study, pool: &Pool, statement: usize, config: &[usize]) -> Option<Planned> {
-    let indexes: Vec<&Hypothetical> = config.iter().map(|at| &pool.entries[*at].index).collect();
-    let configuration = Configuration { hypothetical: &indexes, ..Configuration::default() };
-    study.statements[statement].plan(&[configuration])?.into_iter().next()
-}
-
-/// What each policy candidate that was not chosen would save on its own, as a share of the workload; None when time is up.
-fn alone(study: &Study, pool: &Pool, selection: &Selection, deadline: Instant) -> Vec<(usize, Option<f64>)> {
-    let mut planner = Planner { study, pool, deadline };
-    (0..pool.entries.len())
-        .filter(|at| !pool.entries[*at].policy.is_empty() && !selection.chosen.contains(at))
-        .map(|at| {
-            let mut saved = 0.0;
-            for number in &pool.entries[at].statements {
-                if planner.expired() {
-                    return (at, None);
-                }
-                let statement = &study.statements[*number];
-                if let Some(cost) = planner.cost(*number, &[at]) {
-                    saved +=
-                        statement.weight * (1.0 - (cost / statement.base.total_cost.max(f64::MIN_POSITIVE)).min(1.0));
-                }
-            }
-            (at, Some(saved / study.total_weight.max(f64::MIN_POSITIVE)))
-        })
-        .collect()
 }

@@ -57,7 +57,10 @@ pub struct Recommendation {
 /// One statement that an index improves.
 #[derive(Clone, Debug)]
 pub struct Change {
-    after: f64,
+    /// Planner's cost.
+    cost: f64,
+    /// What it takes, in relation to today.
+    ratio: f64,
     plan: String,
 }
 
@@ -129,7 +132,11 @@ pub fn change(study: &Study, pool: &Pool, statement: usize, config: &[usize], af
         .collect();
     let old = summary(&before.scans, before.sorts, &[], &leaves);
     let new = summary(&after.scans, after.sorts, &indexes, &leaves);
-    Change { after: after.total_cost, plan: format!("{old} -> {new}") }
+    Change {
+        cost: after.total_cost,
+        ratio: study.time_of(after) / study.time_of(before),
+        plan: format!("{old} -> {new}"),
+    }
 }
 
 /// `Seq Scan on orders, Sort`: the scans of the relations in question, each once.
@@ -202,9 +209,9 @@ impl Findings<'_> {
         let Some(known) = self.study.relations.get(&entry.candidate.relation) else { return Recommendation::default() };
         let mut statements: Vec<(&Studied, &Change)> =
             gain.statements.iter().map(|(at, change)| (&self.study.statements[*at], change)).collect();
-        let saved = |one: &(&Studied, &Change)| one.0.weight * (1.0 - one.1.after / one.0.base.total_cost);
+        let saved = |one: &(&Studied, &Change)| one.0.weight * (1.0 - one.1.ratio);
         statements.sort_by(|a, b| saved(b).total_cmp(&saved(a)).then(a.0.at.cmp(&b.0.at)));
-        let speedup = |one: &(&Studied, &Change)| one.0.base.total_cost / one.1.after.max(f64::MIN_POSITIVE);
+        let speedup = |one: &(&Studied, &Change)| 1.0 / one.1.ratio.max(f64::MIN_POSITIVE);
         let best = statements.iter().map(speedup).fold(1.0, f64::max);
         let benefit = self.pct(gain.saved);
         let fast_on_top =
@@ -248,11 +255,11 @@ impl Findings<'_> {
 
     fn reason(&self, known: &Known, entry: &Entry, statements: &[(&Studied, &Change)], best: f64) -> String {
         let weight: f64 = statements.iter().map(|one| one.0.weight).sum();
-        let after: f64 = statements.iter().map(|one| one.0.weight * one.1.after / one.0.base.total_cost).sum();
-        let of_what = if self.workload.is_measured() { "measured time" } else { "planned cost" };
+        let after: f64 = statements.iter().map(|one| one.0.weight * one.1.ratio).sum();
+        let of_what = if self.workload.is_measured() { "measured time" } else { "estimated time" };
         let columns = column_names(known, &entry.candidate).join(", ");
         let mut reason = format!(
-            "{} with {:.1} % of the {of_what} {} {} by {columns}; with this index the planner expects {:.1} % less for them, up to {} less for one",
+            "{} with {:.1} % of the {of_what} {} {} by {columns}; with this index they are expected to take {:.1} % less, one of them up to {} less",
             counted(statements.len(), "statement"),
             self.pct(weight),
             if statements.len() == 1 { "reads" } else { "read" },
@@ -282,7 +289,8 @@ impl Findings<'_> {
                     "calls": statement.calls,
                     "ms": self.workload.is_measured().then_some(statement.total_ms),
                     "cost_before": studied.base.total_cost,
-                    "cost_after": change.after,
+                    "cost_after": change.cost,
+                    "time_after_pct": 100.0 * change.ratio,
                     "plan_change": change.plan,
                     "parameters": if studied.generic { "generic" } else { "known" },
                 })

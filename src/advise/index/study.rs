@@ -34,7 +34,7 @@ const OWN_SCHEMA: &str = "perf";
 pub struct Studied {
     /// Place in the workload.
     pub at: usize,
-    /// What is to be saved: measured ms, or executions times cost.
+    /// What is to be saved: measured ms, or executions times estimated ms.
     pub weight: f64,
     /// The plan of today.
     pub base: Planned,
@@ -117,6 +117,8 @@ pub struct Study {
     pub notices: Vec<String>,
     /// Weight of the whole workload, planned or not.
     pub total_weight: f64,
+    /// Planner calls made.
+    pub calls: usize,
     /// Whether time ran out before the last statement.
     pub cut_short: bool,
 }
@@ -132,6 +134,7 @@ pub fn run(workload: &Workload, deadline: Instant) -> Result<Study, Error> {
             break;
         }
         let statement = &workload.statements[at];
+        study.calls += 1;
         match studied(workload, at, statement, &study.expressions) {
             Ok(one) => study.statements.extend(one),
             Err(failure) => {
@@ -174,6 +177,12 @@ pub fn run(workload: &Workload, deadline: Instant) -> Result<Study, Error> {
 }
 
 impl Study {
+    /// What executing a plan takes, in ms: by the count of its steps, and for pages that are not in memory by what reading
+    /// them takes.
+    pub fn time_of(&self, plan: &Planned) -> f64 {
+        plan.work.milliseconds().max(f64::MIN_POSITIVE)
+    }
+
     fn read_relations(&mut self) {
         let mut locked = Vec::new();
         for oid in self.statements.iter().flat_map(|statement| &statement.base.needs).map(|needs| needs.relation) {
@@ -256,8 +265,11 @@ fn studied(
             Ok(plans) => {
                 one.base = plans.into_iter().next().unwrap_or_default();
                 one.generic = one.parameters.is_empty() && one.base.has_parameters;
-                one.weight =
-                    if workload.is_measured() { statement.total_ms } else { statement.calls * one.base.total_cost };
+                one.weight = if workload.is_measured() {
+                    statement.total_ms
+                } else {
+                    statement.calls * one.base.work.milliseconds()
+                };
                 return Ok(Some(one));
             }
             Err(Failure::Utility) if workload.is_measured() => return Ok(None),

@@ -1,5 +1,6 @@
 //! One statement with and without given indexes. Called by the SQL function; see `crate::pg::planner` for what it locks.
 
+use perf_core::index::work::Work;
 use pgrx::pg_sys;
 
 use crate::error::Error;
@@ -18,6 +19,8 @@ pub struct Variant {
     pub indexes_used: Vec<String>,
     /// EXPLAIN's text.
     pub plan: String,
+    /// What executing it would do.
+    pub work: Work,
 }
 
 /// Plans `query` as things are, and with `indexes` added and `without` hidden.
@@ -57,7 +60,7 @@ fn variant_of(variant: &'static str, plan: Planned, given: &[&Hypothetical]) -> 
         plan.scans.iter().flat_map(|scan| &scan.indexes).map(|used| used_name(*used, given)).collect();
     indexes_used.sort();
     indexes_used.dedup();
-    Variant { variant, total_cost: plan.total_cost, indexes_used, plan: plan.text.unwrap_or_default() }
+    Variant { variant, total_cost: plan.total_cost, indexes_used, plan: plan.text.unwrap_or_default(), work: plan.work }
 }
 
 /// The unquoted name of an index in a plan.

@@ -126,7 +126,7 @@ unsafe fn bitmap_indexes(plan: *mut pg_sys::Plan, into: &mut Vec<pg_sys::Oid>) {
 
 /// # Safety
 /// `scan` is a scan node of `planned`.
-unsafe fn scanned(scan: *mut pg_sys::Scan, planned: *mut pg_sys::PlannedStmt) -> pg_sys::Oid {
+pub unsafe fn scanned(scan: *mut pg_sys::Scan, planned: *mut pg_sys::PlannedStmt) -> pg_sys::Oid {
     // SAFETY: a scan's range table index is one-based into the planned statement's range table, or 0.
     unsafe {
         let table = PgList::<pg_sys::RangeTblEntry>::from_pg((*planned).rtable);

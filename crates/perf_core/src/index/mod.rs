@@ -5,10 +5,12 @@
 //! Everything is a pure function over plain values; the planner is behind the trait [`select::CostOracle`].
 
 pub mod candidates;
+pub mod ledger;
 pub mod merge;
 pub mod name;
 pub mod select;
 pub mod size;
+pub mod work;
 
 /// The access method of a candidate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,30 +1,28 @@
-//! Choosing indexes under a storage budget: multi-start greedy, then local search, until the deadline. The best set so far
-//! is always at hand.
+//! Choosing indexes under a storage budget: several starts, some building up from nothing and some taking away from all,
+//! each followed by local search, until the deadline. The best set so far is always at hand.
 
-use std::collections::HashMap;
+use super::ledger::{Ledger, Planner};
 
-/// No statement may get worse than this, by the planner's cost.
+/// No statement may take longer than this, compared with no index at all.
 pub const WORSE_MAX: f64 = 1.05;
-/// A candidate that saves less of the whole workload than this is not worth having.
+/// An index that saves less than this share of the whole workload is not worth having.
 pub const SAVING_MIN: f64 = 0.0025;
 /// Candidates within this share of each other save the same; the smaller one is taken.
 const TIE: f64 = 0.001;
 /// A preferred candidate is taken unless another one saves this share more.
 const PREFERENCE: f64 = 0.03;
-/// `benefit / size^exponent`: from density to plain benefit.
-const EXPONENTS: [f64; 4] = [0.0, 1.0, 0.5, 0.25];
-
-/// What stands between the selection and the planner.
-pub trait CostOracle {
-    /// Cost of statement `statement` with exactly the candidates `config` (sorted); None when it cannot be planned.
-    fn cost(&mut self, statement: usize, config: &[usize]) -> Option<f64>;
-    /// Whether time is up.
-    fn expired(&mut self) -> bool;
-}
+/// `benefit / size^exponent`: from plain benefit to density.
+const EXPONENTS: [f64; 5] = [0.0, 1.0, 0.5, 0.25, 0.75];
+/// Rounds of local search after each start, at most.
+const ROUNDS_MAX: usize = 6;
+/// What a statement beyond [`WORSE_MAX`] counts, in multiples of its weight: enough to outweigh any gain.
+const PENALTY: f64 = 100.0;
 
 /// One candidate as the selection sees it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Choice {
+    /// Candidates of the same relation can stand in for each other.
+    pub relation: u32,
     /// Size when built.
     pub bytes: f64,
     /// What maintaining it costs, in the unit of the statements' weights.
@@ -35,138 +33,120 @@ pub struct Choice {
     pub preferred: bool,
 }
 
-/// One statement as the selection sees it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Statement {
-    /// Its share in what is to be saved: time, or executions times cost.
-    pub weight: f64,
-    /// Planner's cost without any candidate.
-    pub cost: f64,
-}
-
 /// The chosen candidates and what they promise.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Selection {
     /// Indexes into the choices, sorted.
     pub chosen: Vec<usize>,
-    /// Saved weight, net of write costs.
+    /// Saved weight, net of write costs and of what an index must save at least.
     pub saving: f64,
     /// Whether the deadline cut the search short.
     pub cut_short: bool,
 }
 
-/// Memoised costs: a statement's cost depends only on those candidates that might serve it.
-struct Costs<'a, O: CostOracle> {
-    oracle: &'a mut O,
-    statements: &'a [Statement],
+/// The question.
+struct Task<'a> {
+    /// Each statement's share in what is to be saved.
+    weights: &'a [f64],
     choices: &'a [Choice],
-    known: HashMap<(usize, Vec<usize>), Option<f64>>,
+    budget: f64,
+    /// What an index must save.
+    least: f64,
 }
 
-impl<O: CostOracle> Costs<'_, O> {
-    /// Cost after / cost before, 1 when it cannot be known.
-    fn ratio(&mut self, statement: usize, config: &[usize]) -> f64 {
-        let relevant: Vec<usize> =
-            config.iter().copied().filter(|at| self.choices[*at].statements.contains(&statement)).collect();
-        let before = self.statements[statement].cost;
-        if relevant.is_empty() || before <= 0.0 {
-            return 1.0;
-        }
-        let cost = match self.known.get(&(statement, relevant.clone())) {
-            Some(cost) => *cost,
-            None => {
-                let cost = self.oracle.cost(statement, &relevant);
-                self.known.insert((statement, relevant), cost);
-                cost
+/// A set of candidates and what it does to every statement.
+#[derive(Clone)]
+struct State {
+    chosen: Vec<usize>,
+    ratios: Vec<f64>,
+    bytes: f64,
+    worth: f64,
+}
+
+impl Task<'_> {
+    fn start(&self) -> State {
+        State { chosen: Vec::new(), ratios: vec![1.0; self.weights.len()], bytes: 0.0, worth: 0.0 }
+    }
+
+    /// What a statement with this ratio saves, or costs.
+    fn saved(&self, statement: usize, ratio: f64) -> f64 {
+        self.weights[statement] * (1.0 - ratio - PENALTY * (ratio - WORSE_MAX).max(0.0))
+    }
+
+    /// `state` without `out` and with `into`.
+    fn changed<P: Planner>(&self, ledger: &mut Ledger<'_, P>, state: &State, out: &[usize], into: &[usize]) -> State {
+        let mut next = state.clone();
+        let mut touched: Vec<usize> = Vec::new();
+        for at in out {
+            if let Ok(place) = next.chosen.binary_search(at) {
+                next.chosen.remove(place);
+                next.bytes -= self.choices[*at].bytes;
+                next.worth += self.choices[*at].write_cost + self.least;
+                touched.extend(&self.choices[*at].statements);
             }
-        };
-        cost.map_or(1.0, |after| after / before)
-    }
-
-    /// Saved weight of a whole set; None when a statement gets worse than allowed.
-    fn saving(&mut self, config: &[usize]) -> Option<f64> {
-        let mut saving = 0.0;
-        for statement in 0..self.statements.len() {
-            let ratio = self.ratio(statement, config);
-            if ratio > WORSE_MAX {
-                return None;
-            }
-            saving += self.statements[statement].weight * (1.0 - ratio);
         }
-        Some(saving - config.iter().map(|at| self.choices[*at].write_cost).sum::<f64>())
-    }
-
-    /// What `members` add to `config`; None when a statement gets worse than allowed.
-    fn added(&mut self, config: &[usize], members: &[usize]) -> Option<f64> {
-        let with = union(config, members);
-        let new = with.iter().filter(|at| !config.contains(at));
-        let mut saving = -new.map(|at| self.choices[*at].write_cost).sum::<f64>();
-        let mut statements: Vec<usize> =
-            members.iter().flat_map(|at| self.choices[*at].statements.iter().copied()).collect();
-        statements.sort_unstable();
-        statements.dedup();
-        for statement in statements {
-            let after = self.ratio(statement, &with);
-            if after > WORSE_MAX {
-                return None;
+        for at in into {
+            if let Err(place) = next.chosen.binary_search(at) {
+                next.chosen.insert(place, *at);
+                next.bytes += self.choices[*at].bytes;
+                next.worth -= self.choices[*at].write_cost + self.least;
+                touched.extend(&self.choices[*at].statements);
             }
-            saving += self.statements[statement].weight * (self.ratio(statement, config) - after);
         }
-        Some(saving)
+        touched.sort_unstable();
+        touched.dedup();
+        for statement in touched {
+            let ratio = ledger.ratio(statement, &next.chosen);
+            next.worth += self.saved(statement, ratio) - self.saved(statement, next.ratios[statement]);
+            next.ratios[statement] = ratio;
+        }
+        next
     }
-}
 
-fn with(config: &[usize], at: usize) -> Vec<usize> {
-    let mut result = config.to_vec();
-    if let Err(place) = result.binary_search(&at) {
-        result.insert(place, at);
+    fn is_allowed(&self, state: &State) -> bool {
+        state.bytes <= self.budget && state.ratios.iter().all(|ratio| *ratio <= WORSE_MAX)
     }
-    result
-}
 
-fn union(config: &[usize], members: &[usize]) -> Vec<usize> {
-    members.iter().fold(config.to_vec(), |sum, at| with(&sum, *at))
-}
-
-fn without(config: &[usize], at: usize) -> Vec<usize> {
-    config.iter().copied().filter(|other| *other != at).collect()
+    fn is_preferred(&self, members: &[usize]) -> bool {
+        members.iter().any(|at| self.choices[*at].preferred)
+    }
 }
 
 /// Chooses among `choices` so that as much weight as possible is saved within `budget` bytes. `bundles` are sets of choices
 /// that help together and perhaps not alone, such as those for the arms of an OR.
-pub fn select<O: CostOracle>(
-    statements: &[Statement],
+pub fn select<P: Planner>(
+    weights: &[f64],
     choices: &[Choice],
     bundles: &[Vec<usize>],
     budget: Option<f64>,
-    oracle: &mut O,
+    ledger: &mut Ledger<'_, P>,
 ) -> Selection {
-    let budget = budget.unwrap_or(f64::INFINITY);
-    let total: f64 = statements.iter().map(|statement| statement.weight).sum();
-    let mut costs = Costs { oracle, statements, choices, known: HashMap::new() };
+    let least = SAVING_MIN * weights.iter().sum::<f64>();
+    let task = Task { weights, choices, budget: budget.unwrap_or(f64::INFINITY), least };
     let mut moves: Vec<Vec<usize>> = (0..choices.len()).map(|at| vec![at]).collect();
     for bundle in bundles.iter().filter(|bundle| bundle.len() > 1) {
-        let bundle = union(&[], bundle);
+        let mut bundle = bundle.clone();
+        bundle.sort_unstable();
+        bundle.dedup();
         if !moves.contains(&bundle) {
             moves.push(bundle);
         }
     }
     let mut best = Selection::default();
-    for exponent in EXPONENTS {
-        let (chosen, finished) = greedy(&mut costs, &moves, exponent, budget, total * SAVING_MIN);
-        let (chosen, finished) =
-            if finished { improved(&mut costs, chosen, budget, total * SAVING_MIN) } else { (chosen, false) };
-        if let Some(saving) = costs.saving(&chosen) {
-            if saving > best.saving * (1.0 + 1e-9) {
-                best = Selection { chosen, saving, cut_short: false };
-            }
+    let starts = EXPONENTS.iter().flat_map(|exponent| [(true, *exponent), (false, *exponent)]);
+    for (up, exponent) in starts {
+        let (state, finished) =
+            if up { build_up(&task, ledger, &moves, exponent) } else { take_away(&task, ledger, exponent) };
+        let (state, finished) = if finished { improved(&task, ledger, state) } else { (state, false) };
+        if task.is_allowed(&state) && state.worth > best.saving * (1.0 + 1e-9) {
+            best = Selection { chosen: state.chosen, saving: state.worth, cut_short: false };
         }
-        if !finished || costs.oracle.expired() {
+        if !finished || ledger.expired() {
             best.cut_short = true;
             break;
         }
         // Without a budget to share, density makes no difference worth the planner's time.
-        if budget.is_infinite() && exponent > 0.0 {
+        if task.budget.is_infinite() && exponent > 0.0 {
             break;
         }
     }
@@ -174,172 +154,273 @@ pub fn select<O: CostOracle>(
 }
 
 /// Lazy greedy: a move's gain is computed again only when its last known one could win.
-fn greedy<O: CostOracle>(
-    costs: &mut Costs<O>,
+fn build_up<P: Planner>(
+    task: &Task<'_>,
+    ledger: &mut Ledger<'_, P>,
     moves: &[Vec<usize>],
     exponent: f64,
-    budget: f64,
-    least: f64,
-) -> (Vec<usize>, bool) {
-    let (mut chosen, mut used): (Vec<usize>, f64) = (Vec::new(), 0.0);
+) -> (State, bool) {
+    let mut state = task.start();
     let mut gains: Vec<f64> = vec![f64::INFINITY; moves.len()];
     loop {
         let bytes: Vec<f64> = moves
             .iter()
-            .map(|members| members.iter().filter(|at| !chosen.contains(at)).map(|at| costs.choices[*at].bytes).sum())
+            .map(|members| {
+                members.iter().filter(|at| !state.chosen.contains(at)).map(|at| task.choices[*at].bytes).sum()
+            })
             .collect();
         let score = |gain: f64, at: usize| gain / bytes[at].max(8192.0).powf(exponent);
         let mut order: Vec<(usize, f64)> = gains.iter().enumerate().map(|(at, gain)| (at, score(*gain, at))).collect();
         order.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-        let mut best: Option<(usize, f64)> = None;
+        let mut best: Option<(usize, f64, State)> = None;
         for (at, bound) in order {
-            if best.is_some_and(|(_, best_score)| bound < best_score * (1.0 - PREFERENCE)) {
+            if best.as_ref().is_some_and(|(_, best_score, _)| bound < best_score * (1.0 - PREFERENCE)) {
                 break;
             }
-            let done = moves[at].iter().all(|member| chosen.contains(member));
+            let done = moves[at].iter().all(|member| state.chosen.contains(member));
             // A bundle's gain may grow when one of its members is chosen; a single's is taken as final.
-            let hopeless = gains[at] < least && moves[at].len() == 1;
-            if done || hopeless || used + bytes[at] > budget {
+            let hopeless = gains[at] <= 0.0 && moves[at].len() == 1;
+            if done || hopeless || state.bytes + bytes[at] > task.budget {
                 continue;
             }
-            if costs.oracle.expired() {
-                return (chosen, false);
+            if ledger.expired() {
+                return (state, false);
             }
-            gains[at] = costs.added(&chosen, &moves[at]).unwrap_or(f64::NEG_INFINITY);
-            if gains[at] < least {
+            let next = task.changed(ledger, &state, &[], &moves[at]);
+            gains[at] = if task.is_allowed(&next) { next.worth - state.worth } else { f64::NEG_INFINITY };
+            if gains[at] <= 0.0 {
                 continue;
             }
             let new = score(gains[at], at);
-            let better = match best {
+            let better = match &best {
                 None => true,
-                Some((other, old)) => {
-                    let tolerance =
-                        match (is_preferred(costs.choices, &moves[at]), is_preferred(costs.choices, &moves[other])) {
-                            (true, false) | (false, true) => PREFERENCE,
-                            _ => TIE,
-                        };
-                    let rank = |at: usize| (!is_preferred(costs.choices, &moves[at]), bytes[at] as u64, at);
-                    new > old * (1.0 + tolerance) || (new > old * (1.0 - tolerance) && rank(at) < rank(other))
+                Some((other, old, _)) => {
+                    let preferred = |at: usize| task.is_preferred(&moves[at]);
+                    let tolerance = if preferred(at) != preferred(*other) { PREFERENCE } else { TIE };
+                    let rank = |at: usize| (!preferred(at), bytes[at] as u64, at);
+                    new > old * (1.0 + tolerance) || (new > old * (1.0 - tolerance) && rank(at) < rank(*other))
                 }
             };
             if better {
-                best = Some((at, new));
+                best = Some((at, new, next));
             }
         }
         match best {
-            Some((at, _)) => {
-                used += bytes[at];
-                chosen = union(&chosen, &moves[at]);
-            }
-            None => return (chosen, true),
+            Some((_, _, next)) => state = next,
+            None => return (state, true),
         }
     }
 }
 
-fn is_preferred(choices: &[Choice], members: &[usize]) -> bool {
-    members.iter().any(|at| choices[*at].preferred)
-}
-
-/// Drops what the others have made superfluous, then tries each unused candidate in the place of each chosen one.
-fn improved<O: CostOracle>(
-    costs: &mut Costs<O>,
-    mut chosen: Vec<usize>,
-    budget: f64,
-    least: f64,
-) -> (Vec<usize>, bool) {
-    let Some(mut saving) = costs.saving(&chosen) else { return (chosen, true) };
-    for _round in 0..4 {
-        let mut changed = false;
-        for at in chosen.clone() {
-            if costs.oracle.expired() {
-                return (chosen, false);
-            }
-            let rest = without(&chosen, at);
-            if let Some(new) = costs.saving(&rest) {
-                if saving - new < least {
-                    (chosen, saving, changed) = (rest, new, true);
-                }
-            }
+/// Begins with everything that some plan uses when all is at hand, and takes away what is missed least for its size until
+/// the budget holds and nothing superfluous is left.
+fn take_away<P: Planner>(task: &Task<'_>, ledger: &mut Ledger<'_, P>, exponent: f64) -> (State, bool) {
+    let all: Vec<usize> = (0..task.choices.len()).collect();
+    let mut used: Vec<usize> = Vec::new();
+    for statement in 0..task.weights.len() {
+        if ledger.expired() {
+            return (task.start(), false);
         }
-        for old in chosen.clone() {
-            if !chosen.contains(&old) {
+        used.extend(ledger.plan(statement, &all).0);
+    }
+    used.sort_unstable();
+    used.dedup();
+    let mut state = task.changed(ledger, &task.start(), &[], &used);
+    loop {
+        let mut best: Option<(f64, State)> = None;
+        for at in state.chosen.clone() {
+            if ledger.expired() {
+                return (state, false);
+            }
+            let next = task.changed(ledger, &state, &[at], &[]);
+            let loss = state.worth - next.worth;
+            let needed = task.is_allowed(&state);
+            if needed && loss > 0.0 {
                 continue;
             }
-            let rest = without(&chosen, old);
-            let used: f64 = rest.iter().map(|at| costs.choices[*at].bytes).sum();
-            for at in 0..costs.choices.len() {
-                let shared = costs.choices[at].statements.iter().any(|s| costs.choices[old].statements.contains(s));
-                if chosen.contains(&at) || used + costs.choices[at].bytes > budget || (!shared && budget.is_infinite())
-                {
-                    continue;
-                }
-                if costs.oracle.expired() {
-                    return (chosen, false);
-                }
-                let swapped = with(&rest, at);
-                let margin = if costs.choices[old].preferred { saving * PREFERENCE } else { saving * TIE };
-                if let Some(new) = costs.saving(&swapped) {
-                    if new > saving + margin {
-                        (chosen, saving, changed) = (swapped, new, true);
-                        break;
+            // What is better gone goes first, whatever its size.
+            let score = if loss <= 0.0 { loss } else { loss / task.choices[at].bytes.max(8192.0).powf(exponent) };
+            if best.as_ref().is_none_or(|(least, _)| score < *least) {
+                best = Some((score, next));
+            }
+        }
+        match best {
+            Some((_, next)) => state = next,
+            None => return (state, true),
+        }
+    }
+}
+
+/// Takes one or two out and fills up again, by worth and by density, while that helps.
+fn improved<P: Planner>(task: &Task<'_>, ledger: &mut Ledger<'_, P>, mut state: State) -> (State, bool) {
+    for _ in 0..ROUNDS_MAX {
+        let before = state.worth;
+        for out in outs(task, &state) {
+            if !out.iter().all(|at| state.chosen.contains(at)) {
+                continue;
+            }
+            let margin = if task.is_preferred(&out) { PREFERENCE } else { TIE } * state.worth.abs();
+            let rest = task.changed(ledger, &state, &out, &[]);
+            for exponent in [0.0, 1.0] {
+                let (filled, finished) = fill(task, ledger, rest.clone(), &out, exponent);
+                let smaller = filled.chosen.len() < state.chosen.len() || filled.bytes < state.bytes;
+                let needed = if out.is_empty() || smaller { 0.0 } else { margin };
+                if task.is_allowed(&filled) && filled.worth > state.worth + needed {
+                    state = filled;
+                    if !finished {
+                        return (state, false);
                     }
+                    break;
+                }
+                if !finished {
+                    return (state, false);
                 }
             }
         }
-        if !changed {
+        if state.worth <= before * (1.0 + 1e-9) {
             break;
         }
     }
-    (chosen, true)
+    (state, true)
+}
+
+/// Adds the best candidate as long as one helps; first of all, instead of `out`, one that is not in it.
+fn fill<P: Planner>(
+    task: &Task<'_>,
+    ledger: &mut Ledger<'_, P>,
+    mut state: State,
+    out: &[usize],
+    exponent: f64,
+) -> (State, bool) {
+    let served: Vec<usize> = out.iter().flat_map(|at| task.choices[*at].statements.iter().copied()).collect();
+    let mut candidates: Vec<usize> = (0..task.choices.len())
+        .filter(|at| {
+            let choice = &task.choices[*at];
+            // Without a budget to share, only what serves the same statements can gain from a place becoming free.
+            out.is_empty() || task.budget.is_finite() || choice.statements.iter().any(|one| served.contains(one))
+        })
+        .collect();
+    let mut first = !out.is_empty();
+    loop {
+        let mut best: Option<(f64, usize, State)> = None;
+        let mut hopeful = Vec::with_capacity(candidates.len());
+        for at in candidates {
+            let choice = &task.choices[at];
+            if state.chosen.contains(&at) || state.bytes + choice.bytes > task.budget {
+                continue;
+            }
+            if ledger.expired() {
+                return (state, false);
+            }
+            let next = task.changed(ledger, &state, &[], &[at]);
+            let gain = next.worth - state.worth;
+            if gain <= 0.0 || !task.is_allowed(&next) {
+                continue;
+            }
+            hopeful.push(at);
+            let score = gain / choice.bytes.max(8192.0).powf(exponent);
+            if !(first && out.contains(&at)) && best.as_ref().is_none_or(|(most, _, _)| score > *most) {
+                best = Some((score, at, next));
+            }
+        }
+        let Some((_, _, next)) = best else { return (state, true) };
+        state = next;
+        first = false;
+        candidates = hopeful;
+    }
+}
+
+/// What may be taken out in one move: nothing, each, every two of a relation.
+fn outs(task: &Task<'_>, state: &State) -> Vec<Vec<usize>> {
+    let mut outs = vec![Vec::new()];
+    outs.extend(state.chosen.iter().map(|at| vec![*at]));
+    for (place, a) in state.chosen.iter().enumerate() {
+        for b in &state.chosen[place + 1..] {
+            if task.choices[*a].relation == task.choices[*b].relation {
+                outs.push(vec![*a, *b]);
+            }
+        }
+    }
+    outs
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::ledger::{Outcome, Pages};
     use super::*;
     use proptest::prelude::*;
 
-    /// Each candidate multiplies the cost of its statements; the best one counts.
+    /// Each candidate multiplies the cost of its statements; the best one counts. What costs more than 0.9 of the cost
+    /// without takes a third more time than it costs.
     struct Table {
         factors: Vec<Vec<f64>>,
-        base: Vec<f64>,
         calls: usize,
         calls_max: usize,
     }
 
-    impl CostOracle for Table {
-        fn cost(&mut self, statement: usize, config: &[usize]) -> Option<f64> {
+    impl Planner for Table {
+        fn plan(&mut self, statement: usize, config: &[usize]) -> Option<Outcome> {
             self.calls += 1;
-            let best = config.iter().map(|at| self.factors[*at][statement]).fold(1.0, f64::min);
-            let worst = config.iter().map(|at| self.factors[*at][statement]).fold(1.0, f64::max);
-            Some(self.base[statement] * if worst > 1.0 { worst } else { best })
+            let factor = |at: usize| self.factors[at][statement];
+            let best =
+                config.iter().copied().filter(|at| factor(*at) < 1.0).min_by(|a, b| factor(*a).total_cmp(&factor(*b)));
+            let cost = 100.0 * best.map_or(1.0, factor);
+            Some(Outcome { cost, value: time(cost), used: best.into_iter().collect() })
         }
         fn expired(&mut self) -> bool {
-            self.calls >= self.calls_max
+            self.calls > self.calls_max
         }
+    }
+
+    fn time(cost: f64) -> f64 {
+        if cost > 90.0 && cost < 100.0 {
+            cost * 4.0 / 3.0
+        } else {
+            cost
+        }
+    }
+
+    fn choice(bytes: f64, statements: Vec<usize>) -> Choice {
+        Choice { relation: 1, bytes, write_cost: 0.0, statements, preferred: false }
+    }
+
+    fn base() -> Outcome {
+        Outcome { cost: 100.0, value: 100.0, used: vec![] }
+    }
+
+    fn chosen<P: Planner>(
+        planner: &mut P,
+        weights: &[f64],
+        choices: &[Choice],
+        bundles: &[Vec<usize>],
+        budget: Option<f64>,
+    ) -> Selection {
+        let mut pages = Pages::new(weights.iter().map(|_| (base(), usize::MAX)));
+        let mut ledger = pages.with(planner);
+        for statement in 0..weights.len() {
+            ledger
+                .add_relevant(statement, (0..choices.len()).filter(|at| choices[*at].statements.contains(&statement)));
+        }
+        select(weights, choices, bundles, budget, &mut ledger)
     }
 
     fn run(factors: Vec<Vec<f64>>, bytes: &[f64], budget: Option<f64>, calls_max: usize) -> (Selection, Vec<Choice>) {
         let count = factors.first().map_or(0, Vec::len);
-        let statements = vec![Statement { weight: 100.0, cost: 100.0 }; count];
+        let weights = vec![100.0; count];
         let choices: Vec<Choice> = factors
             .iter()
             .zip(bytes)
-            .map(|(row, bytes)| Choice {
-                bytes: *bytes,
-                write_cost: 0.0,
-                statements: (0..row.len()).filter(|s| row[*s] != 1.0).collect(),
-                preferred: false,
-            })
+            .map(|(row, bytes)| choice(*bytes, (0..count).filter(|s| row[*s] != 1.0).collect()))
             .collect();
-        let mut oracle = Table { factors, base: vec![100.0; count], calls: 0, calls_max };
-        (select(&statements, &choices, &[], budget, &mut oracle), choices)
+        let mut planner = Table { factors, calls: 0, calls_max };
+        (chosen(&mut planner, &weights, &choices, &[], budget), choices)
     }
 
     #[test]
     fn takes_what_helps_and_no_more() {
         let (selection, _) = run(vec![vec![0.1, 1.0], vec![1.0, 0.5], vec![0.2, 1.0]], &[8192.0; 3], None, usize::MAX);
         assert_eq!(selection.chosen, [0, 1]);
-        assert!((selection.saving - 140.0).abs() < 1e-6);
+        assert!((selection.saving - 139.0).abs() < 1e-6, "{selection:?}");
     }
 
     #[test]
@@ -350,34 +431,40 @@ mod tests {
     }
 
     #[test]
+    fn one_wide_replaces_two_narrow() {
+        let factors = vec![vec![0.1, 1.0], vec![1.0, 0.1], vec![0.1, 0.1]];
+        let (selection, _) = run(factors, &[8192.0, 8192.0, 30_000.0], None, usize::MAX);
+        assert_eq!(selection.chosen, [2]);
+    }
+
+    #[test]
     fn never_what_harms_a_statement() {
-        let (selection, _) = run(vec![vec![0.1, 1.2]], &[8192.0], None, usize::MAX);
+        let (selection, _) = run(vec![vec![0.1, 0.95]], &[8192.0], None, usize::MAX);
         assert!(selection.chosen.is_empty());
     }
 
     #[test]
     fn write_cost_outweighs() {
-        let statements = [Statement { weight: 100.0, cost: 100.0 }];
-        let choice = Choice { bytes: 8192.0, write_cost: 95.0, statements: vec![0], preferred: false };
-        let mut oracle = Table { factors: vec![vec![0.1]], base: vec![100.0], calls: 0, calls_max: usize::MAX };
-        assert!(select(&statements, &[choice], &[], None, &mut oracle).chosen.is_empty());
+        let choices = [Choice { write_cost: 95.0, ..choice(8192.0, vec![0]) }];
+        let mut planner = Table { factors: vec![vec![0.1]], calls: 0, calls_max: usize::MAX };
+        assert!(chosen(&mut planner, &[100.0], &choices, &[], None).chosen.is_empty());
     }
 
     #[test]
     fn preferred_wins_a_tie() {
-        let statements = [Statement { weight: 100.0, cost: 100.0 }];
-        let choice = |preferred| Choice { bytes: 8192.0, write_cost: 0.0, statements: vec![0], preferred };
-        let mut oracle =
-            Table { factors: vec![vec![0.1], vec![0.1]], base: vec![100.0], calls: 0, calls_max: usize::MAX };
-        assert_eq!(select(&statements, &[choice(false), choice(true)], &[], None, &mut oracle).chosen, [1]);
+        let choices = [choice(8192.0, vec![0]), Choice { preferred: true, ..choice(8192.0, vec![0]) }];
+        let mut planner = Table { factors: vec![vec![0.1], vec![0.1]], calls: 0, calls_max: usize::MAX };
+        assert_eq!(chosen(&mut planner, &[100.0], &choices, &[], None).chosen, [1]);
     }
 
     /// Helps only with both.
     struct Both;
 
-    impl CostOracle for Both {
-        fn cost(&mut self, _: usize, config: &[usize]) -> Option<f64> {
-            Some(if config == [0, 1] { 1.0 } else { 100.0 })
+    impl Planner for Both {
+        fn plan(&mut self, _: usize, config: &[usize]) -> Option<Outcome> {
+            let both = config == [0, 1];
+            let cost = if both { 1.0 } else { 100.0 };
+            Some(Outcome { cost, value: cost, used: if both { vec![0, 1] } else { vec![] } })
         }
         fn expired(&mut self) -> bool {
             false
@@ -386,18 +473,15 @@ mod tests {
 
     #[test]
     fn a_bundle_helps_where_its_members_do_not() {
-        let statements = [Statement { weight: 100.0, cost: 100.0 }];
-        let choice = Choice { bytes: 8192.0, write_cost: 0.0, statements: vec![0], preferred: false };
-        let choices = [choice.clone(), choice];
-        assert!(select(&statements, &choices, &[], None, &mut Both).chosen.is_empty());
-        assert_eq!(select(&statements, &choices, &[vec![1, 0]], None, &mut Both).chosen, [0, 1]);
-        assert!(select(&statements, &choices, &[vec![0, 1]], Some(9000.0), &mut Both).chosen.is_empty());
+        let choices = [choice(8192.0, vec![0]), choice(8192.0, vec![0])];
+        assert_eq!(chosen(&mut Both, &[100.0], &choices, &[vec![1, 0]], None).chosen, [0, 1]);
+        assert!(chosen(&mut Both, &[100.0], &choices, &[vec![0, 1]], Some(9000.0)).chosen.is_empty());
     }
 
     proptest! {
         #[test]
         fn within_budget_net_positive_and_stops(
-            factors in prop::collection::vec(prop::collection::vec(0.05f64..1.2, 4), 1..8),
+            factors in prop::collection::vec(prop::collection::vec(0.05f64..1.1, 4), 1..8),
             bytes in prop::collection::vec(8192.0f64..1e6, 8),
             budget in 8192.0f64..2e6,
             calls_max in 0usize..500,
@@ -406,9 +490,31 @@ mod tests {
             let used: f64 = selection.chosen.iter().map(|at| choices[*at].bytes).sum();
             prop_assert!(used <= budget);
             prop_assert!(selection.saving >= 0.0);
-            for at in &selection.chosen {
-                prop_assert!(factors[*at].iter().all(|factor| *factor <= WORSE_MAX));
+            for statement in (0..4).filter(|_| !selection.cut_short) {
+                let best = selection.chosen.iter().map(|at| factors[*at][statement]).fold(1.0, f64::min);
+                prop_assert!(time(100.0 * best) <= 100.0 * WORSE_MAX);
             }
+        }
+
+        #[test]
+        fn no_worse_than_the_best_of_all_sets_by_more_than_a_little(
+            factors in prop::collection::vec(prop::collection::vec(0.05f64..0.9, 4), 1..7),
+            bytes in prop::collection::vec(8192.0f64..1e6, 7),
+            budget in 8192.0f64..2e6,
+        ) {
+            let (selection, choices) = run(factors.clone(), &bytes, Some(budget), usize::MAX);
+            let mut optimum: f64 = 0.0;
+            for set in 0u32..1 << factors.len() {
+                let members: Vec<usize> = (0..factors.len()).filter(|at| set >> at & 1 == 1).collect();
+                if members.iter().map(|at| choices[*at].bytes).sum::<f64>() > budget {
+                    continue;
+                }
+                let saved: f64 = (0..4)
+                    .map(|s| 100.0 * (1.0 - members.iter().map(|at| factors[*at][s]).fold(1.0, f64::min)))
+                    .sum();
+                optimum = optimum.max(saved - members.len() as f64);
+            }
+            prop_assert!(selection.saving >= 0.97 * optimum - 1e-6, "{} of {optimum}", selection.saving);
         }
     }
 }

@@ -1,0 +1,254 @@
+//! What is known of the plans of each statement, so that most questions need no planner.
+//!
+//! A plan made with the candidates A at hand, which uses only U of them, is also the plan for every set between U and A:
+//! the planner takes the cheapest, and what it left aside did not matter. So a few plans answer for very many sets. When a
+//! statement's share of planner calls is used up, the cheapest known plan that a set allows stands in for the real one: a
+//! bound that never promises too much.
+
+use std::collections::HashMap;
+
+/// Candidates that one statement may use, at most: as many as a set fits into 128 bits.
+pub const RELEVANT_MAX: usize = 128;
+
+/// One plan of a statement.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    /// The planner's cost.
+    pub cost: f64,
+    /// What executing it is expected to take, in any unit.
+    pub value: f64,
+    /// The candidates in the plan.
+    pub used: Vec<usize>,
+}
+
+/// What stands between the search and the planner.
+pub trait Planner {
+    /// The plan of `statement` with exactly the candidates `config`, sorted, at hand; None when there is none.
+    fn plan(&mut self, statement: usize, config: &[usize]) -> Option<Outcome>;
+    /// Whether time is up.
+    fn expired(&mut self) -> bool;
+}
+
+/// A set of candidates, by their places in the statement's list.
+type Set = u128;
+
+struct Record {
+    at_hand: Set,
+    used: Set,
+    cost: f64,
+    value: f64,
+}
+
+/// One statement's plans.
+struct Page {
+    relevant: Vec<usize>,
+    places: HashMap<usize, u32>,
+    records: Vec<Record>,
+    known: HashMap<Set, usize>,
+    calls: usize,
+    calls_max: usize,
+}
+
+impl Page {
+    fn set(&self, config: &[usize]) -> Set {
+        config.iter().filter_map(|at| self.places.get(at)).fold(0, |set, place| set | 1 << place)
+    }
+
+    fn members(&self, set: Set) -> Vec<usize> {
+        let mut members: Vec<usize> =
+            self.relevant.iter().enumerate().filter(|(place, _)| set >> place & 1 == 1).map(|(_, at)| *at).collect();
+        members.sort_unstable();
+        members
+    }
+
+    /// The record whose plan is the plan for `set` too.
+    fn settled(&mut self, set: Set) -> Option<usize> {
+        if let Some(at) = self.known.get(&set) {
+            return Some(*at);
+        }
+        let at = self.records.iter().position(|one| one.used & !set == 0 && set & !one.at_hand == 0)?;
+        self.known.insert(set, at);
+        Some(at)
+    }
+
+    /// The cheapest known plan that `set` allows.
+    fn bound(&self, set: Set) -> usize {
+        (0..self.records.len())
+            .filter(|at| self.records[*at].used & !set == 0)
+            .min_by(|a, b| self.records[*a].cost.total_cmp(&self.records[*b].cost))
+            .unwrap_or(0)
+    }
+}
+
+/// The plans of all statements.
+pub struct Pages {
+    pages: Vec<Page>,
+}
+
+/// The plans of all statements, with a planner to ask for what is not known.
+pub struct Ledger<'a, P: Planner> {
+    planner: &'a mut P,
+    pages: &'a mut Vec<Page>,
+}
+
+impl Pages {
+    /// Opens a page for each statement with its plan without candidates, and how often the planner may be asked.
+    pub fn new(statements: impl IntoIterator<Item = (Outcome, usize)>) -> Self {
+        let pages = statements
+            .into_iter()
+            .map(|(base, calls_max)| Page {
+                relevant: Vec::new(),
+                places: HashMap::new(),
+                records: vec![Record { at_hand: 0, used: 0, cost: base.cost, value: base.value }],
+                known: HashMap::from([(0, 0)]),
+                calls: 0,
+                calls_max,
+            })
+            .collect();
+        Pages { pages }
+    }
+
+    /// How often the planner was asked in all.
+    pub fn calls(&self) -> usize {
+        self.pages.iter().map(|page| page.calls).sum()
+    }
+
+    /// The ledger for as long as nothing else is asked of the planner.
+    pub fn with<'a, P: Planner>(&'a mut self, planner: &'a mut P) -> Ledger<'a, P> {
+        Ledger { planner, pages: &mut self.pages }
+    }
+}
+
+impl<P: Planner> Ledger<'_, P> {
+    /// Adds candidates that `statement` may use; the first [`RELEVANT_MAX`] count.
+    pub fn add_relevant(&mut self, statement: usize, candidates: impl IntoIterator<Item = usize>) {
+        let page = &mut self.pages[statement];
+        for at in candidates {
+            if page.relevant.len() < RELEVANT_MAX && !page.places.contains_key(&at) {
+                page.places.insert(at, page.relevant.len() as u32);
+                page.relevant.push(at);
+            }
+        }
+    }
+
+    /// Whether time is up.
+    pub fn expired(&mut self) -> bool {
+        self.planner.expired()
+    }
+
+    /// The candidates in the plan of `statement` with `config` at hand, and its cost in relation to that without any.
+    pub fn plan(&mut self, statement: usize, config: &[usize]) -> (Vec<usize>, f64) {
+        let at = self.record(statement, config);
+        let page = &self.pages[statement];
+        let record = &page.records[at];
+        (page.members(record.used), record.cost / page.records[0].cost.max(f64::MIN_POSITIVE))
+    }
+
+    /// What executing `statement` takes with `config` at hand, in relation to without any candidate.
+    pub fn ratio(&mut self, statement: usize, config: &[usize]) -> f64 {
+        let at = self.record(statement, config);
+        let page = &self.pages[statement];
+        page.records[at].value / page.records[0].value.max(f64::MIN_POSITIVE)
+    }
+
+    fn record(&mut self, statement: usize, config: &[usize]) -> usize {
+        let page = &mut self.pages[statement];
+        let set = page.set(config);
+        if let Some(at) = page.settled(set) {
+            return at;
+        }
+        if page.calls >= page.calls_max || self.planner.expired() {
+            return page.bound(set);
+        }
+        page.calls += 1;
+        let members = page.members(set);
+        let at = match self.planner.plan(statement, &members) {
+            Some(outcome) => {
+                let used = page.set(&outcome.used);
+                page.records.push(Record { at_hand: set, used, cost: outcome.cost, value: outcome.value });
+                page.records.len() - 1
+            }
+            None => page.bound(set),
+        };
+        page.known.insert(set, at);
+        at
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Every candidate has a cost; the cheapest at hand is taken, 100 without any.
+    struct Cheapest {
+        costs: Vec<f64>,
+        calls: usize,
+    }
+
+    impl Planner for Cheapest {
+        fn plan(&mut self, _: usize, config: &[usize]) -> Option<Outcome> {
+            self.calls += 1;
+            let best = config.iter().copied().min_by(|a, b| self.costs[*a].total_cmp(&self.costs[*b]));
+            let used: Vec<usize> = best.into_iter().filter(|at| self.costs[*at] < 100.0).collect();
+            let cost = used.first().map_or(100.0, |at| self.costs[*at]);
+            Some(Outcome { cost, value: cost, used })
+        }
+        fn expired(&mut self) -> bool {
+            false
+        }
+    }
+
+    fn base() -> Outcome {
+        Outcome { cost: 100.0, value: 100.0, used: vec![] }
+    }
+
+    #[test]
+    fn one_plan_answers_for_all_sets_between() {
+        let mut planner = Cheapest { costs: vec![50.0, 20.0, 70.0, 90.0], calls: 0 };
+        let mut pages = Pages::new([(base(), 10)]);
+        let mut ledger = pages.with(&mut planner);
+        ledger.add_relevant(0, 0..4);
+        assert_eq!(ledger.plan(0, &[0, 1, 2, 3]), (vec![1], 0.2));
+        for config in [&[1][..], &[0, 1], &[1, 2, 3]] {
+            assert_eq!(ledger.ratio(0, config), 0.2);
+        }
+        assert_eq!(pages.calls(), 1);
+        assert_eq!(pages.with(&mut planner).ratio(0, &[0, 2]), 0.5);
+        assert_eq!(pages.calls(), 2);
+    }
+
+    #[test]
+    fn candidates_of_other_statements_cost_no_call() {
+        let mut planner = Cheapest { costs: vec![50.0, 20.0], calls: 0 };
+        let mut pages = Pages::new([(base(), 10)]);
+        let mut ledger = pages.with(&mut planner);
+        ledger.add_relevant(0, [0]);
+        assert_eq!(ledger.ratio(0, &[1]), 1.0);
+        assert_eq!(pages.calls(), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn never_promises_more_than_the_planner(
+            costs in prop::collection::vec(1.0f64..150.0, 1..10),
+            configs in prop::collection::vec(prop::collection::btree_set(0usize..10, 0..10), 1..40),
+            calls_max in 0usize..30,
+        ) {
+            let mut oracle = Cheapest { costs: costs.clone(), calls: 0 };
+            let mut planner = Cheapest { costs: costs.clone(), calls: 0 };
+            let mut pages = Pages::new([(base(), calls_max)]);
+            pages.with(&mut planner).add_relevant(0, 0..costs.len());
+            for config in configs {
+                let config: Vec<usize> = config.into_iter().filter(|at| *at < costs.len()).collect();
+                let exact = oracle.plan(0, &config).map_or(1.0, |outcome| outcome.value / 100.0);
+                let told = pages.with(&mut planner).ratio(0, &config);
+                prop_assert!(told >= exact - 1e-12 && told <= 1.0 + 1e-12);
+                if pages.calls() < calls_max {
+                    prop_assert!((told - exact).abs() < 1e-12);
+                }
+            }
+            prop_assert!(pages.calls() <= calls_max);
+        }
+    }
+}
