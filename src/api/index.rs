@@ -122,7 +122,7 @@ fn index_recommendations(
             row.status.to_owned(),
             row.relation,
             row.columns,
-            row.access_method.to_owned(),
+            row.access_method,
             row.ddl,
             row.undo_ddl,
             row.size_bytes,

@@ -8,6 +8,7 @@ pub mod create_index;
 pub mod filesystem;
 pub mod hypothetical;
 pub mod ident;
+pub mod index_definition;
 pub mod local;
 pub mod lock;
 pub mod lock_waits;

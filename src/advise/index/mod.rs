@@ -9,4 +9,5 @@ mod pool;
 pub mod recommend;
 mod rows;
 mod study;
+mod upkeep;
 pub mod what_if;

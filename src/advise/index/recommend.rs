@@ -10,6 +10,7 @@ use super::policy::{self, PolicyRow, Resolved};
 use super::pool::{is_covered, Planner, Pool, IMPROVED};
 use super::rows::{self, Gain, Recommendation};
 use super::study::{self, Known, Study};
+use super::upkeep;
 use crate::error::Error;
 use crate::pg::hypothetical::Hypothetical;
 use crate::pg::planner::{Configuration, Planned, UsedIndex};
@@ -17,6 +18,8 @@ use crate::workload::queries::Workload;
 
 /// Share of the time budget that the baseline may take.
 const STUDY_SHARE: f64 = 0.4;
+/// Share of the time budget after which existing indexes are judged no further; the search has the rest.
+const UPKEEP_SHARE: f64 = 0.6;
 
 /// How to search.
 pub struct Options {
@@ -61,6 +64,7 @@ pub fn run(workload: &Workload, options: &Options) -> Result<Outcome, Error> {
             }
         }
     }
+    let upkeep = upkeep::run(workload, &mut study, &cases, options.started + budget.mul_f64(UPKEEP_SHARE))?;
     let mut pool = Pool::of(&study, workload, options.deadline);
     for (at, case) in cases.iter().enumerate() {
         if let Resolved::Index(_, candidate) = &case.resolved {
@@ -85,8 +89,11 @@ pub fn run(workload: &Workload, options: &Options) -> Result<Outcome, Error> {
     rows::name_all(&mut pool, &study, &selection.chosen);
     let gains = gains(&study, &pool, &selection);
     let alone = alone(&study, &pool, &selection, options.deadline);
-    let rows =
+    let mut rows =
         rows::make(&rows::Findings { workload, study: &study, pool: &pool, cases: &cases, gains, alone, options });
+    // What to do comes before what is as the policy wants it.
+    let todo = rows.iter().take_while(|row| row.status == "recommended").count();
+    rows.splice(todo..todo, upkeep);
     Ok(Outcome { rows, notices: study.notices })
 }
 
