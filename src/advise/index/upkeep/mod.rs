@@ -60,13 +60,18 @@ pub fn run(
     estimate_builds(&mut all, deadline);
     let mut pricing = Pricing { study, hidden: Vec::new(), plans: HashMap::new(), deadline };
     let mut cases = Vec::new();
-    let (mut unpriced, mut start) = (0usize, 0usize);
-    for group in all.chunk_by(|a, b| a.relation == b.relation) {
+    let mut unpriced = 0usize;
+    let mut groups: Vec<&[Found]> = all.chunk_by(|a, b| a.relation == b.relation).collect();
+    // Partitioned tables first: a part goes with its index, and then it is not rebuilt and takes no other's place.
+    groups.sort_by_key(|group| !group.iter().any(|one| one.index.partitioned));
+    for group in groups {
         pgrx::check_for_interrupts!();
-        let indexes: Vec<decide::Index> = group.iter().map(|one| one.index.clone()).collect();
+        let left: Vec<&Found> =
+            group.iter().filter(|one| !pricing.hidden.contains(&pg_sys::Oid::from(one.index.oid))).collect();
+        let indexes: Vec<decide::Index> = left.iter().map(|one| one.index.clone()).collect();
         let keys = foreign_keys.get(&group[0].relation.to_u32()).map_or(&[][..], Vec::as_slice);
         for verdict in decide::judge(&indexes, keys, server.counters()) {
-            let found = &all[start + verdict.index];
+            let found = left[verdict.index];
             let replanned = match (verdict.action, verdict.finding) {
                 (Action::Reindex, _) | (_, Finding::Invalid { .. }) => Vec::new(),
                 _ => match pricing.without(found) {
@@ -78,15 +83,10 @@ pub fn run(
                     }
                 },
             };
-            let other = other_of(verdict.finding).and_then(|at| all.get(start + at));
+            let other = other_of(verdict.finding).map(|at| left[at]);
             cases.push(Case { found, other, verdict, replanned });
         }
-        start += group.len();
     }
-    // A part goes with the index that it belongs to.
-    let gone: HashSet<pg_sys::Oid> = pricing.hidden.into_iter().collect();
-    cases
-        .retain(|case| case.verdict.action == Action::Drop || !gone.contains(&pg_sys::Oid::from(case.found.index.oid)));
     if unpriced > 0 {
         study.notices.push(format!(
             "the time budget ran out before {unpriced} existing indexes were judged; raise time_budget_ms"

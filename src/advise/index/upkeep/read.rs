@@ -30,6 +30,10 @@ pub struct Found {
     pub share: Option<f64>,
     /// It excludes conflicting rows: cannot be rebuilt concurrently.
     pub excludes: bool,
+    /// The caller may read its table.
+    readable: bool,
+    /// What needs it besides queries: half a sentence.
+    pub bound_by: Option<String>,
 }
 
 /// What concerns all indexes.
@@ -99,8 +103,8 @@ const NULLS_NOT_DISTINCT: usize = 2;
 const VALID: usize = 3;
 const LIVE: usize = 4;
 const EXCLUDES: usize = 5;
-const BOUND: usize = 6;
-const PARTITIONED: usize = 7;
+const PARTITIONED: usize = 6;
+const READABLE: usize = 7;
 
 /// The indexes of all permanent tables and materialized views that the caller may read, by table. `days` is the age of the
 /// statistics. Expressions are compared as node trees, without the places in the text they came from: printing them
@@ -117,13 +121,8 @@ pub fn indexes(days: f64) -> Result<Vec<Found>, Error> {
                       WHERE t.attrelid OPERATOR(pg_catalog.=) i.indexrelid AND t.attoptions IS NOT NULL)),
                 ARRAY[i.indisunique, i.indimmediate, i.indnullsnotdistinct, i.indisvalid AND i.indisready, i.indislive,
                       i.indisexclusion,
-                      i.indisreplident OR i.indisclustered OR c.relispartition
-                      OR i.indexrelid IN (SELECT k.conindid FROM pg_catalog.pg_constraint k)
-                      OR EXISTS (SELECT FROM pg_catalog.pg_depend d
-                                  WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
-                                    AND (d.objid OPERATOR(pg_catalog.=) i.indexrelid OR d.objid OPERATOR(pg_catalog.=) i.indrelid)
-                                    AND d.deptype OPERATOR(pg_catalog.=) 'e'),
-                      c.relkind OPERATOR(pg_catalog.=) 'I'],
+                      c.relkind OPERATOR(pg_catalog.=) 'I',
+                      pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND pg_catalog.has_table_privilege(t.oid, 'SELECT')],
                 (SELECT pg_catalog.array_agg(DISTINCT d.refobjsubid::pg_catalog.int2) FROM pg_catalog.pg_depend d
                   WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
                     AND d.objid OPERATOR(pg_catalog.=) i.indexrelid AND d.refclassid OPERATOR(pg_catalog.=) d.classid
@@ -136,7 +135,15 @@ pub fn indexes(days: f64) -> Result<Vec<Found>, Error> {
                 s.idx_scan,
                 pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-)
                     (pg_catalog.to_jsonb(s) OPERATOR(pg_catalog.->>) 'last_idx_scan')::pg_catalog.timestamptz)
-                OPERATOR(pg_catalog./) 86400
+                OPERATOR(pg_catalog./) 86400,
+                CASE WHEN i.indexrelid IN (SELECT k.conindid FROM pg_catalog.pg_constraint k) THEN 'backs a constraint'
+                     WHEN i.indisreplident THEN 'is the replica identity'
+                     WHEN i.indisclustered THEN 'is what CLUSTER sorts by'
+                     WHEN c.relispartition THEN 'is part of a partitioned index'
+                     WHEN EXISTS (SELECT FROM pg_catalog.pg_depend d
+                                   WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
+                                     AND (d.objid OPERATOR(pg_catalog.=) i.indexrelid OR d.objid OPERATOR(pg_catalog.=) i.indrelid)
+                                     AND d.deptype OPERATOR(pg_catalog.=) 'e') THEN 'belongs to an extension' END
            FROM pg_catalog.pg_index i
            JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) i.indexrelid
            JOIN pg_catalog.pg_class t ON t.oid OPERATOR(pg_catalog.=) i.indrelid
@@ -148,8 +155,6 @@ pub fn indexes(days: f64) -> Result<Vec<Found>, Error> {
             AND t.relpersistence OPERATOR(pg_catalog.<>) 't'
             AND t.oid OPERATOR(pg_catalog.>=) $1
             AND n.nspname OPERATOR(pg_catalog.<>) ALL (ARRAY['pg_catalog', 'pg_toast', 'information_schema', $2]::pg_catalog.name[])
-            AND pg_catalog.has_schema_privilege(n.oid, 'USAGE')
-            AND pg_catalog.has_table_privilege(t.oid, 'SELECT')
           ORDER BY i.indrelid, i.indexrelid",
         &[pg_sys::Oid::from(pg_sys::FirstNormalObjectId).into(), OWN_SCHEMA.into()],
         |row| {
@@ -175,6 +180,7 @@ pub fn indexes(days: f64) -> Result<Vec<Found>, Error> {
                     options: *options,
                 })
                 .collect();
+            let bound_by = row.get::<String>(21)?;
             let scans = row.get::<i64>(19)?.unwrap_or(0);
             let index = Index {
                 oid: oid.to_u32(),
@@ -190,7 +196,7 @@ pub fn indexes(days: f64) -> Result<Vec<Found>, Error> {
                 valid: flag(VALID),
                 live: flag(LIVE),
                 building: false,
-                bound: flag(BOUND),
+                bound: bound_by.is_some(),
                 partitioned: flag(PARTITIONED),
                 wanted: false,
                 scans,
@@ -209,11 +215,15 @@ pub fn indexes(days: f64) -> Result<Vec<Found>, Error> {
                 parent: row.get::<pg_sys::Oid>(16)?.map(pg_sys::Oid::to_u32),
                 share: row.get::<f64>(18)?,
                 excludes: flag(EXCLUDES),
+                readable: flag(READABLE),
+                bound_by,
             }))
         },
     )
     .map_err(unreadable)?;
+    // Whoever may read a partitioned table is told of its indexes with all their parts.
     add_parts(&mut found);
+    found.retain(|one| one.readable);
     note_builders(&mut found)?;
     Ok(found)
 }

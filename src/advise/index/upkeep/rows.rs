@@ -153,8 +153,14 @@ impl Writer<'_> {
     fn confidence(&self) -> &'static str {
         match self.case.verdict.finding {
             Finding::Unused => confidence(self.server.days, self.server.has_replicas),
-            // What replicas ask was not planned, nor what the time budget cut off.
-            Finding::Covered { .. } if self.server.has_replicas || self.study.cut_short => "medium",
+            // Somebody scans it whose plans are not known: a replica, or a statement that was not planned.
+            Finding::Covered { .. }
+                if self.server.has_replicas
+                    || self.study.cut_short
+                    || (self.case.found.index.scans > 0 && self.case.replanned.is_empty()) =>
+            {
+                "medium"
+            }
             Finding::Bloated { .. } => "medium",
             _ => "high",
         }
@@ -252,11 +258,9 @@ impl Writer<'_> {
         }
     }
 
-    fn why_the_other(&self, better: Better) -> &'static str {
+    fn why_the_other(&self, better: Better) -> &str {
         match better {
-            Better::Bound => {
-                "something besides queries needs: a constraint, the replica identity, CLUSTER or a partitioned index"
-            }
+            Better::Bound => self.case.other.and_then(|other| other.bound_by.as_deref()).unwrap_or("is needed"),
             Better::Unique => "enforces uniqueness besides",
             Better::Used => "is used more",
             Better::Older => "is older",
