@@ -15,27 +15,38 @@ pub struct Definition {
     pub keys: Vec<String>,
 }
 
-/// The definition of `index` on `relation`.
-pub fn read(relation: pg_sys::Oid, index: pg_sys::Oid) -> Result<Definition, Unusable> {
+/// The definition of `index` on `relation`; `columns` are the attribute numbers of its keys, 0 for an expression.
+pub fn read(relation: pg_sys::Oid, index: pg_sys::Oid, columns: &[i16]) -> Result<Definition, Unusable> {
     // Printing an index opens its table, and would wait for it.
     let lock = lock::Shared::try_take(relation).ok_or(Unusable::Locked)?;
-    let keys = catalog::rows(
-        "SELECT coalesce(t.attname::pg_catalog.text, pg_catalog.pg_get_indexdef(i.indexrelid, k.number::pg_catalog.int4, false))
-           FROM pg_catalog.pg_index i
-          CROSS JOIN LATERAL pg_catalog.unnest(i.indkey::pg_catalog.int2[]) WITH ORDINALITY k (attnum, number)
-           LEFT JOIN pg_catalog.pg_attribute t
-             ON t.attrelid OPERATOR(pg_catalog.=) i.indrelid AND t.attnum OPERATOR(pg_catalog.=) k.attnum
-          WHERE i.indexrelid OPERATOR(pg_catalog.=) $1 AND k.number OPERATOR(pg_catalog.<=) i.indnkeyatts
-          ORDER BY k.number",
-        &[index.into()],
-        |row| row.get::<String>(1),
-    )
-    .unwrap_or_default();
-    if keys.is_empty() {
+    // SAFETY: a syscache lookup of one OID; printing comes after it, with the table locked.
+    let exists = unsafe {
+        pg_sys::SearchSysCacheExists(
+            pg_sys::SysCacheIdentifier::INDEXRELID as i32,
+            pg_sys::Datum::from(index),
+            pg_sys::Datum::from(0),
+            pg_sys::Datum::from(0),
+            pg_sys::Datum::from(0),
+        )
+    };
+    if !exists {
         return Err(Unusable::Gone);
     }
-    // SAFETY: the index was there just now and its table is locked; the result is a palloc'd string.
+    let keys = (1i32..).zip(columns).map(|(number, column)| key(relation, index, number, *column)).collect();
+    // SAFETY: the index exists; the result is a palloc'd string.
     let create = unsafe { ident::owned(pg_sys::pg_get_indexdef_string(index)) };
     drop(lock);
     create.map(|create| Definition { create, keys }).ok_or(Unusable::Gone)
+}
+
+/// Key `number` of an index.
+fn key(relation: pg_sys::Oid, index: pg_sys::Oid, number: i32, column: i16) -> String {
+    let text = if column == 0 {
+        let query = "SELECT pg_catalog.pg_get_indexdef($1, $2, false)";
+        catalog::value::<String>(query, &[index.into(), number.into()]).ok().flatten()
+    } else {
+        // SAFETY: a syscache lookup that gives NULL or a palloc'd string.
+        unsafe { ident::owned(pg_sys::get_attname(relation, column, true)) }
+    };
+    text.unwrap_or_default()
 }

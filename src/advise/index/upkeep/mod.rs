@@ -98,6 +98,8 @@ pub fn run(
                 .to_owned(),
         );
     }
+    // When time runs out, it shall be for the smallest.
+    cases.sort_by(|a, b| b.found.index.bytes.total_cmp(&a.found.index.bytes));
     Ok(rows::make(workload, study, &server, &cases, deadline))
 }
 

@@ -32,6 +32,8 @@ pub struct Found {
     pub excludes: bool,
     /// The caller may read its table.
     readable: bool,
+    /// Its table is a partition.
+    pub in_partition: bool,
     /// What needs it besides queries: half a sentence.
     pub bound_by: Option<String>,
 }
@@ -105,6 +107,7 @@ const LIVE: usize = 4;
 const EXCLUDES: usize = 5;
 const PARTITIONED: usize = 6;
 const READABLE: usize = 7;
+const IN_PARTITION: usize = 8;
 
 /// The indexes of all permanent tables and materialized views that the caller may read, by table. `days` is the age of the
 /// statistics. Expressions are compared as node trees, without the places in the text they came from: printing them
@@ -122,7 +125,8 @@ pub fn indexes(days: f64) -> Result<Vec<Found>, Error> {
                 ARRAY[i.indisunique, i.indimmediate, i.indnullsnotdistinct, i.indisvalid AND i.indisready, i.indislive,
                       i.indisexclusion,
                       c.relkind OPERATOR(pg_catalog.=) 'I',
-                      pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND pg_catalog.has_table_privilege(t.oid, 'SELECT')],
+                      pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND pg_catalog.has_table_privilege(t.oid, 'SELECT'),
+                      t.relispartition],
                 (SELECT pg_catalog.array_agg(DISTINCT d.refobjsubid::pg_catalog.int2) FROM pg_catalog.pg_depend d
                   WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
                     AND d.objid OPERATOR(pg_catalog.=) i.indexrelid AND d.refclassid OPERATOR(pg_catalog.=) d.classid
@@ -216,6 +220,7 @@ pub fn indexes(days: f64) -> Result<Vec<Found>, Error> {
                 share: row.get::<f64>(18)?,
                 excludes: flag(EXCLUDES),
                 readable: flag(READABLE),
+                in_partition: flag(IN_PARTITION),
                 bound_by,
             }))
         },

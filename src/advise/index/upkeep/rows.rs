@@ -12,7 +12,7 @@ use super::read::Server;
 use super::Case;
 use crate::advise::index::pool;
 use crate::advise::index::rows::{summary, Recommendation, EVIDENCE_MAX, HIGH_PCT, MEDIUM_PCT};
-use crate::advise::index::study::{Known, Study};
+use crate::advise::index::study::{Known, Studied, Study};
 use crate::pg::ident;
 use crate::pg::index_definition::{self, Definition};
 use crate::pg::relation::Unusable;
@@ -45,20 +45,19 @@ pub fn make(
             continue;
         }
         let index = pg_sys::Oid::from(case.found.index.oid);
-        match index_definition::read(relation, index) {
+        let columns: Vec<i16> = case.found.index.keys.iter().map(|key| key.column).collect();
+        match index_definition::read(relation, index, &columns) {
             Ok(definition) => rows.extend(Writer { workload, study, server, case }.row(definition)),
             Err(Unusable::Locked) => locked.push(relation),
             Err(_) => {}
         }
     }
-    let names: Vec<String> = locked.into_iter().filter_map(ident::relation).collect();
-    let told = |name: &str| study.notices.iter().any(|notice| notice.starts_with(name));
-    let new: Vec<String> = names
-        .into_iter()
-        .filter(|name| !told(name))
-        .map(|name| format!("{name} was left out: another session has locked it"))
-        .collect();
-    study.notices.extend(new);
+    for name in locked.into_iter().filter_map(ident::relation) {
+        let notice = format!("{name} was left out: another session has locked it");
+        if !study.notices.contains(&notice) {
+            study.notices.push(notice);
+        }
+    }
     if left > 0 {
         study.notices.push(format!(
             "the time budget ran out: {left} findings on existing indexes were left out; raise time_budget_ms"
@@ -118,9 +117,15 @@ impl Writer<'_> {
         Some((row, bytes.unwrap_or(0.0)))
     }
 
-    /// What the writes of the table pay for the index, in the unit of weights; None when its table cannot be looked at.
+    /// What the writes of the table pay for the index, in the unit of weights; None when that is not known.
     fn write_cost(&self) -> Option<f64> {
         let found = self.case.found;
+        let writes = |statement: &Studied| statement.base.writes.iter().any(|write| write.relation == found.relation);
+        if !self.study.statements.iter().any(writes) {
+            // A partition is written to through its parent, in shares that nobody counts.
+            let is_known = !self.study.cut_short && !self.workload.statements.is_empty() && !found.in_partition;
+            return is_known.then_some(0.0);
+        }
         let keys = found.columns.iter().map(|column| Key::ascending(*column)).collect();
         let candidate = Candidate { relation: found.relation.to_u32(), kind: Kind::Btree, keys, free: 0 };
         match self.study.relations.get(&candidate.relation) {
@@ -192,11 +197,7 @@ impl Writer<'_> {
         let other = self.case.other.map(|other| other.name.as_str()).unwrap_or_default();
         let mut reason = match self.case.verdict.finding {
             Finding::Unused if found.index.scans == 0 => {
-                format!(
-                    "No scan of {own} ({keys}) was counted in the {} days of statistics{}",
-                    self.days(),
-                    self.since()
-                )
+                format!("No scan of {own} ({keys}) was counted in the {} of statistics{}", self.days(), self.since())
             }
             Finding::Unused => {
                 format!("{own} ({keys}) was last scanned {:.0} days ago", found.index.idle_days.floor())
@@ -224,10 +225,7 @@ impl Writer<'_> {
         }
         if self.case.verdict.finding == Finding::Unused {
             if self.server.days < YOUNG_DAYS {
-                reason.push_str(&format!(
-                    "; the statistics are only {} days old, so ask again after a week",
-                    self.days()
-                ));
+                reason.push_str(&format!("; the statistics are only {} old, so ask again after a week", self.days()));
             }
             if self.server.has_replicas {
                 reason.push_str("; scans on replicas are not counted here, so look there first");
@@ -267,8 +265,11 @@ impl Writer<'_> {
         }
     }
 
-    fn days(&self) -> i64 {
-        self.server.days.floor() as i64
+    fn days(&self) -> String {
+        match self.server.days.floor() as i64 {
+            1 => "1 day".to_owned(),
+            days => format!("{days} days"),
+        }
     }
 
     fn since(&self) -> &'static str {
