@@ -64,12 +64,18 @@ fn elements<T>(argument: &'static str, value: Option<Vec<Option<T>>>) -> Result<
     required(argument, value)?.into_iter().map(|element| required(argument, element)).collect()
 }
 
-/// Recommends indexes for a workload, with evidence, and judges every row of `perf.index_policy`.
+/// Recommends indexes for a workload, with evidence, judges every row of `perf.index_policy`, and says which existing
+/// indexes to drop or rebuild.
 ///
 /// `time_budget_ms`: when to stop searching; the best set found by then is returned. `storage_budget_bytes`: for all
 /// recommended indexes together; NULL for no limit. `include_inapplicable`: also policy rows whose table is missing.
 /// `workload`: `captured` or `pg_stat_statements`. `queries`: advice for exactly these statements instead, each executed
 /// `weights` times (once by default); needs no capture.
+///
+/// Existing indexes come as rows `drop` and `reindex` (see `crate::advise::index::upkeep` and `perf_core::index::upkeep`,
+/// which have the thresholds and their reasons): unused, duplicate, covered by a wider one, left from a failed build,
+/// bloated. `size_bytes` is what they free, `benefit_pct` what the writes save. Not for given `queries`: what these do not
+/// use, others may.
 ///
 /// Costs are the planner's, with indexes that do not exist; sizes are of a fresh build with deduplication. Percentages are
 /// of the workload's measured time (given queries: of its weighted planned cost). NULL is not known. Nothing is created,
@@ -138,7 +144,7 @@ fn index_recommendations(
             row.status.to_owned(),
             row.relation,
             row.columns,
-            row.access_method.to_owned(),
+            row.access_method,
             row.ddl,
             row.undo_ddl,
             row.size_bytes,

@@ -1,5 +1,6 @@
 //! Heavyweight locks taken only when they are free. Called by the partition manager of the history tables, which must never
-//! queue behind a reader: whoever waits for an exclusive lock makes everybody after it wait too.
+//! queue behind a reader: whoever waits for an exclusive lock makes everybody after it wait too. And by the index advisor,
+//! which must not wait for anybody.
 
 use pgrx::pg_sys;
 
@@ -15,4 +16,27 @@ pub fn try_lock_exclusive(relation: pg_sys::Oid) -> bool {
 pub fn try_lock_share_update(relation: pg_sys::Oid) -> bool {
     // SAFETY: as in `try_lock_exclusive`.
     unsafe { pg_sys::ConditionalLockRelationOid(relation, pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE) }
+}
+
+/// ACCESS SHARE on a relation for as long as this lives: whoever prints an expression opens its table, and would wait.
+pub struct Shared(pg_sys::Oid);
+
+impl Shared {
+    /// Takes the lock if nobody is in the way.
+    pub fn try_take(relation: pg_sys::Oid) -> Option<Self> {
+        // SAFETY: as in `try_lock_exclusive`.
+        let taken =
+            unsafe { pg_sys::ConditionalLockRelationOid(relation, pg_sys::AccessShareLock as pg_sys::LOCKMODE) };
+        taken.then_some(Shared(relation))
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // On the way out of an error the abort releases it, with the resource owner it belongs to.
+        if !std::thread::panicking() {
+            // SAFETY: taken by `try_take` under the same resource owner, and released once.
+            unsafe { pg_sys::UnlockRelationOid(self.0, pg_sys::AccessShareLock as pg_sys::LOCKMODE) };
+        }
+    }
 }

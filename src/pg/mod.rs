@@ -9,6 +9,7 @@ pub mod expressions;
 pub mod filesystem;
 pub mod hypothetical;
 pub mod ident;
+pub mod index_definition;
 pub mod local;
 pub mod lock;
 pub mod lock_waits;

@@ -1,7 +1,8 @@
 //! The index advisor and what-if planning, over the planner bridge in `crate::pg` and the pure logic in `perf_core::index`.
 //!
 //! `recommend` is the way through: `study` plans the workload as it is, `pool` makes candidates, `perf_core` selects among
-//! them with `pool` as its planner, `rows` says what came out. `policy` and `existing` read tables and catalogs.
+//! them with `pool` as its planner, `rows` says what came out. `upkeep` judges the indexes that exist. `policy` and
+//! `existing` read tables and catalogs.
 
 mod existing;
 mod policy;
@@ -9,4 +10,5 @@ mod pool;
 pub mod recommend;
 mod rows;
 mod study;
+mod upkeep;
 pub mod what_if;

@@ -200,7 +200,7 @@ pub fn calls_allowed(study: &Study) -> Vec<usize> {
 /// Measured: a write of n existing indexes does the work of n + 3 index entries, so one more costs 1 / (n + 3) of its
 /// measured time; an UPDATE pays when it sets a key column, else for the share of updates that are not HOT. Given queries:
 /// rows times what an entry takes.
-fn write_cost(study: &Study, workload: &Workload, known: &Known, candidate: &Candidate) -> Option<f64> {
+pub fn write_cost(study: &Study, workload: &Workload, known: &Known, candidate: &Candidate) -> Option<f64> {
     let columns = stored_columns(study, candidate);
     let (mut sum, mut seen) = (0.0, false);
     for statement in &study.statements {

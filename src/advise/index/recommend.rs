@@ -11,6 +11,7 @@ use super::policy::{self, PolicyRow, Resolved};
 use super::pool::{self, is_covered, Oracle, Pool, IMPROVED};
 use super::rows::{self, Gain, Recommendation};
 use super::study::{self, Known, Study};
+use super::upkeep;
 use crate::error::Error;
 use crate::pg::planner::Planned;
 use crate::workload::queries::Workload;
@@ -19,6 +20,8 @@ use crate::workload::queries::Workload;
 const STUDY_SHARE: f64 = 0.4;
 /// Share of the time budget after which the search ends, so that what it found can still be checked with real plans.
 const SEARCH_SHARE: f64 = 0.85;
+/// Share of the time budget after which existing indexes are judged no further; the search has the rest.
+const UPKEEP_SHARE: f64 = 0.6;
 
 /// How to search.
 pub struct Options {
@@ -63,6 +66,7 @@ pub fn run(workload: &Workload, options: &Options) -> Result<Outcome, Error> {
             }
         }
     }
+    let upkeep = upkeep::run(workload, &mut study, &cases, options.started + budget.mul_f64(UPKEEP_SHARE))?;
     let search_end = options.started + budget.mul_f64(SEARCH_SHARE);
     let mut pool = Pool::of(&study, workload, search_end);
     for (at, case) in cases.iter().enumerate() {
@@ -106,8 +110,11 @@ pub fn run(workload: &Workload, options: &Options) -> Result<Outcome, Error> {
         shortlist.places.len()
     );
     rows::name_all(&mut pool, &study, &selection.chosen);
-    let rows =
+    let mut rows =
         rows::make(&rows::Findings { workload, study: &study, pool: &pool, cases: &cases, gains, alone, options });
+    // What to do comes before what is as the policy wants it.
+    let todo = rows.iter().take_while(|row| row.status == "recommended").count();
+    rows.splice(todo..todo, upkeep);
     Ok(Outcome { rows, notices: study.notices })
 }
 

@@ -17,13 +17,13 @@ use crate::pg::planner::{Planned, Scan};
 use crate::workload::queries::Workload;
 
 /// Statements listed in the evidence of one row, at most: those that gain most.
-const EVIDENCE_MAX: usize = 20;
+pub const EVIDENCE_MAX: usize = 20;
 /// `high`: this share of the workload saved, in percent.
-const HIGH_PCT: f64 = 5.0;
+pub const HIGH_PCT: f64 = 5.0;
 /// `high` too: a statement of at least `HIGH_PCT` of the workload this many times cheaper.
 const HIGH_SPEEDUP: f64 = 10.0;
 /// `medium`: this share of the workload saved, in percent.
-const MEDIUM_PCT: f64 = 1.0;
+pub const MEDIUM_PCT: f64 = 1.0;
 
 /// A policy index that saves less than this share of the workload, in percent, saves nothing worth a word.
 const NOTICEABLE_PCT: f64 = 0.1;
@@ -38,7 +38,7 @@ pub struct Recommendation {
     pub status: &'static str,
     pub relation: String,
     pub columns: Vec<String>,
-    pub access_method: &'static str,
+    pub access_method: String,
     pub ddl: Option<String>,
     pub undo_ddl: Option<String>,
     pub size_bytes: Option<i64>,
@@ -140,7 +140,7 @@ pub fn change(study: &Study, pool: &Pool, statement: usize, config: &[usize], af
 }
 
 /// `Seq Scan on orders, Sort`: the scans of the relations in question, each once.
-fn summary(scans: &[Scan], sorts: u32, given: &[&Hypothetical], relations: &HashSet<u32>) -> String {
+pub fn summary(scans: &[Scan], sorts: u32, given: &[&Hypothetical], relations: &HashSet<u32>) -> String {
     let mut parts: Vec<String> = Vec::new();
     for scan in scans.iter().filter(|scan| relations.contains(&scan.relation.to_u32())) {
         let table = ident::relation_parts(scan.relation).map_or_else(String::new, |(_, name)| name);
@@ -195,7 +195,7 @@ impl Findings<'_> {
         Recommendation {
             id: name::stable_id(&parts),
             action: "create",
-            access_method: candidate.kind.access_method(),
+            access_method: candidate.kind.access_method().to_owned(),
             confidence: "low",
             basis: "policy",
             evidence: json!([]),
@@ -317,7 +317,7 @@ impl Findings<'_> {
             status,
             relation: case.row.table_name.clone(),
             columns: case.row.columns.clone(),
-            access_method: "btree",
+            access_method: "btree".to_owned(),
             confidence: "low",
             basis: "policy",
             reason,

@@ -28,7 +28,7 @@ const WRITES_MAX: usize = 200;
 const LOCK_TIMEOUT_MS: u32 = 20;
 
 /// The extension's schema, as the control file fixes it.
-const OWN_SCHEMA: &str = "perf";
+pub const OWN_SCHEMA: &str = "perf";
 
 /// One statement with its plan of today.
 pub struct Studied {

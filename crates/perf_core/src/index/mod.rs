@@ -1,6 +1,6 @@
 //! Index selection without a server: what a statement asks of a relation becomes candidates ([`candidates`]), candidates
 //! of many statements are merged ([`merge`]) and chosen under a budget ([`select`]); [`size`] prices an index in bytes,
-//! [`name`] gives it a name and an id.
+//! [`name`] gives it a name and an id; [`upkeep`] judges the indexes that exist.
 //!
 //! Everything is a pure function over plain values; the planner is behind the trait [`select::CostOracle`].
 
@@ -10,6 +10,7 @@ pub mod merge;
 pub mod name;
 pub mod select;
 pub mod size;
+pub mod upkeep;
 pub mod work;
 
 /// The access method of a candidate.
