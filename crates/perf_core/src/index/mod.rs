@@ -1,12 +1,13 @@
 //! Index selection without a server: what a statement asks of a relation becomes candidates ([`candidates`]), candidates
 //! of many statements are merged ([`merge`]) and chosen under a budget ([`select`]); [`size`] prices an index in bytes,
-//! [`name`] gives it a name and an id.
+//! [`name`] gives it a name and an id, [`pattern`] reads what a text is matched with.
 //!
 //! Everything is a pure function over plain values; the planner is behind the trait [`select::CostOracle`].
 
 pub mod candidates;
 pub mod merge;
 pub mod name;
+pub mod pattern;
 pub mod select;
 pub mod size;
 
