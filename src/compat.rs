@@ -142,6 +142,23 @@ pub unsafe fn pathkey_descends(key: *mut pg_sys::PathKey) -> bool {
     }
 }
 
+/// Whether a variable stands above an outer join that may have made it NULL; known from 16 on.
+///
+/// # Safety
+/// `var` points to a valid variable.
+pub unsafe fn is_nulled(var: *const pg_sys::Var) -> bool {
+    #[cfg(feature = "pg15")]
+    {
+        let _ = var;
+        false
+    }
+    // SAFETY: the caller promises a valid pointer.
+    #[cfg(not(feature = "pg15"))]
+    unsafe {
+        !(*var).varnullingrels.is_null()
+    }
+}
+
 /// Checks that the current role may run a planned statement; raises an ERROR if not.
 ///
 /// # Safety

@@ -2,7 +2,7 @@
 //! each numbered. Owns copies in a memory context of its own, so that they outlive the planner run they were seen in; made
 //! by an advisor for one call. Locks nothing.
 
-use pgrx::{pg_sys, PgMemoryContexts};
+use pgrx::{pg_sys, PgList, PgMemoryContexts};
 
 use super::{ident, planner};
 
@@ -43,8 +43,12 @@ impl Expressions {
             let before = self.context.set_as_current();
             let copy = pg_sys::copyObjectImpl(node.cast()).cast::<pg_sys::Node>();
             pg_sys::MemoryContextSwitchTo(before.value());
-            if varno != 1 {
-                pg_sys::ChangeVarNodes(copy, varno, 1, 0);
+            for var in PgList::<pg_sys::Var>::from_pg(pg_sys::pull_var_clause(copy, 0)).iter_ptr() {
+                debug_assert_eq!((*var).varno, varno);
+                // How the statement named it is of no interest here, and would be printed.
+                (*var).varno = 1;
+                (*var).varnosyn = 1;
+                (*var).varattnosyn = (*var).varattno;
             }
             let known = self
                 .items

@@ -14,6 +14,7 @@ pub mod lock;
 pub mod lock_waits;
 pub mod lwlock;
 pub mod names;
+pub mod opclass;
 pub mod planner;
 pub mod query;
 pub mod raw;

@@ -222,9 +222,11 @@ impl Relation {
     }
 }
 
+/// The statistics of a column, of the relation alone or with its children.
+///
 /// # Safety
 /// Needs a transaction; the result is NULL or must be released.
-unsafe fn statistics_tuple(relation: pg_sys::Oid, column: i16, inherited: bool) -> pg_sys::HeapTuple {
+pub unsafe fn statistics_tuple(relation: pg_sys::Oid, column: i16, inherited: bool) -> pg_sys::HeapTuple {
     // SAFETY: three keys of the right types for this cache.
     unsafe {
         pg_sys::SearchSysCache3(
@@ -240,7 +242,7 @@ unsafe fn statistics_tuple(relation: pg_sys::Oid, column: i16, inherited: bool) 
 ///
 /// # Safety
 /// `tuple` is a pg_statistic tuple.
-unsafe fn with_slot(tuple: pg_sys::HeapTuple, kind: u32, wanted: u32, mut read: impl FnMut(&pg_sys::AttStatsSlot)) {
+pub unsafe fn with_slot(tuple: pg_sys::HeapTuple, kind: u32, wanted: u32, mut read: impl FnMut(&pg_sys::AttStatsSlot)) {
     let mut slot = pg_sys::AttStatsSlot::default();
     // SAFETY: the slot is filled by the callee when it returns true, and freed once.
     unsafe {

@@ -240,11 +240,7 @@ impl Found {
         let mut filters: Vec<&Filter> = needs.filters.iter().filter(|filter| filter.predicate.is_some()).collect();
         filters.sort_by(|a, b| a.selectivity.total_cmp(&b.selectivity));
         for filter in filters.iter().take(PREDICATES_MAX) {
-            let mut made = 0;
-            for candidate in best {
-                if made == PARTIAL_MAX {
-                    break;
-                }
+            for (made, candidate) in best.iter().take(PARTIAL_MAX).enumerate() {
                 let mut twin = Candidate { predicate: filter.predicate, ..candidate.clone() };
                 if let (Some(at), true) =
                     (twin.keys.iter().position(|key| key.part == filter.part), twin.keys.len() > 1)
@@ -257,7 +253,6 @@ impl Found {
                     self.push(Candidate { include, ..twin.clone() });
                 }
                 self.push(twin);
-                made += 1;
             }
         }
     }
