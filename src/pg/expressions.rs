@@ -2,7 +2,8 @@
 //! each numbered. Owns copies in a memory context of its own, so that they outlive the planner run they were seen in; made
 //! by an advisor for one call. Locks nothing.
 
-use pgrx::{pg_sys, PgList, PgMemoryContexts};
+use perf_core::index::name;
+use pgrx::{is_a, pg_sys, PgList, PgMemoryContexts};
 
 use super::{ident, planner};
 
@@ -104,5 +105,21 @@ impl Expressions {
             }
         })
         .unwrap_or_default()
+    }
+    /// The expression as a key of an index definition has it: a plain function call as it is, else in parentheses.
+    pub fn key_text(&self, number: u32) -> String {
+        let node = self.node(number);
+        let text = self.text(number);
+        // SAFETY: NULL or a live node; the tag says which struct it is.
+        let is_call = unsafe {
+            !node.is_null()
+                && is_a(node, pg_sys::NodeTag::T_FuncExpr)
+                && (*node.cast::<pg_sys::FuncExpr>()).funcformat == pg_sys::CoercionForm::COERCE_EXPLICIT_CALL
+        };
+        if is_call {
+            text
+        } else {
+            name::in_parentheses(&text)
+        }
     }
 }

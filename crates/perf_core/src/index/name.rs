@@ -21,6 +21,33 @@ pub fn index_name(relation: &str, columns: &[String], is_used: impl Fn(&str) -> 
     unreachable_name()
 }
 
+/// The number that [`index_name`] gave a name; 1 when it needed none.
+pub fn number_of(name: &str) -> u32 {
+    name.rsplit_once("_idx").and_then(|(_, number)| number.parse().ok()).unwrap_or(1)
+}
+
+/// An expression's SQL as a key of an index definition wants it: in parentheses, unless it is in them already.
+pub fn in_parentheses(sql: &str) -> String {
+    let (mut depth, mut quote) = (0usize, None);
+    let enclosed = sql.starts_with('(')
+        && sql.char_indices().all(|(at, char)| {
+            match (quote, char) {
+                (Some(open), _) => quote = (char != open).then_some(open),
+                (None, '\'' | '"') => quote = Some(char),
+                (None, '(') => depth += 1,
+                (None, ')') => depth = depth.saturating_sub(1),
+                _ => {}
+            }
+            // Closed only by the last character.
+            depth > 0 || at + char.len_utf8() == sql.len()
+        });
+    if enclosed {
+        sql.to_owned()
+    } else {
+        format!("({sql})")
+    }
+}
+
 /// Words that follow the first of a type's name.
 const TYPE_WORDS: [&str; 7] = ["varying", "precision", "without", "with", "time", "zone", "bit"];
 /// Longest piece of a name that stands for an expression, in characters.
@@ -121,6 +148,25 @@ mod tests {
         ] {
             assert_eq!(expression_piece(sql), piece, "{sql}");
         }
+    }
+
+    #[test]
+    fn parentheses_where_they_are_missing() {
+        for (sql, expected) in [
+            ("(a || b)", "(a || b)"),
+            ("(a)::text", "((a)::text)"),
+            ("(a) || (b)", "((a) || (b))"),
+            ("(a || ')'::text)", "(a || ')'::text)"),
+            ("(\"a)(\" || b)", "(\"a)(\" || b)"),
+            ("CASE WHEN a THEN b END", "(CASE WHEN a THEN b END)"),
+        ] {
+            assert_eq!(in_parentheses(sql), expected);
+        }
+    }
+
+    #[test]
+    fn numbers() {
+        assert_eq!([number_of("t_a_idx"), number_of("t_a_idx3"), number_of("t"), number_of("a_idx2_b")], [1, 3, 1, 1]);
     }
 
     #[test]
