@@ -16,6 +16,8 @@ const VISIBLE_MIN: f64 = 0.5;
 const BRIN_PAGES_MIN: f64 = 10_000.0;
 /// Correlation of rows and values from which on block ranges tell values apart.
 const CORRELATION_MIN: f64 = 0.9;
+/// Distinct values of a column, at most, for one of them to tell a kind of rows rather than whatever a call asks for.
+const KINDS_MAX: f32 = 50.0;
 /// Values of an IN list that are looked up among the common ones, at most.
 const VALUES_MAX: usize = 20;
 
@@ -153,7 +155,8 @@ impl Place<'_> {
         }
     }
 
-    /// Whether `values`, one or an array of them, are written in the statement and all among the column's most common ones.
+    /// Whether `values`, one or an array of them, are written in the statement and all among the most common ones of a
+    /// column with few.
     /// A bound parameter may be another value in the next call, so with any of them nothing counts as written.
     ///
     /// # Safety
@@ -186,6 +189,10 @@ impl Place<'_> {
             let Some(wanted) = constants(values.cast(), operator) else { return false };
             let mut found = vec![false; wanted.len()];
             self.statistics(column, |tuple| {
+                let row = pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_statistic>();
+                if !(0.0 < (*row).stadistinct && (*row).stadistinct <= KINDS_MAX) {
+                    return;
+                }
                 with_slot(tuple, pg_sys::STATISTIC_KIND_MCV, pg_sys::ATTSTATSSLOT_VALUES, |slot| {
                     for at in 0..slot.nvalues.max(0) as usize {
                         let common = *slot.values.add(at);
