@@ -203,6 +203,20 @@ pub fn cost_function(of_method: pg_sys::amcostestimate_function) -> CostFunction
     }
 }
 
+/// Says whether NULLs are equal to a unique index; the planner did not ask before 18.
+///
+/// # Safety
+/// `info` points to a valid node.
+pub unsafe fn set_nulls_not_distinct(info: *mut pg_sys::IndexOptInfo, equal: bool) {
+    #[cfg(feature = "pg18")]
+    // SAFETY: the caller promises a valid pointer.
+    unsafe {
+        (*info).nullsnotdistinct = equal;
+    }
+    #[cfg(not(feature = "pg18"))]
+    let _ = (info, equal);
+}
+
 /// A query id as the server declares it.
 #[cfg(feature = "pg18")]
 type ServerQueryId = i64;

@@ -2,10 +2,18 @@
 //! each numbered. Owns copies in a memory context of its own, so that they outlive the planner run they were seen in; made
 //! by an advisor for one call. Locks nothing.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+
 use perf_core::index::name;
 use pgrx::{is_a, pg_sys, PgList, PgMemoryContexts};
 
+use super::planner::Configuration;
+use super::relation::Relation;
 use super::{ident, planner};
+
+/// Never wait longer for a lock that somebody else holds.
+const LOCK_TIMEOUT_MS: u32 = 20;
 
 /// One expression over one relation.
 #[derive(Debug)]
@@ -18,6 +26,8 @@ struct Item {
 pub struct Expressions {
     context: PgMemoryContexts,
     items: Vec<Item>,
+    /// Shares of rows that predicates keep, as they were asked for.
+    shares: RefCell<HashMap<u32, Option<f64>>>,
 }
 
 impl std::fmt::Debug for Expressions {
@@ -28,7 +38,11 @@ impl std::fmt::Debug for Expressions {
 
 impl Default for Expressions {
     fn default() -> Self {
-        Expressions { context: PgMemoryContexts::new("perf_opt expressions"), items: Vec::new() }
+        Expressions {
+            context: PgMemoryContexts::new("perf_opt expressions"),
+            items: Vec::new(),
+            shares: RefCell::default(),
+        }
     }
 }
 
@@ -106,6 +120,7 @@ impl Expressions {
         })
         .unwrap_or_default()
     }
+
     /// The expression as a key of an index definition has it: a plain function call as it is, else in parentheses.
     pub fn key_text(&self, number: u32) -> String {
         let node = self.node(number);
@@ -122,4 +137,26 @@ impl Expressions {
             name::in_parentheses(&text)
         }
     }
+
+    /// The share of `relation`'s rows for which the expression, a condition, is true, as the planner sees it: 0 to 1. None
+    /// when it cannot be planned now. Asks the planner once for each number.
+    pub fn share(&self, number: u32, relation: &Relation) -> Option<f64> {
+        if let Some(known) = self.shares.borrow().get(&number) {
+            return *known;
+        }
+        let text = self.text(number);
+        let share = if text.is_empty() { None } else { share_of(relation, &text, Some(LOCK_TIMEOUT_MS)) };
+        self.shares.borrow_mut().insert(number, share);
+        share
+    }
+}
+
+/// The share of rows that `condition`, in SQL, keeps; None when it cannot be planned.
+pub fn share_of(relation: &Relation, condition: &str, lock_timeout_ms: Option<u32>) -> Option<f64> {
+    // A partitioned table has no rows of its own: what all its partitions keep.
+    let only = if relation.kind == b'p' { "" } else { "ONLY " };
+    let text = format!("SELECT FROM {only}{} WHERE {condition}", relation.qualified());
+    let statement = planner::Statement { text: &text, lock_timeout_ms, ..planner::Statement::default() };
+    let plans = planner::plan(&statement, &[Configuration::default()]).ok()?;
+    Some((plans.first()?.rows / relation.tuples.max(1.0)).clamp(0.0, 1.0))
 }

@@ -5,6 +5,7 @@ use std::ffi::CStr;
 use pgrx::pg_sys;
 
 use super::ident;
+use super::relation::default_opclass;
 
 /// Members of one cache list looked at, at most.
 const MEMBERS_MAX: usize = 1_000;
@@ -49,7 +50,7 @@ pub fn gin_classes(operator: pg_sys::Oid, type_oid: pg_sys::Oid) -> Vec<(u32, bo
     if families.is_empty() {
         return classes;
     }
-    let default = default_class(type_oid, pg_sys::GIN_AM_OID);
+    let default = default_opclass(type_oid, pg_sys::GIN_AM_OID);
     let by_name = pg_sys::SysCacheIdentifier::CLAAMNAMENSP as i32;
     each_member::<pg_sys::FormData_pg_opclass>(by_name, pg_sys::GIN_AM_OID, |class| {
         // SAFETY: a look-up.
@@ -77,13 +78,6 @@ fn each_member<T>(cache: i32, key: pg_sys::Oid, mut read: impl FnMut(&T)) {
         }
         pg_sys::ReleaseCatCacheList(list);
     }
-}
-
-/// The default operator class of a type for an access method.
-pub fn default_class(type_oid: pg_sys::Oid, method: pg_sys::Oid) -> Option<pg_sys::Oid> {
-    // SAFETY: a syscache lookup.
-    let class = unsafe { pg_sys::GetDefaultOpClass(type_oid, method) };
-    (class != pg_sys::InvalidOid).then_some(class)
 }
 
 /// The name as an index definition has it: qualified unless it is the system's. None when it is gone.

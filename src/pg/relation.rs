@@ -69,11 +69,13 @@ pub struct Relation {
     pub kind: u8,
     /// Rows, as the planner would estimate them now.
     pub tuples: f64,
+    /// Its blocks.
+    pub pages: f64,
     /// Live columns.
     pub columns: Vec<Column>,
 }
 
-/// A default B-tree operator class.
+/// What an operator class is for.
 #[derive(Clone, Copy, Debug)]
 pub struct Opclass {
     /// Its family.
@@ -142,7 +144,7 @@ impl Relation {
             }
         }
         let (schema, name) = ident::relation_parts(oid).ok_or(Unusable::Gone)?;
-        Ok(Relation { oid, schema, name, kind, tuples, columns })
+        Ok(Relation { oid, schema, name, kind, tuples, pages: f64::from(pages), columns })
     }
 
     /// The quoted, qualified name.
@@ -278,22 +280,44 @@ fn alignment_bytes(code: u8) -> f64 {
 
 /// The default B-tree operator class of a type; None for a type without an order.
 pub fn btree_opclass(type_oid: pg_sys::Oid) -> Option<Opclass> {
-    // SAFETY: syscache lookups; the operator class exists when the second is made.
+    opclass(default_opclass(type_oid, pg_sys::BTREE_AM_OID)?)
+}
+
+/// OID of the default operator class of a type for an access method.
+pub fn default_opclass(type_oid: pg_sys::Oid, method: pg_sys::Oid) -> Option<pg_sys::Oid> {
+    // SAFETY: a syscache lookup.
+    let class = unsafe { pg_sys::GetDefaultOpClass(type_oid, method) };
+    (class != pg_sys::InvalidOid).then_some(class)
+}
+
+/// Family and input type of an operator class; None when it is gone.
+pub fn opclass(class: pg_sys::Oid) -> Option<Opclass> {
+    // SAFETY: the tuple comes from the syscache, is read as what that cache holds, and released.
     unsafe {
-        let class = pg_sys::GetDefaultOpClass(type_oid, pg_sys::BTREE_AM_OID);
-        (class != pg_sys::InvalidOid).then(|| Opclass {
-            family: pg_sys::get_opclass_family(class),
-            input: pg_sys::get_opclass_input_type(class),
-        })
+        let tuple = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::CLAOID as i32, pg_sys::Datum::from(class));
+        if tuple.is_null() {
+            return None;
+        }
+        let row = pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_opclass>();
+        let found = Opclass { family: (*row).opcfamily, input: (*row).opcintype };
+        pg_sys::ReleaseSysCache(tuple);
+        Some(found)
     }
+}
+
+/// The support function of an operator class with this number.
+pub fn support(family: pg_sys::Oid, input: pg_sys::Oid, number: i16) -> Option<pg_sys::Oid> {
+    // SAFETY: a syscache lookup.
+    let function = unsafe { pg_sys::get_opfamily_proc(family, input, input, number) };
+    (function != pg_sys::InvalidOid).then_some(function)
 }
 
 /// Whether equal values of this operator class have equal images, so that a B-tree may fold them.
 pub fn equal_image(opclass: Opclass, collation: pg_sys::Oid) -> bool {
     // SAFETY: support function 4 of B-tree takes one type OID and returns a boolean.
     unsafe {
-        let function = pg_sys::get_opfamily_proc(opclass.family, opclass.input, opclass.input, 4);
-        function != pg_sys::InvalidOid
-            && pg_sys::OidFunctionCall1Coll(function, collation, pg_sys::Datum::from(opclass.input)).value() != 0
+        support(opclass.family, opclass.input, 4).is_some_and(|function| {
+            pg_sys::OidFunctionCall1Coll(function, collation, pg_sys::Datum::from(opclass.input)).value() != 0
+        })
     }
 }

@@ -5,8 +5,7 @@ use pgrx::{is_a, pg_sys, PgList};
 
 use super::subject::Subject;
 use super::{bits, restrictions, Place};
-use crate::pg::opclass;
-use crate::pg::relation::{statistics_tuple, with_slot};
+use crate::pg::relation::{default_opclass, statistics_tuple, with_slot};
 
 /// Bytes of all columns in an index that is to spare visits to the table, at most.
 const OUTPUT_WIDTH_MAX: f64 = 100.0;
@@ -115,7 +114,7 @@ impl Place<'_> {
     /// # Safety
     /// The subject's node is valid.
     pub unsafe fn hash_width(&self, subject: &Subject, operator: pg_sys::Oid) -> f64 {
-        let Some(class) = opclass::default_class(subject.type_oid, pg_sys::HASH_AM_OID) else { return 0.0 };
+        let Some(class) = default_opclass(subject.type_oid, pg_sys::HASH_AM_OID) else { return 0.0 };
         // SAFETY: syscache lookups.
         unsafe {
             if pg_sys::get_op_opfamily_strategy(operator, pg_sys::get_opclass_family(class)) == 0 {
@@ -139,7 +138,7 @@ impl Place<'_> {
             if self.extent().0 < BRIN_PAGES_MIN {
                 return false;
             }
-            let Some(class) = opclass::default_class(subject.type_oid, pg_sys::BRIN_AM_OID) else { return false };
+            let Some(class) = default_opclass(subject.type_oid, pg_sys::BRIN_AM_OID) else { return false };
             if pg_sys::get_op_opfamily_strategy(operator, pg_sys::get_opclass_family(class)) == 0 {
                 return false;
             }
