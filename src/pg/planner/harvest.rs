@@ -181,10 +181,11 @@ impl Place<'_> {
             if !subject.collates(collation) {
                 return filters;
             }
+            let has_prefix = !filters.is_empty();
             for (class, takes_apart) in opclass::gin_classes(operator, subject.type_oid) {
-                // A pattern of unknown language is plain text.
+                // A pattern of unknown language is plain text. What begins with known characters has the better index.
                 let run = pattern.as_ref().map_or(0, |text| known_run(text, language.unwrap_or(Language::Prefix)));
-                if !takes_apart || run >= TRIGRAM {
+                if !takes_apart || (run >= TRIGRAM && !has_prefix) {
                     filters.push(Filter { opclass: class, ..self.filter(condition, subject, Comparison::Contains) });
                 }
             }

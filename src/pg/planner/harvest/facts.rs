@@ -109,21 +109,17 @@ impl Place<'_> {
         })
     }
 
-    /// Mean bytes of the subject's values if a hash index finds them by `operator`; 0 otherwise.
-    ///
-    /// # Safety
-    /// The subject's node is valid.
-    pub unsafe fn hash_width(&self, subject: &Subject, operator: pg_sys::Oid) -> f64 {
-        let Some(class) = default_opclass(subject.type_oid, pg_sys::HASH_AM_OID) else { return 0.0 };
+    /// Mean bytes of a column's values if a hash index finds them by `operator`; 0 otherwise, and for an expression, whose
+    /// values nobody has measured.
+    pub fn hash_width(&self, subject: &Subject, operator: pg_sys::Oid) -> f64 {
+        let class = default_opclass(subject.type_oid, pg_sys::HASH_AM_OID);
+        let (Some(column), Some(class)) = (subject.column, class) else { return 0.0 };
         // SAFETY: syscache lookups.
-        unsafe {
-            if pg_sys::get_op_opfamily_strategy(operator, pg_sys::get_opclass_family(class)) == 0 {
-                return 0.0;
-            }
-            match subject.column {
-                Some(column) => self.width(column),
-                None => f64::from(pg_sys::get_typavgwidth(subject.type_oid, pg_sys::exprTypmod(subject.node))),
-            }
+        let strategy = unsafe { pg_sys::get_op_opfamily_strategy(operator, pg_sys::get_opclass_family(class)) };
+        if strategy == 0 {
+            0.0
+        } else {
+            self.width(column)
         }
     }
 
