@@ -4,6 +4,7 @@
 mod facts;
 mod subject;
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 
 use perf_core::index::candidates::{Comparison, Filter, Needs};
@@ -50,7 +51,8 @@ pub unsafe fn needs(
             // A partition: its parent is asked the same.
             return None;
         }
-        let mut at = Place { root, rel, varno: rti as i32, relation: (*rte).relid, inherits: (*rte).inh, expressions };
+        let (relation, inherits) = ((*rte).relid, (*rte).inh);
+        let mut at = Place { root, rel, varno: rti as i32, relation, inherits, extent: OnceCell::new(), expressions };
         let mut needs = Needs { relation: (*rte).relid.to_u32(), ..Needs::default() };
         for info in restrictions((*rel).baserestrictinfo) {
             if !(*info).orclause.is_null() {
@@ -73,7 +75,7 @@ pub unsafe fn needs(
         if empty {
             return None;
         }
-        needs.outputs = at.outputs();
+        needs.outputs = at.outputs(!needs.joins.is_empty());
         Some(needs)
     }
 }
@@ -110,6 +112,8 @@ struct Place<'a> {
     relation: pg_sys::Oid,
     /// It stands for its partitions or children too.
     inherits: bool,
+    /// Pages and the share of them that is all-visible.
+    extent: OnceCell<(f64, f64)>,
     expressions: &'a mut Expressions,
 }
 

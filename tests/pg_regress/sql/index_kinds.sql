@@ -30,11 +30,11 @@ CREATE FUNCTION pg_temp.advise(query text, budget bigint) RETURNS SETOF advice L
     SELECT r.columns, r.access_method, r.ddl, r.undo_ddl FROM perf.index_recommendations(queries => ARRAY[query], storage_budget_bytes => budget) r
      WHERE r.status = 'recommended' AND r.source = 'workload' ORDER BY r.ddl;
 $$;
--- :advise recommends for :query and builds that; :plan shows what the planner then does, and drops it again. The statements
--- of one recommendation run one by one, as CONCURRENTLY wants it.
+-- :advise recommends for :query and builds that; :plan shows what the planner then does and that nothing more is recommended,
+-- and drops it again. The statements of one recommendation run one by one, as CONCURRENTLY wants it.
 \set budget NULL
 \set advise 'TRUNCATE advice; INSERT INTO advice SELECT * FROM pg_temp.advise(:''query'', :budget); SELECT columns, access_method, ddl FROM advice; SELECT unnest(string_to_array(ddl, E'';\\n'')) FROM advice \\gexec'
-\set plan 'EXPLAIN (COSTS OFF) :query; SELECT undo_ddl FROM advice \\gexec'
+\set plan 'EXPLAIN (COSTS OFF) :query; SELECT count(*) AS more FROM pg_temp.advise(:''query'', :budget); SELECT undo_ddl FROM advice \\gexec'
 
 -- Expressions: equality, order, part of a time, a key of a document, two columns as one, and a join with one.
 \set query 'SELECT * FROM users WHERE lower(email) = ''user77@example.org'''

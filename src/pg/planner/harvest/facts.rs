@@ -1,5 +1,7 @@
 //! What the statistics and the planner know of a relation's columns that decides which kinds of index are worth a try.
 
+use std::collections::HashSet;
+
 use perf_core::index::candidates::INCLUDE_MAX;
 use pgrx::{is_a, pg_sys, PgList};
 
@@ -9,6 +11,13 @@ use crate::pg::relation::{default_opclass, statistics_tuple, with_slot};
 
 /// Bytes of all columns in an index that is to spare visits to the table, at most.
 const OUTPUT_WIDTH_MAX: f64 = 100.0;
+/// Share of a row that they may make, unless they are as few as this.
+const OUTPUT_SHARE_MAX: f64 = 0.5;
+const OUTPUTS_FEW: usize = 3;
+/// Rows of one scan from which on visits to the table are worth sparing. A join's inner side is scanned many times.
+const OUTPUT_ROWS_MIN: f64 = 20.0;
+/// Bytes of a row besides its columns: line pointer and header.
+const ROW_OVERHEAD: f64 = 28.0;
 /// Share of the table's pages that must be all-visible for that.
 const VISIBLE_MIN: f64 = 0.5;
 /// Pages from which on a table is big enough for BRIN: 80 MB.
@@ -21,15 +30,17 @@ const KINDS_MAX: f32 = 50.0;
 const VALUES_MAX: usize = 20;
 
 impl Place<'_> {
-    /// All columns that the statement reads here, when an index could hold them all and be used without the table; empty
-    /// otherwise.
+    /// All columns that the statement reads here, when an index could hold them all and spare visits to the table: they are
+    /// few and narrow, and by far not the whole row. Empty otherwise.
     ///
     /// # Safety
     /// During the hook.
-    pub unsafe fn outputs(&self) -> Vec<i16> {
+    pub unsafe fn outputs(&self, is_joined: bool) -> Vec<i16> {
         // SAFETY: the array of needed attributes has one set for each number from the lowest to the highest.
         unsafe {
-            if self.extent().1 < VISIBLE_MIN || (*self.rel).attr_needed.is_null() {
+            let (pages, visible) = self.extent();
+            let worth_it = is_joined || (*self.rel).rows >= OUTPUT_ROWS_MIN;
+            if !worth_it || visible < VISIBLE_MIN || (*self.rel).attr_needed.is_null() {
                 return Vec::new();
             }
             let (low, high) = ((*self.rel).min_attr, (*self.rel).max_attr);
@@ -43,10 +54,16 @@ impl Place<'_> {
             read.extend(bits(set).iter().map(|bit| (bit + pg_sys::FirstLowInvalidHeapAttributeNumber) as i16));
             read.sort_unstable();
             read.dedup();
-            let width: f64 = read.iter().map(|column| self.width(*column)).sum();
             // System columns and whole rows have numbers below one.
-            let fits = read.len() <= INCLUDE_MAX && width <= OUTPUT_WIDTH_MAX && read.iter().all(|column| *column > 0);
-            if fits {
+            let is_part =
+                read.len() <= INCLUDE_MAX && read.len() < high as usize && read.iter().all(|column| *column > 0);
+            if !is_part {
+                return Vec::new();
+            }
+            let width: f64 = read.iter().map(|column| self.width(*column)).sum();
+            let row = pages * f64::from(pg_sys::BLCKSZ) / (*self.rel).tuples.max(1.0) - ROW_OVERHEAD;
+            let is_narrow = width <= OUTPUT_WIDTH_MAX && (read.len() <= OUTPUTS_FEW || width <= row * OUTPUT_SHARE_MAX);
+            if is_narrow {
                 read
             } else {
                 Vec::new()
@@ -59,19 +76,26 @@ impl Place<'_> {
     /// # Safety
     /// During the hook.
     unsafe fn extent(&self) -> (f64, f64) {
+        // SAFETY: passed on.
+        *self.extent.get_or_init(|| unsafe { self.measured_extent() })
+    }
+
+    /// # Safety
+    /// During the hook.
+    unsafe fn measured_extent(&self) -> (f64, f64) {
         // SAFETY: relation nodes are in the array at their range table index or NULL there.
         unsafe {
             if !self.inherits {
                 return (f64::from((*self.rel).pages), (*self.rel).allvisfrac);
             }
             let (mut pages, mut visible) = (0.0, 0.0);
-            let mut family = vec![self.varno as pg_sys::Index];
+            let mut family = HashSet::from([self.varno as pg_sys::Index]);
             // Children follow their parents in the list.
             for append in PgList::<pg_sys::AppendRelInfo>::from_pg((*self.root).append_rel_list).iter_ptr() {
                 if !family.contains(&(*append).parent_relid) {
                     continue;
                 }
-                family.push((*append).child_relid);
+                family.insert((*append).child_relid);
                 let child = *(*self.root).simple_rel_array.add((*append).child_relid as usize);
                 if !child.is_null() {
                     pages += f64::from((*child).pages);
