@@ -75,7 +75,7 @@ pub unsafe fn needs(
         if empty {
             return None;
         }
-        needs.outputs = at.outputs(!needs.joins.is_empty());
+        needs.outputs = at.outputs();
         Some(needs)
     }
 }

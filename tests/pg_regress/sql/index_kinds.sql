@@ -55,6 +55,11 @@ $$;
 \set query 'SELECT u.* FROM users u JOIN events e ON upper(u.code) = ''C'' || e.amount WHERE e.at = ''2026-01-05'''
 :advise
 :plan
+-- Through a view with a join, on the side that may be missing.
+CREATE VIEW named AS SELECT lower(u.email) AS mail, e.* FROM events e LEFT JOIN users u ON u.id = e.user_id;
+\set query 'SELECT amount FROM named WHERE mail = ''user77@example.org'''
+:advise
+:plan
 -- Not immutable, so no index: depends on the time zone.
 \set query 'SELECT * FROM users WHERE date_trunc(''day'', signed_up::timestamptz) = ''2026-02-03'''
 :advise
@@ -90,6 +95,10 @@ $$;
 \set query 'SELECT * FROM users WHERE note ILIKE ''%word77 %'''
 :advise
 :plan
+-- An OR needs both.
+\set query 'SELECT * FROM users WHERE payload @> ''{"kind": "k7"}'' OR tags @> ''{7}'''
+:advise
+:plan
 -- Two letters make no trigram.
 \set query 'SELECT * FROM users WHERE note LIKE ''%77%'''
 :advise
@@ -118,6 +127,9 @@ VACUUM events;
 \set query 'SELECT * FROM users WHERE deleted_at IS NOT NULL ORDER BY signed_up LIMIT 10'
 :advise
 :plan
+-- A parameter may be another value in the next call.
+\set query 'SELECT id FROM users WHERE status = $1 AND note = $2 ORDER BY signed_up'
+SELECT bool_and(ddl NOT LIKE '%WHERE%') AS for_all_rows FROM pg_temp.advise(:'query', NULL);
 -- A value of a column with many is not a kind of rows.
 \set query 'SELECT * FROM events WHERE user_id = 77 AND amount > 90'
 :advise

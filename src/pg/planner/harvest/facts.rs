@@ -14,7 +14,7 @@ const OUTPUT_WIDTH_MAX: f64 = 100.0;
 /// Share of a row that they may make, unless they are as few as this.
 const OUTPUT_SHARE_MAX: f64 = 0.5;
 const OUTPUTS_FEW: usize = 3;
-/// Rows of one scan from which on visits to the table are worth sparing. A join's inner side is scanned many times.
+/// Rows left by the conditions from which on visits to the table are worth sparing.
 const OUTPUT_ROWS_MIN: f64 = 20.0;
 /// Bytes of a row besides its columns: line pointer and header.
 const ROW_OVERHEAD: f64 = 28.0;
@@ -35,12 +35,11 @@ impl Place<'_> {
     ///
     /// # Safety
     /// During the hook.
-    pub unsafe fn outputs(&self, is_joined: bool) -> Vec<i16> {
+    pub unsafe fn outputs(&self) -> Vec<i16> {
         // SAFETY: the array of needed attributes has one set for each number from the lowest to the highest.
         unsafe {
             let (pages, visible) = self.extent();
-            let worth_it = is_joined || (*self.rel).rows >= OUTPUT_ROWS_MIN;
-            if !worth_it || visible < VISIBLE_MIN || (*self.rel).attr_needed.is_null() {
+            if (*self.rel).rows < OUTPUT_ROWS_MIN || visible < VISIBLE_MIN || (*self.rel).attr_needed.is_null() {
                 return Vec::new();
             }
             let (low, high) = ((*self.rel).min_attr, (*self.rel).max_attr);

@@ -13,7 +13,7 @@ pub struct Subject {
     pub node: *mut pg_sys::Node,
     /// The attribute number, if it is a column.
     pub column: Option<i16>,
-    /// Its type.
+    /// Its type; of a domain, what it is a domain over.
     pub type_oid: pg_sys::Oid,
     /// Its collation, or zero.
     pub collation: pg_sys::Oid,
@@ -63,7 +63,7 @@ impl Place<'_> {
                 }
                 None
             };
-            let type_oid = pg_sys::exprType(node);
+            let type_oid = pg_sys::getBaseType(pg_sys::exprType(node));
             if column.is_none() && pg_sys::get_typtype(type_oid) as u8 == pg_sys::TYPTYPE_PSEUDO {
                 return None;
             }
