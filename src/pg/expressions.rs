@@ -8,6 +8,8 @@ use std::collections::HashMap;
 use perf_core::index::name;
 use pgrx::{is_a, pg_sys, PgList, PgMemoryContexts};
 
+use super::evaluate;
+use super::hypothetical::Samples;
 use super::planner::Configuration;
 use super::relation::Relation;
 use super::{ident, planner};
@@ -28,6 +30,8 @@ pub struct Expressions {
     items: Vec<Item>,
     /// Shares of rows that predicates keep, as they were asked for.
     shares: RefCell<HashMap<u32, Option<f64>>>,
+    /// What was learnt of keys, these and others.
+    pub samples: Samples,
 }
 
 impl std::fmt::Debug for Expressions {
@@ -42,6 +46,7 @@ impl Default for Expressions {
             context: PgMemoryContexts::new("perf_opt expressions"),
             items: Vec::new(),
             shares: RefCell::default(),
+            samples: Samples::default(),
         }
     }
 }
@@ -139,12 +144,15 @@ impl Expressions {
     }
 
     /// The share of `relation`'s rows for which the expression, a condition, is true, as the planner sees it: 0 to 1. None
-    /// when it cannot be planned now. Asks the planner once for each number.
+    /// when it cannot be planned now, or would run functions that do not belong to a superuser. Asks the planner once for each
+    /// number.
     pub fn share(&self, number: u32, relation: &Relation) -> Option<f64> {
         if let Some(known) = self.shares.borrow().get(&number) {
             return *known;
         }
-        let text = self.text(number);
+        // SAFETY: NULL or a valid expression.
+        let trusted = unsafe { evaluate::is_trusted(self.node(number)) };
+        let text = if trusted { self.text(number) } else { String::new() };
         let share = if text.is_empty() { None } else { share_of(relation, &text, Some(LOCK_TIMEOUT_MS)) };
         self.shares.borrow_mut().insert(number, share);
         share

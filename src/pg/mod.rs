@@ -5,6 +5,8 @@ pub mod backends;
 pub mod background;
 pub mod catalog;
 pub mod create_index;
+pub mod elements;
+pub mod evaluate;
 pub mod expressions;
 pub mod filesystem;
 pub mod hypothetical;

@@ -4,7 +4,7 @@ use pgrx::pg_sys;
 
 use crate::error::Error;
 use crate::pg::expressions::share_of;
-use crate::pg::hypothetical::Hypothetical;
+use crate::pg::hypothetical::{Hypothetical, Samples};
 use crate::pg::planner::{self, Configuration, Failure, Planned, Statement, UsedIndex};
 use crate::pg::relation::Relation;
 use crate::pg::{catalog, create_index, ident};
@@ -81,7 +81,7 @@ fn read(statement: &str) -> Result<Hypothetical, Error> {
     if let Some(condition) = predicate {
         index.predicate_share = share_of(&relation, &condition, None).unwrap_or(1.0);
     }
-    index.settle(&relation, &leaves_of(&relation));
+    index.settle(&relation, &leaves_of(&relation), &Samples::default());
     Ok(index)
 }
 

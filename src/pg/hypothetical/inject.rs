@@ -4,6 +4,7 @@
 use perf_core::index::Kind;
 use pgrx::{pg_guard, pg_sys, PgList};
 
+use super::price::renumbered;
 use super::Hypothetical;
 use crate::compat;
 
@@ -78,11 +79,11 @@ impl Hypothetical {
                     *(*info).nulls_first.add(at) = key.nulls_first;
                 }
                 if key.column == 0 {
-                    expressions.push(for_relation(key.expression, rel));
+                    expressions.push(for_relation(renumbered(key.expression, &target.map), rel));
                 }
             }
             (*info).indexprs = expressions.into_pg();
-            (*info).indpred = for_relation(self.predicate.cast(), rel).cast();
+            (*info).indpred = for_relation(renumbered(self.predicate.cast(), &target.map), rel).cast();
             (*info).indextlist = target_list(info, relation_oid, rel);
             (*info).relam = self.method();
             (*info).unique = self.unique;

@@ -5,9 +5,11 @@
 
 mod inject;
 mod price;
+mod statistics;
 
 use std::collections::HashMap;
 use std::ffi::CString;
+use std::rc::Rc;
 
 use perf_core::index::{Candidate, Kind, Part};
 use pgrx::pg_sys;
@@ -15,6 +17,7 @@ use pgrx::pg_sys;
 use super::expressions::Expressions;
 use super::ident;
 use super::relation::{self, Relation};
+pub use statistics::{Samples, Statistics};
 
 /// Storage parameters that matter to size or cost.
 #[derive(Clone, Copy, Debug)]
@@ -61,6 +64,8 @@ pub struct KeyPart {
 struct Target {
     /// Keys (0 for an expression), then INCLUDE columns, as numbered in this relation.
     attributes: Vec<i16>,
+    /// For each column of the relation that was named its number here; empty when both number them alike.
+    map: Vec<i16>,
     pages: f64,
     key_pages: f64,
     height: u32,
@@ -94,6 +99,8 @@ pub struct Hypothetical {
     /// Whether the statistics of every column were there to estimate it with.
     pub has_statistics: bool,
     targets: HashMap<u32, Target>,
+    /// Of expression keys, in the order of the keys.
+    statistics: Vec<Option<Rc<Statistics>>>,
 }
 
 impl Hypothetical {
@@ -149,7 +156,7 @@ impl Hypothetical {
             };
             index.predicate_share = expressions.share(number, relation)?;
         }
-        index.settle(relation, leaves);
+        index.settle(relation, leaves, &expressions.samples);
         Some(index)
     }
 
@@ -169,6 +176,7 @@ impl Hypothetical {
             bytes: 0.0,
             has_statistics: true,
             targets: HashMap::new(),
+            statistics: Vec::new(),
         }
     }
 
