@@ -79,16 +79,19 @@ pub fn definition(known: &Known, candidate: &Candidate, expressions: &Expression
 /// The statements that create the index called `index`, and the one that drops it again.
 ///
 /// On a partitioned table: an empty index on every level, one on each leaf without holding off its writes, and each
-/// attached to the one above it, from the leaves up.
+/// attached to the one above it, from the leaves up. Expressions have no statistics, so the planner does not know what the
+/// index is good for, until the table is analysed again.
 pub fn create(known: &Known, candidate: &Candidate, index: &str, expressions: &Expressions) -> (String, String) {
     let definition = definition(known, candidate, expressions);
     let relation = &known.relation;
     let (quoted, qualified) = (ident::quote(index), ident::qualified(&relation.schema, index));
+    let has_expression = candidate.keys.iter().any(|key| key.column().is_none());
+    let analyze = has_expression.then(|| format!("ANALYZE {}", relation.qualified()));
     if relation.kind != b'p' {
-        return (
-            format!("CREATE INDEX CONCURRENTLY {quoted} ON {} {definition}", relation.qualified()),
-            format!("DROP INDEX CONCURRENTLY {qualified}"),
-        );
+        let mut statements =
+            vec![format!("CREATE INDEX CONCURRENTLY {quoted} ON {} {definition}", relation.qualified())];
+        statements.extend(analyze);
+        return (statements.join(";\n"), format!("DROP INDEX CONCURRENTLY {qualified}"));
     }
     let partitions = catalog::partitions(relation.oid);
     let names = part_names(&partitions, known, index, &name_pieces(known, candidate, expressions));
@@ -112,6 +115,7 @@ pub fn create(known: &Known, candidate: &Candidate, index: &str, expressions: &E
         statements.extend(attach(part));
     }
     statements.extend(partitions.iter().rev().filter(|part| part.is_partitioned).filter_map(attach));
+    statements.extend(analyze);
     (statements.join(";\n"), format!("DROP INDEX {qualified}"))
 }
 

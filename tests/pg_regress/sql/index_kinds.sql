@@ -30,11 +30,12 @@ CREATE FUNCTION pg_temp.advise(query text, budget bigint) RETURNS SETOF advice L
     SELECT r.columns, r.access_method, r.ddl, r.undo_ddl FROM perf.index_recommendations(queries => ARRAY[query], storage_budget_bytes => budget) r
      WHERE r.status = 'recommended' AND r.source = 'workload' ORDER BY r.ddl;
 $$;
--- :advise recommends for :query and builds that; :plan shows what the planner then does and that nothing more is recommended,
--- and drops it again. The statements of one recommendation run one by one, as CONCURRENTLY wants it.
+-- :advise recommends for :query and builds that; :again shows that nothing more is recommended then; :plan shows what the
+-- planner does with it, and drops it. The statements of one recommendation run one by one, as CONCURRENTLY wants it.
 \set budget NULL
 \set advise 'TRUNCATE advice; INSERT INTO advice SELECT * FROM pg_temp.advise(:''query'', :budget); SELECT columns, access_method, ddl FROM advice; SELECT unnest(string_to_array(ddl, E'';\\n'')) FROM advice \\gexec'
-\set plan 'EXPLAIN (COSTS OFF) :query; SELECT count(*) AS more FROM pg_temp.advise(:''query'', :budget); SELECT undo_ddl FROM advice \\gexec'
+\set again 'SELECT count(*) AS more FROM pg_temp.advise(:''query'', :budget);'
+\set plan 'EXPLAIN (COSTS OFF) :query; SELECT undo_ddl FROM advice \\gexec'
 
 -- Expressions: equality, order, part of a time, a key of a document, two columns as one, and a join with one.
 \set query 'SELECT * FROM users WHERE lower(email) = ''user77@example.org'''
@@ -68,15 +69,19 @@ CREATE VIEW named AS SELECT lower(u.email) AS mail, e.* FROM events e LEFT JOIN 
 -- Prefixes: an operator class where the collation does not order by bytes, the default one where it does.
 \set query 'SELECT * FROM users WHERE name LIKE ''name 123%'''
 :advise
+:again
 :plan
 \set query 'SELECT * FROM users WHERE name ~ ''^name 123'''
 :advise
+:again
 :plan
 \set query 'SELECT * FROM users WHERE starts_with(name, ''name 123'')'
 :advise
+:again
 :plan
 \set query 'SELECT * FROM users WHERE code LIKE ''c123%'''
 :advise
+:again
 :plan
 \set query 'SELECT * FROM users WHERE lower(email) LIKE ''user123%'''
 :advise
@@ -85,34 +90,41 @@ CREATE VIEW named AS SELECT lower(u.email) AS mail, e.* FROM events e LEFT JOIN 
 -- GIN: documents, arrays, full text, trigrams.
 \set query 'SELECT * FROM users WHERE payload @> ''{"kind": "k7"}'''
 :advise
+:again
 :plan
 \set query 'SELECT * FROM users WHERE tags && ''{7, 8}'''
 :advise
+:again
 :plan
 \set query 'SELECT * FROM users WHERE to_tsvector(''simple'', note) @@ to_tsquery(''simple'', ''word77 & term88'')'
 :advise
 :plan
 \set query 'SELECT * FROM users WHERE note ILIKE ''%word77 %'''
 :advise
+:again
 :plan
 -- An OR needs both.
 \set query 'SELECT * FROM users WHERE payload @> ''{"kind": "k7"}'' OR tags @> ''{7}'''
 :advise
+:again
 :plan
 -- Two letters make no trigram.
 \set query 'SELECT * FROM users WHERE note LIKE ''%77%'''
 :advise
+:again
 :plan
 
 -- INCLUDE: what else is read, so that the table is not visited.
 \set query 'SELECT sum(amount) FROM events WHERE at BETWEEN ''2026-01-05'' AND ''2026-01-07'' AND kind < 3'
 :advise
+:again
 :plan
 -- But not where the table is not all-visible.
 UPDATE events SET kind = kind;
 ANALYZE events;
 \set query 'SELECT sum(amount) FROM events WHERE at BETWEEN ''2026-01-05'' AND ''2026-01-07'''
 :advise
+:again
 :plan
 VACUUM (FULL, ANALYZE) events;
 VACUUM events;
@@ -120,12 +132,15 @@ VACUUM events;
 -- Partial: rows that are few by a condition the statement is written with.
 \set query 'SELECT id, email FROM users WHERE status = ''failed'' ORDER BY signed_up DESC LIMIT 5'
 :advise
+:again
 :plan
 \set query 'SELECT * FROM users WHERE is_blocked AND signed_up > ''2026-07-20'''
 :advise
+:again
 :plan
 \set query 'SELECT * FROM users WHERE deleted_at IS NOT NULL ORDER BY signed_up LIMIT 10'
 :advise
+:again
 :plan
 -- A parameter may be another value in the next call.
 \set query 'SELECT id FROM users WHERE status = $1 AND note = $2 ORDER BY signed_up'
@@ -133,12 +148,14 @@ SELECT bool_and(ddl NOT LIKE '%WHERE%') AS for_all_rows FROM pg_temp.advise(:'qu
 -- A value of a column with many is not a kind of rows.
 \set query 'SELECT * FROM events WHERE user_id = 77 AND amount > 90'
 :advise
+:again
 :plan
 
 -- Hash: a wide value that is only ever compared for equality, when bytes count.
 \set query 'SELECT * FROM users WHERE token = md5(''77'') || md5(''-77'')'
 \set budget 2000000
 :advise
+:again
 :plan
 
 -- BRIN: a big table in the order of a column, when bytes count.
@@ -148,6 +165,7 @@ VACUUM ANALYZE readings;
 \set query 'SELECT * FROM readings WHERE at BETWEEN ''2026-01-02'' AND ''2026-01-02 00:10'''
 \set budget 100000
 :advise
+:again
 :plan
 \set budget NULL
 
@@ -157,6 +175,7 @@ INSERT INTO pairs SELECT g % 30000, g % 5, g, repeat('text ', 20) FROM generate_
 VACUUM ANALYZE pairs;
 \set query 'SELECT p.weight FROM events e JOIN pairs p ON p.user_id = e.user_id AND p.kind = e.kind WHERE e.user_id IN (17, 18) AND e.amount = 5'
 :advise
+:again
 :plan
 
 -- Partitions of partitions: an index on every level, each leaf without holding off its writes; all of it is valid.
