@@ -142,6 +142,23 @@ pub unsafe fn pathkey_descends(key: *mut pg_sys::PathKey) -> bool {
     }
 }
 
+/// Whether a variable stands above an outer join that may have made it NULL; known from 16 on.
+///
+/// # Safety
+/// `var` points to a valid variable.
+pub unsafe fn is_nulled(var: *const pg_sys::Var) -> bool {
+    #[cfg(feature = "pg15")]
+    {
+        let _ = var;
+        false
+    }
+    // SAFETY: the caller promises a valid pointer.
+    #[cfg(not(feature = "pg15"))]
+    unsafe {
+        !(*var).varnullingrels.is_null()
+    }
+}
+
 /// Checks that the current role may run a planned statement; raises an ERROR if not.
 ///
 /// # Safety
@@ -184,6 +201,20 @@ pub fn cost_function(of_method: pg_sys::amcostestimate_function) -> CostFunction
     unsafe {
         std::mem::transmute::<pg_sys::amcostestimate_function, CostFunction>(of_method)
     }
+}
+
+/// Says whether NULLs are equal to a unique index; the planner did not ask before 18.
+///
+/// # Safety
+/// `info` points to a valid node.
+pub unsafe fn set_nulls_not_distinct(info: *mut pg_sys::IndexOptInfo, equal: bool) {
+    #[cfg(feature = "pg18")]
+    // SAFETY: the caller promises a valid pointer.
+    unsafe {
+        (*info).nullsnotdistinct = equal;
+    }
+    #[cfg(not(feature = "pg18"))]
+    let _ = (info, equal);
 }
 
 /// A query id as the server declares it.

@@ -11,16 +11,20 @@ use crate::workload::{captured, queries, stat_statements};
 
 /// Plans one statement with and without indexes that do not exist; creates nothing and executes nothing.
 ///
-/// `query` is one SELECT, INSERT, UPDATE, DELETE or MERGE; `indexes` are CREATE INDEX statements (B-tree: several columns,
-/// ASC/DESC, NULLS FIRST/LAST, INCLUDE, expressions, WHERE); `without` are names of existing indexes to leave out of sight.
-/// Returns a row `current` and a row `hypothetical`: `total_cost` in the planner's unit, the names of the indexes used, and
-/// the plan as EXPLAIN prints it; `estimated_ms`, the time that the steps in `work` (name to count) take when everything is in
-/// memory, on the machine that the prices of the steps were measured on: good for comparing plans. `$1`, `$2`, ... are planned generically. Privileges on the tables are needed as for EXPLAIN.
+/// `query` is one SELECT, INSERT, UPDATE, DELETE or MERGE; `indexes` are CREATE INDEX statements (btree, hash, brin and gin
+/// with several columns, expressions, operator classes, collations, ASC/DESC, NULLS FIRST/LAST, INCLUDE, UNIQUE, WHERE and
+/// the storage parameters fillfactor, deduplicate_items and pages_per_range); `without` are names of existing indexes to
+/// leave out of sight. Returns a row `current` and a row `hypothetical`: `total_cost` in the planner's unit, the names of
+/// the indexes used, the plan as EXPLAIN prints it, and `size_bytes`, what all of `indexes` would take on disk right after
+/// their build (NULL for `current`), and `estimated_ms`, the time that the steps in `work` (name to count) take when
+/// everything is in memory, at the prices of the machine they were measured on: good for comparing plans. `$1`, `$2`, ... are
+/// planned generically. Privileges on the tables are needed as for EXPLAIN.
 ///
 /// Errors: 22004 for a NULL argument, 22023 when `query` is not exactly one statement with a plan or an element of `indexes`
 /// not one CREATE INDEX, 0A000 for kinds of index that are not supported, 42704 for an unknown index in `without`, and
 /// whatever analysing the statement raises.
 #[pg_extern(volatile, parallel_unsafe)]
+#[allow(clippy::type_complexity, reason = "the row type is the contract")]
 fn what_if(
     query: Option<&str>,
     indexes: default!(Option<Vec<Option<String>>>, "'{}'"),
@@ -32,6 +36,7 @@ fn what_if(
         name!(total_cost, f64),
         name!(indexes_used, Vec<String>),
         name!(plan, String),
+        name!(size_bytes, Option<i64>),
         name!(estimated_ms, f64),
         name!(work, pgrx::JsonB),
     ),
@@ -49,7 +54,7 @@ fn what_if(
                 .collect();
             let estimated_ms = row.work.milliseconds();
             let work = pgrx::JsonB(serde_json::Value::Object(work));
-            (row.variant.to_owned(), row.total_cost, row.indexes_used, row.plan, estimated_ms, work)
+            (row.variant.to_owned(), row.total_cost, row.indexes_used, row.plan, row.size_bytes, estimated_ms, work)
         })),
         Err(error) => error.raise(),
     }

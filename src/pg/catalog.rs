@@ -72,14 +72,45 @@ pub fn leaves(parent: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     .unwrap_or_default()
 }
 
-/// The table that `relation` is directly a partition of.
-pub fn parent_of(relation: pg_sys::Oid) -> Option<pg_sys::Oid> {
+/// A partition, at any depth.
+#[derive(Clone, Debug)]
+pub struct Partition {
+    /// OID.
+    pub oid: pg_sys::Oid,
+    /// The table that it is directly a partition of.
+    pub parent: pg_sys::Oid,
+    /// Schema, unquoted.
+    pub schema: String,
+    /// Name, unquoted.
+    pub name: String,
+    /// It has partitions itself, and so no storage.
+    pub is_partitioned: bool,
+}
+
+/// The partitions of `parent` that may carry an index, those nearer to it first. Waits for no lock.
+pub fn partitions(parent: pg_sys::Oid) -> Vec<Partition> {
     rows(
-        "SELECT i.inhparent FROM pg_catalog.pg_inherits i WHERE i.inhrelid OPERATOR(pg_catalog.=) $1",
-        &[relation.into()],
-        |row| row.get::<pg_sys::Oid>(1),
+        "WITH RECURSIVE tree (relid, parent, level) AS (
+             SELECT i.inhrelid, i.inhparent, 1 FROM pg_catalog.pg_inherits i WHERE i.inhparent OPERATOR(pg_catalog.=) $1
+             UNION ALL
+             SELECT i.inhrelid, i.inhparent, t.level OPERATOR(pg_catalog.+) 1
+               FROM tree t JOIN pg_catalog.pg_inherits i ON i.inhparent OPERATOR(pg_catalog.=) t.relid)
+         SELECT c.oid, t.parent, n.nspname::pg_catalog.text, c.relname::pg_catalog.text, c.relkind OPERATOR(pg_catalog.=) 'p'
+           FROM tree t
+           JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) t.relid
+           JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+          WHERE c.relkind OPERATOR(pg_catalog.=) ANY (ARRAY['r', 'p']::pg_catalog.\"char\"[])
+          ORDER BY t.level, c.relname, c.oid",
+        &[parent.into()],
+        |row| {
+            Ok(Some(Partition {
+                oid: row.get::<pg_sys::Oid>(1)?.unwrap_or(pg_sys::InvalidOid),
+                parent: row.get::<pg_sys::Oid>(2)?.unwrap_or(pg_sys::InvalidOid),
+                schema: row.get::<String>(3)?.unwrap_or_default(),
+                name: row.get::<String>(4)?.unwrap_or_default(),
+                is_partitioned: row.get::<bool>(5)?.unwrap_or(false),
+            }))
+        },
     )
     .unwrap_or_default()
-    .first()
-    .copied()
 }

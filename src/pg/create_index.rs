@@ -4,10 +4,10 @@
 use std::ffi::CStr;
 use std::ptr;
 
-use perf_core::index::name;
+use perf_core::index::{name, Kind};
 use pgrx::{is_a, pg_sys, PgList};
 
-use super::hypothetical::{Hypothetical, KeyPart};
+use super::hypothetical::{method_of, Hypothetical, KeyPart, Storage};
 use super::ident;
 use super::relation::Relation;
 use crate::error::Error;
@@ -18,8 +18,8 @@ pub struct Described {
     pub index: Hypothetical,
     /// Its table.
     pub relation: Relation,
-    /// A query whose row count is that of the predicate; None without one.
-    pub predicate_query: Option<String>,
+    /// The predicate in SQL; None without one.
+    pub predicate: Option<String>,
 }
 
 /// Reads one element of the argument `indexes`.
@@ -43,7 +43,9 @@ pub fn read(statement: &str) -> Result<Described, Error> {
 fn unsupported(what: &str) -> Error {
     Error::Unsupported {
         message: format!("{what} cannot be planned hypothetically"),
-        hint: "Use a btree index on columns or expressions, with INCLUDE or WHERE if needed.".to_owned(),
+        hint: "Use access method btree, hash, brin or gin, and no parameters but fillfactor, deduplicate_items and \
+               pages_per_range."
+            .to_owned(),
     }
 }
 
@@ -52,13 +54,8 @@ fn unsupported(what: &str) -> Error {
 unsafe fn describe(statement: *mut pg_sys::IndexStmt, text: &CStr) -> Result<Described, Error> {
     // SAFETY: a parsed statement's members are NULL or valid; the relation stays locked until it is closed below.
     unsafe {
-        let method = CStr::from_ptr((*statement).accessMethod).to_string_lossy();
-        if method != "btree" {
-            return Err(unsupported(&format!("access method \"{method}\"")));
-        }
-        if !(*statement).options.is_null() {
-            return Err(unsupported("an index with storage parameters"));
-        }
+        let kind = kind_of(statement)?;
+        let storage = storage_of(statement, kind)?;
         let oid = pg_sys::RangeVarGetRelidExtended(
             (*statement).relation,
             pg_sys::AccessShareLock as pg_sys::LOCKMODE,
@@ -71,22 +68,94 @@ unsafe fn describe(statement: *mut pg_sys::IndexStmt, text: &CStr) -> Result<Des
             message: format!("an index on {name} cannot be planned hypothetically: {}", why.describe()),
             hint: "Name a permanent table, partitioned table or materialized view.".to_owned(),
         })?;
-        let described = Reader::new(&relation, text).read(statement);
+        let described = Reader::new(&relation, text, kind).read(statement);
         pg_sys::UnlockRelationOid(oid, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
-        let (index, predicate_query) = described?;
-        Ok(Described { index, relation, predicate_query })
+        let (mut index, predicate) = described?;
+        index.storage = storage;
+        Ok(Described { index, relation, predicate })
     }
+}
+
+/// The access method, if it can do what the statement asks of it.
+///
+/// # Safety
+/// `statement` is a parsed CREATE INDEX.
+unsafe fn kind_of(statement: *mut pg_sys::IndexStmt) -> Result<Kind, Error> {
+    // SAFETY: as promised; the routine is palloc'd and the element lists hold IndexElem nodes.
+    unsafe {
+        let method = CStr::from_ptr((*statement).accessMethod).to_string_lossy();
+        let kind = [Kind::Btree, Kind::Hash, Kind::Brin, Kind::Gin]
+            .into_iter()
+            .find(|kind| kind.access_method() == method)
+            .ok_or_else(|| unsupported(&format!("access method \"{method}\"")))?;
+        let am = &*pg_sys::GetIndexAmRoutineByAmId(method_of(kind), false);
+        let elements = PgList::<pg_sys::IndexElem>::from_pg((*statement).indexParams);
+        let ordered = elements.iter_ptr().any(|element| {
+            (*element).ordering != pg_sys::SortByDir::SORTBY_DEFAULT
+                || (*element).nulls_ordering != pg_sys::SortByNulls::SORTBY_NULLS_DEFAULT
+        });
+        let refused = if (*statement).unique && !am.amcanunique {
+            Some("UNIQUE")
+        } else if !(*statement).indexIncludingParams.is_null() && !am.amcaninclude {
+            Some("INCLUDE")
+        } else if elements.len() > 1 && !am.amcanmulticol {
+            Some("several columns")
+        } else if ordered && !am.amcanorder {
+            Some("ASC, DESC or NULLS FIRST, LAST")
+        } else {
+            None
+        };
+        match refused {
+            Some(what) => Err(Error::Unsupported {
+                message: format!("access method \"{method}\" does not support {what}"),
+                hint: "CREATE INDEX would refuse this index too.".to_owned(),
+            }),
+            None => Ok(kind),
+        }
+    }
+}
+
+/// Storage parameters, checked as the server checks them.
+///
+/// # Safety
+/// `statement` is a parsed CREATE INDEX.
+unsafe fn storage_of(statement: *mut pg_sys::IndexStmt, kind: Kind) -> Result<Storage, Error> {
+    let mut storage = Storage::default();
+    // SAFETY: as promised; the option list holds DefElem nodes with NUL-terminated names.
+    unsafe {
+        for option in PgList::<pg_sys::DefElem>::from_pg((*statement).options).iter_ptr() {
+            let name = CStr::from_ptr((*option).defname).to_string_lossy();
+            match &*name {
+                "fillfactor" => storage.fillfactor = Some(f64::from(pg_sys::defGetInt32(option))),
+                "deduplicate_items" => storage.deduplicate = pg_sys::defGetBoolean(option),
+                "pages_per_range" => storage.pages_per_range = f64::from(pg_sys::defGetInt32(option).max(1)),
+                _ => return Err(unsupported(&format!("an index with storage parameter \"{name}\""))),
+            }
+        }
+        let options = pg_sys::transformRelOptions(
+            pg_sys::Datum::from(0),
+            (*statement).options,
+            ptr::null(),
+            ptr::null_mut(),
+            false,
+            false,
+        );
+        let am = &*pg_sys::GetIndexAmRoutineByAmId(method_of(kind), false);
+        pg_sys::index_reloptions(am.amoptions, options, true);
+    }
+    Ok(storage)
 }
 
 struct Reader<'a> {
     relation: &'a Relation,
     state: *mut pg_sys::ParseState,
+    kind: Kind,
 }
 
 impl<'a> Reader<'a> {
     /// # Safety
     /// The relation is locked.
-    unsafe fn new(relation: &'a Relation, text: &'a CStr) -> Self {
+    unsafe fn new(relation: &'a Relation, text: &'a CStr, kind: Kind) -> Self {
         // SAFETY: the parse state lives in the current context; the relation is closed again but stays locked, as the
         // parser itself leaves it.
         unsafe {
@@ -103,7 +172,7 @@ impl<'a> Reader<'a> {
             );
             pg_sys::addNSItemToQuery(state, item, false, true, true);
             pg_sys::relation_close(opened, pg_sys::NoLock as pg_sys::LOCKMODE);
-            Reader { relation, state }
+            Reader { relation, state, kind }
         }
     }
 
@@ -128,11 +197,12 @@ impl<'a> Reader<'a> {
             } else {
                 CStr::from_ptr((*statement).idxname).to_string_lossy().into_owned()
             };
-            let mut index = Hypothetical::new(&name, self.relation.oid, keys);
+            let mut index = Hypothetical::new(&name, self.relation.oid, self.kind, keys);
             index.include = include;
             index.unique = (*statement).unique;
-            let query = self.predicate((*statement).whereClause, &mut index)?;
-            Ok((index, query))
+            index.nulls_not_distinct = (*statement).nulls_not_distinct;
+            let predicate = self.predicate((*statement).whereClause, &mut index)?;
+            Ok((index, predicate))
         }
     }
 
@@ -148,6 +218,7 @@ impl<'a> Reader<'a> {
             }
             let name = CStr::from_ptr((*element).name).to_string_lossy();
             match self.relation.column_named(&name) {
+                Some(column) if column.is_virtual => Err(unsupported("an index on a virtual generated column")),
                 Some(column) => Ok(Some(column.number)),
                 None => Err(Error::UndefinedColumn {
                     message: format!("column \"{name}\" of {} does not exist", self.relation.qualified()),
@@ -162,35 +233,30 @@ impl<'a> Reader<'a> {
     unsafe fn key(&self, element: *mut pg_sys::IndexElem) -> Result<(KeyPart, String), Error> {
         // SAFETY: as promised; analysed expressions live in the current context.
         unsafe {
-            let number = self.column(element)?;
-            let (expression, type_oid, own_collation, name) = match number.and_then(|at| self.relation.column(at)) {
-                Some(column) => (ptr::null_mut(), column.type_oid, column.collation, column.name.clone()),
+            if !(*element).opclassopts.is_null() {
+                return Err(unsupported("an operator class with parameters"));
+            }
+            let (mut key, name) = match self.column(element)?.and_then(|at| self.relation.column(at)) {
+                Some(column) => {
+                    (KeyPart::of_column(column.number, column.type_oid, column.collation), column.name.clone())
+                }
                 None => {
                     let kind = pg_sys::ParseExprKind::EXPR_KIND_INDEX_EXPRESSION;
                     let node = self.settled(pg_sys::transformExpr(self.state, (*element).expr, kind))?;
-                    (node, pg_sys::exprType(node), pg_sys::exprCollation(node), "expr".to_owned())
+                    (KeyPart::of_expression(node), "expr".to_owned())
                 }
             };
-            let collation = if (*element).collation.is_null() {
-                own_collation
-            } else {
-                pg_sys::get_collation_oid((*element).collation, false)
-            };
-            let class = pg_sys::ResolveOpClass((*element).opclass, type_oid, c"btree".as_ptr(), pg_sys::BTREE_AM_OID);
-            let descending = (*element).ordering == pg_sys::SortByDir::SORTBY_DESC;
-            let nulls_first = match (*element).nulls_ordering {
+            if !(*element).collation.is_null() {
+                key.collation = pg_sys::get_collation_oid((*element).collation, false);
+            }
+            let method = ident::until_nul(self.kind.access_method());
+            let class = pg_sys::ResolveOpClass((*element).opclass, key.type_oid, method.as_ptr(), method_of(self.kind));
+            key.set_class(class).ok_or_else(|| unsupported("an operator class that is being dropped"))?;
+            key.descending = (*element).ordering == pg_sys::SortByDir::SORTBY_DESC;
+            key.nulls_first = match (*element).nulls_ordering {
                 pg_sys::SortByNulls::SORTBY_NULLS_FIRST => true,
                 pg_sys::SortByNulls::SORTBY_NULLS_LAST => false,
-                _ => descending,
-            };
-            let key = KeyPart {
-                column: number.unwrap_or(0),
-                expression,
-                family: pg_sys::get_opclass_family(class),
-                input: pg_sys::get_opclass_input_type(class),
-                collation,
-                descending,
-                nulls_first,
+                _ => key.descending,
             };
             Ok((key, name))
         }
@@ -216,7 +282,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Sets the predicate and returns a query with as many rows as it keeps.
+    /// Sets the predicate and returns it in SQL.
     ///
     /// # Safety
     /// `clause` is NULL or a parsed expression.
@@ -233,9 +299,8 @@ impl<'a> Reader<'a> {
             let name = ident::until_nul(&self.relation.name);
             let context = pg_sys::deparse_context_for(name.as_ptr(), self.relation.oid);
             let printed = ident::owned(pg_sys::deparse_expression(node, context, false, false)).unwrap_or_default();
-            let query = format!("SELECT FROM ONLY {} WHERE {printed}", self.relation.qualified());
             index.predicate = pg_sys::make_ands_implicit(pg_sys::canonicalize_qual(node.cast(), false).cast());
-            Ok(Some(query))
+            Ok(Some(printed))
         }
     }
 }

@@ -2,9 +2,20 @@
 //! each numbered. Owns copies in a memory context of its own, so that they outlive the planner run they were seen in; made
 //! by an advisor for one call. Locks nothing.
 
-use pgrx::{pg_sys, PgMemoryContexts};
+use std::cell::RefCell;
+use std::collections::HashMap;
 
+use perf_core::index::name;
+use pgrx::{is_a, pg_sys, PgList, PgMemoryContexts};
+
+use super::evaluate;
+use super::hypothetical::Samples;
+use super::planner::Configuration;
+use super::relation::Relation;
 use super::{ident, planner};
+
+/// Never wait longer for a lock that somebody else holds.
+const LOCK_TIMEOUT_MS: u32 = 20;
 
 /// One expression over one relation.
 #[derive(Debug)]
@@ -17,6 +28,10 @@ struct Item {
 pub struct Expressions {
     context: PgMemoryContexts,
     items: Vec<Item>,
+    /// Shares of rows that predicates keep, as they were asked for.
+    shares: RefCell<HashMap<u32, Option<f64>>>,
+    /// What was learnt of keys, these and others.
+    pub samples: Samples,
 }
 
 impl std::fmt::Debug for Expressions {
@@ -27,7 +42,12 @@ impl std::fmt::Debug for Expressions {
 
 impl Default for Expressions {
     fn default() -> Self {
-        Expressions { context: PgMemoryContexts::new("perf_opt expressions"), items: Vec::new() }
+        Expressions {
+            context: PgMemoryContexts::new("perf_opt expressions"),
+            items: Vec::new(),
+            shares: RefCell::default(),
+            samples: Samples::default(),
+        }
     }
 }
 
@@ -43,8 +63,12 @@ impl Expressions {
             let before = self.context.set_as_current();
             let copy = pg_sys::copyObjectImpl(node.cast()).cast::<pg_sys::Node>();
             pg_sys::MemoryContextSwitchTo(before.value());
-            if varno != 1 {
-                pg_sys::ChangeVarNodes(copy, varno, 1, 0);
+            for var in PgList::<pg_sys::Var>::from_pg(pg_sys::pull_var_clause(copy, 0)).iter_ptr() {
+                debug_assert_eq!((*var).varno, varno);
+                // How the statement named it is of no interest here, and would be printed.
+                (*var).varno = 1;
+                (*var).varnosyn = 1;
+                (*var).varattnosyn = (*var).varattno;
             }
             let known = self
                 .items
@@ -101,4 +125,46 @@ impl Expressions {
         })
         .unwrap_or_default()
     }
+
+    /// The expression as a key of an index definition has it: a plain function call as it is, else in parentheses.
+    pub fn key_text(&self, number: u32) -> String {
+        let node = self.node(number);
+        let text = self.text(number);
+        // SAFETY: NULL or a live node; the tag says which struct it is.
+        let is_call = unsafe {
+            !node.is_null()
+                && is_a(node, pg_sys::NodeTag::T_FuncExpr)
+                && (*node.cast::<pg_sys::FuncExpr>()).funcformat == pg_sys::CoercionForm::COERCE_EXPLICIT_CALL
+        };
+        if is_call {
+            text
+        } else {
+            name::in_parentheses(&text)
+        }
+    }
+
+    /// The share of `relation`'s rows for which the expression, a condition, is true, as the planner sees it: 0 to 1. None
+    /// when it cannot be planned now, or would run functions that do not belong to a superuser. Asks the planner once for each
+    /// number.
+    pub fn share(&self, number: u32, relation: &Relation) -> Option<f64> {
+        if let Some(known) = self.shares.borrow().get(&number) {
+            return *known;
+        }
+        // SAFETY: NULL or a valid expression.
+        let trusted = unsafe { evaluate::is_trusted(self.node(number)) };
+        let text = if trusted { self.text(number) } else { String::new() };
+        let share = if text.is_empty() { None } else { share_of(relation, &text, Some(LOCK_TIMEOUT_MS)) };
+        self.shares.borrow_mut().insert(number, share);
+        share
+    }
+}
+
+/// The share of rows that `condition`, in SQL, keeps; None when it cannot be planned.
+pub fn share_of(relation: &Relation, condition: &str, lock_timeout_ms: Option<u32>) -> Option<f64> {
+    // A partitioned table has no rows of its own: what all its partitions keep.
+    let only = if relation.kind == b'p' { "" } else { "ONLY " };
+    let text = format!("SELECT FROM {only}{} WHERE {condition}", relation.qualified());
+    let statement = planner::Statement { text: &text, lock_timeout_ms, ..planner::Statement::default() };
+    let plans = planner::plan(&statement, &[Configuration::default()]).ok()?;
+    Some((plans.first()?.rows / relation.tuples.max(1.0)).clamp(0.0, 1.0))
 }

@@ -1,6 +1,6 @@
 //! What-if planning in the asking backend: one statement, any number of index configurations, nothing executed.
 //!
-//! Owns three planner hooks (relation info, path list, EXPLAIN's index names), installed at the first call or at preload,
+//! Owns four planner hooks (relation info, path list, statistics of index keys, EXPLAIN's index names), installed at the first call or at preload,
 //! chained, and silent unless this backend is inside [`plan`]: the state they read is a thread-local pointer that a guard
 //! sets and resets. They also look at the planner's own parameter list, so that a query which some user function plans
 //! while ours is being planned is left alone.
@@ -199,30 +199,35 @@ pub fn plan(statement: &Statement<'_>, configurations: &[Configuration<'_>]) -> 
     });
     match outcome {
         Ok(result) => result,
-        Err(caught) => {
-            let code = report_of(&caught).sql_error_code();
-            let fatal = matches!(
-                code,
-                PgSqlErrorCode::ERRCODE_QUERY_CANCELED
-                    | PgSqlErrorCode::ERRCODE_ADMIN_SHUTDOWN
-                    | PgSqlErrorCode::ERRCODE_CRASH_SHUTDOWN
-                    | PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY
-            );
-            if fatal || matches!(*caught, CaughtError::RustPanic { .. }) {
-                caught.rethrow();
-            }
-            Err(Failure::Raised(caught))
-        }
+        Err(caught) => Err(Failure::Raised(unless_fatal(caught))),
     }
 }
 
-/// Runs `body` with a `search_path` of `pg_catalog` alone; None when it raised an ERROR.
+/// Raises a cancel request, a shutdown, a lack of memory or a panic again; anything else is handed back.
+fn unless_fatal(caught: Box<CaughtError>) -> Box<CaughtError> {
+    let code = report_of(&caught).sql_error_code();
+    let fatal = matches!(
+        code,
+        PgSqlErrorCode::ERRCODE_QUERY_CANCELED
+            | PgSqlErrorCode::ERRCODE_ADMIN_SHUTDOWN
+            | PgSqlErrorCode::ERRCODE_CRASH_SHUTDOWN
+            | PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY
+    );
+    if fatal || matches!(*caught, CaughtError::RustPanic { .. }) {
+        caught.rethrow();
+    }
+    caught
+}
+
+/// Runs `body` with a `search_path` of `pg_catalog` alone; None when it raised an ERROR other than those that [`plan`] raises
+/// again, which this does too.
 pub fn with_catalog_path<R>(body: impl FnOnce() -> R) -> Option<R> {
     in_subtransaction(|| {
         // SAFETY: inside a subtransaction that is rolled back.
         unsafe { set_locally(c"search_path", "pg_catalog") };
         body()
     })
+    .map_err(unless_fatal)
     .ok()
 }
 
@@ -495,6 +500,7 @@ unsafe fn explain(plan: *mut pg_sys::PlannedStmt, text: &CStr, parameters: pg_sy
 static HOOKS: Once = Once::new();
 static mut NEXT_RELATION_INFO: pg_sys::get_relation_info_hook_type = None;
 static mut NEXT_PATHLIST: pg_sys::set_rel_pathlist_hook_type = None;
+static mut NEXT_INDEX_STATISTICS: pg_sys::get_index_stats_hook_type = None;
 static mut NEXT_INDEX_NAME: pg_sys::explain_get_index_name_hook_type = None;
 
 /// Puts the hooks in front of those of other extensions; once for a process.
@@ -505,6 +511,8 @@ pub fn install_hooks() {
         pg_sys::get_relation_info_hook = Some(relation_info);
         NEXT_PATHLIST = pg_sys::set_rel_pathlist_hook;
         pg_sys::set_rel_pathlist_hook = Some(pathlist);
+        NEXT_INDEX_STATISTICS = pg_sys::get_index_stats_hook;
+        pg_sys::get_index_stats_hook = Some(index_statistics);
         NEXT_INDEX_NAME = pg_sys::explain_get_index_name_hook;
         pg_sys::explain_get_index_name_hook = Some(index_name);
     });
@@ -588,6 +596,30 @@ unsafe extern "C-unwind" fn pathlist(
         let Some(expressions) = active.configuration.harvest else { return };
         if let Some(needs) = harvest::needs(root, rel, rti, rte, &mut expressions.borrow_mut()) {
             active.needs.borrow_mut().push(needs);
+        }
+    }
+}
+
+#[pg_guard]
+#[allow(ffi_unwind_calls, reason = "the next hook is C code, which may raise an ERROR through us")]
+unsafe extern "C-unwind" fn index_statistics(
+    root: *mut pg_sys::PlannerInfo,
+    index: pg_sys::Oid,
+    number: pg_sys::AttrNumber,
+    data: *mut pg_sys::VariableStatData,
+) -> bool {
+    // SAFETY: arguments are the planner's own.
+    unsafe {
+        if let Some(active) = active(root) {
+            let known = active.oids.iter().zip(active.configuration.hypothetical).find(|(oid, _)| **oid == index);
+            if let Some((_, hypothetical)) = known {
+                hypothetical.serve_statistics(root, number, data);
+                return true;
+            }
+        }
+        match NEXT_INDEX_STATISTICS {
+            Some(next) => pg_sys::ffi::pg_guard_ffi_boundary(|| next(root, index, number, data)),
+            None => false,
         }
     }
 }

@@ -69,17 +69,35 @@ pub struct Relation {
     pub kind: u8,
     /// Rows, as the planner would estimate them now.
     pub tuples: f64,
+    /// Its blocks.
+    pub pages: f64,
     /// Live columns.
     pub columns: Vec<Column>,
 }
 
-/// A default B-tree operator class.
+/// What the statistics hold of a column. Values live in the memory context of the call that read them.
+pub struct Values {
+    /// Common values with their share of all rows.
+    pub common: Vec<(pg_sys::Datum, f64)>,
+    /// Bounds of the histogram of the others.
+    pub bounds: Vec<pg_sys::Datum>,
+    /// Share of NULLs.
+    pub null_share: f64,
+    /// Distinct values that are not NULL.
+    pub distinct: f64,
+    /// Correlation between the order of the values and that of the rows.
+    pub correlation: Option<f64>,
+}
+
+/// What an operator class is for.
 #[derive(Clone, Copy, Debug)]
 pub struct Opclass {
     /// Its family.
     pub family: pg_sys::Oid,
     /// The type it takes.
     pub input: pg_sys::Oid,
+    /// The type it stores; zero when that is the same.
+    pub stored: pg_sys::Oid,
 }
 
 impl Relation {
@@ -142,7 +160,7 @@ impl Relation {
             }
         }
         let (schema, name) = ident::relation_parts(oid).ok_or(Unusable::Gone)?;
-        Ok(Relation { oid, schema, name, kind, tuples, columns })
+        Ok(Relation { oid, schema, name, kind, tuples, pages: f64::from(pages), columns })
     }
 
     /// The quoted, qualified name.
@@ -160,6 +178,68 @@ impl Relation {
         self.columns.iter().find(|column| column.name == name)
     }
 
+    /// The statistics of a column: of all partitions when it is partitioned, or whatever there is.
+    ///
+    /// # Safety
+    /// Needs a transaction; the result is NULL or must be released.
+    unsafe fn statistics(&self, column: &Column) -> pg_sys::HeapTuple {
+        // SAFETY: as promised.
+        unsafe {
+            let tuple = statistics_tuple(self.oid, column.number, self.kind == b'p');
+            if tuple.is_null() {
+                return statistics_tuple(self.oid, column.number, self.kind != b'p');
+            }
+            tuple
+        }
+    }
+
+    /// Distinct values as a number.
+    fn distinct(&self, row: &pg_sys::FormData_pg_statistic) -> f64 {
+        match f64::from(row.stadistinct) {
+            count if count > 0.0 => count,
+            share if share < 0.0 => (-share * self.tuples).max(1.0),
+            _ => self.tuples.max(1.0),
+        }
+    }
+
+    /// What the statistics hold of a column; None without any.
+    pub fn values(&self, column: &Column) -> Option<Values> {
+        // SAFETY: the tuple comes from the syscache and is released below, after the values were copied out of it; a slot's
+        // arrays are as long as it says. The values stay allocated: slots with values are not freed.
+        unsafe {
+            let tuple = self.statistics(column);
+            if tuple.is_null() {
+                return None;
+            }
+            let row = pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_statistic>();
+            let mut values = Values {
+                common: Vec::new(),
+                bounds: Vec::new(),
+                null_share: f64::from((*row).stanullfrac),
+                distinct: self.distinct(&*row),
+                correlation: None,
+            };
+            let both = pg_sys::ATTSTATSSLOT_NUMBERS | pg_sys::ATTSTATSSLOT_VALUES;
+            if let Some(slot) = slot_of(tuple, pg_sys::STATISTIC_KIND_MCV, both) {
+                for at in 0..slot.nvalues.min(slot.nnumbers).max(0) as usize {
+                    values.common.push((*slot.values.add(at), f64::from(*slot.numbers.add(at))));
+                }
+            }
+            if let Some(slot) = slot_of(tuple, pg_sys::STATISTIC_KIND_HISTOGRAM, pg_sys::ATTSTATSSLOT_VALUES) {
+                for at in 0..slot.nvalues.max(0) as usize {
+                    values.bounds.push(*slot.values.add(at));
+                }
+            }
+            if let Some(slot) = slot_of(tuple, pg_sys::STATISTIC_KIND_CORRELATION, pg_sys::ATTSTATSSLOT_NUMBERS) {
+                if slot.nnumbers > 0 {
+                    values.correlation = Some(f64::from(*slot.numbers));
+                }
+            }
+            pg_sys::ReleaseSysCache(tuple);
+            Some(values)
+        }
+    }
+
     /// What the statistics say of a column, for the size estimate; and whether there are any.
     pub fn size_column(&self, column: &Column) -> (size::Column, bool) {
         // SAFETY: the tuple comes from the syscache and is released below; its fixed part is a Form_pg_statistic.
@@ -172,10 +252,7 @@ impl Relation {
                 distinct: self.tuples.max(1.0),
                 common: Vec::new(),
             };
-            let mut tuple = statistics_tuple(self.oid, column.number, self.kind == b'p');
-            if tuple.is_null() {
-                tuple = statistics_tuple(self.oid, column.number, self.kind != b'p');
-            }
+            let tuple = self.statistics(column);
             if tuple.is_null() {
                 if column.length > 0 {
                     estimate.width = f64::from(column.length);
@@ -185,12 +262,7 @@ impl Relation {
             let row = pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_statistic>();
             estimate.width = f64::from((*row).stawidth);
             estimate.null_fraction = f64::from((*row).stanullfrac);
-            let distinct = f64::from((*row).stadistinct);
-            if distinct > 0.0 {
-                estimate.distinct = distinct;
-            } else if distinct < 0.0 {
-                estimate.distinct = (-distinct * self.tuples).max(1.0);
-            }
+            estimate.distinct = self.distinct(&*row);
             let wanted = pg_sys::ATTSTATSSLOT_NUMBERS | pg_sys::ATTSTATSSLOT_VALUES;
             with_slot(tuple, pg_sys::STATISTIC_KIND_MCV, wanted, |slot| {
                 for at in 0..slot.nnumbers.max(0) as usize {
@@ -240,9 +312,11 @@ pub fn correlation(relation: pg_sys::Oid, number: i16) -> f64 {
     correlation
 }
 
+/// The statistics of a column, of the relation alone or with its children.
+///
 /// # Safety
 /// Needs a transaction; the result is NULL or must be released.
-unsafe fn statistics_tuple(relation: pg_sys::Oid, column: i16, inherited: bool) -> pg_sys::HeapTuple {
+pub unsafe fn statistics_tuple(relation: pg_sys::Oid, column: i16, inherited: bool) -> pg_sys::HeapTuple {
     // SAFETY: three keys of the right types for this cache.
     unsafe {
         pg_sys::SearchSysCache3(
@@ -254,15 +328,26 @@ unsafe fn statistics_tuple(relation: pg_sys::Oid, column: i16, inherited: bool) 
     }
 }
 
+/// One slot of a statistics tuple, if it is there; to be freed with its memory context or by its own function.
+///
+/// # Safety
+/// `tuple` is a pg_statistic tuple.
+unsafe fn slot_of(tuple: pg_sys::HeapTuple, kind: u32, wanted: u32) -> Option<pg_sys::AttStatsSlot> {
+    let mut slot = pg_sys::AttStatsSlot::default();
+    // SAFETY: the slot is filled by the callee when it returns true.
+    unsafe {
+        pg_sys::get_attstatsslot(&mut slot, tuple, kind as i32, pg_sys::InvalidOid, wanted as i32).then_some(slot)
+    }
+}
+
 /// Runs `read` on one slot of a statistics tuple, if it is there.
 ///
 /// # Safety
 /// `tuple` is a pg_statistic tuple.
-unsafe fn with_slot(tuple: pg_sys::HeapTuple, kind: u32, wanted: u32, mut read: impl FnMut(&pg_sys::AttStatsSlot)) {
-    let mut slot = pg_sys::AttStatsSlot::default();
-    // SAFETY: the slot is filled by the callee when it returns true, and freed once.
+pub unsafe fn with_slot(tuple: pg_sys::HeapTuple, kind: u32, wanted: u32, mut read: impl FnMut(&pg_sys::AttStatsSlot)) {
+    // SAFETY: freed once.
     unsafe {
-        if pg_sys::get_attstatsslot(&mut slot, tuple, kind as i32, pg_sys::InvalidOid, wanted as i32) {
+        if let Some(mut slot) = slot_of(tuple, kind, wanted) {
             read(&slot);
             pg_sys::free_attstatsslot(&mut slot);
         }
@@ -273,7 +358,7 @@ unsafe fn with_slot(tuple: pg_sys::HeapTuple, kind: u32, wanted: u32, mut read: 
 ///
 /// # Safety
 /// `value` is a variable-length datum.
-unsafe fn stored_width(value: pg_sys::Datum) -> u32 {
+pub unsafe fn stored_width(value: pg_sys::Datum) -> u32 {
     // SAFETY: as promised; only the header is read.
     let payload = unsafe { pgrx::varsize_any_exhdr(value.cast_mut_ptr()) } as u32;
     if payload < 126 {
@@ -283,7 +368,8 @@ unsafe fn stored_width(value: pg_sys::Datum) -> u32 {
     }
 }
 
-fn alignment_bytes(code: u8) -> f64 {
+/// Bytes to which a type with this `typalign` is aligned.
+pub fn alignment_bytes(code: u8) -> f64 {
     match code {
         b'd' => 8.0,
         b'i' => 4.0,
@@ -294,22 +380,42 @@ fn alignment_bytes(code: u8) -> f64 {
 
 /// The default B-tree operator class of a type; None for a type without an order.
 pub fn btree_opclass(type_oid: pg_sys::Oid) -> Option<Opclass> {
-    // SAFETY: syscache lookups; the operator class exists when the second is made.
+    opclass(default_opclass(type_oid, pg_sys::BTREE_AM_OID)?)
+}
+
+/// OID of the default operator class of a type for an access method.
+pub fn default_opclass(type_oid: pg_sys::Oid, method: pg_sys::Oid) -> Option<pg_sys::Oid> {
+    // SAFETY: a syscache lookup.
+    let class = unsafe { pg_sys::GetDefaultOpClass(type_oid, method) };
+    (class != pg_sys::InvalidOid).then_some(class)
+}
+
+/// Family and input type of an operator class; None when it is gone.
+pub fn opclass(class: pg_sys::Oid) -> Option<Opclass> {
+    // SAFETY: the tuple comes from the syscache, is read as what that cache holds, and released.
     unsafe {
-        let class = pg_sys::GetDefaultOpClass(type_oid, pg_sys::BTREE_AM_OID);
-        (class != pg_sys::InvalidOid).then(|| Opclass {
-            family: pg_sys::get_opclass_family(class),
-            input: pg_sys::get_opclass_input_type(class),
-        })
+        let tuple = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::CLAOID as i32, pg_sys::Datum::from(class));
+        if tuple.is_null() {
+            return None;
+        }
+        let row = pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_opclass>();
+        let found = Opclass { family: (*row).opcfamily, input: (*row).opcintype, stored: (*row).opckeytype };
+        pg_sys::ReleaseSysCache(tuple);
+        Some(found)
     }
 }
 
+/// The support function of an operator class with this number.
+pub fn support(family: pg_sys::Oid, input: pg_sys::Oid, number: i16) -> Option<pg_sys::Oid> {
+    // SAFETY: a syscache lookup.
+    let function = unsafe { pg_sys::get_opfamily_proc(family, input, input, number) };
+    (function != pg_sys::InvalidOid).then_some(function)
+}
+
 /// Whether equal values of this operator class have equal images, so that a B-tree may fold them.
-pub fn equal_image(opclass: Opclass, collation: pg_sys::Oid) -> bool {
+pub fn equal_image(family: pg_sys::Oid, input: pg_sys::Oid, collation: pg_sys::Oid) -> bool {
     // SAFETY: support function 4 of B-tree takes one type OID and returns a boolean.
-    unsafe {
-        let function = pg_sys::get_opfamily_proc(opclass.family, opclass.input, opclass.input, 4);
-        function != pg_sys::InvalidOid
-            && pg_sys::OidFunctionCall1Coll(function, collation, pg_sys::Datum::from(opclass.input)).value() != 0
-    }
+    support(family, input, 4).is_some_and(|function| unsafe {
+        pg_sys::OidFunctionCall1Coll(function, collation, pg_sys::Datum::from(input)).value() != 0
+    })
 }

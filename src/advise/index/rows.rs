@@ -2,15 +2,15 @@
 
 use std::collections::{HashMap, HashSet};
 
-use perf_core::index::{name, Candidate, Key};
+use perf_core::index::{name, Candidate};
 use serde_json::{json, Value};
 
-use super::existing;
 use super::policy::Resolved;
 use super::pool::{Entry, Pool};
 use super::recommend::{Options, PolicyCase};
 use super::study::{Known, Studied, Study};
 use super::what_if::used_name;
+use super::{ddl, existing};
 use crate::pg::hypothetical::Hypothetical;
 use crate::pg::ident;
 use crate::pg::planner::{Planned, Scan};
@@ -94,6 +94,7 @@ pub struct Findings<'a> {
 /// Gives every candidate its name, unused and the same tomorrow: the chosen ones first.
 pub fn name_all(pool: &mut Pool, study: &Study, chosen: &[usize]) {
     let mut used: HashMap<String, HashSet<String>> = HashMap::new();
+    let expressions = study.expressions.borrow();
     let others = (0..pool.entries.len()).filter(|at| !chosen.contains(at));
     for at in chosen.iter().copied().chain(others) {
         let Some(entry) = pool.entries.get_mut(at) else { continue };
@@ -101,22 +102,12 @@ pub fn name_all(pool: &mut Pool, study: &Study, chosen: &[usize]) {
         let schema = &known.relation.schema;
         let names = used.entry(schema.clone()).or_insert_with(|| existing::names_in(schema));
         let chosen =
-            name::index_name(&known.relation.name, &column_names(known, &entry.candidate), |name| names.contains(name));
+            name::index_name(&known.relation.name, &ddl::name_pieces(known, &entry.candidate, &expressions), |name| {
+                names.contains(name)
+            });
         names.insert(chosen.clone());
         entry.index.name = ident::until_nul(&chosen);
     }
-}
-
-fn column_names(known: &Known, candidate: &Candidate) -> Vec<String> {
-    candidate
-        .keys
-        .iter()
-        .map(|key| {
-            key.column()
-                .and_then(|column| known.relation.column(column))
-                .map_or_else(String::new, |column| column.name.clone())
-        })
-        .collect()
 }
 
 /// How the plan of a statement changes.
@@ -187,22 +178,24 @@ impl Findings<'_> {
 
     /// A row with what every row on this candidate says.
     fn described(&self, known: &Known, candidate: &Candidate) -> Recommendation {
-        let relation = known.relation.qualified();
-        let columns = column_names(known, candidate);
-        let orders: Vec<String> = candidate.keys.iter().map(|key| order_text(*key).to_owned()).collect();
-        let mut parts: Vec<&str> = vec![&relation, candidate.kind.access_method()];
-        parts.extend(columns.iter().zip(&orders).flat_map(|(column, order)| [column.as_str(), order.as_str()]));
+        let expressions = self.study.expressions.borrow();
+        let parts = ddl::identity(known, candidate, &expressions);
         Recommendation {
-            id: name::stable_id(&parts),
+            id: name::stable_id(&parts.iter().map(String::as_str).collect::<Vec<_>>()),
             action: "create",
             access_method: candidate.kind.access_method().to_owned(),
             confidence: "low",
             basis: "policy",
             evidence: json!([]),
-            relation,
-            columns,
+            relation: known.relation.qualified(),
+            columns: ddl::key_texts(known, candidate, &expressions),
             ..Recommendation::default()
         }
+    }
+
+    /// The statements that create the index and that drop it again.
+    fn ddl(&self, known: &Known, entry: &Entry) -> (String, String) {
+        ddl::create(known, &entry.candidate, &entry.index.name.to_string_lossy(), &self.study.expressions.borrow())
     }
 
     fn recommended(&self, entry: &Entry, gain: &Gain) -> Recommendation {
@@ -218,7 +211,7 @@ impl Findings<'_> {
             statements.iter().any(|one| speedup(one) >= HIGH_SPEEDUP && self.pct(one.0.weight) >= HIGH_PCT);
         let generic = statements.iter().any(|one| one.0.generic);
         let case = entry.policy.first().and_then(|at| self.cases.get(*at));
-        let (ddl, undo) = ddl(known, entry);
+        let (ddl, undo) = self.ddl(known, entry);
         Recommendation {
             priority: if benefit >= HIGH_PCT || fast_on_top {
                 "high"
@@ -257,7 +250,7 @@ impl Findings<'_> {
         let weight: f64 = statements.iter().map(|one| one.0.weight).sum();
         let after: f64 = statements.iter().map(|one| one.0.weight * one.1.ratio).sum();
         let of_what = if self.workload.is_measured() { "measured time" } else { "estimated time" };
-        let columns = column_names(known, &entry.candidate).join(", ");
+        let columns = ddl::key_texts(known, &entry.candidate, &self.study.expressions.borrow()).join(", ");
         let mut reason = format!(
             "{} with {:.1} % of the {of_what} {} {} by {columns}; with this index they are expected to take {:.1} % less, one of them up to {} less",
             counted(statements.len(), "statement"),
@@ -359,7 +352,7 @@ impl Findings<'_> {
         if chosen {
             return None;
         }
-        let (ddl, undo) = ddl(known, entry);
+        let (ddl, undo) = self.ddl(known, entry);
         let row = with_policy(Recommendation {
             ddl: Some(ddl),
             undo_ddl: Some(undo),
@@ -451,58 +444,4 @@ fn times(factor: f64) -> String {
 fn sentence(text: &str) -> String {
     let mut chars = text.chars();
     chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
-}
-
-fn order_text(key: Key) -> &'static str {
-    match (key.descending, key.nulls_first) {
-        (false, false) => "",
-        (false, true) => " NULLS FIRST",
-        (true, true) => " DESC",
-        (true, false) => " DESC NULLS LAST",
-    }
-}
-
-/// The statements that create the index and that drop it again.
-fn ddl(known: &Known, entry: &Entry) -> (String, String) {
-    let name = entry.index.name.to_string_lossy();
-    let schema = &known.relation.schema;
-    let columns: Vec<String> = entry
-        .candidate
-        .keys
-        .iter()
-        .zip(column_names(known, &entry.candidate))
-        .map(|(key, column)| format!("{}{}", ident::quote(&column), order_text(*key)))
-        .collect();
-    let definition = format!("USING {} ({})", entry.candidate.kind.access_method(), columns.join(", "));
-    let qualified = ident::qualified(schema, &name);
-    if known.relation.kind != b'p' {
-        return (
-            format!("CREATE INDEX CONCURRENTLY {} ON {} {definition}", ident::quote(&name), known.relation.qualified()),
-            format!("DROP INDEX CONCURRENTLY {qualified}"),
-        );
-    }
-    let undo = format!("DROP INDEX {qualified}");
-    let parent = format!("CREATE INDEX {} ON", ident::quote(&name));
-    if known.leaves.iter().any(|leaf| !is_direct_part(known, leaf)) {
-        // Several levels: the server builds and attaches the parts itself, and holds off writes while it does.
-        return (format!("{parent} {} {definition}", known.relation.qualified()), undo);
-    }
-    let mut statements = vec![format!("{parent} ONLY {} {definition}", known.relation.qualified())];
-    let mut used: HashMap<&str, HashSet<String>> = HashMap::new();
-    for leaf in &known.leaves {
-        let names = used.entry(&leaf.schema).or_insert_with(|| existing::names_in(&leaf.schema));
-        let part = name::index_name(&leaf.name, &column_names(known, &entry.candidate), |name| names.contains(name));
-        names.insert(part.clone());
-        statements.push(format!(
-            "CREATE INDEX CONCURRENTLY {} ON {} {definition}",
-            ident::quote(&part),
-            leaf.qualified()
-        ));
-        statements.push(format!("ALTER INDEX {qualified} ATTACH PARTITION {}", ident::qualified(&leaf.schema, &part)));
-    }
-    (statements.join(";\n"), undo)
-}
-
-fn is_direct_part(known: &Known, leaf: &crate::pg::relation::Relation) -> bool {
-    crate::pg::catalog::parent_of(leaf.oid) == Some(known.relation.oid)
 }

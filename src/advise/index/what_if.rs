@@ -4,7 +4,8 @@ use perf_core::index::work::Work;
 use pgrx::pg_sys;
 
 use crate::error::Error;
-use crate::pg::hypothetical::Hypothetical;
+use crate::pg::expressions::share_of;
+use crate::pg::hypothetical::{Hypothetical, Samples};
 use crate::pg::planner::{self, Configuration, Failure, Planned, Statement, UsedIndex};
 use crate::pg::relation::Relation;
 use crate::pg::{catalog, create_index, ident};
@@ -19,6 +20,8 @@ pub struct Variant {
     pub indexes_used: Vec<String>,
     /// EXPLAIN's text.
     pub plan: String,
+    /// What the given indexes would take on disk; None for `current`.
+    pub size_bytes: Option<i64>,
     /// What executing it would do.
     pub work: Work,
 }
@@ -43,7 +46,7 @@ pub fn run(query: &str, indexes: &[String], without: &[String]) -> Result<Vec<Va
     match planner::plan(&statement, &[current, changed]) {
         Ok(plans) => Ok(plans
             .into_iter()
-            .zip([("current", &[][..]), ("hypothetical", &references[..])])
+            .zip([("current", None), ("hypothetical", Some(&references[..]))])
             .map(|(plan, (variant, given))| variant_of(variant, plan, given))
             .collect()),
         Err(Failure::Raised(caught)) => caught.rethrow(),
@@ -55,12 +58,21 @@ pub fn run(query: &str, indexes: &[String], without: &[String]) -> Result<Vec<Va
     }
 }
 
-fn variant_of(variant: &'static str, plan: Planned, given: &[&Hypothetical]) -> Variant {
+fn variant_of(variant: &'static str, plan: Planned, indexes: Option<&[&Hypothetical]>) -> Variant {
+    let given = indexes.unwrap_or_default();
     let mut indexes_used: Vec<String> =
         plan.scans.iter().flat_map(|scan| &scan.indexes).map(|used| used_name(*used, given)).collect();
     indexes_used.sort();
     indexes_used.dedup();
-    Variant { variant, total_cost: plan.total_cost, indexes_used, plan: plan.text.unwrap_or_default(), work: plan.work }
+    let size_bytes = indexes.map(|indexes| indexes.iter().map(|index| index.bytes).sum::<f64>().round() as i64);
+    Variant {
+        variant,
+        total_cost: plan.total_cost,
+        indexes_used,
+        plan: plan.text.unwrap_or_default(),
+        size_bytes,
+        work: plan.work,
+    }
 }
 
 /// The unquoted name of an index in a plan.
@@ -75,15 +87,11 @@ pub fn used_name(used: UsedIndex, given: &[&Hypothetical]) -> String {
 
 /// Reads one CREATE INDEX and prices it.
 fn read(statement: &str) -> Result<Hypothetical, Error> {
-    let create_index::Described { mut index, relation, predicate_query } = create_index::read(statement)?;
-    if let Some(query) = predicate_query {
-        let statement = Statement { text: &query, ..Statement::default() };
-        if let Ok(plans) = planner::plan(&statement, &[Configuration::default()]) {
-            let rows = plans.first().map_or(1.0, |plan| plan.rows);
-            index.predicate_share = (rows / relation.tuples.max(1.0)).clamp(0.0, 1.0);
-        }
+    let create_index::Described { mut index, relation, predicate } = create_index::read(statement)?;
+    if let Some(condition) = predicate {
+        index.predicate_share = share_of(&relation, &condition, None).unwrap_or(1.0);
     }
-    index.settle(&relation, &leaves_of(&relation));
+    index.settle(&relation, &leaves_of(&relation), &Samples::default());
     Ok(index)
 }
 

@@ -1,18 +1,35 @@
 //! What a statement asks of a relation, read from the planner while it plans: views, subqueries and CTEs are resolved,
-//! casts are stripped, equalities that follow from others are there. Reads planner nodes only.
+//! casts are stripped, equalities that follow from others are there. Reads planner nodes and the syscache only.
+
+mod facts;
+mod subject;
+
+use std::cell::OnceCell;
+use std::collections::BTreeMap;
 
 use perf_core::index::candidates::{Comparison, Filter, Needs};
+use perf_core::index::pattern::{has_fixed_prefix, known_run, Language};
 use perf_core::index::{Key, Part};
 use pgrx::{is_a, pg_sys, PgList};
 
+use self::subject::Subject;
 use crate::compat;
 use crate::pg::expressions::Expressions;
 use crate::pg::relation::btree_opclass;
+use crate::pg::{ident, opclass};
 
-/// Selectivity where the planner has not computed one.
+/// Selectivity where the planner has none.
 const UNKNOWN_SELECTIVITY: f64 = 0.1;
 /// Conditions looked at in one place, at most: bounds the work for generated statements.
 const CONDITIONS_MAX: usize = 64;
+/// Joined columns and expressions of one relation, at most.
+const JOINS_MAX: usize = 8;
+/// A partial index keeps less than this share of the rows.
+const PARTIAL_SELECTIVITY_MAX: f64 = 0.2;
+/// Letters and digits in a row that a trigram index needs of a pattern.
+const TRIGRAM: usize = 3;
+/// `^@`: the text begins with.
+const STARTS_WITH_OPERATOR: u32 = 3877;
 
 /// What is asked of `rel`; None when it is nothing an index could be made on.
 ///
@@ -23,7 +40,7 @@ pub unsafe fn needs(
     rel: *mut pg_sys::RelOptInfo,
     rti: pg_sys::Index,
     rte: *mut pg_sys::RangeTblEntry,
-    _expressions: &mut Expressions,
+    expressions: &mut Expressions,
 ) -> Option<Needs> {
     // SAFETY: all nodes are the planner's, alive during the hook.
     unsafe {
@@ -34,16 +51,17 @@ pub unsafe fn needs(
             // A partition: its parent is asked the same.
             return None;
         }
-        let at = Place { root, rel, varno: rti as i32, relation: (*rte).relid };
+        let (relation, inherits) = ((*rte).relid, (*rte).inh);
+        let mut at = Place { root, rel, varno: rti as i32, relation, inherits, extent: OnceCell::new(), expressions };
         let mut needs = Needs { relation: (*rte).relid.to_u32(), ..Needs::default() };
         for info in restrictions((*rel).baserestrictinfo) {
             if !(*info).orclause.is_null() {
                 needs.alternatives.extend(at.arms((*info).orclause));
-            } else if let Some(filter) = at.filter((*info).clause, (*info).norm_selec) {
-                needs.filters.push(filter);
+            } else if !(*info).pseudoconstant {
+                needs.filters.extend(at.filters(info, true));
             }
         }
-        at.joins(&mut needs.joins);
+        at.joins(&mut needs);
         for keys in [(*root).query_pathkeys, (*root).group_pathkeys, (*root).distinct_pathkeys, (*root).sort_pathkeys] {
             let order = at.order(keys);
             if !order.is_empty() && !needs.orders.contains(&order) {
@@ -54,7 +72,11 @@ pub unsafe fn needs(
             && needs.alternatives.is_empty()
             && needs.joins.is_empty()
             && needs.orders.is_empty();
-        (!empty).then_some(needs)
+        if empty {
+            return None;
+        }
+        needs.outputs = at.outputs();
+        Some(needs)
     }
 }
 
@@ -83,107 +105,239 @@ unsafe fn restrictions(list: *mut pg_sys::List) -> Vec<*mut pg_sys::RestrictInfo
 }
 
 /// One relation in one place of a statement.
-struct Place {
+struct Place<'a> {
     root: *mut pg_sys::PlannerInfo,
     rel: *mut pg_sys::RelOptInfo,
     varno: i32,
     relation: pg_sys::Oid,
+    /// It stands for its partitions or children too.
+    inherits: bool,
+    /// Pages and the share of them that is all-visible.
+    extent: OnceCell<(f64, f64)>,
+    expressions: &'a mut Expressions,
 }
 
-impl Place {
-    /// The plain column that `node` is, through binary-compatible casts.
+impl Place<'_> {
+    /// What the conditions in one restriction ask for; `whole` when all rows must fulfil it.
     ///
     /// # Safety
-    /// `node` is NULL or an expression.
-    unsafe fn column(&self, node: *mut pg_sys::Node) -> Option<*mut pg_sys::Var> {
-        let mut node = node;
+    /// `info` is a restriction on this relation.
+    unsafe fn filters(&mut self, info: *mut pg_sys::RestrictInfo, whole: bool) -> Vec<Filter> {
+        // SAFETY: as promised; the selectivity of a restriction is a look-up in it, or computed as the planner does.
+        let (clause, selectivity) = unsafe {
+            let none = std::ptr::null_mut();
+            let share = pg_sys::clause_selectivity(self.root, info.cast(), 0, pg_sys::JoinType::JOIN_INNER, none);
+            ((*info).clause.cast::<pg_sys::Node>(), share)
+        };
+        let selectivity = if (0.0..=1.0).contains(&selectivity) { selectivity } else { UNKNOWN_SELECTIVITY };
+        let may_be_predicate = whole && selectivity < PARTIAL_SELECTIVITY_MAX;
+        let condition = Condition { clause, selectivity, may_be_predicate };
         // SAFETY: the tag says which struct it is.
         unsafe {
-            while !node.is_null() && is_a(node, pg_sys::NodeTag::T_RelabelType) {
-                node = (*node.cast::<pg_sys::RelabelType>()).arg.cast();
+            match (*clause).type_ {
+                pg_sys::NodeTag::T_OpExpr => {
+                    let call = clause.cast::<pg_sys::OpExpr>();
+                    let Some((subject, operator, other)) = self.sides(call) else { return Vec::new() };
+                    if is_value(other) {
+                        self.operator(&condition, &subject, operator, (*call).inputcollid, other)
+                    } else {
+                        Vec::new()
+                    }
+                }
+                pg_sys::NodeTag::T_FuncExpr => self.function(&condition, clause.cast()).into_iter().collect(),
+                _ => self.simple(&condition).into_iter().collect(),
             }
-            if node.is_null() || !is_a(node, pg_sys::NodeTag::T_Var) {
-                return None;
-            }
-            let var = node.cast::<pg_sys::Var>();
-            ((*var).varno == self.varno && (*var).varlevelsup == 0 && (*var).varattno > 0).then_some(var)
         }
     }
 
-    /// The B-tree strategy of `operator` on `var`'s column (1 to 5), if an index with the column's own collation can use it.
+    /// `subject operator value`.
     ///
     /// # Safety
-    /// `var` is a column of this relation.
-    unsafe fn strategy(&self, var: *mut pg_sys::Var, operator: pg_sys::Oid, collation: pg_sys::Oid) -> Option<i32> {
-        // SAFETY: syscache lookups.
+    /// `other` has one value for a whole scan.
+    unsafe fn operator(
+        &mut self,
+        condition: &Condition,
+        subject: &Subject,
+        operator: pg_sys::Oid,
+        collation: pg_sys::Oid,
+        other: *mut pg_sys::Node,
+    ) -> Vec<Filter> {
+        // SAFETY: nodes of the planner's.
         unsafe {
-            if collation != pg_sys::InvalidOid && (*var).varcollid != collation {
-                return None;
+            if let Some(strategy) = subject.strategy(operator, collation) {
+                let is_equal = strategy == pg_sys::BTEqualStrategyNumber as i32;
+                let comparison = if is_equal { Comparison::Equal } else { Comparison::Range };
+                let mut filter = self.filter(condition, subject, comparison);
+                if is_equal {
+                    filter.hash_width = self.hash_width(subject, operator);
+                    if condition.may_be_predicate && self.are_common(subject, operator, collation, other) {
+                        filter.predicate = self.predicate(condition);
+                    }
+                }
+                filter.ordered = self.is_ordered(subject, operator);
+                return vec![filter];
             }
-            let opclass = btree_opclass((*var).vartype)?;
-            let strategy = pg_sys::get_op_opfamily_strategy(operator, opclass.family);
-            (strategy != 0).then_some(strategy)
+            let mut filters = Vec::new();
+            let (pattern, language) = (constant_text(other), language_of(operator));
+            if let (Some(pattern), Some(language)) = (&pattern, language) {
+                filters.extend(self.prefix(condition, subject, pattern, language));
+            }
+            if !subject.collates(collation) {
+                return filters;
+            }
+            let has_prefix = !filters.is_empty();
+            for (class, takes_apart) in opclass::gin_classes(operator, subject.type_oid) {
+                // A pattern of unknown language is plain text. What begins with known characters has the better index.
+                let run = pattern.as_ref().map_or(0, |text| known_run(text, language.unwrap_or(Language::Prefix)));
+                if !takes_apart || (run >= TRIGRAM && !has_prefix) {
+                    filters.push(Filter { opclass: class, ..self.filter(condition, subject, Comparison::Contains) });
+                }
+            }
+            filters
         }
     }
 
-    /// A condition on one column.
+    /// `starts_with(subject, value)`.
     ///
     /// # Safety
-    /// `clause` is an expression on this relation.
-    unsafe fn filter(&self, clause: *mut pg_sys::Expr, selectivity: f64) -> Option<Filter> {
-        let selectivity = if (0.0..=1.0).contains(&selectivity) { selectivity } else { UNKNOWN_SELECTIVITY };
-        let node = clause.cast::<pg_sys::Node>();
-        let made = |column: i16, comparison| {
-            Some(Filter { part: Part::Column(column), comparison, selectivity, opclass: 0, predicate: None })
+    /// `call` is a function call on this relation.
+    unsafe fn function(&mut self, condition: &Condition, call: *mut pg_sys::FuncExpr) -> Option<Filter> {
+        // SAFETY: the argument list holds expressions.
+        unsafe {
+            if (*call).funcid.to_u32() != pg_sys::F_STARTS_WITH {
+                return None;
+            }
+            let arguments = PgList::<pg_sys::Node>::from_pg((*call).args);
+            let subject = self.subject(arguments.get_ptr(0)?)?;
+            let pattern = constant_text(arguments.get_ptr(1)?)?;
+            self.prefix(condition, &subject, &pattern, Language::Prefix)
+        }
+    }
+
+    /// A text that begins with known characters: a range for an operator class that orders by bytes.
+    fn prefix(
+        &mut self,
+        condition: &Condition,
+        subject: &Subject,
+        pattern: &str,
+        language: Language,
+    ) -> Option<Filter> {
+        if !opclass::is_text(subject.type_oid) || !has_fixed_prefix(pattern, language) {
+            return None;
+        }
+        let class = if opclass::orders_by_bytes(subject.collation) {
+            0
+        } else {
+            opclass::pattern_ops(subject.type_oid)?.to_u32()
         };
+        Some(Filter { opclass: class, ..self.filter(condition, subject, Comparison::Range) })
+    }
+
+    /// A condition that is neither an operator's nor a function's.
+    ///
+    /// # Safety
+    /// The condition's clause is on this relation.
+    unsafe fn simple(&mut self, condition: &Condition) -> Option<Filter> {
+        let node = condition.clause;
         // SAFETY: the tag says which struct it is.
         unsafe {
             match (*node).type_ {
-                pg_sys::NodeTag::T_OpExpr => {
-                    let (var, operator, other) = self.sides(node.cast())?;
-                    if !is_value(other) {
-                        return None;
-                    }
-                    let strategy = self.strategy(var, operator, (*node.cast::<pg_sys::OpExpr>()).inputcollid)?;
-                    made((*var).varattno, if strategy == 3 { Comparison::Equal } else { Comparison::Range })
-                }
                 pg_sys::NodeTag::T_ScalarArrayOpExpr => {
                     let list = node.cast::<pg_sys::ScalarArrayOpExpr>();
+                    let (operator, collation) = ((*list).opno, (*list).inputcollid);
                     let arguments = PgList::<pg_sys::Node>::from_pg((*list).args);
-                    let var = self.column(arguments.get_ptr(0)?)?;
-                    if !(*list).useOr || !is_value(arguments.get_ptr(1)?) {
+                    let (subject, values) = (self.subject(arguments.get_ptr(0)?)?, arguments.get_ptr(1)?);
+                    if !(*list).useOr || !is_value(values) {
                         return None;
                     }
-                    let strategy = self.strategy(var, (*list).opno, (*list).inputcollid)?;
-                    made((*var).varattno, if strategy == 3 { Comparison::In } else { Comparison::Range })
+                    let strategy = subject.strategy(operator, collation)?;
+                    let is_equal = strategy == pg_sys::BTEqualStrategyNumber as i32;
+                    let comparison = if is_equal { Comparison::In } else { Comparison::Range };
+                    let mut filter = self.filter(condition, &subject, comparison);
+                    if is_equal && condition.may_be_predicate && self.are_common(&subject, operator, collation, values)
+                    {
+                        filter.predicate = self.predicate(condition);
+                    }
+                    Some(filter)
                 }
                 pg_sys::NodeTag::T_NullTest => {
                     let test = node.cast::<pg_sys::NullTest>();
-                    let var = self.column((*test).arg.cast())?;
-                    btree_opclass((*var).vartype)?;
+                    let subject = self.subject((*test).arg.cast())?;
+                    btree_opclass(subject.type_oid)?;
                     let is_null = (*test).nulltesttype == pg_sys::NullTestType::IS_NULL;
-                    made((*var).varattno, if is_null { Comparison::IsNull } else { Comparison::Range })
+                    let comparison = if is_null { Comparison::IsNull } else { Comparison::Range };
+                    let mut filter = self.filter(condition, &subject, comparison);
+                    filter.predicate = subject.column.and_then(|_| self.predicate(condition));
+                    Some(filter)
                 }
-                // `flag` and `NOT flag`.
-                pg_sys::NodeTag::T_Var => made((*self.column(node)?).varattno, Comparison::Equal),
+                // `flag`, `NOT flag`, `flag IS TRUE`.
+                pg_sys::NodeTag::T_Var => self.flag(condition, node),
                 pg_sys::NodeTag::T_BoolExpr => {
                     let not = node.cast::<pg_sys::BoolExpr>();
                     if (*not).boolop != pg_sys::BoolExprType::NOT_EXPR {
                         return None;
                     }
-                    let inner = PgList::<pg_sys::Node>::from_pg((*not).args).get_ptr(0)?;
-                    made((*self.column(inner)?).varattno, Comparison::Equal)
+                    self.flag(condition, PgList::<pg_sys::Node>::from_pg((*not).args).get_ptr(0)?)
+                }
+                pg_sys::NodeTag::T_BooleanTest => {
+                    let test = node.cast::<pg_sys::BooleanTest>();
+                    let kind = (*test).booltesttype;
+                    let is_value = kind == pg_sys::BoolTestType::IS_TRUE || kind == pg_sys::BoolTestType::IS_FALSE;
+                    if is_value {
+                        self.flag(condition, (*test).arg.cast())
+                    } else {
+                        None
+                    }
                 }
                 _ => None,
             }
         }
     }
 
-    /// The column, the operator with the column on its left, and the other side.
+    /// A boolean column that is compared with true or false.
+    ///
+    /// # Safety
+    /// `node` is an expression on this relation.
+    unsafe fn flag(&mut self, condition: &Condition, node: *mut pg_sys::Node) -> Option<Filter> {
+        // SAFETY: passed on.
+        let subject = unsafe { self.subject(node)? };
+        subject.column?;
+        let mut filter = self.filter(condition, &subject, Comparison::Equal);
+        // SAFETY: the clause is on this relation.
+        filter.predicate = unsafe { self.predicate(condition) };
+        Some(filter)
+    }
+
+    /// A filter with nothing special about it.
+    fn filter(&mut self, condition: &Condition, subject: &Subject, comparison: Comparison) -> Filter {
+        Filter {
+            part: self.part(subject),
+            comparison,
+            selectivity: condition.selectivity,
+            opclass: 0,
+            predicate: None,
+            hash_width: 0.0,
+            ordered: false,
+        }
+    }
+
+    /// The condition's number, if an index may have it as its predicate.
+    ///
+    /// # Safety
+    /// The condition's clause is on this relation.
+    unsafe fn predicate(&mut self, condition: &Condition) -> Option<u32> {
+        // SAFETY: as promised; `is_own` says that it is an expression as `number` wants it.
+        unsafe {
+            (condition.may_be_predicate && self.is_own(condition.clause))
+                .then(|| self.expressions.number(self.relation, condition.clause, self.varno))
+        }
+    }
+
+    /// The subject, the operator with the subject on its left, and the other side.
     ///
     /// # Safety
     /// `clause` is an operator expression.
-    unsafe fn sides(&self, clause: *mut pg_sys::OpExpr) -> Option<(*mut pg_sys::Var, pg_sys::Oid, *mut pg_sys::Node)> {
+    unsafe fn sides(&self, clause: *mut pg_sys::OpExpr) -> Option<(Subject, pg_sys::Oid, *mut pg_sys::Node)> {
         // SAFETY: as promised; the argument list holds expressions.
         unsafe {
             let arguments = PgList::<pg_sys::Node>::from_pg((*clause).args);
@@ -191,12 +345,12 @@ impl Place {
                 return None;
             }
             let (left, right) = (arguments.get_ptr(0)?, arguments.get_ptr(1)?);
-            if let Some(var) = self.column(left) {
-                return Some((var, (*clause).opno, right));
+            if let Some(subject) = self.subject(left) {
+                return Some((subject, (*clause).opno, right));
             }
-            let var = self.column(right)?;
+            let subject = self.subject(right)?;
             let commuted = pg_sys::get_commutator((*clause).opno);
-            (commuted != pg_sys::InvalidOid).then_some((var, commuted, left))
+            (commuted != pg_sys::InvalidOid).then_some((subject, commuted, left))
         }
     }
 
@@ -204,7 +358,7 @@ impl Place {
     ///
     /// # Safety
     /// `clause` is the OR of a restriction on this relation.
-    unsafe fn arms(&self, clause: *mut pg_sys::Expr) -> Vec<Vec<Filter>> {
+    unsafe fn arms(&mut self, clause: *mut pg_sys::Expr) -> Vec<Vec<Filter>> {
         let mut arms = Vec::new();
         // SAFETY: an OR's arguments are restriction infos, or ANDs of restriction infos.
         unsafe {
@@ -220,10 +374,7 @@ impl Place {
                 let filters: Vec<Filter> = members
                     .into_iter()
                     .filter(|member| is_a(*member, pg_sys::NodeTag::T_RestrictInfo))
-                    .filter_map(|member| {
-                        let info = member.cast::<pg_sys::RestrictInfo>();
-                        self.filter((*info).clause, (*info).norm_selec)
-                    })
+                    .flat_map(|member| self.filters(member.cast(), false))
                     .collect();
                 if filters.is_empty() || arms.len() >= CONDITIONS_MAX {
                     return Vec::new();
@@ -234,16 +385,12 @@ impl Place {
         arms
     }
 
-    /// Columns equated with another relation's: from the equivalence classes and from what did not become one.
+    /// What is equated with another relation's: from the equivalence classes and from what did not become one.
     ///
     /// # Safety
     /// During the hook.
-    unsafe fn joins(&self, into: &mut Vec<Part>) {
-        let mut add = |column: i16| {
-            if !into.contains(&Part::Column(column)) && into.len() < 8 {
-                into.push(Part::Column(column));
-            }
-        };
+    unsafe fn joins(&mut self, needs: &mut Needs) {
+        let mut joined = Joined::default();
         // SAFETY: planner nodes, alive during the hook.
         unsafe {
             for class in PgList::<pg_sys::EquivalenceClass>::from_pg((*self.root).eq_classes).iter_ptr() {
@@ -251,18 +398,19 @@ impl Place {
                     continue;
                 }
                 let members = PgList::<pg_sys::EquivalenceMember>::from_pg((*class).ec_members);
-                let elsewhere = members.iter_ptr().any(|member| {
-                    !(*member).em_is_child
-                        && !(*member).em_relids.is_null()
-                        && !pg_sys::bms_is_member(self.varno, (*member).em_relids)
-                });
-                if !elsewhere {
+                let others: Vec<i32> = members
+                    .iter_ptr()
+                    .filter(|member| !(**member).em_is_child)
+                    .filter(|member| !pg_sys::bms_is_member(self.varno, (**member).em_relids))
+                    .flat_map(|member| bits((*member).em_relids))
+                    .collect();
+                if others.is_empty() {
                     continue;
                 }
-                for member in members.iter_ptr() {
-                    if let Some(var) = self.column((*member).em_expr.cast()) {
-                        if btree_opclass((*var).vartype).is_some() {
-                            add((*var).varattno);
+                for member in members.iter_ptr().take(CONDITIONS_MAX) {
+                    if let Some(subject) = self.subject((*member).em_expr.cast()) {
+                        if btree_opclass(subject.type_oid).is_some() && subject.collates((*class).ec_collation) {
+                            joined.add(self.part(&subject), &others);
                         }
                     }
                 }
@@ -272,47 +420,98 @@ impl Place {
                 if !is_a(clause, pg_sys::NodeTag::T_OpExpr) {
                     continue;
                 }
-                if let Some((var, operator, other)) = self.sides(clause.cast()) {
-                    let relids = pg_sys::pull_varnos(self.root, other);
-                    if pg_sys::bms_is_member(self.varno, relids) {
-                        continue;
-                    }
-                    if self.strategy(var, operator, (*clause.cast::<pg_sys::OpExpr>()).inputcollid).is_some() {
-                        add((*var).varattno);
-                    }
+                let call = clause.cast::<pg_sys::OpExpr>();
+                let Some((subject, operator, other)) = self.sides(call) else { continue };
+                let relids = pg_sys::pull_varnos(self.root, other);
+                if pg_sys::bms_is_member(self.varno, relids) {
+                    continue;
+                }
+                if subject.strategy(operator, (*call).inputcollid).is_some() {
+                    joined.add(self.part(&subject), &bits(relids));
                 }
             }
         }
+        needs.joined_together = joined.by_relation.into_values().filter(|parts| parts.len() > 1).collect();
+        needs.joined_together.dedup();
+        needs.joins = joined.parts;
     }
 
-    /// The leading part of an order that is on this relation's columns.
+    /// The leading part of an order that is on this relation.
     ///
     /// # Safety
     /// `keys` is a list of path keys.
-    unsafe fn order(&self, keys: *mut pg_sys::List) -> Vec<Key> {
+    unsafe fn order(&mut self, keys: *mut pg_sys::List) -> Vec<Key> {
         let mut order = Vec::new();
         // SAFETY: planner nodes, alive during the hook.
         unsafe {
-            for key in PgList::<pg_sys::PathKey>::from_pg(keys).iter_ptr() {
+            for key in PgList::<pg_sys::PathKey>::from_pg(keys).iter_ptr().take(CONDITIONS_MAX) {
                 let class = (*key).pk_eclass;
-                let column = PgList::<pg_sys::EquivalenceMember>::from_pg((*class).ec_members)
+                let subject = PgList::<pg_sys::EquivalenceMember>::from_pg((*class).ec_members)
                     .iter_ptr()
-                    .find_map(|member| self.column((*member).em_expr.cast()));
-                let Some(var) = column else { break };
-                let usable = btree_opclass((*var).vartype).is_some_and(|opclass| opclass.family == (*key).pk_opfamily)
-                    && ((*class).ec_collation == pg_sys::InvalidOid || (*class).ec_collation == (*var).varcollid);
+                    .take(CONDITIONS_MAX)
+                    .find_map(|member| self.subject((*member).em_expr.cast()));
+                let Some(subject) = subject else { break };
+                let usable = btree_opclass(subject.type_oid)
+                    .is_some_and(|opclass| opclass.family == (*key).pk_opfamily)
+                    && subject.collates((*class).ec_collation);
                 if !usable {
                     break;
                 }
                 order.push(Key {
                     descending: compat::pathkey_descends(key),
                     nulls_first: (*key).pk_nulls_first,
-                    ..Key::ascending((*var).varattno)
+                    ..Key::of(self.part(&subject))
                 });
             }
         }
-        debug_assert!(self.relation != pg_sys::InvalidOid);
         order
+    }
+}
+
+/// A condition under examination.
+struct Condition {
+    clause: *mut pg_sys::Node,
+    selectivity: f64,
+    /// All rows fulfil it, and few do.
+    may_be_predicate: bool,
+}
+
+/// What is joined, and with whom.
+#[derive(Default)]
+struct Joined {
+    parts: Vec<Part>,
+    by_relation: BTreeMap<i32, Vec<Part>>,
+}
+
+impl Joined {
+    fn add(&mut self, part: Part, others: &[i32]) {
+        if !self.parts.contains(&part) {
+            if self.parts.len() >= JOINS_MAX {
+                return;
+            }
+            self.parts.push(part);
+        }
+        for other in others {
+            let parts = self.by_relation.entry(*other).or_default();
+            if !parts.contains(&part) {
+                parts.push(part);
+            }
+        }
+    }
+}
+
+/// The members of a set.
+///
+/// # Safety
+/// `set` is NULL or valid.
+unsafe fn bits(set: *mut pg_sys::Bitmapset) -> Vec<i32> {
+    // SAFETY: as promised.
+    unsafe {
+        std::iter::successors(Some(pg_sys::bms_next_member(set, -1)), |member| {
+            Some(pg_sys::bms_next_member(set, *member))
+        })
+        .take_while(|member| *member >= 0)
+        .collect()
     }
 }
 
@@ -323,4 +522,32 @@ impl Place {
 unsafe fn is_value(node: *mut pg_sys::Node) -> bool {
     // SAFETY: read-only walks over a valid expression.
     unsafe { !pg_sys::contain_var_clause(node) && !pg_sys::contain_volatile_functions(node) }
+}
+
+/// The text that `node` is, if it is a known one.
+///
+/// # Safety
+/// `node` is an expression.
+unsafe fn constant_text(node: *mut pg_sys::Node) -> Option<String> {
+    // SAFETY: the tag says which struct it is; the datum is of a text type.
+    unsafe {
+        if !is_a(node, pg_sys::NodeTag::T_Const) {
+            return None;
+        }
+        let constant = node.cast::<pg_sys::Const>();
+        if (*constant).constisnull || !opclass::is_text((*constant).consttype) {
+            return None;
+        }
+        ident::owned(pg_sys::text_to_cstring((*constant).constvalue.cast_mut_ptr()))
+    }
+}
+
+/// The language of the patterns that an operator compares with.
+fn language_of(operator: pg_sys::Oid) -> Option<Language> {
+    match operator.to_u32() {
+        pg_sys::OID_TEXT_LIKE_OP | pg_sys::OID_BPCHAR_LIKE_OP => Some(Language::Like),
+        pg_sys::OID_TEXT_REGEXEQ_OP | pg_sys::OID_BPCHAR_REGEXEQ_OP => Some(Language::Regex),
+        STARTS_WITH_OPERATOR => Some(Language::Prefix),
+        _ => None,
+    }
 }

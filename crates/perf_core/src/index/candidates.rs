@@ -1,11 +1,24 @@
-//! From what one statement asks of one relation to the B-trees that could serve it.
+//! From what one statement asks of one relation to the indexes that could serve it: B-trees on all rows, the same with
+//! INCLUDE columns or on the rows of a condition, GIN, BRIN, hash.
 
-use super::{Candidate, Key, Part};
+use super::{Candidate, Key, Kind, Part};
 
-/// Candidates for one statement and relation, at most.
-pub const CANDIDATES_MAX: usize = 12;
+/// Candidates for one statement and relation, at most. One planner run sees them all, so their number costs little.
+pub const CANDIDATES_MAX: usize = 24;
 /// Key columns of one candidate, at most: wider keys cost more than the last column saves.
 pub const KEYS_MAX: usize = 5;
+/// INCLUDE columns of one candidate, at most.
+pub const INCLUDE_MAX: usize = 8;
+/// Candidates that get a twin with INCLUDE columns, at most.
+const COVERING_MAX: usize = 5;
+/// Conditions that a partial index is tried for, at most, and candidates that get a twin on the rows of each.
+const PREDICATES_MAX: usize = 2;
+const PARTIAL_MAX: usize = 3;
+/// GIN and BRIN candidates, at most each.
+const CONTAINS_MAX: usize = 4;
+const ORDERED_MAX: usize = 2;
+/// Bytes of a value from which on a hash of it is smaller than the value in a B-tree by enough to matter.
+pub const HASH_WIDTH_MIN: f64 = 24.0;
 
 /// How a column or expression is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,6 +49,10 @@ pub struct Filter {
     /// The condition itself by its number in the caller's table of expressions, when an index could have it as its
     /// predicate.
     pub predicate: Option<u32>,
+    /// Mean bytes of what is compared, when a hash index could find it; 0 when none could.
+    pub hash_width: f64,
+    /// Whether the table is big and its rows lie in the order of what is compared, so that a BRIN index could find them.
+    pub ordered: bool,
 }
 
 /// What one statement asks of one relation in one place.
@@ -49,6 +66,8 @@ pub struct Needs {
     pub alternatives: Vec<Vec<Filter>>,
     /// Columns and expressions equated with another relation's.
     pub joins: Vec<Part>,
+    /// Those of them that are equated with one and the same other relation, where they are several.
+    pub joined_together: Vec<Vec<Part>>,
     /// Orders that are wanted (sort, group, distinct), on this relation.
     pub orders: Vec<Vec<Key>>,
     /// All columns that the statement reads there, when an index might hold them all: few and narrow, and the table mostly
@@ -56,13 +75,32 @@ pub struct Needs {
     pub outputs: Vec<i16>,
 }
 
+impl Needs {
+    /// Whether an index that begins with `part` could be of use.
+    pub fn mentions(&self, part: Part) -> bool {
+        self.filters.iter().chain(self.alternatives.iter().flatten()).any(|filter| filter.part == part)
+            || self.joins.contains(&part)
+            || self.orders.iter().flatten().any(|key| key.part == part)
+    }
+
+    /// Whether one of the conditions that all hold is the predicate `number`.
+    pub fn implies(&self, number: u32) -> bool {
+        self.filters.iter().any(|filter| filter.predicate == Some(number))
+    }
+}
+
 /// The candidates for `needs`, most promising first, without duplicates.
 pub fn generate(needs: &Needs) -> Vec<Candidate> {
     let mut found = Found { relation: needs.relation, list: Vec::new() };
     let groups = Groups::of(&needs.filters);
+    // The first of every section are what the twins are made of.
+    let mut sections = vec![0];
     found.for_filters(&groups);
+    sections.push(found.list.len());
     found.for_orders(&groups, &needs.orders);
-    found.for_joins(&groups, &needs.joins, &needs.orders);
+    sections.push(found.list.len());
+    found.for_joins(&groups, needs);
+    sections.push(found.list.len());
     for arm in &needs.alternatives {
         // An arm can use what all rows fulfil too.
         let mut filters = arm.clone();
@@ -71,6 +109,19 @@ pub fn generate(needs: &Needs) -> Vec<Candidate> {
         if !needs.filters.is_empty() {
             found.for_filters(&Groups::of(&filters));
         }
+    }
+    let best: Vec<Candidate> =
+        sections.windows(2).flat_map(|section| found.list[section[0]..section[1]].iter().take(2)).cloned().collect();
+    // What truncation drops first is last: B-trees beyond the best, after at most a few of every other kind.
+    let rest: Vec<Candidate> = found.list.drain(..).filter(|candidate| !best.contains(candidate)).collect();
+    found.list.clone_from(&best);
+    found.contained(needs);
+    found.covering(&best, &needs.outputs);
+    found.partial(&best, needs);
+    found.hashed(needs);
+    found.in_order(needs);
+    for candidate in rest {
+        found.push(candidate);
     }
     found.list.truncate(CANDIDATES_MAX);
     found.list
@@ -141,9 +192,89 @@ impl Found {
                 (false, false) => *key,
             };
         }
-        let candidate = Candidate::btree(self.relation, keys, free);
+        self.push(Candidate::btree(self.relation, keys, free));
+    }
+
+    fn push(&mut self, candidate: Candidate) {
         if !candidate.keys.is_empty() && !self.list.iter().any(|known| known.same_index(&candidate)) {
             self.list.push(candidate);
+        }
+    }
+
+    /// An index of another kind on one key.
+    fn push_single(&mut self, kind: Kind, filter: &Filter, opclass: u32) {
+        let key = Key { opclass, ..Key::of(filter.part) };
+        self.push(Candidate { kind, ..Candidate::btree(self.relation, vec![key], 0) });
+    }
+
+    /// GIN for what is contained or matched, in the whole condition or an arm of an OR.
+    fn contained(&mut self, needs: &Needs) {
+        let mut filters: Vec<&Filter> = needs
+            .filters
+            .iter()
+            .chain(needs.alternatives.iter().flatten())
+            .filter(|filter| filter.comparison == Comparison::Contains)
+            .collect();
+        filters.sort_by(|a, b| a.selectivity.total_cmp(&b.selectivity));
+        for filter in filters.iter().take(CONTAINS_MAX) {
+            self.push_single(Kind::Gin, filter, filter.opclass);
+        }
+    }
+
+    /// Twins that hold everything the statement reads, so that the table need not be visited.
+    fn covering(&mut self, best: &[Candidate], outputs: &[i16]) {
+        if outputs.is_empty() || outputs.len() > INCLUDE_MAX {
+            return;
+        }
+        for candidate in best.iter().take(COVERING_MAX) {
+            let include = missing(outputs, &candidate.keys);
+            if !include.is_empty() {
+                self.push(Candidate { include, ..candidate.clone() });
+            }
+        }
+    }
+
+    /// Twins on the rows of one condition alone. That condition's column then tells nothing more, so it leaves the keys
+    /// unless it is the only one.
+    fn partial(&mut self, best: &[Candidate], needs: &Needs) {
+        let mut filters: Vec<&Filter> = needs.filters.iter().filter(|filter| filter.predicate.is_some()).collect();
+        filters.sort_by(|a, b| a.selectivity.total_cmp(&b.selectivity));
+        for filter in filters.iter().take(PREDICATES_MAX) {
+            for (made, candidate) in best.iter().take(PARTIAL_MAX).enumerate() {
+                let mut twin = Candidate { predicate: filter.predicate, ..candidate.clone() };
+                if let (Some(at), true) =
+                    (twin.keys.iter().position(|key| key.part == filter.part), twin.keys.len() > 1)
+                {
+                    twin.keys.remove(at);
+                    twin.free -= usize::from(at < twin.free);
+                }
+                let include = missing(&needs.outputs, &twin.keys);
+                if made == 0 && !include.is_empty() && include.len() <= INCLUDE_MAX {
+                    self.push(Candidate { include, ..twin.clone() });
+                }
+                self.push(twin);
+            }
+        }
+    }
+
+    /// Hash for what is wide and only ever compared for equality.
+    fn hashed(&mut self, needs: &Needs) {
+        let is_ordered = |part: Part| {
+            needs.orders.iter().flatten().any(|key| key.part == part)
+                || needs.filters.iter().any(|filter| filter.part == part && filter.comparison == Comparison::Range)
+        };
+        for filter in needs.filters.iter().chain(needs.alternatives.iter().flatten()) {
+            if filter.comparison == Comparison::Equal && filter.hash_width >= HASH_WIDTH_MIN && !is_ordered(filter.part)
+            {
+                self.push_single(Kind::Hash, filter, 0);
+            }
+        }
+    }
+
+    /// BRIN for what the rows lie in the order of.
+    fn in_order(&mut self, needs: &Needs) {
+        for filter in needs.filters.iter().filter(|filter| filter.ordered).take(ORDERED_MAX) {
+            self.push_single(Kind::Brin, filter, 0);
         }
     }
 
@@ -189,10 +320,14 @@ impl Found {
         }
     }
 
-    fn for_joins(&mut self, groups: &Groups, joins: &[Part], orders: &[Vec<Key>]) {
+    fn for_joins(&mut self, groups: &Groups, needs: &Needs) {
         let values = groups.values();
-        let joins: Vec<Key> = joins.iter().map(|part| Key::of(*part)).collect();
+        let joins: Vec<Key> = needs.joins.iter().map(|part| Key::of(*part)).collect();
         let range = groups.range.get(..1).unwrap_or_default();
+        for together in &needs.joined_together {
+            let keys: Vec<Key> = together.iter().map(|part| Key::of(*part)).collect();
+            self.add(&keys, range);
+        }
         for join in &joins {
             self.add(&[*join], range);
             let mut equal = values.clone();
@@ -202,14 +337,20 @@ impl Found {
             led_by_join.extend(&values);
             self.add(&led_by_join, &[]);
             self.add(&[*join], &[]);
-            if let Some(order) = orders.first() {
+            if let Some(order) = needs.orders.first() {
                 self.add(&[*join], order);
+                if !values.is_empty() {
+                    // The values of the condition and the join, and what is left comes sorted.
+                    self.add(&equal, order);
+                }
             }
         }
-        if joins.len() > 1 {
-            self.add(&joins, &[]);
-        }
     }
+}
+
+/// The columns of `outputs` that are not among `keys`.
+fn missing(outputs: &[i16], keys: &[Key]) -> Vec<i16> {
+    outputs.iter().copied().filter(|column| !has(keys, Part::Column(*column))).collect()
 }
 
 #[cfg(test)]
@@ -218,7 +359,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn filter(column: i16, comparison: Comparison, selectivity: f64) -> Filter {
-        Filter { part: Part::Column(column), comparison, selectivity, opclass: 0, predicate: None }
+        let part = Part::Column(column);
+        Filter { part, comparison, selectivity, opclass: 0, predicate: None, hash_width: 0.0, ordered: false }
     }
 
     fn numbers(candidate: &Candidate) -> Vec<i16> {
@@ -285,33 +427,131 @@ mod tests {
         assert_eq!(columns(&generate(&needs)), [vec![2], vec![3]]);
     }
 
+    #[test]
+    fn what_is_read_is_included() {
+        let needs = Needs {
+            relation: 1,
+            filters: vec![filter(3, Comparison::Range, 0.01)],
+            outputs: vec![3, 5, 6],
+            ..Needs::default()
+        };
+        let candidates = generate(&needs);
+        assert!(candidates.iter().any(|one| numbers(one) == [3] && one.include == [5, 6]), "{candidates:?}");
+        assert!(candidates.iter().any(|one| numbers(one) == [3] && one.include.is_empty()), "{candidates:?}");
+        let covered = generate(&Needs { outputs: vec![3], ..needs });
+        assert!(covered.iter().all(|one| one.include.is_empty()), "{covered:?}");
+    }
+
+    #[test]
+    fn a_predicate_takes_its_column_out_of_the_keys_unless_it_is_alone() {
+        let rare = Filter { predicate: Some(4), ..filter(2, Comparison::Equal, 0.02) };
+        let order = vec![vec![Key::ascending(5)]];
+        let both = Needs { relation: 1, filters: vec![rare], orders: order, ..Needs::default() };
+        let partial: Vec<Candidate> = generate(&both).into_iter().filter(|one| one.predicate == Some(4)).collect();
+        assert!(partial.iter().any(|one| numbers(one) == [5] && one.free == 0), "{partial:?}");
+        let alone = generate(&Needs { orders: vec![], ..both });
+        assert!(alone.iter().any(|one| one.predicate == Some(4) && numbers(one) == [2]), "{alone:?}");
+        assert!(alone.iter().any(|one| one.predicate.is_none() && numbers(one) == [2]), "{alone:?}");
+    }
+
+    #[test]
+    fn kinds_by_what_they_are_good_at() {
+        let kinds = |filters: Vec<Filter>, orders: Vec<Vec<Key>>| -> Vec<(Kind, u32)> {
+            generate(&Needs { relation: 1, filters, orders, ..Needs::default() })
+                .iter()
+                .map(|one| (one.kind, one.keys[0].opclass))
+                .collect()
+        };
+        let contains = Filter { opclass: 77, ..filter(2, Comparison::Contains, 0.1) };
+        assert_eq!(kinds(vec![contains], vec![]), [(Kind::Gin, 77)]);
+        let wide = Filter { hash_width: 40.0, ..filter(2, Comparison::Equal, 0.1) };
+        assert_eq!(kinds(vec![wide], vec![]), [(Kind::Btree, 0), (Kind::Hash, 0)]);
+        let narrow = Filter { hash_width: 8.0, ..wide };
+        assert_eq!(kinds(vec![narrow], vec![]), [(Kind::Btree, 0)]);
+        assert!(kinds(vec![wide], vec![vec![Key::ascending(2)]]).iter().all(|(kind, _)| *kind == Kind::Btree));
+        let ordered = Filter { ordered: true, ..filter(2, Comparison::Range, 0.1) };
+        assert_eq!(kinds(vec![ordered], vec![]), [(Kind::Btree, 0), (Kind::Brin, 0)]);
+    }
+
+    #[test]
+    fn columns_joined_with_one_relation_are_one_key() {
+        let needs = Needs {
+            relation: 1,
+            joins: vec![Part::Column(7), Part::Column(8), Part::Column(9)],
+            joined_together: vec![vec![Part::Column(7), Part::Column(9)]],
+            outputs: vec![2, 7, 9],
+            ..Needs::default()
+        };
+        let candidates = generate(&needs);
+        assert_eq!(numbers(&candidates[0]), [7, 9]);
+        assert!(candidates.iter().any(|one| numbers(one) == [7, 9] && one.include == [2]), "{candidates:?}");
+    }
+
+    /// A filter in any shape: part, comparison, selectivity, operator class, predicate, width, order.
+    fn any_filter() -> impl Strategy<Value = Filter> {
+        let part = prop_oneof![(1i16..6).prop_map(Part::Column), (0u32..3).prop_map(Part::Expression)];
+        let comparison = prop_oneof![
+            Just(Comparison::Equal),
+            Just(Comparison::IsNull),
+            Just(Comparison::In),
+            Just(Comparison::Range),
+            Just(Comparison::Contains)
+        ];
+        (part, comparison, 0.0f64..1.0, 0u32..3, prop::option::of(0u32..3), 0.0f64..50.0, any::<bool>()).prop_map(
+            |(part, comparison, selectivity, opclass, predicate, hash_width, ordered)| Filter {
+                part,
+                comparison,
+                selectivity,
+                opclass,
+                predicate,
+                hash_width,
+                ordered,
+            },
+        )
+    }
+
+    fn any_key() -> impl Strategy<Value = Key> {
+        let part = prop_oneof![(1i16..6).prop_map(Part::Column), (0u32..3).prop_map(Part::Expression)];
+        (part, any::<bool>(), any::<bool>()).prop_map(|(part, descending, nulls_first)| Key {
+            descending,
+            nulls_first,
+            ..Key::of(part)
+        })
+    }
+
     proptest! {
         #[test]
-        fn bounded_distinct_and_made_of_wanted_columns(
-            filters in prop::collection::vec((1i16..8, 0usize..4, 0.0f64..1.0), 0..8),
-            joins in prop::collection::vec(1i16..8, 0..4),
-            orders in prop::collection::vec(prop::collection::vec((1i16..8, any::<bool>(), any::<bool>()), 1..5), 0..3),
+        fn bounded_distinct_and_made_of_what_is_asked_for(
+            filters in prop::collection::vec(any_filter(), 0..8),
+            alternatives in prop::collection::vec(prop::collection::vec(any_filter(), 1..3), 0..3),
+            joins in prop::collection::vec(1i16..12, 0..4),
+            orders in prop::collection::vec(prop::collection::vec(any_key(), 1..7), 0..3),
+            outputs in prop::collection::hash_set(1i16..12, 0..10),
         ) {
-            let kinds = [Comparison::Equal, Comparison::IsNull, Comparison::In, Comparison::Range];
+            let joins: Vec<Part> = joins.into_iter().map(Part::Column).collect();
             let needs = Needs {
                 relation: 9,
-                filters: filters.iter().map(|(c, k, s)| filter(*c, kinds[*k], *s)).collect(),
-                alternatives: vec![],
-                joins: joins.into_iter().map(Part::Column).collect(),
-                orders: orders.iter().map(|keys| keys.iter()
-                    .map(|(column, descending, nulls_first)| Key { descending: *descending, nulls_first: *nulls_first, ..Key::ascending(*column) })
-                    .collect()).collect(),
-                outputs: vec![],
+                joined_together: if joins.len() > 1 { vec![joins.clone()] } else { vec![] },
+                outputs: outputs.into_iter().collect(),
+                filters, alternatives, joins, orders,
             };
             let candidates = generate(&needs);
             prop_assert!(candidates.len() <= CANDIDATES_MAX);
             for (at, candidate) in candidates.iter().enumerate() {
                 prop_assert!(!candidate.keys.is_empty() && candidate.keys.len() <= KEYS_MAX);
                 prop_assert!(candidate.free <= candidate.keys.len());
-                let mut columns = numbers(candidate);
-                columns.sort_unstable();
-                columns.dedup();
-                prop_assert_eq!(columns.len(), candidate.keys.len());
+                let mut parts = candidate.parts();
+                parts.sort_unstable();
+                parts.dedup();
+                prop_assert_eq!(parts.len(), candidate.keys.len());
+                prop_assert!(parts.iter().all(|part| needs.mentions(*part)));
+                prop_assert!(candidate.predicate.is_none_or(|number| needs.implies(number)));
+                prop_assert!(candidate.include.len() <= INCLUDE_MAX);
+                prop_assert!(candidate.include.iter().all(|column| needs.outputs.contains(column)));
+                prop_assert!(!candidate.include.iter().any(|column| parts.contains(&Part::Column(*column))));
+                if candidate.kind != Kind::Btree {
+                    prop_assert!(candidate.keys.len() == 1 && candidate.include.is_empty() && candidate.free == 0);
+                }
                 prop_assert!(!candidates[..at].iter().any(|other| other.same_index(candidate)));
             }
         }

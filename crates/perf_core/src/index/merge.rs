@@ -1,12 +1,13 @@
 //! One index for several statements: reorderings and extensions that keep every statement's prefix.
 
-use super::candidates::KEYS_MAX;
-use super::{Candidate, Key, Kind, Part};
+use super::candidates::{INCLUDE_MAX, KEYS_MAX};
+use super::{keys_cover, Candidate, Key, Kind, Part};
 
 /// Adds to `candidates` the indexes that serve two of them at once; at most `added_max`.
 ///
-/// Two ways, both safe for the one whose prefix is kept: the equality columns of one are brought to the front of the
-/// other's equality columns, and the columns of one are appended to the other.
+/// Three ways, all safe for the one whose prefix is kept: the equality columns of one are brought to the front of the
+/// other's equality columns, the columns of one are appended to the other, and the INCLUDE columns of one are added to the
+/// other whose keys serve both.
 pub fn merged(candidates: &[Candidate], added_max: usize) -> Vec<Candidate> {
     let mut added: Vec<Candidate> = Vec::new();
     for (at, a) in candidates.iter().enumerate() {
@@ -19,7 +20,7 @@ pub fn merged(candidates: &[Candidate], added_max: usize) -> Vec<Candidate> {
             {
                 continue;
             }
-            for new in [reordered(a, b), appended(a, b)].into_iter().flatten() {
+            for new in [reordered(a, b), appended(a, b), widened(a, b)].into_iter().flatten() {
                 if added.len() >= added_max {
                     return added;
                 }
@@ -39,7 +40,7 @@ fn reordered(a: &Candidate, b: &Candidate) -> Option<Candidate> {
     }
     let mut keys = a.keys.clone();
     keys.extend(b.keys.iter().filter(|key| !a.parts().contains(&key.part)));
-    let include = included(a, b, &keys);
+    let include = included(a, b, &keys)?;
     Some(Candidate { keys, include, free: a.keys.len(), ..b.clone() })
 }
 
@@ -54,17 +55,26 @@ fn appended(a: &Candidate, b: &Candidate) -> Option<Candidate> {
     }
     let mut keys = a.keys.clone();
     keys.extend(more);
-    let include = included(a, b, &keys);
+    let include = included(a, b, &keys)?;
     Some(Candidate { keys, include, free: a.free.min(a.keys.len()), ..a.clone() })
 }
 
-/// The INCLUDE columns of both that are not among the keys.
-fn included(a: &Candidate, b: &Candidate, keys: &[Key]) -> Vec<i16> {
+/// `a` with what `b` includes, when `a`'s keys serve `b` too and `b` includes more.
+fn widened(a: &Candidate, b: &Candidate) -> Option<Candidate> {
+    if !keys_cover(&a.keys, &b.keys) {
+        return None;
+    }
+    let include = included(a, b, &a.keys)?;
+    (include.len() > a.include.len()).then(|| Candidate { include, ..a.clone() })
+}
+
+/// The INCLUDE columns of both that are not among the keys; None when they are too many for one index.
+fn included(a: &Candidate, b: &Candidate, keys: &[Key]) -> Option<Vec<i16>> {
     let mut columns: Vec<i16> = a.include.iter().chain(&b.include).copied().collect();
     columns.sort_unstable();
     columns.dedup();
     columns.retain(|column| !keys.iter().any(|key| key.part == Part::Column(*column)));
-    columns
+    (columns.len() <= INCLUDE_MAX).then_some(columns)
 }
 
 #[cfg(test)]
@@ -93,16 +103,30 @@ mod tests {
         assert!(added.iter().any(|new| numbers(new) == [1, 3, 2]), "{added:?}");
     }
 
+    #[test]
+    fn what_two_include_is_one_index() {
+        let first = Candidate { include: vec![5, 6], ..candidate(&[1, 2], 1) };
+        let second = Candidate { include: vec![2, 7], ..candidate(&[1], 1) };
+        let added = merged(&[first.clone(), second.clone()], 10);
+        assert!(added.iter().any(|new| numbers(new) == [1, 2] && new.include == [5, 6, 7]), "{added:?}");
+        let partial = Candidate { predicate: Some(0), ..second };
+        assert!(merged(&[first, partial], 10).is_empty());
+    }
+
     proptest! {
         #[test]
-        fn merged_serves_one_of_its_parents(shapes in prop::collection::vec((prop::collection::vec(1i16..6, 1..4), 0usize..4), 1..8)) {
-            let candidates: Vec<Candidate> = shapes.iter().map(|(columns, free)| {
+        fn merged_serves_one_of_its_parents(shapes in prop::collection::vec(
+            (prop::collection::vec(1i16..6, 1..4), 0usize..4, prop::collection::btree_set(1i16..20, 0..7), prop::option::of(0u32..2)), 1..8
+        )) {
+            let candidates: Vec<Candidate> = shapes.iter().map(|(columns, free, include, predicate)| {
                 let mut unique = Vec::new();
                 for column in columns { if !unique.contains(column) { unique.push(*column); } }
-                candidate(&unique, (*free).min(unique.len()))
+                let include = include.iter().copied().filter(|column| !unique.contains(column)).collect();
+                Candidate { include, predicate: *predicate, ..candidate(&unique, (*free).min(unique.len())) }
             }).collect();
             for new in merged(&candidates, 50) {
-                prop_assert!(new.keys.len() <= KEYS_MAX);
+                prop_assert!(new.keys.len() <= KEYS_MAX && new.include.len() <= INCLUDE_MAX);
+                prop_assert!(!new.include.iter().any(|column| numbers(&new).contains(column)));
                 prop_assert!(candidates.iter().any(|old| new.covers(old)));
             }
         }

@@ -1,6 +1,7 @@
 //! Index selection without a server: what a statement asks of a relation becomes candidates ([`candidates`]), candidates
 //! of many statements are merged ([`merge`]) and chosen under a budget ([`select`]); [`size`] prices an index in bytes,
-//! [`name`] gives it a name and an id; [`upkeep`] judges the indexes that exist.
+//! [`name`] gives it a name and an id; [`ledger`] remembers plans, [`work`] values them; [`pattern`] reads what a text is
+//! matched with; [`upkeep`] judges the indexes that exist.
 //!
 //! Everything is a pure function over plain values; the planner is behind the trait [`select::CostOracle`].
 
@@ -8,6 +9,7 @@ pub mod candidates;
 pub mod ledger;
 pub mod merge;
 pub mod name;
+pub mod pattern;
 pub mod select;
 pub mod size;
 pub mod upkeep;

@@ -10,8 +10,8 @@ mod rows;
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
-use perf_core::index::keys_cover;
 use perf_core::index::upkeep::{self as decide, Action, Finding, Verdict, BLOAT_BYTES_MIN};
+use perf_core::index::{keys_cover, Kind};
 use pgrx::pg_sys;
 
 use self::read::{Found, Server};
@@ -20,7 +20,7 @@ use super::recommend::PolicyCase;
 use super::rows::Recommendation;
 use super::study::Study;
 use crate::error::Error;
-use crate::pg::hypothetical::{Hypothetical, KeyPart};
+use crate::pg::hypothetical::{Hypothetical, KeyPart, Samples};
 use crate::pg::planner::{Configuration, Planned, UsedIndex};
 use crate::pg::relation::Relation;
 use crate::workload::queries::Workload;
@@ -30,8 +30,6 @@ const WORSE_MAX: f64 = 1.01;
 /// `indoption` of a key: DESC, NULLS FIRST.
 const DESCENDING: i16 = 1;
 const NULLS_FIRST: i16 = 2;
-/// Fillfactor that the size estimate is made for.
-const FILLFACTOR: f64 = 90.0;
 
 /// A verdict that stands, and the statements that were planned without the index.
 struct Case<'a> {
@@ -164,31 +162,28 @@ fn fresh_bytes(found: &Found, relation: &Relation) -> Option<f64> {
         .keys
         .iter()
         .map(|key| {
-            let (family, input) = read::operator_class(key.class)?;
-            Some(KeyPart {
-                column: key.column,
-                expression: std::ptr::null_mut(),
-                family,
-                input,
-                collation: pg_sys::Oid::from(key.collation),
-                descending: key.options & DESCENDING != 0,
-                nulls_first: key.options & NULLS_FIRST != 0,
-            })
+            let column = relation.column(key.column)?;
+            let mut part = KeyPart::of_column(column.number, column.type_oid, pg_sys::Oid::from(key.collation));
+            part.set_class(pg_sys::Oid::from(key.class))?;
+            part.descending = key.options & DESCENDING != 0;
+            part.nulls_first = key.options & NULLS_FIRST != 0;
+            Some(part)
         })
         .collect::<Option<Vec<KeyPart>>>()?;
     let fillfactor = fillfactor(&found.index.settings)?;
-    let mut fresh = Hypothetical::new(&found.name, relation.oid, keys);
+    let mut fresh = Hypothetical::new(&found.name, relation.oid, Kind::Btree, keys);
+    fresh.storage.fillfactor = fillfactor;
     fresh.include.clone_from(&found.index.include);
     fresh.predicate_share = found.share?;
-    fresh.settle(relation, &[]);
-    fresh.has_statistics.then_some(fresh.bytes * FILLFACTOR / fillfactor)
+    fresh.settle(relation, &[], &Samples::default());
+    fresh.has_statistics.then_some(fresh.bytes)
 }
 
-/// The fillfactor among storage parameters; None where others change the size too.
-fn fillfactor(settings: &str) -> Option<f64> {
-    let mut fillfactor = FILLFACTOR;
+/// The fillfactor among storage parameters, if it is set; None where others change the size too.
+fn fillfactor(settings: &str) -> Option<Option<f64>> {
+    let mut fillfactor = None;
     for setting in settings.trim_matches(['{', '}']).split(',').filter(|setting| !setting.is_empty()) {
-        fillfactor = setting.strip_prefix("fillfactor=")?.parse().ok()?;
+        fillfactor = Some(setting.strip_prefix("fillfactor=")?.parse().ok()?);
     }
     Some(fillfactor)
 }

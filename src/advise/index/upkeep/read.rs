@@ -290,15 +290,3 @@ pub fn foreign_keys() -> Result<HashMap<u32, Vec<Vec<i16>>>, Error> {
     }
     Ok(keys)
 }
-
-/// Family and input type of an operator class.
-pub fn operator_class(class: u32) -> Option<(pg_sys::Oid, pg_sys::Oid)> {
-    catalog::rows(
-        "SELECT o.opcfamily, o.opcintype FROM pg_catalog.pg_opclass o WHERE o.oid OPERATOR(pg_catalog.=) $1",
-        &[pg_sys::Oid::from(class).into()],
-        |row| Ok(row.get::<pg_sys::Oid>(1)?.zip(row.get::<pg_sys::Oid>(2)?)),
-    )
-    .unwrap_or_default()
-    .first()
-    .copied()
-}

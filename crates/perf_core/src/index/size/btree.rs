@@ -4,36 +4,13 @@
 //! rounded up to 8 bytes, duplicates of one key folded into posting lists of at most a tenth of a page, the last tuple
 //! of a full page moved to the next one and replaced by a truncated high key.
 
-const PAGE_BYTES: f64 = 8192.0;
+use super::{align_up, mean_tuple_bytes, Column, Estimate, LINE_POINTER_BYTES, PAGE_BYTES, TID_BYTES};
+
 /// Page header and B-tree special space.
 const PAGE_OVERHEAD_BYTES: f64 = 24.0 + 16.0;
-const LINE_POINTER_BYTES: f64 = 4.0;
 const NONLEAF_FILLFACTOR: f64 = 70.0;
-/// Tuple header without and with a null bitmap.
-const HEADER_BYTES: f64 = 8.0;
-const HEADER_WITH_NULLS_BYTES: f64 = 16.0;
 /// Largest posting-list tuple: a tenth of a page, less its line pointer, rounded down to 8.
 const POSTING_BYTES_MAX: f64 = 808.0;
-const TID_BYTES: f64 = 6.0;
-/// Beyond this many columns the null variants are not enumerated; the rest counts as never null.
-const NULLABLE_COLUMNS_MAX: usize = 8;
-
-/// What the statistics say of one index column.
-#[derive(Clone, Debug)]
-pub struct Column {
-    /// Mean width of a value that is not NULL, its own length header included.
-    pub width: f64,
-    /// Alignment in bytes; 1 for short variable-length values.
-    pub align: f64,
-    /// Widths of sampled values with their weights, when values differ in width; empty when they do not.
-    pub widths: Vec<(u32, f64)>,
-    /// Share of NULLs, 0 to 1.
-    pub null_fraction: f64,
-    /// Distinct values that are not NULL.
-    pub distinct: f64,
-    /// Shares of the most common values, of all rows.
-    pub common: Vec<f64>,
-}
 
 /// An index to price.
 #[derive(Clone, Debug)]
@@ -50,33 +27,11 @@ pub struct Btree {
     pub fillfactor: f64,
 }
 
-/// The answer.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Estimate {
-    /// All pages, meta page included.
-    pub pages: f64,
-    /// Leaf pages.
-    pub leaf_pages: f64,
-    /// Levels above the leaves.
-    pub height: u32,
-}
-
-impl Estimate {
-    /// Size on disk.
-    pub fn bytes(&self) -> f64 {
-        self.pages * PAGE_BYTES
-    }
-}
-
-fn align_up(value: f64, align: f64) -> f64 {
-    (value / align).ceil() * align
-}
-
 /// Prices a B-tree.
 pub fn btree(index: &Btree) -> Estimate {
     let tuples = index.tuples.max(0.0).round();
     if tuples < 1.0 {
-        return Estimate { pages: 1.0, leaf_pages: 0.0, height: 0 };
+        return Estimate { pages: 1.0, key_pages: 0.0, height: 0 };
     }
     let tuple_bytes = mean_tuple_bytes(&index.columns);
     let key_bytes = mean_tuple_bytes(&index.columns[..index.keys.min(index.columns.len())]);
@@ -109,74 +64,7 @@ pub fn btree(index: &Btree) -> Estimate {
         pages += level;
         height += 1;
     }
-    Estimate { pages: pages + 1.0, leaf_pages, height }
-}
-
-/// Mean bytes of one index tuple without posting list and line pointer, over the mix of NULLs.
-fn mean_tuple_bytes(columns: &[Column]) -> f64 {
-    let nullable: Vec<usize> =
-        (0..columns.len()).filter(|at| columns[*at].null_fraction > 0.0).take(NULLABLE_COLUMNS_MAX).collect();
-    let mut mean = 0.0;
-    for variant in 0u32..1 << nullable.len() {
-        let mut probability = 1.0;
-        let mut is_null = vec![false; columns.len()];
-        for (bit, at) in nullable.iter().enumerate() {
-            let fraction = columns[*at].null_fraction.clamp(0.0, 1.0);
-            is_null[*at] = variant >> bit & 1 == 1;
-            probability *= if is_null[*at] { fraction } else { 1.0 - fraction };
-        }
-        let mut layout = Layout::after(if variant == 0 { HEADER_BYTES } else { HEADER_WITH_NULLS_BYTES });
-        for (column, _) in columns.iter().zip(&is_null).filter(|(_, null)| !**null) {
-            layout.add(column);
-        }
-        mean += probability * layout.end().max(HEADER_WITH_NULLS_BYTES);
-    }
-    mean
-}
-
-/// The expected length of a tuple under construction, and how likely it ends at each offset from a multiple of eight.
-struct Layout {
-    bytes: f64,
-    residues: [f64; 8],
-}
-
-impl Layout {
-    fn after(header: f64) -> Self {
-        let mut residues = [0.0; 8];
-        residues[header as usize % 8] = 1.0;
-        Layout { bytes: header, residues }
-    }
-
-    fn align(&mut self, align: usize) {
-        let mut aligned = [0.0; 8];
-        for (residue, probability) in self.residues.iter().enumerate() {
-            let padding = (align - residue % align) % align;
-            self.bytes += probability * padding as f64;
-            aligned[(residue + padding) % 8] += probability;
-        }
-        self.residues = aligned;
-    }
-
-    fn add(&mut self, column: &Column) {
-        self.align((column.align as usize).clamp(1, 8));
-        let fallback = [(column.width.max(0.0).round() as u32, 1.0)];
-        let widths = if column.widths.is_empty() { &fallback[..] } else { &column.widths };
-        let total: f64 = widths.iter().map(|(_, weight)| weight).sum();
-        let mut moved = [0.0; 8];
-        for (width, weight) in widths {
-            let share = weight / total.max(f64::MIN_POSITIVE);
-            self.bytes += f64::from(*width) * share;
-            for (residue, probability) in self.residues.iter().enumerate() {
-                moved[(residue + *width as usize) % 8] += probability * share;
-            }
-        }
-        self.residues = moved;
-    }
-
-    fn end(mut self) -> f64 {
-        self.align(8);
-        self.bytes
-    }
+    Estimate { pages: pages + 1.0, key_pages: leaf_pages, height }
 }
 
 /// `count` distinct keys with `rows` rows each.
