@@ -7,6 +7,7 @@ use pgrx::prelude::*;
 use crate::advise::index::recommend::{self, Options};
 use crate::advise::index::what_if;
 use crate::error::Error;
+use crate::pg::planner::Deadline;
 use crate::workload::{captured, queries, stat_statements};
 
 /// Plans one statement with and without indexes that do not exist; creates nothing and executes nothing.
@@ -104,7 +105,9 @@ fn index_recommendations(
             budget_bytes: budget(storage_budget_bytes)?,
             include_inapplicable: required("include_inapplicable", include_inapplicable)?,
         };
-        recommend::run(&source(workload, queries, weights)?, &options)
+        let workload = source(workload, queries, weights)?;
+        let _limit = Deadline::set(deadline);
+        recommend::run(&workload, &options)
     });
     let outcome = match answer {
         Ok(outcome) => outcome,

@@ -10,6 +10,7 @@
 //! caches are not involved.
 
 mod harvest;
+mod limit;
 mod plan_tree;
 
 use std::cell::{Cell, RefCell};
@@ -25,6 +26,7 @@ use pgrx::{pg_guard, pg_sys, PgList, PgMemoryContexts, PgSqlErrorCode, PgTryBuil
 use super::hypothetical::Hypothetical;
 use super::ident;
 use crate::compat;
+pub use limit::Deadline;
 pub use plan_tree::{Scan, UsedIndex};
 
 /// One parameter value as text, with its type.
@@ -120,6 +122,8 @@ pub enum Failure {
     NotOne(usize),
     /// It is a utility statement.
     Utility,
+    /// Planning took longer than the call's [`Deadline`] allows.
+    TimedOut,
 }
 
 impl Failure {
@@ -129,6 +133,7 @@ impl Failure {
             Failure::Raised(caught) => report_of(caught).message().to_owned(),
             Failure::NotOne(count) => format!("{count} statements instead of one"),
             Failure::Utility => "a utility statement has no plan".to_owned(),
+            Failure::TimedOut => "planning took too long".to_owned(),
         }
     }
 
@@ -183,11 +188,14 @@ impl Drop for ActiveGuard {
     }
 }
 
-/// Plans `statement` once for each configuration, in order. An ERROR of the statement is a [`Failure`]; a cancel request,
-/// a shutdown and a lack of memory are raised again once everything is as before.
+/// Plans `statement` once for each configuration, in order. An ERROR of the statement is a [`Failure`], and so is the end of
+/// the time that a [`Deadline`] leaves; a cancel request, a shutdown and a lack of memory are raised again once everything
+/// is as before.
 pub fn plan(statement: &Statement<'_>, configurations: &[Configuration<'_>]) -> Result<Vec<Planned>, Failure> {
     install_hooks();
+    let timed_out = Cell::new(false);
     let outcome = in_subtransaction(|| {
+        let _clock = limit::Clock::start(&timed_out);
         // SAFETY: inside a subtransaction with a memory context of its own, see `in_subtransaction`.
         unsafe { plan_all(statement, configurations) }
     });
@@ -195,6 +203,9 @@ pub fn plan(statement: &Statement<'_>, configurations: &[Configuration<'_>]) -> 
         Ok(result) => result,
         Err(caught) => {
             let code = report_of(&caught).sql_error_code();
+            if code == PgSqlErrorCode::ERRCODE_QUERY_CANCELED && timed_out.get() {
+                return Err(Failure::TimedOut);
+            }
             let fatal = matches!(
                 code,
                 PgSqlErrorCode::ERRCODE_QUERY_CANCELED

@@ -119,7 +119,7 @@ pub struct Study {
 /// Plans the statements that matter, the heaviest first.
 pub fn run(workload: &Workload, deadline: Instant) -> Result<Study, Error> {
     let mut study = Study::default();
-    let (mut skipped, mut locked, mut first_error) = (0usize, 0usize, None);
+    let (mut skipped, mut locked, mut slow, mut first_error) = (0usize, 0usize, 0usize, None);
     for at in worth_planning(workload) {
         pgrx::check_for_interrupts!();
         if Instant::now() >= deadline {
@@ -130,6 +130,10 @@ pub fn run(workload: &Workload, deadline: Instant) -> Result<Study, Error> {
         match studied(workload, at, statement) {
             Ok(one) => study.statements.extend(one),
             Err(failure) => {
+                if matches!(failure, Failure::TimedOut) {
+                    slow += 1;
+                    continue;
+                }
                 if workload.source == Source::Given && !failure.is_locked() {
                     return Err(bad_query(at, statement, &failure));
                 }
@@ -151,6 +155,11 @@ pub fn run(workload: &Workload, deadline: Instant) -> Result<Study, Error> {
         study
             .notices
             .push(format!("{locked} statements were left out: they read tables that another session has locked"));
+    }
+    if slow > 0 {
+        study.notices.push(format!(
+            "{slow} statements were left out: planning one took too long for the time budget; raise time_budget_ms"
+        ));
     }
     if skipped > 0 {
         let error = first_error.unwrap_or_default();
