@@ -28,10 +28,14 @@ pub unsafe fn needs(
         if (*rte).rtekind != pg_sys::RTEKind::RTE_RELATION || !matches!((*rte).relkind as u8, b'r' | b'm' | b'p') {
             return None;
         }
-        if (*rel).reloptkind == pg_sys::RelOptKind::RELOPT_OTHER_MEMBER_REL && has_relation_parent(root, rti) {
-            // A partition: its parent is asked the same.
-            return None;
-        }
+        let member = match parent_of(root, rti) {
+            // A partition: its parent is asked the same, and an index there is one here.
+            Some((_, parent)) if (*parent).relkind as u8 == b'p' => return None,
+            // The parent of an inheritance tree, among its own children.
+            Some((_, parent)) if (*parent).relid == (*rte).relid => return None,
+            Some((append, _)) => Some(append),
+            None => None,
+        };
         let at = Place { root, rel, varno: rti as i32, relation: (*rte).relid };
         let mut needs = Needs { relation: (*rte).relid.to_u32(), ..Needs::default() };
         for info in restrictions((*rel).baserestrictinfo) {
@@ -41,11 +45,20 @@ pub unsafe fn needs(
                 needs.filters.push(filter);
             }
         }
-        at.joins(&mut needs.joins);
-        for keys in [(*root).query_pathkeys, (*root).group_pathkeys, (*root).distinct_pathkeys, (*root).sort_pathkeys] {
-            let order = at.order(keys);
-            if !order.is_empty() && !needs.orders.contains(&order) {
-                needs.orders.push(order);
+        match member {
+            None => at.joins_and_orders(&mut needs),
+            Some(append) => {
+                // Joins and orders are known of the parent alone; its columns may be numbered differently.
+                let varno = (*append).parent_relid;
+                let rel = *(*root).simple_rel_array.add(varno as usize);
+                let parent = Place { root, rel, varno: varno as i32, relation: (*append).parent_reloid };
+                let mut asked = Needs::default();
+                parent.joins_and_orders(&mut asked);
+                needs.joins = asked.joins.iter().filter_map(|column| in_child(append, *column)).collect();
+                let order = |keys: &Vec<Key>| -> Option<Vec<Key>> {
+                    keys.iter().map(|key| Some(Key { column: in_child(append, key.column)?, ..*key })).collect()
+                };
+                needs.orders = asked.orders.iter().filter_map(order).collect();
             }
         }
         let empty = needs.filters.is_empty()
@@ -56,20 +69,40 @@ pub unsafe fn needs(
     }
 }
 
+/// The table that entry `rti` is a child of, and how its columns are those of the child; None for a table that stands in
+/// the statement itself, or in an arm of a UNION ALL.
+///
 /// # Safety
 /// `root` is the planner's, `rti` a range table index in it.
-unsafe fn has_relation_parent(root: *mut pg_sys::PlannerInfo, rti: pg_sys::Index) -> bool {
+unsafe fn parent_of(
+    root: *mut pg_sys::PlannerInfo,
+    rti: pg_sys::Index,
+) -> Option<(*mut pg_sys::AppendRelInfo, *mut pg_sys::RangeTblEntry)> {
     // SAFETY: both arrays are indexed by range table index.
     unsafe {
         if (*root).append_rel_array.is_null() {
-            return false;
+            return None;
         }
         let append = *(*root).append_rel_array.add(rti as usize);
         if append.is_null() {
-            return false;
+            return None;
         }
         let parent = *(*root).simple_rte_array.add((*append).parent_relid as usize);
-        !parent.is_null() && (*parent).rtekind == pg_sys::RTEKind::RTE_RELATION
+        let is_table = !parent.is_null() && (*parent).rtekind == pg_sys::RTEKind::RTE_RELATION;
+        is_table.then_some((append, parent))
+    }
+}
+
+/// The child's number of a parent's column.
+///
+/// # Safety
+/// `append` is the planner's, of two tables.
+unsafe fn in_child(append: *mut pg_sys::AppendRelInfo, column: i16) -> Option<i16> {
+    // SAFETY: the list has one entry for each of the parent's columns: a variable of the child, or NULL for a dropped one.
+    unsafe {
+        let at = usize::try_from(column).ok()?.checked_sub(1)?;
+        let var = PgList::<pg_sys::Var>::from_pg((*append).translated_vars).get_ptr(at)?;
+        (!var.is_null()).then(|| (*var).varattno)
     }
 }
 
@@ -89,6 +122,24 @@ struct Place {
 }
 
 impl Place {
+    /// Adds the joins and the orders that are asked for.
+    ///
+    /// # Safety
+    /// During the hook.
+    unsafe fn joins_and_orders(&self, needs: &mut Needs) {
+        // SAFETY: planner nodes, alive during the hook.
+        unsafe {
+            self.joins(&mut needs.joins);
+            let root = &*self.root;
+            for keys in [root.query_pathkeys, root.group_pathkeys, root.distinct_pathkeys, root.sort_pathkeys] {
+                let order = self.order(keys);
+                if !order.is_empty() && !needs.orders.contains(&order) {
+                    needs.orders.push(order);
+                }
+            }
+        }
+    }
+
     /// The plain column that `node` is, through binary-compatible casts.
     ///
     /// # Safety

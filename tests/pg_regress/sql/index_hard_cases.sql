@@ -57,7 +57,9 @@ CREATE TEMP TABLE temporary (a int, b int);
 SELECT pg_temp.fill('temporary');
 SELECT * FROM pg_temp.advice('SELECT * FROM temporary WHERE a = 4', 'SELECT * FROM pg_attribute WHERE attname = ''a'' AND atttypid = 23',
     'SELECT * FROM information_schema.columns WHERE column_name = ''a''', 'SELECT * FROM pg_stats WHERE attname = ''a''');
+\set VERBOSITY sqlstate
 SELECT * FROM perf.what_if('SELECT 1', '{CREATE INDEX ON temporary (a)}');
+\set VERBOSITY default
 SELECT * FROM perf.what_if('SELECT 1', '{CREATE INDEX ON pg_attribute (attname)}');
 -- A temporary table beside a permanent one.
 CREATE TABLE base (a int, b int);
@@ -80,12 +82,20 @@ SELECT pg_temp.steps('SELECT * FROM stored WHERE a = 4') \gexec
 SELECT pg_temp.used('SELECT * FROM stored WHERE a = 4');
 CREATE MATERIALIZED VIEW empty AS SELECT * FROM base WITH NO DATA;
 SELECT * FROM pg_temp.advice('SELECT * FROM empty WHERE a = 4');
--- Inheritance: each table of the tree its own index.
-CREATE TABLE child () INHERITS (base);
-INSERT INTO child SELECT g, g FROM generate_series(1, 20000) g;
-ANALYZE base, child;
+-- Inheritance: each table of the tree its own index, on its own numbers.
+CREATE TABLE child (own int, b int, a int);
+ALTER TABLE child DROP COLUMN own, INHERIT base;
+INSERT INTO child (a, b) SELECT g, g FROM generate_series(1, 20000) g;
+CREATE TABLE few (a int, b int);
+INSERT INTO few SELECT g, g FROM generate_series(1, 5) g;
+ANALYZE base, child, few;
 SELECT * FROM pg_temp.advice('SELECT * FROM base WHERE a = 4');
 SELECT * FROM pg_temp.advice('SELECT * FROM ONLY base WHERE a = 4');
+SELECT * FROM pg_temp.advice('SELECT * FROM few JOIN base ON base.a = few.a');
+SELECT * FROM pg_temp.advice('SELECT * FROM base ORDER BY b, a LIMIT 5');
+SELECT * FROM pg_temp.steps('SELECT * FROM base WHERE a = 4') \gexec
+SELECT pg_temp.used('SELECT * FROM base WHERE a = 4');
+DROP INDEX base_a_idx;
 DROP TABLE child;
 
 -- Partitions whose columns are numbered differently; each partition its own index, built without blocking, then attached.
@@ -122,9 +132,9 @@ INSERT INTO kinds (a, d, l, tags, words, at, doc, docb, u, flag, n, t, r, c)
 SELECT g, g, 'l' || g, ARRAY[g, g + 1], ARRAY['w' || g], point(g, g), '{}', jsonb_build_object('k', g), md5(g::text)::uuid, g % 1000 = 0, g,
        '2026-01-01'::timestamptz + g * interval '1 minute', int4range(g, g + 5), 'c' || g FROM generate_series(1, 20000) g;
 ANALYZE kinds;
-SELECT columns FROM unnest(ARRAY['a = 4', 'twice = 8', 'd = 7', 'l = ''l7''', 'tags = ARRAY[7, 8]', 'words = ''{w9}''', 'docb = ''{"k": 4}''',
+SELECT condition, columns FROM unnest(ARRAY['a = 4', 'twice = 8', 'd = 7', 'l = ''l7''', 'tags = ARRAY[7, 8]', 'words = ''{w9}''', 'docb = ''{"k": 4}''',
     'u = md5(''4'')::uuid', 'flag', 'n = 12', 't = ''2026-01-03''', 'r = int4range(4, 9)', 'c = ''c12''', 'd::int::bigint = 7', 'c::varchar = ''c12''']) WITH ORDINALITY w (condition, at),
-    pg_temp.advice('SELECT * FROM kinds WHERE ' || condition) ORDER BY at;
+    pg_temp.advice('SELECT * FROM kinds WHERE ' || condition) ORDER BY w.at;
 -- Without an order, of another collation, of the whole row, of the system: no B-tree on a column serves it.
 SELECT columns FROM unnest(ARRAY['at ~= point(4, 4)', 'doc::text = ''{}''', 'c COLLATE "POSIX" = ''c12'' COLLATE "POSIX"', 'kinds IS NULL', 'ctid = ''(0,1)''', 'tableoid = 4',
     'a + 1 = 5', 'length(c) = 3']) condition, pg_temp.advice('SELECT * FROM kinds WHERE ' || condition);
@@ -160,7 +170,7 @@ CREATE TABLE nothing (a int, b int);
 SELECT * FROM pg_temp.advice('SELECT * FROM nothing WHERE a = 4');
 
 -- Rights: those of the statement. Policies count; who may not read gets the error that EXPLAIN would give.
-CREATE TABLE secret (a int, owner text, b int);
+CREATE TABLE secret (a int, owner name, b int);
 INSERT INTO secret SELECT g, CASE g % 200 WHEN 0 THEN 'index_hard_user' ELSE 'other' END, g FROM generate_series(1, 20000) g;
 ANALYZE secret;
 ALTER TABLE secret ENABLE ROW LEVEL SECURITY;
@@ -170,7 +180,7 @@ GRANT USAGE ON SCHEMA perf, index_hard TO index_hard_user;
 GRANT SELECT ON secret TO index_hard_user;
 SET ROLE index_hard_user;
 SELECT relation, columns FROM pg_temp.advice('SELECT * FROM secret');
-SELECT indexes_used, plan LIKE '%CURRENT_USER%' AS policy FROM perf.what_if('SELECT * FROM secret WHERE a = 4', '{CREATE INDEX sa ON secret (a)}');
+SELECT indexes_used, plan LIKE '%CURRENT\_USER%' AS policy FROM perf.what_if('SELECT * FROM secret WHERE a = 4', '{CREATE INDEX sa ON secret (a)}');
 SELECT * FROM pg_temp.advice('SELECT * FROM base WHERE a = 4');
 SELECT * FROM pg_temp.advice('DELETE FROM secret WHERE a = 4');
 SELECT * FROM perf.what_if('SELECT * FROM base WHERE a = 4');
