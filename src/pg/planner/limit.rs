@@ -32,6 +32,7 @@ extern "C" {
     fn enable_timeout_after(id: c_int, delay_ms: c_int);
     fn disable_timeout(id: c_int, keep_indicator: bool);
     fn get_timeout_active(id: c_int) -> bool;
+    fn get_timeout_indicator(id: c_int, reset_indicator: bool) -> bool;
 }
 
 /// The clock of the run in progress went off and requested its end.
@@ -122,7 +123,10 @@ impl Drop for Clock<'_> {
                 if pending.read_volatile() == OWN_REQUEST {
                     pending.write_volatile(0);
                 }
-                let statement_timeout_came = self.under_statement_timeout && !get_timeout_active(STATEMENT_TIMEOUT);
+                // One that was noticed together with ours: the error is the user's. One that came later is still pending.
+                let statement_timeout_came = self.under_statement_timeout
+                    && !get_timeout_active(STATEMENT_TIMEOUT)
+                    && !get_timeout_indicator(STATEMENT_TIMEOUT, false);
                 self.ended_run.set(!statement_timeout_came);
             }
         }
