@@ -20,6 +20,8 @@ pub enum Unusable {
     System,
     /// It is temporary.
     Temporary,
+    /// It is unlogged, and this is a standby: it has no files here.
+    NotHere,
 }
 
 impl Unusable {
@@ -31,6 +33,7 @@ impl Unusable {
             Unusable::NotATable => "it is not a table or materialized view",
             Unusable::System => "it belongs to the system",
             Unusable::Temporary => "it is temporary",
+            Unusable::NotHere => "it is unlogged, and this server is a standby",
         }
     }
 }
@@ -105,6 +108,8 @@ impl Relation {
                 Err(Unusable::System)
             } else if (*class).relpersistence as u8 == b't' {
                 Err(Unusable::Temporary)
+            } else if (*class).relpersistence as u8 == b'u' && pg_sys::RecoveryInProgress() {
+                Err(Unusable::NotHere)
             } else {
                 Relation::from_open(oid, kind, relation)
             };

@@ -45,11 +45,11 @@ class Objects(AdvisorTest):
         self.session.query("CREATE TABLE many (id int, part int, at int) PARTITION BY LIST (part)")
         self.session.query("DO $$ BEGIN FOR n IN 0..999 LOOP EXECUTE format('CREATE TABLE many_%s PARTITION OF many FOR VALUES IN (%s)', n, n); "
                            "END LOOP; END $$")
-        self.session.query("INSERT INTO many SELECT g, g % 1000, g / 10 FROM generate_series(1, 200000) g")
+        self.session.query("INSERT INTO many SELECT g, g % 1000, g / 10 FROM generate_series(1, 1000000) g")
         self.session.query("ANALYZE many")
         began = time.monotonic()
         rows = self.session.query("SELECT columns, ddl, size_bytes, undo_ddl FROM perf.index_recommendations("
-                                  "queries => '{SELECT * FROM many WHERE part = 7 AND id = 7, SELECT * FROM many WHERE id = 17}') "
+                                  "queries => '{SELECT * FROM many WHERE id = 17}') "
                                   "WHERE source <> 'policy'").rows
         self.assertLess(time.monotonic() - began, 15)
         self.assertEqual([row[0] for row in rows], [["id"]], self.said(self.session))

@@ -36,7 +36,10 @@ class Arguments(AdvisorTest):
         "42601": ["'SELEC 1'", "'SELECT 1', ARRAY['CREATE INDEX ON']"],
         "42P01": ["'SELECT * FROM nowhere'", "'SELECT 1', ARRAY['CREATE INDEX ON nowhere (a)']"],
         "42703": ["'SELECT nothing FROM t'", "'SELECT 1', ARRAY['CREATE INDEX ON t (nothing)']"],
-        "42704": ["'SELECT 1', '{}', '{nowhere}'", "'SELECT 1', '{}', '{t}'", "'SELECT 1', '{}', ARRAY['']"],
+        "42704": ["'SELECT 1', '{}', '{nowhere}'", "'SELECT 1', '{}', '{t}'", "'SELECT 1', '{}', ARRAY['']",
+                  "'SELECT 1', '{}', ARRAY['\"t']", "'SELECT 1', '{}', ARRAY['a b']", "'SELECT 1', '{}', ARRAY['.t']",
+                  "'SELECT 1', '{}', ARRAY['t.']", "'SELECT 1', '{}', ARRAY['a.b.c']", "'SELECT 1', '{}', ARRAY['\"\"']",
+                  "'SELECT 1', '{}', ARRAY[' ']", "'SELECT 1', '{}', ARRAY['\"a\"b']", "'SELECT 1', '{}', ARRAY[repeat('x', 1000)]"],
         "22012": ["'SELECT 1/0'"],
     }
 
@@ -54,6 +57,19 @@ class Arguments(AdvisorTest):
                             self.assertEqual(caught.exception.sqlstate, sqlstate, str(caught.exception))
             self.assertEqual(session.query(TRACES).rows, traces)
             self.assertEqual(session.query(ONE).rows, FOUND)
+
+    def test_names_that_are_none(self) -> None:
+        """A policy may name anything; `without` takes every way to write a name."""
+        name = self.database()
+        with self.cluster.connect(name) as session:
+            for number, table in enumerate(("\"t", "a b", ".t", "t.", "a.b.c", "\"\"", "\"a\"b", "\" t\" . \"u\"", "x" * 200), 101):
+                session.execute("INSERT INTO perf.index_policy (policy_no, table_name, columns, priority) VALUES ($1, $2, '{a}', 'low')",
+                                (number, table))
+            self.assertEqual(session.query(ONE).rows, FOUND)
+            session.query('CREATE SCHEMA "a.b"; CREATE TABLE "a.b"."c ""d" AS SELECT * FROM t; CREATE INDEX "i ""x" ON "a.b"."c ""d" (a)')
+            for written in ('"a.b"."i ""x"', ' "a.b" . "i ""x" '):
+                self.assertEqual(session.execute("SELECT indexes_used FROM perf.what_if('SELECT * FROM \"a.b\".\"c \"\"d\" WHERE a = 4', "
+                                                 "without => ARRAY[$1])", (written,)).rows, [(['i "x'],), ([],)])
 
     def test_right_arguments_at_the_edge(self) -> None:
         with self.cluster.connect(self.database()) as session:
