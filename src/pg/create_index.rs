@@ -148,6 +148,7 @@ impl<'a> Reader<'a> {
             }
             let name = CStr::from_ptr((*element).name).to_string_lossy();
             match self.relation.column_named(&name) {
+                Some(column) if column.is_virtual => Err(unsupported("an index on a virtual generated column")),
                 Some(column) => Ok(Some(column.number)),
                 None => Err(Error::UndefinedColumn {
                     message: format!("column \"{name}\" of {} does not exist", self.relation.qualified()),

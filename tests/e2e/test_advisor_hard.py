@@ -115,20 +115,6 @@ class Objects(AdvisorTest):
             self.session.query("SELECT * FROM perf.what_if('SELECT 1', '{CREATE INDEX ON computed (twice)}')")
         self.assertEqual(caught.exception.sqlstate, "0A000")
 
-    def test_encodings(self) -> None:
-        for encoding, python, word in (("LATIN1", "latin-1", "größe"), ("EUC_JP", "euc_jp", "日本語")):
-            name = f"hard_{encoding.lower()}"
-            self.cluster.sql(f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
-            self.addCleanup(self._drop_database, self.cluster, name)
-            self.cluster.sql("CREATE EXTENSION perf_opt", dbname=name)
-            with self.cluster.connect(name, client_encoding=encoding) as session:
-                session.query(f'CREATE TABLE "{word}" AS SELECT g AS "{word}", g AS b FROM generate_series(1, 20000) g'.encode(python))
-                session.query(f'ANALYZE "{word}"'.encode(python))
-                query = f'SELECT * FROM "{word}" WHERE "{word}" = 4'
-                self.assertEqual(self.advice(session, query), [(f'public."{word}"', [word])], encoding)
-                self.build(session, query)
-                self.assertEqual(self.used(session, query), [f"{word}_{word}_idx"], encoding)
-
 
 class Locked(AdvisorTest):
     """A table that somebody holds in ACCESS EXCLUSIVE is left out; the call comes back while the lock is held."""
@@ -174,6 +160,15 @@ class Locked(AdvisorTest):
         self.advice(self.session, *[f"SELECT * FROM t WHERE a = {n}" for n in range(500)])
         self.assertLess(time.monotonic() - began, 8)
         self.assertIn("another session has locked", self.said(self.session))
+
+    def test_what_if_waits_as_long_as_the_session_says(self) -> None:
+        self.holder.query("BEGIN; LOCK TABLE t IN ACCESS EXCLUSIVE MODE")
+        self.session.query("SET lock_timeout = '50ms'")
+        for call in ("'SELECT * FROM t'", "'SELECT 1', '{CREATE INDEX ON t (a)}'"):
+            with self.assertRaises(SqlError) as caught:
+                self.session.query(f"SELECT * FROM perf.what_if({call})")
+            self.assertEqual(caught.exception.sqlstate, "55P03")
+        self.assertEqual(self.session.query("SHOW lock_timeout").rows, [("50ms",)])
 
     def test_policy_table(self) -> None:
         self.session.query("INSERT INTO perf.index_policy (policy_no, table_name, columns, priority) VALUES (99, 't', '{a}', 'low')")

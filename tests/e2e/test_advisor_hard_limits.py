@@ -193,6 +193,16 @@ class Limits(AdvisorTest):
             self.assertEqual(self.session.query("SHOW work_mem").rows, memory)
         self.unharmed()
 
+    def test_function_that_writes(self) -> None:
+        """What it wrote is undone with the planning."""
+        self.session.query("CREATE TABLE written (a int); CREATE FUNCTION writer() RETURNS int VOLATILE LANGUAGE sql AS "
+                           "'INSERT INTO written VALUES (1) RETURNING 4'")
+        self.session.query("CREATE FUNCTION hides() RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN RETURN writer(); END $$")
+        self.advice(self.session, "SELECT * FROM t WHERE a = hides()")
+        self.session.query("SELECT perf.what_if('SELECT * FROM t WHERE a = hides()')")
+        self.assertEqual(self.session.query("SELECT count(*) FROM written").rows, [(0,)])
+        self.unharmed()
+
 
 class Roles(AdvisorTest):
     """A captured statement's functions run as the role that ran the statement."""
@@ -241,3 +251,43 @@ class Roles(AdvisorTest):
         self.assertEqual(found, [("public.u", ["b"])])
         said = self.said(session)
         self.assertRegex(said, r"^2 statements were left out because they cannot be planned; the first: queryid -?\d+, SQLSTATE (42P01|P0001)$")
+
+    def test_everybody_is_told_of_their_own(self) -> None:
+        name = self.database()
+        admin = self.connection(name, "postgres")
+        admin.query("CREATE ROLE hard_bob LOGIN; GRANT SELECT ON t TO hard_bob; GRANT USAGE ON SCHEMA perf TO hard_bob; SELECT perf.reset()")
+        self.addCleanup(self.cluster.sql, "DROP ROLE hard_bob")
+        self.addCleanup(self.cluster.sql, "DROP OWNED BY hard_bob", (), name)
+        bob = self.connection(name, "hard_bob")
+        for _ in range(30):
+            bob.query("SELECT * FROM t WHERE b = 4")
+            admin.query("SELECT * FROM u WHERE b = 4")
+        question = "SELECT relation, columns FROM perf.index_recommendations() WHERE source <> 'policy' ORDER BY relation"
+        bob.notices.clear()
+        self.assertEqual(bob.query(question).rows, [("public.t", ["b"])])
+        self.assertRegex(self.said(bob), r"^\d+ statements were left out: they run as roles that you are not a member of$")
+        self.assertEqual(admin.query(question).rows, [("public.t", ["b"]), ("public.u", ["b"])])
+        # A role that is gone since.
+        admin.query("CREATE ROLE hard_eve LOGIN; GRANT SELECT ON t TO hard_eve; SELECT perf.reset()")
+        eve = self.connection(name, "hard_eve")
+        for _ in range(30):
+            eve.query("SELECT * FROM t WHERE a = 4")
+        eve.close()
+        admin.query("DROP OWNED BY hard_eve; DROP ROLE hard_eve")
+        self.assertEqual(admin.query(question).rows, [])
+
+    def test_captured_names_and_parameters(self) -> None:
+        """As the application sent it: its search path, its parameters, names that need quotes."""
+        name = self.database()
+        session = self.connection(name, "postgres")
+        session.query('CREATE SCHEMA "Ünï ""s"; CREATE TABLE "Ünï ""s"."T x" AS SELECT g AS "Cöl ""umn", g AS b FROM generate_series(1, 20000) g')
+        session.query('ANALYZE "Ünï ""s"."T x"; SELECT perf.reset()')
+        application = self.connection(name, "postgres")
+        application.query('SET search_path = "Ünï ""s"')
+        for number in range(30):
+            application.execute('SELECT * FROM "T x" WHERE "Cöl ""umn" = $1', (number,))
+        rows = session.query("SELECT relation, columns, ddl FROM perf.index_recommendations() WHERE source <> 'policy'").rows
+        self.assertEqual([row[:2] for row in rows], [('"Ünï ""s"."T x"', ['Cöl "umn'])])
+        session.query(rows[0][2])
+        self.assertEqual(self.used(session, 'SELECT * FROM "Ünï ""s"."T x" WHERE "Cöl ""umn" = 5'), ['T x_Cöl "umn_idx'])
+        self.assertEqual(session.query("SELECT relation FROM perf.index_recommendations() WHERE source <> 'policy'").rows, [])
