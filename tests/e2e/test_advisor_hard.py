@@ -82,6 +82,20 @@ class Objects(AdvisorTest):
         self.serves("SELECT * FROM tree WHERE id = 17", "id")
         self.assertEqual(len(self.used(self.session, "SELECT * FROM tree WHERE id = 17")), 3)
 
+    def test_names_of_parts(self) -> None:
+        """Indexes of a partitioned table and of one of its partitions are advised on at once; names do not collide."""
+        self.session.query("""
+            CREATE TABLE p (a int, b int, c int) PARTITION BY LIST (c);
+            CREATE TABLE p_1 PARTITION OF p FOR VALUES IN (1);
+            CREATE TABLE p_2 PARTITION OF p FOR VALUES IN (2);
+            INSERT INTO p SELECT g, -g, 1 + g % 2 FROM generate_series(1, 40000) g;
+            ANALYZE p""")
+        queries = ("SELECT * FROM p ORDER BY a, b LIMIT 5", "SELECT * FROM p ORDER BY a, b DESC LIMIT 5", "SELECT * FROM p_1 WHERE b = -5",
+                   "SELECT * FROM p WHERE b = -6", "SELECT * FROM p_2 WHERE a = 4")
+        self.build(self.session, *queries)
+        for query in queries:
+            self.assertNotEqual(self.used(self.session, query), [], query)
+
     def test_citext(self) -> None:
         self.install("citext")
         self.session.query("CREATE TABLE people AS SELECT ('Name' || g)::citext AS name FROM generate_series(1, 20000) g; ANALYZE people")

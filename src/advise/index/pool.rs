@@ -32,6 +32,8 @@ pub struct Entry {
     pub candidate: Candidate,
     /// As the planner is told.
     pub index: Hypothetical,
+    /// Names of its parts, one for each partition with storage.
+    pub parts: Vec<String>,
     /// Statements that it might serve.
     pub statements: Vec<usize>,
     /// Rows of the policy that name it.
@@ -102,7 +104,8 @@ impl Pool {
             .filter(|at| study.statements[*at].asks_for(candidate.relation, first))
             .collect();
         let write_cost = write_cost(study, workload, known, &candidate);
-        self.entries.push(Entry { candidate, index, statements, policy: policy.into_iter().collect(), write_cost });
+        let policy = policy.into_iter().collect();
+        self.entries.push(Entry { candidate, index, parts: Vec::new(), statements, policy, write_cost });
         Some(self.entries.len() - 1)
     }
 

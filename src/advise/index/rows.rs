@@ -95,11 +95,15 @@ pub fn name_all(pool: &mut Pool, study: &Study, chosen: &[usize]) {
     for at in chosen.iter().copied().chain(others) {
         let Some(entry) = pool.entries.get_mut(at) else { continue };
         let Some(known) = study.relations.get(&entry.candidate.relation) else { continue };
-        let schema = &known.relation.schema;
-        let names = used.entry(schema.clone()).or_insert_with(|| existing::names_in(schema));
-        let chosen =
-            name::index_name(&known.relation.name, &column_names(known, &entry.candidate), |name| names.contains(name));
-        names.insert(chosen.clone());
+        let columns = column_names(known, &entry.candidate);
+        let mut unused = |schema: &str, relation: &str| {
+            let names = used.entry(schema.to_owned()).or_insert_with(|| existing::names_in(schema));
+            let name = name::index_name(relation, &columns, |name| names.contains(name));
+            names.insert(name.clone());
+            name
+        };
+        let chosen = unused(&known.relation.schema, &known.relation.name);
+        entry.parts = known.leaves.iter().map(|leaf| unused(&leaf.schema, &leaf.name)).collect();
         entry.index.name = ident::until_nul(&chosen);
     }
 }
@@ -476,17 +480,13 @@ fn ddl(known: &Known, entry: &Entry) -> (String, String) {
         return (format!("{parent} {} {definition}", known.relation.qualified()), undo);
     }
     let mut statements = vec![format!("{parent} ONLY {} {definition}", known.relation.qualified())];
-    let mut used: HashMap<&str, HashSet<String>> = HashMap::new();
-    for leaf in &known.leaves {
-        let names = used.entry(&leaf.schema).or_insert_with(|| existing::names_in(&leaf.schema));
-        let part = name::index_name(&leaf.name, &column_names(known, &entry.candidate), |name| names.contains(name));
-        names.insert(part.clone());
+    for (leaf, part) in known.leaves.iter().zip(&entry.parts) {
         statements.push(format!(
             "CREATE INDEX CONCURRENTLY {} ON {} {definition}",
-            ident::quote(&part),
+            ident::quote(part),
             leaf.qualified()
         ));
-        statements.push(format!("ALTER INDEX {qualified} ATTACH PARTITION {}", ident::qualified(&leaf.schema, &part)));
+        statements.push(format!("ALTER INDEX {qualified} ATTACH PARTITION {}", ident::qualified(&leaf.schema, part)));
     }
     (statements.join(";\n"), undo)
 }

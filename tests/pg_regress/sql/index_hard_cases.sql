@@ -81,8 +81,6 @@ ANALYZE stored;
 SELECT * FROM pg_temp.advice('SELECT * FROM stored WHERE a = 4');
 SELECT pg_temp.steps('SELECT * FROM stored WHERE a = 4') \gexec
 SELECT pg_temp.used('SELECT * FROM stored WHERE a = 4');
-CREATE MATERIALIZED VIEW empty AS SELECT * FROM base WITH NO DATA;
-SELECT * FROM pg_temp.advice('SELECT * FROM empty WHERE a = 4');
 -- Inheritance: each table of the tree its own index, on its own numbers.
 CREATE TABLE child (own int, b int, a int);
 ALTER TABLE child DROP COLUMN own, INHERIT base;
@@ -166,8 +164,6 @@ SELECT * FROM pg_temp.advice(:'query') WHERE columns[1] = 'parent';
 CREATE TABLE unknown (a int, b int) WITH (autovacuum_enabled = off);
 INSERT INTO unknown SELECT g, g FROM generate_series(1, 20000) g;
 SELECT columns, confidence, reason LIKE '%was never analysed, so run ANALYZE%' AS said FROM perf.index_recommendations(queries => '{SELECT * FROM unknown WHERE a = 4}') WHERE source = 'workload';
-CREATE TABLE nothing (a int, b int);
-SELECT * FROM pg_temp.advice('SELECT * FROM nothing WHERE a = 4');
 
 -- Rights: those of the statement. Policies count; who may not read gets the error that EXPLAIN would give.
 CREATE TABLE secret (a int, owner name, b int);
