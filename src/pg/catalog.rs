@@ -3,6 +3,8 @@
 use pgrx::datum::DatumWithOid;
 use pgrx::{pg_sys, Spi};
 
+use super::text::Text;
+
 /// Runs a query and collects what `read` makes of its rows; an ERROR of the query is raised as it is.
 pub fn rows<T>(
     query: &str,
@@ -72,7 +74,7 @@ pub fn index_named(name: &str) -> Option<Vec<pg_sys::Oid>> {
              UNION ALL
              SELECT i.inhrelid FROM tree t JOIN pg_catalog.pg_inherits i ON i.inhparent OPERATOR(pg_catalog.=) t.relid)
          SELECT t.relid FROM tree t",
-        &[name.into()],
+        &[Text(name.to_owned()).into()],
         |row| row.get::<pg_sys::Oid>(1),
     )
     .unwrap_or_default();

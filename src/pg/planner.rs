@@ -479,7 +479,7 @@ unsafe fn explain(plan: *mut pg_sys::PlannedStmt, text: &CStr, parameters: pg_sy
         pg_sys::ExplainEndOutput(state);
         pg_sys::standard_ExecutorEnd(descriptor);
         let buffer = (*state).str_;
-        let printed = CStr::from_ptr((*buffer).data).to_string_lossy().trim_end().to_owned();
+        let printed = ident::from_server(CStr::from_ptr((*buffer).data)).trim_end().to_owned();
         pg_sys::FreeQueryDesc(descriptor);
         printed
     }

@@ -2,6 +2,8 @@
 //! rows. Reads the syscache and the relation's block count; locks the relation in ACCESS SHARE for the time of one call
 //! and never waits for that lock.
 
+use std::ffi::CStr;
+
 use perf_core::index::size;
 use pgrx::pg_sys;
 
@@ -135,7 +137,7 @@ impl Relation {
                 if !attribute.attisdropped {
                     columns.push(Column {
                         number: attribute.attnum,
-                        name: pgrx::name_data_to_str(&attribute.attname).to_owned(),
+                        name: ident::from_server(CStr::from_ptr(attribute.attname.data.as_ptr())),
                         type_oid: attribute.atttypid,
                         typmod: attribute.atttypmod,
                         collation: attribute.attcollation,

@@ -129,6 +129,44 @@ class Objects(AdvisorTest):
             self.session.query("SELECT * FROM perf.what_if('SELECT 1', '{CREATE INDEX ON computed (twice)}')")
         self.assertEqual(caught.exception.sqlstate, "0A000")
 
+    def test_encodings(self) -> None:
+        for encoding, python, word in (("LATIN1", "latin-1", "größe"), ("EUC_JP", "euc_jp", "日本語")):
+            name = f"hard_{encoding.lower()}"
+            self.cluster.sql(f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
+            self.addCleanup(self._drop_database, self.cluster, name)
+            self.cluster.sql("CREATE EXTENSION perf_opt", dbname=name)
+            with self.cluster.connect(name, client_encoding=encoding) as session:
+                session.query(f'CREATE TABLE "{word}" AS SELECT g AS "{word}", g AS b FROM generate_series(1, 20000) g'.encode(python))
+                session.query(f'ANALYZE "{word}"'.encode(python))
+                query = f'SELECT * FROM "{word}" WHERE "{word}" = 4'
+                self.assertEqual(self.advice(session, query), [(f'public."{word}"', [word])], encoding)
+                evidence = session.execute("SELECT evidence::text FROM perf.index_recommendations(queries => $1::text[]) "
+                                           "WHERE source <> 'policy'", ([query],)).scalar()
+                self.assertIn(f"Seq Scan on {word} -> ", evidence)
+                plan = session.execute("SELECT plan FROM perf.what_if($1, $2::text[]) WHERE variant = 'hypothetical'",
+                                       (query, [f'CREATE INDEX "{word}2" ON "{word}" ("{word}")'])).scalar()
+                self.assertIn(f'"{word}2"' if encoding == "LATIN1" else word, plan)
+                session.query(f'SET search_path = "{word}", public'.encode(python))
+                session.query("SELECT perf.reset()")
+                for number in range(20):
+                    session.execute(f'SELECT * FROM "{word}" WHERE "{word}" = $1', (number,))
+                captured = "SELECT columns FROM perf.index_recommendations() WHERE source <> 'policy'"
+                self.assertEqual(session.query(captured).rows, [([word],)], encoding)
+                session.execute("INSERT INTO perf.index_policy (policy_no, table_name, columns, priority) VALUES (99, $1, $2::text[], 'low')",
+                                (f'"{word}"', [word]))
+                self.build(session, query)
+                self.assertEqual(self.used(session, query), [f"{word}_{word}_idx"], encoding)
+                self.assertEqual(session.query("SELECT status, reason FROM perf.index_recommendations(queries => '{}') WHERE policy_gain IS NULL "
+                                               f"AND relation ~ '{word}'".encode(python)).rows,
+                                 [("exists", f'Index "{word}_{word}_idx" already serves these columns.')])
+                with self.assertRaises(SqlError) as caught:
+                    self.advice(session, f'SELECT "{word}3" FROM "{word}"')
+                self.assertEqual(caught.exception.sqlstate, "22023")
+                session.query(f'BEGIN; LOCK TABLE "{word}" IN ACCESS EXCLUSIVE MODE'.encode(python))
+                with self.cluster.connect(name) as other:  # of another encoding
+                    self.advice(other, query)
+                    self.assertIn("another session has locked", self.said(other))
+
 
 class Locked(AdvisorTest):
     """A table that somebody holds in ACCESS EXCLUSIVE is left out; the call comes back while the lock is held."""

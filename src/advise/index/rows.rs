@@ -387,7 +387,7 @@ impl Findings<'_> {
                     && gain.statements.iter().any(|(statement, _)| entry.statements.contains(statement))
             })
             .collect();
-        let names: Vec<_> = rivals.iter().map(|(other, _)| other.index.name.to_string_lossy()).collect();
+        let names: Vec<_> = rivals.iter().map(|(other, _)| ident::from_server(&other.index.name)).collect();
         let together = self.pct(rivals.iter().map(|(_, gain)| gain.saved).sum());
         let readers = self.study.statements.iter().filter(|one| one.reads(entry.candidate.relation)).count();
         let relation = &known.relation.name;
@@ -456,7 +456,7 @@ fn order_text(key: Key) -> &'static str {
 
 /// The statements that create the index and that drop it again.
 fn ddl(known: &Known, entry: &Entry) -> (String, String) {
-    let name = entry.index.name.to_string_lossy();
+    let name = ident::from_server(&entry.index.name);
     let schema = &known.relation.schema;
     let columns: Vec<String> = entry
         .candidate
