@@ -198,27 +198,38 @@ impl Relation {
             } else if distinct < 0.0 {
                 estimate.distinct = (-distinct * self.tuples).max(1.0);
             }
+            // A B-tree keeps a name without what pads it to its length.
+            let is_name = pg_sys::getBaseType(column.type_oid) == pg_sys::NAMEOID;
+            let width_of: Option<unsafe fn(pg_sys::Datum) -> u32> = match column.length {
+                _ if is_name => Some(name_width),
+                -1 => Some(stored_width),
+                _ => None,
+            };
             let wanted = pg_sys::ATTSTATSSLOT_NUMBERS | pg_sys::ATTSTATSSLOT_VALUES;
             with_slot(tuple, pg_sys::STATISTIC_KIND_MCV, wanted, |slot| {
                 for at in 0..slot.nnumbers.max(0) as usize {
                     let share = f64::from(*slot.numbers.add(at));
                     estimate.common.push(share);
-                    if column.length == -1 && (at as i32) < slot.nvalues {
-                        estimate.widths.push((stored_width(*slot.values.add(at)), share));
+                    if let Some(width_of) = width_of.filter(|_| (at as i32) < slot.nvalues) {
+                        estimate.widths.push((width_of(*slot.values.add(at)), share));
                     }
                 }
             });
-            if column.length == -1 {
+            if let Some(width_of) = width_of {
                 let rest = (1.0 - estimate.null_fraction - estimate.common.iter().sum::<f64>()).max(0.0);
                 with_slot(tuple, pg_sys::STATISTIC_KIND_HISTOGRAM, pg_sys::ATTSTATSSLOT_VALUES, |slot| {
                     for at in 0..slot.nvalues.max(0) as usize {
                         let share = rest / f64::from(slot.nvalues);
-                        estimate.widths.push((stored_width(*slot.values.add(at)), share));
+                        estimate.widths.push((width_of(*slot.values.add(at)), share));
                     }
                 });
             }
             pg_sys::ReleaseSysCache(tuple);
-            if column.length > 0 {
+            if is_name && !estimate.widths.is_empty() {
+                let weight: f64 = estimate.widths.iter().map(|(_, share)| share).sum();
+                let sum: f64 = estimate.widths.iter().map(|(width, share)| f64::from(*width) * share).sum();
+                estimate.width = sum / weight.max(f64::MIN_POSITIVE);
+            } else if column.length > 0 {
                 estimate.width = f64::from(column.length);
             } else if estimate.width < 127.0 {
                 // A short header needs no alignment.
@@ -270,6 +281,16 @@ unsafe fn stored_width(value: pg_sys::Datum) -> u32 {
     } else {
         payload + 4
     }
+}
+
+/// Bytes that a name takes in a B-tree: its own, and the NUL at its end.
+///
+/// # Safety
+/// `value` is a name.
+unsafe fn name_width(value: pg_sys::Datum) -> u32 {
+    // SAFETY: as promised; a name is NUL-terminated within its length.
+    let name = unsafe { CStr::from_ptr(value.cast_mut_ptr()) };
+    name.to_bytes_with_nul().len() as u32
 }
 
 fn alignment_bytes(code: u8) -> f64 {

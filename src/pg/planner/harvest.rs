@@ -43,6 +43,7 @@ pub unsafe fn needs(
                 needs.alternatives.extend(at.arms((*info).orclause));
             } else if let Some(filter) = at.filter((*info).clause, (*info).norm_selec) {
                 needs.filters.push(filter);
+                needs.orders.extend(at.row_order((*info).clause));
             }
         }
         match member {
@@ -211,6 +212,11 @@ impl Place {
                     let is_null = (*test).nulltesttype == pg_sys::NullTestType::IS_NULL;
                     made((*var).varattno, if is_null { Comparison::IsNull } else { Comparison::Range })
                 }
+                // `(a, b) > (1, 2)`: a range of the first column, and of all of them in their order.
+                pg_sys::NodeTag::T_RowCompareExpr => {
+                    let columns = self.row_columns(node.cast())?;
+                    made((**columns.first()?).varattno, Comparison::Range)
+                }
                 // `flag` and `NOT flag`.
                 pg_sys::NodeTag::T_Var => made((*self.column(node)?).varattno, Comparison::Equal),
                 pg_sys::NodeTag::T_BoolExpr => {
@@ -223,6 +229,54 @@ impl Place {
                 }
                 _ => None,
             }
+        }
+    }
+
+    /// The columns that a comparison of rows begins with, if an index on them can use it.
+    ///
+    /// # Safety
+    /// `clause` is a comparison of rows on this relation.
+    unsafe fn row_columns(&self, clause: *mut pg_sys::RowCompareExpr) -> Option<Vec<*mut pg_sys::Var>> {
+        // SAFETY: the lists are equally long: expressions left and right, operators, collations.
+        unsafe {
+            let mut sides = [(*clause).largs, (*clause).rargs].map(|list| PgList::<pg_sys::Node>::from_pg(list));
+            let commuted = self.column(sides[0].get_ptr(0)?).is_none();
+            if commuted {
+                sides.swap(0, 1);
+            }
+            let [keys, values] = sides;
+            let operators = PgList::<pg_sys::Oid>::from_pg((*clause).opnos);
+            let collations = PgList::<pg_sys::Oid>::from_pg((*clause).inputcollids);
+            let mut columns = Vec::new();
+            for at in 0..keys.len() {
+                let operator = operators.get_oid(at)?;
+                let operator = if commuted { pg_sys::get_commutator(operator) } else { operator };
+                let collation = collations.get_oid(at)?;
+                let usable = self.column(keys.get_ptr(at)?).filter(|var| {
+                    values.get_ptr(at).is_some_and(|value| is_value(value))
+                        && self.strategy(*var, operator, collation).is_some()
+                });
+                match usable {
+                    Some(var) => columns.push(var),
+                    None => break,
+                }
+            }
+            (!columns.is_empty()).then_some(columns)
+        }
+    }
+
+    /// The order that an index must have to serve a comparison of rows as a whole.
+    ///
+    /// # Safety
+    /// `clause` is an expression on this relation.
+    unsafe fn row_order(&self, clause: *mut pg_sys::Expr) -> Option<Vec<Key>> {
+        // SAFETY: the tag says which struct it is.
+        unsafe {
+            if !is_a(clause.cast(), pg_sys::NodeTag::T_RowCompareExpr) {
+                return None;
+            }
+            let columns = self.row_columns(clause.cast())?;
+            Some(columns.into_iter().map(|var| Key::ascending((*var).varattno)).collect())
         }
     }
 

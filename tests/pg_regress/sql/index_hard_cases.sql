@@ -140,6 +140,22 @@ SELECT columns FROM unnest(ARRAY['at ~= point(4, 4)', 'doc::text = ''{}''', 'c C
 SELECT pg_temp.steps(:'query') \gexec
 SELECT pg_temp.used(:'query');
 
+-- Comparison of rows: the next page after a key.
+CREATE TABLE pages AS SELECT g / 2000 AS day, g AS id FROM generate_series(1, 20000) g;
+ANALYZE pages;
+SELECT * FROM pg_temp.advice('SELECT * FROM pages WHERE (day, id) > (9, 19950)');
+SELECT * FROM pg_temp.advice('SELECT * FROM pages WHERE ROW(0, 7) > ROW(day, id)');
+SELECT * FROM pg_temp.advice('SELECT * FROM pages WHERE (day, id) >= ($1, $2) ORDER BY day, id LIMIT 5');
+SELECT pg_temp.steps('SELECT * FROM pages WHERE (day, id) > (9, 19950)') \gexec
+SELECT pg_temp.used('SELECT * FROM pages WHERE (day, id) > (9, 19950)');
+-- A name is stored in an index without its padding.
+CREATE TABLE named (n name, b int);
+INSERT INTO named SELECT 'name ' || g % 15000, g FROM generate_series(1, 20000) g;
+ANALYZE named;
+SELECT size_bytes AS estimated, ddl FROM perf.index_recommendations(queries => ARRAY['SELECT * FROM named WHERE n = ''name 7''']) WHERE source = 'workload' \gset
+:ddl;
+SELECT :estimated / pg_relation_size('named_n_idx')::float8 BETWEEN 0.9 AND 1.1 AS about_right;
+
 -- Shapes: CTEs, recursion, subqueries, set operations, LATERAL, window functions, grouping, MERGE, writing CTEs, EXISTS, IN.
 CREATE TABLE tree (id int PRIMARY KEY, parent int, name int);
 INSERT INTO tree SELECT g, g / 10, g FROM generate_series(1, 20000) g;
