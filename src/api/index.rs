@@ -62,7 +62,8 @@ fn texts(strings: Vec<String>) -> Vec<Text> {
 
 /// Recommends indexes for a workload, with evidence, and judges every row of `perf.index_policy`.
 ///
-/// `time_budget_ms`: when to stop searching; the best set found by then is returned. `storage_budget_bytes`: for all
+/// `time_budget_ms`: when to stop searching; the best set found by then is returned, without statements that take too long
+/// to plan, as when a user function sleeps. `storage_budget_bytes`: for all
 /// recommended indexes together; NULL for no limit. `include_inapplicable`: also policy rows whose table is missing.
 /// `workload`: `captured` or `pg_stat_statements`. `queries`: advice for exactly these statements instead, each executed
 /// `weights` times (once by default); needs no capture.

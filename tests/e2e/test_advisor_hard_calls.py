@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .advisor_case import CATALOGS, TRACES, AdvisorTest
-from .cluster import Cluster, Connection, SqlError
+from .cluster import SqlError
 
 ONE = "SELECT relation, columns FROM perf.index_recommendations(queries => '{SELECT * FROM t WHERE a = 4}') WHERE source <> 'policy'"
 FOUND = [("public.t", ["a"])]

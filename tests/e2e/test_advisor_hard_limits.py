@@ -96,6 +96,15 @@ class Limits(AdvisorTest):
             self.session.query("RESET statement_timeout")
             self.unharmed()
 
+    def test_statement_timeout_in_a_long_search(self) -> None:
+        self.session.query("SET statement_timeout = '300ms'")
+        traces = self.session.query(TRACES).rows
+        self.session.send_execute("SELECT perf.index_recommendations(300000, queries => $1::text[])", (BIG,))
+        self.ends("statement timeout")
+        self.assertEqual(self.session.query(TRACES).rows, traces)
+        self.session.query("RESET statement_timeout")
+        self.unharmed()
+
     def test_statement_timeout_and_budget_together(self) -> None:
         """Whichever comes first; both at once is an answer or the user's own timeout, never anything else."""
         self.session.query(SLEEPY.format(name="sleepy"))
