@@ -3,6 +3,8 @@
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::PgSqlErrorCode;
 
+use crate::pg::text;
+
 /// Everything a public function can refuse with.
 #[derive(Debug)]
 pub enum Error {
@@ -26,7 +28,9 @@ impl Error {
     /// Raises the error. Call only where no lock is held and nothing with a destructor is live.
     pub fn raise(self) -> ! {
         let (code, message, hint) = self.parts();
-        ErrorReport::new(code, message, "perf_opt").set_hint(hint).report(pgrx::PgLogLevel::ERROR);
+        ErrorReport::new(code, text::message(message), "perf_opt")
+            .set_hint(text::message(hint))
+            .report(pgrx::PgLogLevel::ERROR);
         unreachable!("an ERROR does not return")
     }
 

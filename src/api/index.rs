@@ -7,6 +7,8 @@ use pgrx::prelude::*;
 use crate::advise::index::recommend::{self, Options};
 use crate::advise::index::what_if;
 use crate::error::Error;
+use crate::pg::planner::Deadline;
+use crate::pg::text::{self, Document, Text};
 use crate::workload::{captured, queries, stat_statements};
 
 /// Plans one statement with and without indexes that do not exist; creates nothing and executes nothing.
@@ -26,24 +28,24 @@ use crate::workload::{captured, queries, stat_statements};
 #[pg_extern(volatile, parallel_unsafe)]
 #[allow(clippy::type_complexity, reason = "the row type is the contract")]
 fn what_if(
-    query: Option<&str>,
-    indexes: default!(Option<Vec<Option<String>>>, "'{}'"),
-    without: default!(Option<Vec<Option<String>>>, "'{}'"),
+    query: Option<Text>,
+    indexes: default!(Option<Vec<Option<Text>>>, "'{}'"),
+    without: default!(Option<Vec<Option<Text>>>, "'{}'"),
 ) -> TableIterator<
     'static,
     (
-        name!(variant, String),
+        name!(variant, Text),
         name!(total_cost, f64),
-        name!(indexes_used, Vec<String>),
-        name!(plan, String),
+        name!(indexes_used, Vec<Text>),
+        name!(plan, Text),
         name!(size_bytes, Option<i64>),
         name!(estimated_ms, f64),
         name!(work, pgrx::JsonB),
     ),
 > {
     let answer = required("query", query)
-        .and_then(|query| Ok((query, elements("indexes", indexes)?, elements("without", without)?)))
-        .and_then(|(query, indexes, without)| what_if::run(query, &indexes, &without));
+        .and_then(|query| Ok((query.0, strings("indexes", indexes)?, strings("without", without)?)))
+        .and_then(|(query, indexes, without)| what_if::run(&query, &indexes, &without));
     match answer {
         Ok(variants) => TableIterator::new(variants.into_iter().map(|row| {
             let work: serde_json::Map<String, serde_json::Value> = row
@@ -54,7 +56,15 @@ fn what_if(
                 .collect();
             let estimated_ms = row.work.milliseconds();
             let work = pgrx::JsonB(serde_json::Value::Object(work));
-            (row.variant.to_owned(), row.total_cost, row.indexes_used, row.plan, row.size_bytes, estimated_ms, work)
+            (
+                Text(row.variant.to_owned()),
+                row.total_cost,
+                texts(row.indexes_used),
+                Text(row.plan),
+                row.size_bytes,
+                estimated_ms,
+                work,
+            )
         })),
         Err(error) => error.raise(),
     }
@@ -69,10 +79,19 @@ fn elements<T>(argument: &'static str, value: Option<Vec<Option<T>>>) -> Result<
     required(argument, value)?.into_iter().map(|element| required(argument, element)).collect()
 }
 
+fn strings(argument: &'static str, value: Option<Vec<Option<Text>>>) -> Result<Vec<String>, Error> {
+    Ok(elements(argument, value)?.into_iter().map(|text| text.0).collect())
+}
+
+fn texts(strings: Vec<String>) -> Vec<Text> {
+    strings.into_iter().map(Text).collect()
+}
+
 /// Recommends indexes for a workload, with evidence, judges every row of `perf.index_policy`, and says which existing
 /// indexes to drop or rebuild.
 ///
-/// `time_budget_ms`: when to stop searching; the best set found by then is returned. `storage_budget_bytes`: for all
+/// `time_budget_ms`: when to stop searching; the best set found by then is returned, without statements that take too long
+/// to plan, as when a user function sleeps. `storage_budget_bytes`: for all
 /// recommended indexes together; NULL for no limit. `include_inapplicable`: also policy rows whose table is missing.
 /// `workload`: `captured` or `pg_stat_statements`. `queries`: advice for exactly these statements instead, each executed
 /// `weights` times (once by default); needs no capture.
@@ -94,33 +113,33 @@ fn index_recommendations(
     time_budget_ms: default!(Option<i32>, 5000),
     storage_budget_bytes: default!(Option<i64>, "NULL"),
     include_inapplicable: default!(Option<bool>, false),
-    workload: default!(Option<&str>, "'captured'"),
-    queries: default!(Option<Vec<Option<String>>>, "NULL"),
+    workload: default!(Option<Text>, "'captured'"),
+    queries: default!(Option<Vec<Option<Text>>>, "NULL"),
     weights: default!(Option<Vec<Option<f64>>>, "NULL"),
 ) -> TableIterator<
     'static,
     (
-        name!(id, String),
-        name!(priority, String),
-        name!(action, String),
-        name!(source, String),
-        name!(status, String),
-        name!(relation, String),
-        name!(columns, Vec<String>),
-        name!(access_method, String),
-        name!(ddl, Option<String>),
-        name!(undo_ddl, Option<String>),
+        name!(id, Text),
+        name!(priority, Text),
+        name!(action, Text),
+        name!(source, Text),
+        name!(status, Text),
+        name!(relation, Text),
+        name!(columns, Vec<Text>),
+        name!(access_method, Text),
+        name!(ddl, Option<Text>),
+        name!(undo_ddl, Option<Text>),
         name!(size_bytes, Option<i64>),
         name!(benefit_pct, Option<f64>),
         name!(benefit_ms_per_hour, Option<f64>),
         name!(statements_improved, Option<i32>),
         name!(best_speedup, Option<f64>),
         name!(write_cost_pct, Option<f64>),
-        name!(confidence, String),
-        name!(basis, String),
-        name!(policy_gain, Option<String>),
-        name!(reason, String),
-        name!(evidence, pgrx::JsonB),
+        name!(confidence, Text),
+        name!(basis, Text),
+        name!(policy_gain, Option<Text>),
+        name!(reason, Text),
+        name!(evidence, Document),
     ),
 > {
     let started = Instant::now();
@@ -131,38 +150,40 @@ fn index_recommendations(
             budget_bytes: budget(storage_budget_bytes)?,
             include_inapplicable: required("include_inapplicable", include_inapplicable)?,
         };
-        recommend::run(&source(workload, queries, weights)?, &options)
+        let workload = source(workload, queries, weights)?;
+        let _limit = Deadline::set(deadline);
+        recommend::run(&workload, &options)
     });
     let outcome = match answer {
         Ok(outcome) => outcome,
         Err(error) => error.raise(),
     };
-    for line in &outcome.notices {
-        pgrx::notice!("{line}");
+    for line in outcome.notices {
+        pgrx::notice!("{}", text::message(line));
     }
     TableIterator::new(outcome.rows.into_iter().map(|row| {
         (
-            row.id,
-            row.priority,
-            row.action.to_owned(),
-            row.source.to_owned(),
-            row.status.to_owned(),
-            row.relation,
-            row.columns,
-            row.access_method,
-            row.ddl,
-            row.undo_ddl,
+            Text(row.id),
+            Text(row.priority),
+            Text(row.action.to_owned()),
+            Text(row.source.to_owned()),
+            Text(row.status.to_owned()),
+            Text(row.relation),
+            texts(row.columns),
+            Text(row.access_method),
+            row.ddl.map(Text),
+            row.undo_ddl.map(Text),
             row.size_bytes,
             row.benefit_pct,
             row.benefit_ms_per_hour,
             row.statements_improved,
             row.best_speedup,
             row.write_cost_pct,
-            row.confidence.to_owned(),
-            row.basis.to_owned(),
-            row.policy_gain,
-            row.reason,
-            pgrx::JsonB(row.evidence),
+            Text(row.confidence.to_owned()),
+            Text(row.basis.to_owned()),
+            row.policy_gain.map(Text),
+            Text(row.reason),
+            Document(row.evidence),
         )
     }))
 }
@@ -191,12 +212,12 @@ fn budget(bytes: Option<i64>) -> Result<Option<f64>, Error> {
 }
 
 fn source(
-    workload: Option<&str>,
-    queries: Option<Vec<Option<String>>>,
+    workload: Option<Text>,
+    queries: Option<Vec<Option<Text>>>,
     weights: Option<Vec<Option<f64>>>,
 ) -> Result<queries::Workload, Error> {
-    let name = required("workload", workload)?;
-    if !matches!(name, "captured" | "pg_stat_statements") {
+    let name = required("workload", workload)?.0;
+    if !matches!(name.as_str(), "captured" | "pg_stat_statements") {
         return Err(Error::InvalidArgument {
             argument: "workload",
             value: format!("\"{name}\""),
@@ -207,7 +228,7 @@ fn source(
     match (queries, weights) {
         (Some(list), weights) => {
             let weights = weights.map(|weights| elements("weights", Some(weights))).transpose()?;
-            queries::given(elements("queries", Some(list))?, weights)
+            queries::given(strings("queries", Some(list))?, weights)
         }
         (None, Some(_)) => Err(Error::InvalidArgument {
             argument: "weights",

@@ -3,6 +3,8 @@
 use pgrx::datum::DatumWithOid;
 use pgrx::{pg_sys, Spi};
 
+use super::text::Text;
+
 /// Runs a query and collects what `read` makes of its rows; an ERROR of the query is raised as it is.
 pub fn rows<T>(
     query: &str,
@@ -27,14 +29,36 @@ pub fn value<T: pgrx::FromDatum + pgrx::IntoDatum>(
     Ok(rows(query, arguments, |row| row.get::<T>(1))?.into_iter().next())
 }
 
-/// Whether `name` is of at most two parts: `to_regclass` raises an ERROR for more rather than finding nothing.
+/// Whether `name` can be a relation's, qualified or not: `to_regclass` raises an ERROR for some that cannot, rather than
+/// finding nothing.
 pub fn is_relation_name(name: &str) -> bool {
-    let mut quoted = false;
-    let dots = name.bytes().filter(|byte| {
-        quoted ^= *byte == b'"';
-        *byte == b'.' && !quoted
-    });
-    dots.count() <= 1
+    let is_space = |c: char| matches!(c, ' ' | '\t' | '\n' | '\r' | '\x0c');
+    let mut rest = name.trim_start_matches(is_space);
+    for _ in 0..2 {
+        if let Some(mut quoted) = rest.strip_prefix('"') {
+            // A doubled quote stands for itself.
+            rest = loop {
+                let Some((_, after)) = quoted.split_once('"') else { return false };
+                match after.strip_prefix('"') {
+                    Some(more) => quoted = more,
+                    None => break after,
+                }
+            };
+        } else {
+            let end = rest.find(|c: char| c == '.' || is_space(c)).unwrap_or(rest.len());
+            if end == 0 {
+                return false;
+            }
+            rest = &rest[end..];
+        }
+        rest = rest.trim_start_matches(is_space);
+        if rest.is_empty() {
+            return true;
+        }
+        let Some(next) = rest.strip_prefix('.') else { return false };
+        rest = next.trim_start_matches(is_space);
+    }
+    false
 }
 
 /// The index called `name` and, if it is partitioned, its parts; None when there is none.
@@ -50,7 +74,7 @@ pub fn index_named(name: &str) -> Option<Vec<pg_sys::Oid>> {
              UNION ALL
              SELECT i.inhrelid FROM tree t JOIN pg_catalog.pg_inherits i ON i.inhparent OPERATOR(pg_catalog.=) t.relid)
          SELECT t.relid FROM tree t",
-        &[name.into()],
+        &[Text(name.to_owned()).into()],
         |row| row.get::<pg_sys::Oid>(1),
     )
     .unwrap_or_default();

@@ -195,7 +195,7 @@ impl<'a> Reader<'a> {
             let name = if (*statement).idxname.is_null() {
                 name::index_name(&self.relation.name, &names, |_| false)
             } else {
-                CStr::from_ptr((*statement).idxname).to_string_lossy().into_owned()
+                ident::from_server(CStr::from_ptr((*statement).idxname))
             };
             let mut index = Hypothetical::new(&name, self.relation.oid, self.kind, keys);
             index.include = include;
@@ -216,7 +216,7 @@ impl<'a> Reader<'a> {
             if (*element).name.is_null() {
                 return Ok(None);
             }
-            let name = CStr::from_ptr((*element).name).to_string_lossy();
+            let name = ident::from_server(CStr::from_ptr((*element).name));
             match self.relation.column_named(&name) {
                 Some(column) if column.is_virtual => Err(unsupported("an index on a virtual generated column")),
                 Some(column) => Ok(Some(column.number)),

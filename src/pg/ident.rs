@@ -7,6 +7,8 @@ use std::ffi::{CStr, CString};
 
 use pgrx::pg_sys;
 
+use super::text::DbText;
+
 /// Quotes an identifier as the server itself would (`quote_all_identifiers` and keywords included).
 ///
 /// A NUL byte cannot occur in a name that came from the server; one that came from elsewhere ends there.
@@ -14,7 +16,7 @@ pub fn quote(name: &str) -> String {
     let name = until_nul(name);
     // SAFETY: `name` is NUL-terminated and lives through the call; the result is either `name` itself or a palloc'd
     // NUL-terminated copy, and is copied at once.
-    unsafe { CStr::from_ptr(pg_sys::quote_identifier(name.as_ptr())).to_string_lossy().into_owned() }
+    unsafe { from_server(CStr::from_ptr(pg_sys::quote_identifier(name.as_ptr()))) }
 }
 
 /// `schema.name`, both quoted where needed.
@@ -48,15 +50,22 @@ pub unsafe fn owned(text: *mut std::ffi::c_char) -> Option<String> {
     }
     // SAFETY: the caller promises a NUL-terminated palloc'd string.
     unsafe {
-        let copy = CStr::from_ptr(text).to_string_lossy().into_owned();
+        let copy = from_server(CStr::from_ptr(text));
         pg_sys::pfree(text.cast());
         Some(copy)
     }
 }
 
-/// A C string of `text` up to its first NUL byte, if any.
+/// Text of the server, which is in the database's encoding.
+pub fn from_server(text: &CStr) -> String {
+    match text.to_str() {
+        Ok(ascii) if ascii.is_ascii() => ascii.to_owned(),
+        _ => DbText::from_bytes(text.to_bytes().to_vec()).to_utf8(),
+    }
+}
+
+/// A C string for the server, in the database's encoding, of `text` up to its first NUL byte, if any.
 pub fn until_nul(text: &str) -> CString {
-    let bytes = text.as_bytes();
-    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
-    CString::new(&bytes[..end]).unwrap_or_default()
+    let end = text.find('\0').unwrap_or(text.len());
+    CString::new(DbText::from_utf8(&text[..end]).as_bytes()).unwrap_or_default()
 }

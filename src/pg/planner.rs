@@ -10,6 +10,7 @@
 //! caches are not involved.
 
 mod harvest;
+mod limit;
 mod plan_tree;
 mod work;
 
@@ -28,6 +29,7 @@ use super::expressions::Expressions;
 use super::hypothetical::Hypothetical;
 use super::ident;
 use crate::compat;
+pub use limit::Deadline;
 pub use plan_tree::{Scan, UsedIndex};
 
 /// One parameter value as text, with its type.
@@ -125,6 +127,8 @@ pub enum Failure {
     NotOne(usize),
     /// It is a utility statement.
     Utility,
+    /// Planning took longer than the call's [`Deadline`] allows.
+    TimedOut,
 }
 
 impl Failure {
@@ -134,6 +138,7 @@ impl Failure {
             Failure::Raised(caught) => report_of(caught).message().to_owned(),
             Failure::NotOne(count) => format!("{count} statements instead of one"),
             Failure::Utility => "a utility statement has no plan".to_owned(),
+            Failure::TimedOut => "planning took too long".to_owned(),
         }
     }
 
@@ -189,17 +194,25 @@ impl Drop for ActiveGuard {
     }
 }
 
-/// Plans `statement` once for each configuration, in order. An ERROR of the statement is a [`Failure`]; a cancel request,
-/// a shutdown and a lack of memory are raised again once everything is as before.
+/// Plans `statement` once for each configuration, in order. An ERROR of the statement is a [`Failure`], and so is the end of
+/// the time that a [`Deadline`] leaves; a cancel request, a shutdown and a lack of memory are raised again once everything
+/// is as before.
 pub fn plan(statement: &Statement<'_>, configurations: &[Configuration<'_>]) -> Result<Vec<Planned>, Failure> {
     install_hooks();
+    let timed_out = Cell::new(false);
     let outcome = in_subtransaction(|| {
+        let _clock = limit::Clock::start(&timed_out);
         // SAFETY: inside a subtransaction with a memory context of its own, see `in_subtransaction`.
         unsafe { plan_all(statement, configurations) }
     });
     match outcome {
         Ok(result) => result,
-        Err(caught) => Err(Failure::Raised(unless_fatal(caught))),
+        Err(caught) => {
+            if report_of(&caught).sql_error_code() == PgSqlErrorCode::ERRCODE_QUERY_CANCELED && timed_out.get() {
+                return Err(Failure::TimedOut);
+            }
+            Err(Failure::Raised(unless_fatal(caught)))
+        }
     }
 }
 
@@ -491,7 +504,7 @@ unsafe fn explain(plan: *mut pg_sys::PlannedStmt, text: &CStr, parameters: pg_sy
         pg_sys::ExplainEndOutput(state);
         pg_sys::standard_ExecutorEnd(descriptor);
         let buffer = (*state).str_;
-        let printed = CStr::from_ptr((*buffer).data).to_string_lossy().trim_end().to_owned();
+        let printed = ident::from_server(CStr::from_ptr((*buffer).data)).trim_end().to_owned();
         pg_sys::FreeQueryDesc(descriptor);
         printed
     }

@@ -2,6 +2,8 @@
 //! rows. Reads the syscache and the relation's block count; locks the relation in ACCESS SHARE for the time of one call
 //! and never waits for that lock.
 
+use std::ffi::CStr;
+
 use perf_core::index::size;
 use pgrx::pg_sys;
 
@@ -20,6 +22,8 @@ pub enum Unusable {
     System,
     /// It is temporary.
     Temporary,
+    /// It is unlogged, and this is a standby: it has no files here.
+    NotHere,
 }
 
 impl Unusable {
@@ -31,6 +35,7 @@ impl Unusable {
             Unusable::NotATable => "it is not a table or materialized view",
             Unusable::System => "it belongs to the system",
             Unusable::Temporary => "it is temporary",
+            Unusable::NotHere => "it is unlogged, and this server is a standby",
         }
     }
 }
@@ -123,6 +128,8 @@ impl Relation {
                 Err(Unusable::System)
             } else if (*class).relpersistence as u8 == b't' {
                 Err(Unusable::Temporary)
+            } else if (*class).relpersistence as u8 == b'u' && pg_sys::RecoveryInProgress() {
+                Err(Unusable::NotHere)
             } else {
                 Relation::from_open(oid, kind, relation)
             };
@@ -148,7 +155,7 @@ impl Relation {
                 if !attribute.attisdropped {
                     columns.push(Column {
                         number: attribute.attnum,
-                        name: pgrx::name_data_to_str(&attribute.attname).to_owned(),
+                        name: ident::from_server(CStr::from_ptr(attribute.attname.data.as_ptr())),
                         type_oid: attribute.atttypid,
                         typmod: attribute.atttypmod,
                         collation: attribute.attcollation,
@@ -263,27 +270,38 @@ impl Relation {
             estimate.width = f64::from((*row).stawidth);
             estimate.null_fraction = f64::from((*row).stanullfrac);
             estimate.distinct = self.distinct(&*row);
+            // A B-tree keeps a name without what pads it to its length.
+            let is_name = pg_sys::getBaseType(column.type_oid) == pg_sys::NAMEOID;
+            let width_of: Option<unsafe fn(pg_sys::Datum) -> u32> = match column.length {
+                _ if is_name => Some(name_width),
+                -1 => Some(stored_width),
+                _ => None,
+            };
             let wanted = pg_sys::ATTSTATSSLOT_NUMBERS | pg_sys::ATTSTATSSLOT_VALUES;
             with_slot(tuple, pg_sys::STATISTIC_KIND_MCV, wanted, |slot| {
                 for at in 0..slot.nnumbers.max(0) as usize {
                     let share = f64::from(*slot.numbers.add(at));
                     estimate.common.push(share);
-                    if column.length == -1 && (at as i32) < slot.nvalues {
-                        estimate.widths.push((stored_width(*slot.values.add(at)), share));
+                    if let Some(width_of) = width_of.filter(|_| (at as i32) < slot.nvalues) {
+                        estimate.widths.push((width_of(*slot.values.add(at)), share));
                     }
                 }
             });
-            if column.length == -1 {
+            if let Some(width_of) = width_of {
                 let rest = (1.0 - estimate.null_fraction - estimate.common.iter().sum::<f64>()).max(0.0);
                 with_slot(tuple, pg_sys::STATISTIC_KIND_HISTOGRAM, pg_sys::ATTSTATSSLOT_VALUES, |slot| {
                     for at in 0..slot.nvalues.max(0) as usize {
                         let share = rest / f64::from(slot.nvalues);
-                        estimate.widths.push((stored_width(*slot.values.add(at)), share));
+                        estimate.widths.push((width_of(*slot.values.add(at)), share));
                     }
                 });
             }
             pg_sys::ReleaseSysCache(tuple);
-            if column.length > 0 {
+            if is_name && !estimate.widths.is_empty() {
+                let weight: f64 = estimate.widths.iter().map(|(_, share)| share).sum();
+                let sum: f64 = estimate.widths.iter().map(|(width, share)| f64::from(*width) * share).sum();
+                estimate.width = sum / weight.max(f64::MIN_POSITIVE);
+            } else if column.length > 0 {
                 estimate.width = f64::from(column.length);
             } else if estimate.width < 127.0 {
                 // A short header needs no alignment.
@@ -366,6 +384,16 @@ pub unsafe fn stored_width(value: pg_sys::Datum) -> u32 {
     } else {
         payload + 4
     }
+}
+
+/// Bytes that a name takes in a B-tree: its own, and the NUL at its end.
+///
+/// # Safety
+/// `value` is a name.
+unsafe fn name_width(value: pg_sys::Datum) -> u32 {
+    // SAFETY: as promised; a name is NUL-terminated within its length.
+    let name = unsafe { CStr::from_ptr(value.cast_mut_ptr()) };
+    name.to_bytes_with_nul().len() as u32
 }
 
 /// Bytes to which a type with this `typalign` is aligned.

@@ -1,6 +1,7 @@
 //! Text in the encoding of the current database, as bytes. A Rust `String` is UTF-8; a database need not be.
 
 use pgrx::callconv::{Arg, ArgAbi, BoxRet, FcInfo};
+use pgrx::datum::{Datum, UnboxDatum};
 use pgrx::pgrx_sql_entity_graph::impl_sql_translatable;
 use pgrx::{pg_sys, FromDatum, IntoDatum};
 
@@ -35,6 +36,24 @@ impl DbText {
         DbText(bytes)
     }
 
+    /// From Rust text. In SQL_ASCII, which says nothing of what bytes mean, it stays UTF-8.
+    pub fn from_utf8(text: &str) -> DbText {
+        // SAFETY: a plain look-up.
+        match unsafe { pg_sys::GetDatabaseEncoding() } as u32 {
+            pg_sys::pg_enc::PG_UTF8 | pg_sys::pg_enc::PG_SQL_ASCII => DbText(text.as_bytes().to_vec()),
+            _ => DbText::convert(text.as_bytes().to_vec(), pg_sys::pg_enc::PG_UTF8 as i32),
+        }
+    }
+
+    /// As Rust text; what is invalid becomes U+FFFD. The way back gives the same bytes for all that is valid.
+    pub fn to_utf8(&self) -> String {
+        // SAFETY: a plain look-up.
+        let here = unsafe { pg_sys::GetDatabaseEncoding() };
+        let utf8 = pg_sys::pg_enc::PG_UTF8 as i32;
+        let converted = if here == utf8 || self.0.is_ascii() { None } else { try_convert(&self.0, here, utf8) };
+        String::from_utf8_lossy(converted.as_deref().unwrap_or(&self.0)).into_owned()
+    }
+
     /// ASCII is the same in every server encoding.
     pub fn from_ascii(text: &str) -> DbText {
         DbText(text.as_bytes().to_vec())
@@ -46,11 +65,6 @@ impl DbText {
 
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
-    }
-
-    /// For logic that only looks for ASCII words.
-    pub fn lossy(&self) -> std::borrow::Cow<'_, str> {
-        String::from_utf8_lossy(&self.0)
     }
 }
 
@@ -132,3 +146,109 @@ unsafe impl BoxRet for DbText {
 }
 
 impl_sql_translatable!(DbText, "text");
+
+/// A message to the client: those are sent as if they were in the database's encoding already, so in one that is not UTF-8
+/// only ASCII stays.
+pub fn message(text: String) -> String {
+    // SAFETY: a plain look-up.
+    match unsafe { pg_sys::GetDatabaseEncoding() } as u32 {
+        pg_sys::pg_enc::PG_UTF8 | pg_sys::pg_enc::PG_SQL_ASCII => text,
+        _ => text.chars().map(|char| if char.is_ascii() { char } else { '?' }).collect(),
+    }
+}
+
+/// Rust text that is a `text` in SQL: converted from the database's encoding when read, and to it when written.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Text(pub String);
+
+impl IntoDatum for Text {
+    fn into_datum(self) -> Option<pg_sys::Datum> {
+        DbText::from_utf8(&self.0).into_datum()
+    }
+
+    fn type_oid() -> pg_sys::Oid {
+        pg_sys::TEXTOID
+    }
+}
+
+impl FromDatum for Text {
+    unsafe fn from_polymorphic_datum(datum: pg_sys::Datum, is_null: bool, type_oid: pg_sys::Oid) -> Option<Text> {
+        // SAFETY: passed on to the caller.
+        unsafe { DbText::from_polymorphic_datum(datum, is_null, type_oid) }.map(|text| Text(text.to_utf8()))
+    }
+}
+
+// SAFETY: the result owns its memory.
+unsafe impl UnboxDatum for Text {
+    type As<'src> = Text;
+
+    unsafe fn unbox<'src>(datum: Datum<'src>) -> Text
+    where
+        Self: 'src,
+    {
+        // SAFETY: the caller vouches for a text datum that is not NULL.
+        unsafe { Text::from_datum(datum.sans_lifetime(), false) }.unwrap_or_default()
+    }
+}
+
+// SAFETY: a text argument's datum is what FromDatum reads.
+unsafe impl<'fcx> ArgAbi<'fcx> for Text {
+    unsafe fn unbox_arg_unchecked(arg: Arg<'_, 'fcx>) -> Self {
+        // SAFETY: the caller vouches for an argument of the declared type that is not NULL.
+        unsafe { arg.unbox_arg_using_from_datum() }.unwrap_or_default()
+    }
+}
+
+// SAFETY: the datum made is a text, as declared.
+unsafe impl BoxRet for Text {
+    unsafe fn box_into<'fcx>(self, fcinfo: &mut FcInfo<'fcx>) -> Datum<'fcx> {
+        // SAFETY: passed on to the caller.
+        unsafe { DbText::from_utf8(&self.0).box_into(fcinfo) }
+    }
+}
+
+impl_sql_translatable!(Text, "text");
+
+/// A `jsonb` in SQL.
+#[derive(Clone, Debug, Default)]
+pub struct Document(pub serde_json::Value);
+
+impl IntoDatum for Document {
+    fn into_datum(self) -> Option<pg_sys::Datum> {
+        let mut printed = self.0.to_string();
+        // SAFETY: a plain look-up.
+        let here = unsafe { pg_sys::GetDatabaseEncoding() } as u32;
+        if !matches!(here, pg_sys::pg_enc::PG_UTF8 | pg_sys::pg_enc::PG_SQL_ASCII) {
+            // The server makes escapes what they are in its encoding.
+            let mut escaped = String::with_capacity(printed.len());
+            for unit in printed.encode_utf16() {
+                match u8::try_from(unit) {
+                    Ok(byte) if byte.is_ascii() => escaped.push(byte as char),
+                    _ => escaped.push_str(&format!("\\u{unit:04x}")),
+                }
+            }
+            printed = escaped;
+        }
+        // A NUL character is an escape in JSON.
+        let printed = std::ffi::CString::new(printed).unwrap_or_default();
+        // SAFETY: jsonb's input function takes a C string and copies what it keeps.
+        unsafe { pgrx::direct_function_call_as_datum(pg_sys::jsonb_in, &[Some(pg_sys::Datum::from(printed.as_ptr()))]) }
+    }
+
+    fn type_oid() -> pg_sys::Oid {
+        pg_sys::JSONBOID
+    }
+}
+
+// SAFETY: the datum made is a jsonb, as declared.
+unsafe impl BoxRet for Document {
+    unsafe fn box_into<'fcx>(self, fcinfo: &mut FcInfo<'fcx>) -> Datum<'fcx> {
+        match self.into_datum() {
+            // SAFETY: a jsonb datum, which is what the function is declared to return.
+            Some(datum) => unsafe { fcinfo.return_raw_datum(datum) },
+            None => fcinfo.return_null(),
+        }
+    }
+}
+
+impl_sql_translatable!(Document, "jsonb");

@@ -50,7 +50,7 @@ fn statement(item: &Snapshot, kept: Vec<Sample>) -> WorkloadStatement {
     samples.sort_by_key(|sample| sample.params.iter().any(Option::is_none));
     if samples.is_empty() {
         // Nothing was sampled: plan the normalised text with parameters of unknown value.
-        let text = item.text.as_ref().map(|text| with_casts(&text.lossy())).unwrap_or_default();
+        let text = item.text.as_ref().map(|text| with_casts(&text.to_utf8())).unwrap_or_default();
         samples.push(StatementSample { text, ..StatementSample::default() });
     }
     WorkloadStatement {
@@ -74,11 +74,11 @@ fn sample(kept: &Sample) -> StatementSample {
             .iter()
             .map(|param| match &param.value {
                 Value::Text(value) => {
-                    Some(SampleParam { type_oid: pg_sys::Oid::from(param.type_oid), value: value.lossy().into_owned() })
+                    Some(SampleParam { type_oid: pg_sys::Oid::from(param.type_oid), value: value.to_utf8() })
                 }
                 Value::Null | Value::Unknown => None,
             })
             .collect()
     };
-    StatementSample { text: kept.text.lossy().into_owned(), search_path: kept.search_path.lossy().into_owned(), params }
+    StatementSample { text: kept.text.to_utf8(), search_path: kept.search_path.to_utf8(), params }
 }

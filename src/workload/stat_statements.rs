@@ -5,6 +5,7 @@ use pgrx::pg_sys;
 
 use super::queries::{Source, StatementSample, Workload, WorkloadStatement};
 use crate::error::Error;
+use crate::pg::text::Text;
 use crate::pg::{catalog, ident, role};
 
 /// Statements read, at most, by measured time.
@@ -12,7 +13,7 @@ const STATEMENTS_MAX: i64 = 1000;
 
 /// Reads the view of the current database.
 pub fn read() -> Result<Workload, Error> {
-    let schema = catalog::value::<String>(
+    let schema = catalog::value::<Text>(
         "SELECT n.nspname::pg_catalog.text FROM pg_catalog.pg_extension e
            JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) e.extnamespace
           WHERE e.extname OPERATOR(pg_catalog.=) 'pg_stat_statements'",
@@ -20,6 +21,7 @@ pub fn read() -> Result<Workload, Error> {
     )
     .ok()
     .flatten()
+    .map(|schema| schema.0)
     .ok_or_else(|| Error::WrongState {
         message: "extension \"pg_stat_statements\" is not installed in this database".to_owned(),
         hint: "Run CREATE EXTENSION pg_stat_statements, or pass workload => 'captured' or queries.".to_owned(),
@@ -39,7 +41,7 @@ pub fn read() -> Result<Workload, Error> {
         hint: "Update the extension with ALTER EXTENSION pg_stat_statements UPDATE.".to_owned(),
     };
     let statements = catalog::rows(&query, &[], |row| {
-        let text = row.get::<String>(6)?.unwrap_or_default();
+        let text = row.get::<Text>(6)?.unwrap_or_default().0;
         Ok(Some(WorkloadStatement {
             queryid: row.get::<i64>(1)?.unwrap_or(0),
             userid: row.get::<pg_sys::Oid>(2)?.unwrap_or(pg_sys::InvalidOid),

@@ -1,14 +1,14 @@
 //! The SQL that creates a recommended index and that drops it again, and the words in it. Called when rows are made; reads
 //! names from the catalog, locks nothing.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use perf_core::index::{name, Candidate, Key, Part};
 use pgrx::pg_sys;
 
-use super::existing;
+use super::pool::Entry;
 use super::study::Known;
-use crate::pg::catalog::{self, Partition};
+use crate::pg::catalog::Partition;
 use crate::pg::expressions::Expressions;
 use crate::pg::{ident, opclass};
 
@@ -81,10 +81,12 @@ pub fn definition(known: &Known, candidate: &Candidate, expressions: &Expression
 /// On a partitioned table: an empty index on every level, one on each leaf without holding off its writes, and each
 /// attached to the one above it, from the leaves up. Expressions have no statistics, so the planner does not know what the
 /// index is good for, until the table is analysed again.
-pub fn create(known: &Known, candidate: &Candidate, index: &str, expressions: &Expressions) -> (String, String) {
+pub fn create(known: &Known, entry: &Entry, expressions: &Expressions) -> (String, String) {
+    let candidate = &entry.candidate;
     let definition = definition(known, candidate, expressions);
     let relation = &known.relation;
-    let (quoted, qualified) = (ident::quote(index), ident::qualified(&relation.schema, index));
+    let index = ident::from_server(&entry.index.name);
+    let (quoted, qualified) = (ident::quote(&index), ident::qualified(&relation.schema, &index));
     let has_expression = candidate.keys.iter().any(|key| key.column().is_none());
     let analyze = has_expression.then(|| format!("ANALYZE {}", relation.qualified()));
     if relation.kind != b'p' {
@@ -93,48 +95,24 @@ pub fn create(known: &Known, candidate: &Candidate, index: &str, expressions: &E
         statements.extend(analyze);
         return (statements.join(";\n"), format!("DROP INDEX CONCURRENTLY {qualified}"));
     }
-    let partitions = catalog::partitions(relation.oid);
-    let names = part_names(&partitions, known, index, &name_pieces(known, candidate, expressions));
+    let parts = &entry.parts;
     let mut above = HashMap::from([(relation.oid.to_u32(), qualified.clone())]);
-    above.extend(
-        partitions.iter().zip(&names).map(|(part, name)| (part.oid.to_u32(), ident::qualified(&part.schema, name))),
-    );
+    above.extend(parts.iter().map(|(part, name)| (part.oid.to_u32(), ident::qualified(&part.schema, name))));
     let attach = |part: &Partition| {
         let (parent, own) = (above.get(&part.parent.to_u32())?, above.get(&part.oid.to_u32())?);
         Some(format!("ALTER INDEX {parent} ATTACH PARTITION {own}"))
     };
     let mut statements = vec![format!("CREATE INDEX {quoted} ON ONLY {} {definition}", relation.qualified())];
-    let both = || partitions.iter().zip(&names);
-    for (part, name) in both().filter(|(part, _)| part.is_partitioned) {
+    for (part, name) in parts.iter().filter(|(part, _)| part.is_partitioned) {
         let (name, table) = (ident::quote(name), ident::qualified(&part.schema, &part.name));
         statements.push(format!("CREATE INDEX {name} ON ONLY {table} {definition}"));
     }
-    for (part, name) in both().filter(|(part, _)| !part.is_partitioned) {
+    for (part, name) in parts.iter().filter(|(part, _)| !part.is_partitioned) {
         let (name, table) = (ident::quote(name), ident::qualified(&part.schema, &part.name));
         statements.push(format!("CREATE INDEX CONCURRENTLY {name} ON {table} {definition}"));
         statements.extend(attach(part));
     }
-    statements.extend(partitions.iter().rev().filter(|part| part.is_partitioned).filter_map(attach));
+    statements.extend(parts.iter().rev().map(|(part, _)| part).filter(|part| part.is_partitioned).filter_map(attach));
     statements.extend(analyze);
     (statements.join(";\n"), format!("DROP INDEX {qualified}"))
-}
-
-/// An unused name for the index on each partition. Where the whole index needed a number, so do its parts: another
-/// recommendation has the names without.
-fn part_names(partitions: &[Partition], known: &Known, index: &str, pieces: &[String]) -> Vec<String> {
-    let number = name::number_of(index);
-    let mut used: HashMap<&str, HashSet<String>> = HashMap::new();
-    used.entry(&known.relation.schema)
-        .or_insert_with(|| existing::names_in(&known.relation.schema))
-        .insert(index.to_owned());
-    partitions
-        .iter()
-        .map(|part| {
-            let names = used.entry(&part.schema).or_insert_with(|| existing::names_in(&part.schema));
-            let chosen =
-                name::index_name(&part.name, pieces, |name| name::number_of(name) < number || names.contains(name));
-            names.insert(chosen.clone());
-            chosen
-        })
-        .collect()
 }

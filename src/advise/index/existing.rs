@@ -4,6 +4,7 @@ use perf_core::index::{keys_cover, Candidate, Key, Kind};
 use pgrx::pg_sys;
 
 use crate::pg::catalog;
+use crate::pg::text::Text;
 
 /// An index of a relation.
 #[derive(Clone, Debug)]
@@ -49,7 +50,7 @@ pub fn of(relation: pg_sys::Oid) -> Vec<Existing> {
                 .map(|(column, option)| Key { descending: option & 1 != 0, nulls_first: option & 2 != 0, ..Key::ascending(*column) })
                 .collect();
             Ok(Some(Existing {
-                name: row.get::<String>(1)?.unwrap_or_default(),
+                name: row.get::<Text>(1)?.unwrap_or_default().0,
                 keys,
                 bytes: row.get::<i64>(5)?.unwrap_or(0),
                 is_plain: row.get::<bool>(6)?.unwrap_or(false),
@@ -87,8 +88,8 @@ pub fn names_in(schema: &str) -> std::collections::HashSet<String> {
         "SELECT c.relname::pg_catalog.text FROM pg_catalog.pg_class c
           WHERE c.relnamespace OPERATOR(pg_catalog.=) (SELECT n.oid FROM pg_catalog.pg_namespace n
                                                         WHERE n.nspname::pg_catalog.text OPERATOR(pg_catalog.=) $1)",
-        &[schema.into()],
-        |row| row.get::<String>(1),
+        &[Text(schema.to_owned()).into()],
+        |row| Ok(row.get::<Text>(1)?.map(|name| name.0)),
     )
     .unwrap_or_default()
     .into_iter()

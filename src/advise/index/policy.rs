@@ -6,6 +6,7 @@ use pgrx::pg_sys;
 use crate::error::Error;
 use crate::pg::catalog;
 use crate::pg::relation::{btree_opclass, Relation, Unusable};
+use crate::pg::text::Text;
 
 /// One row, as written.
 #[derive(Clone, Debug, Default)]
@@ -41,10 +42,16 @@ pub fn read() -> Result<Vec<PolicyRow>, Error> {
         &[],
         |row| {
             Ok(Some(PolicyRow {
-                table_name: row.get::<String>(1)?.unwrap_or_default(),
-                columns: row.get::<Vec<Option<String>>>(2)?.unwrap_or_default().into_iter().flatten().collect(),
-                priority: row.get::<String>(3)?.unwrap_or_default(),
-                expected_gain: row.get::<String>(4)?,
+                table_name: row.get::<Text>(1)?.unwrap_or_default().0,
+                columns: row
+                    .get::<Vec<Option<Text>>>(2)?
+                    .unwrap_or_default()
+                    .into_iter()
+                    .flatten()
+                    .map(|name| name.0)
+                    .collect(),
+                priority: row.get::<Text>(3)?.unwrap_or_default().0,
+                expected_gain: row.get::<Text>(4)?.map(|gain| gain.0),
             }))
         },
     )
@@ -59,7 +66,7 @@ pub fn resolve(row: &PolicyRow) -> Resolved {
     let table = &row.table_name;
     let look_up = "SELECT pg_catalog.to_regclass($1)::pg_catalog.oid";
     let found = catalog::is_relation_name(table)
-        .then(|| catalog::value::<pg_sys::Oid>(look_up, &[table.as_str().into()]).ok().flatten());
+        .then(|| catalog::value::<pg_sys::Oid>(look_up, &[Text(table.clone()).into()]).ok().flatten());
     let Some(Some(oid)) = found else {
         return Resolved::NotApplicable(format!("table {table} does not exist in this database."));
     };

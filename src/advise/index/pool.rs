@@ -10,6 +10,7 @@ use perf_core::index::{Candidate, Part};
 
 use super::existing;
 use super::study::{Known, Studied, Study};
+use crate::pg::catalog::Partition;
 use crate::pg::hypothetical::Hypothetical;
 use crate::pg::planner::{Configuration, Planned, UsedIndex, WriteCommand};
 use crate::workload::queries::Workload;
@@ -39,6 +40,8 @@ pub struct Entry {
     pub candidate: Candidate,
     /// As the planner is told.
     pub index: Hypothetical,
+    /// Names of its parts, one for each partition with storage.
+    pub parts: Vec<(Partition, String)>,
     /// Statements that it might serve.
     pub statements: Vec<usize>,
     /// Rows of the policy that name it.
@@ -114,7 +117,8 @@ impl Pool {
             })
             .collect();
         let write_cost = write_cost(study, workload, known, &candidate);
-        self.entries.push(Entry { candidate, index, statements, policy: policy.into_iter().collect(), write_cost });
+        let policy = policy.into_iter().collect();
+        self.entries.push(Entry { candidate, index, parts: Vec::new(), statements, policy, write_cost });
         Some(self.entries.len() - 1)
     }
 

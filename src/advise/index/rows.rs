@@ -12,8 +12,8 @@ use super::study::{Known, Studied, Study};
 use super::what_if::used_name;
 use super::{ddl, existing};
 use crate::pg::hypothetical::Hypothetical;
-use crate::pg::ident;
 use crate::pg::planner::{Planned, Scan};
+use crate::pg::{catalog, ident};
 use crate::workload::queries::Workload;
 
 /// Statements listed in the evidence of one row, at most: those that gain most.
@@ -91,21 +91,31 @@ pub struct Findings<'a> {
     pub options: &'a Options,
 }
 
-/// Gives every candidate its name, unused and the same tomorrow: the chosen ones first.
+/// Gives every candidate that has a row its name, unused and the same tomorrow: the chosen ones first, then those that the
+/// policy names.
 pub fn name_all(pool: &mut Pool, study: &Study, chosen: &[usize]) {
     let mut used: HashMap<String, HashSet<String>> = HashMap::new();
     let expressions = study.expressions.borrow();
-    let others = (0..pool.entries.len()).filter(|at| !chosen.contains(at));
+    let others: Vec<usize> =
+        (0..pool.entries.len()).filter(|at| !chosen.contains(at) && !pool.entries[*at].policy.is_empty()).collect();
     for at in chosen.iter().copied().chain(others) {
         let Some(entry) = pool.entries.get_mut(at) else { continue };
         let Some(known) = study.relations.get(&entry.candidate.relation) else { continue };
-        let schema = &known.relation.schema;
-        let names = used.entry(schema.clone()).or_insert_with(|| existing::names_in(schema));
-        let chosen =
-            name::index_name(&known.relation.name, &ddl::name_pieces(known, &entry.candidate, &expressions), |name| {
-                names.contains(name)
-            });
-        names.insert(chosen.clone());
+        let pieces = ddl::name_pieces(known, &entry.candidate, &expressions);
+        let mut unused = |schema: &str, relation: &str| {
+            let names = used.entry(schema.to_owned()).or_insert_with(|| existing::names_in(schema));
+            let name = name::index_name(relation, &pieces, |name| names.contains(name));
+            names.insert(name.clone());
+            name
+        };
+        let chosen = unused(&known.relation.schema, &known.relation.name);
+        entry.parts = catalog::partitions(known.relation.oid)
+            .into_iter()
+            .map(|part| {
+                let name = unused(&part.schema, &part.name);
+                (part, name)
+            })
+            .collect();
         entry.index.name = ident::until_nul(&chosen);
     }
 }
@@ -195,7 +205,7 @@ impl Findings<'_> {
 
     /// The statements that create the index and that drop it again.
     fn ddl(&self, known: &Known, entry: &Entry) -> (String, String) {
-        ddl::create(known, &entry.candidate, &entry.index.name.to_string_lossy(), &self.study.expressions.borrow())
+        ddl::create(known, entry, &self.study.expressions.borrow())
     }
 
     fn recommended(&self, entry: &Entry, gain: &Gain) -> Recommendation {
@@ -388,7 +398,7 @@ impl Findings<'_> {
                     && gain.statements.iter().any(|(statement, _)| entry.statements.contains(statement))
             })
             .collect();
-        let names: Vec<_> = rivals.iter().map(|(other, _)| other.index.name.to_string_lossy()).collect();
+        let names: Vec<_> = rivals.iter().map(|(other, _)| ident::from_server(&other.index.name)).collect();
         let together = self.pct(rivals.iter().map(|(_, gain)| gain.saved).sum());
         let readers = self.study.statements.iter().filter(|one| one.reads(entry.candidate.relation)).count();
         let relation = &known.relation.name;

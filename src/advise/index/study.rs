@@ -13,7 +13,7 @@ use pgrx::{pg_sys, PgSqlErrorCode};
 use super::existing::{self, Existing};
 use crate::error::Error;
 use crate::pg::expressions::Expressions;
-use crate::pg::planner::{self, Configuration, Failure, Parameter, Planned, Statement};
+use crate::pg::planner::{self, Configuration, Deadline, Failure, Parameter, Planned, Statement};
 use crate::pg::relation::{Relation, Unusable};
 use crate::pg::role;
 use crate::workload::queries::{Source, StatementSample, Workload, WorkloadStatement};
@@ -125,8 +125,10 @@ pub struct Study {
 
 /// Plans the statements that matter, the heaviest first.
 pub fn run(workload: &Workload, deadline: Instant) -> Result<Study, Error> {
+    // So that a statement which takes too long leaves time for the others.
+    let _limit = Deadline::set(deadline);
     let mut study = Study::default();
-    let (mut skipped, mut locked, mut first_error) = (0usize, 0usize, None);
+    let (mut skipped, mut locked, mut slow, mut first_error) = (0usize, 0usize, 0usize, None);
     for at in worth_planning(workload) {
         pgrx::check_for_interrupts!();
         if Instant::now() >= deadline {
@@ -138,6 +140,10 @@ pub fn run(workload: &Workload, deadline: Instant) -> Result<Study, Error> {
         match studied(workload, at, statement, &study.expressions) {
             Ok(one) => study.statements.extend(one),
             Err(failure) => {
+                if matches!(failure, Failure::TimedOut) {
+                    slow += 1;
+                    continue;
+                }
                 if workload.source == Source::Given && !failure.is_locked() {
                     return Err(bad_query(at, statement, &failure));
                 }
@@ -159,6 +165,11 @@ pub fn run(workload: &Workload, deadline: Instant) -> Result<Study, Error> {
         study
             .notices
             .push(format!("{locked} statements were left out: they read tables that another session has locked"));
+    }
+    if slow > 0 {
+        study.notices.push(format!(
+            "{slow} statements were left out: planning one took too long for the time budget; raise time_budget_ms"
+        ));
     }
     if skipped > 0 {
         let error = first_error.unwrap_or_default();
@@ -273,10 +284,26 @@ fn studied(
                 return Ok(Some(one));
             }
             Err(Failure::Utility) if workload.is_measured() => return Ok(None),
+            // A normalised utility statement need not parse: `CREATE FUNCTION ... AS $1`.
+            Err(failure) if workload.is_measured() && is_syntax_error(&failure) && !begins_as_query(&one.text) => {
+                return Ok(None)
+            }
             Err(failure) => last = Some(failure),
         }
     }
     last.map_or(Ok(None), Err)
+}
+
+fn is_syntax_error(failure: &Failure) -> bool {
+    failure.code() == Some(PgSqlErrorCode::ERRCODE_SYNTAX_ERROR)
+}
+
+fn begins_as_query(text: &str) -> bool {
+    let start = text.trim_start_matches(|c: char| c.is_whitespace() || c == '(');
+    let word: String = start.chars().take_while(char::is_ascii_alphabetic).collect();
+    ["select", "insert", "update", "delete", "merge", "with", "values", "table"]
+        .iter()
+        .any(|known| word.eq_ignore_ascii_case(known))
 }
 
 /// The sampled values, if none of them is NULL: `x > NULL` would plan as no rows at all.

@@ -78,9 +78,7 @@ fn variant_of(variant: &'static str, plan: Planned, indexes: Option<&[&Hypotheti
 /// The unquoted name of an index in a plan.
 pub fn used_name(used: UsedIndex, given: &[&Hypothetical]) -> String {
     match used {
-        UsedIndex::Hypothetical(at) => {
-            given.get(at).map_or_else(String::new, |index| index.name.to_string_lossy().into_owned())
-        }
+        UsedIndex::Hypothetical(at) => given.get(at).map_or_else(String::new, |index| ident::from_server(&index.name)),
         UsedIndex::Real(oid) => ident::relation_parts(oid).map_or_else(|| oid.to_u32().to_string(), |(_, name)| name),
     }
 }

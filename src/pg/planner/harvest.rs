@@ -2,6 +2,7 @@
 //! casts are stripped, equalities that follow from others are there. Reads planner nodes and the syscache only.
 
 mod facts;
+mod inheritance;
 mod subject;
 
 use std::cell::OnceCell;
@@ -47,10 +48,14 @@ pub unsafe fn needs(
         if (*rte).rtekind != pg_sys::RTEKind::RTE_RELATION || !matches!((*rte).relkind as u8, b'r' | b'm' | b'p') {
             return None;
         }
-        if (*rel).reloptkind == pg_sys::RelOptKind::RELOPT_OTHER_MEMBER_REL && has_relation_parent(root, rti) {
-            // A partition: its parent is asked the same.
-            return None;
-        }
+        let member = match inheritance::parent_of(root, rti) {
+            // A partition: its parent is asked the same, and an index there is one here.
+            Some((_, parent)) if (*parent).relkind as u8 == b'p' => return None,
+            // The parent of an inheritance tree, among its own children.
+            Some((_, parent)) if (*parent).relid == (*rte).relid => return None,
+            Some((append, _)) => Some(append),
+            None => None,
+        };
         let (relation, inherits) = ((*rte).relid, (*rte).inh);
         let mut at = Place { root, rel, varno: rti as i32, relation, inherits, extent: OnceCell::new(), expressions };
         let mut needs = Needs { relation: (*rte).relid.to_u32(), ..Needs::default() };
@@ -59,13 +64,22 @@ pub unsafe fn needs(
                 needs.alternatives.extend(at.arms((*info).orclause));
             } else if !(*info).pseudoconstant {
                 needs.filters.extend(at.filters(info, true));
+                needs.orders.extend(at.row_order((*info).clause));
             }
         }
-        at.joins(&mut needs);
-        for keys in [(*root).query_pathkeys, (*root).group_pathkeys, (*root).distinct_pathkeys, (*root).sort_pathkeys] {
-            let order = at.order(keys);
-            if !order.is_empty() && !needs.orders.contains(&order) {
-                needs.orders.push(order);
+        match member {
+            None => at.joins_and_orders(&mut needs),
+            Some(append) => {
+                // Joins and orders are known of the parent alone.
+                let varno = (*append).parent_relid;
+                let rel = *(*root).simple_rel_array.add(varno as usize);
+                let (varno, relation) = (varno as i32, (*append).parent_reloid);
+                let extent = OnceCell::new();
+                let mut parent =
+                    Place { root, rel, varno, relation, inherits, extent, expressions: &mut *at.expressions };
+                let mut asked = Needs::default();
+                parent.joins_and_orders(&mut asked);
+                inheritance::hand_down(append, &asked, &mut needs);
             }
         }
         let empty = needs.filters.is_empty()
@@ -77,23 +91,6 @@ pub unsafe fn needs(
         }
         needs.outputs = at.outputs();
         Some(needs)
-    }
-}
-
-/// # Safety
-/// `root` is the planner's, `rti` a range table index in it.
-unsafe fn has_relation_parent(root: *mut pg_sys::PlannerInfo, rti: pg_sys::Index) -> bool {
-    // SAFETY: both arrays are indexed by range table index.
-    unsafe {
-        if (*root).append_rel_array.is_null() {
-            return false;
-        }
-        let append = *(*root).append_rel_array.add(rti as usize);
-        if append.is_null() {
-            return false;
-        }
-        let parent = *(*root).simple_rte_array.add((*append).parent_relid as usize);
-        !parent.is_null() && (*parent).rtekind == pg_sys::RTEKind::RTE_RELATION
     }
 }
 
@@ -118,6 +115,24 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
+    /// Adds the joins and the orders that are asked for.
+    ///
+    /// # Safety
+    /// During the hook.
+    unsafe fn joins_and_orders(&mut self, needs: &mut Needs) {
+        // SAFETY: planner nodes, alive during the hook.
+        unsafe {
+            self.joins(needs);
+            let root = &*self.root;
+            for keys in [root.query_pathkeys, root.group_pathkeys, root.distinct_pathkeys, root.sort_pathkeys] {
+                let order = self.order(keys);
+                if !order.is_empty() && !needs.orders.contains(&order) {
+                    needs.orders.push(order);
+                }
+            }
+        }
+    }
+
     /// What the conditions in one restriction ask for; `whole` when all rows must fulfil it.
     ///
     /// # Safety
@@ -270,6 +285,11 @@ impl Place<'_> {
                     filter.predicate = subject.column.and_then(|_| self.predicate(condition));
                     Some(filter)
                 }
+                // `(a, b) > (1, 2)`: a range of the first column, and of all of them in their order.
+                pg_sys::NodeTag::T_RowCompareExpr => {
+                    let subjects = self.row_subjects(node.cast())?;
+                    Some(self.filter(condition, subjects.first()?, Comparison::Range))
+                }
                 // `flag`, `NOT flag`, `flag IS TRUE`.
                 pg_sys::NodeTag::T_Var => self.flag(condition, node),
                 pg_sys::NodeTag::T_BoolExpr => {
@@ -330,6 +350,54 @@ impl Place<'_> {
         unsafe {
             (condition.may_be_predicate && self.is_own(condition.clause))
                 .then(|| self.expressions.number(self.relation, condition.clause, self.varno))
+        }
+    }
+
+    /// What a comparison of rows begins with, if an index on it can use it.
+    ///
+    /// # Safety
+    /// `clause` is a comparison of rows on this relation.
+    unsafe fn row_subjects(&self, clause: *mut pg_sys::RowCompareExpr) -> Option<Vec<Subject>> {
+        // SAFETY: the lists are equally long: expressions left and right, operators, collations.
+        unsafe {
+            let mut sides = [(*clause).largs, (*clause).rargs].map(|list| PgList::<pg_sys::Node>::from_pg(list));
+            let commuted = self.subject(sides[0].get_ptr(0)?).is_none();
+            if commuted {
+                sides.swap(0, 1);
+            }
+            let [keys, values] = sides;
+            let operators = PgList::<pg_sys::Oid>::from_pg((*clause).opnos);
+            let collations = PgList::<pg_sys::Oid>::from_pg((*clause).inputcollids);
+            let mut subjects = Vec::new();
+            for at in 0..keys.len() {
+                let operator = operators.get_oid(at)?;
+                let operator = if commuted { pg_sys::get_commutator(operator) } else { operator };
+                let collation = collations.get_oid(at)?;
+                let usable = self.subject(keys.get_ptr(at)?).filter(|subject| {
+                    values.get_ptr(at).is_some_and(|value| is_value(value))
+                        && subject.strategy(operator, collation).is_some()
+                });
+                match usable {
+                    Some(subject) => subjects.push(subject),
+                    None => break,
+                }
+            }
+            (!subjects.is_empty()).then_some(subjects)
+        }
+    }
+
+    /// The order that an index must have to serve a comparison of rows as a whole.
+    ///
+    /// # Safety
+    /// `clause` is an expression on this relation.
+    unsafe fn row_order(&mut self, clause: *mut pg_sys::Expr) -> Option<Vec<Key>> {
+        // SAFETY: the tag says which struct it is.
+        unsafe {
+            if !is_a(clause.cast(), pg_sys::NodeTag::T_RowCompareExpr) {
+                return None;
+            }
+            let subjects = self.row_subjects(clause.cast())?;
+            Some(subjects.iter().map(|subject| Key::of(self.part(subject))).collect())
         }
     }
 
