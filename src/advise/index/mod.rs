@@ -1,7 +1,8 @@
 //! The index advisor and what-if planning, over the planner bridge in `crate::pg` and the pure logic in `perf_core::index`.
 //!
 //! `recommend` is the way through: `study` plans the workload as it is, `pool` makes candidates, `perf_core` selects among
-//! them with `pool` as its planner, `rows` says what came out and `ddl` how to make it. `policy` and `existing` read tables and catalogs.
+//! them with `pool` as its planner, `rows` says what came out and `ddl` how to make it. `policy` and `existing` read tables
+//! and catalogs.
 
 mod ddl;
 mod existing;
