@@ -7,6 +7,7 @@ import statistics
 from typing import NamedTuple
 
 from .case import ClusterTest
+from .pgclient import Connection
 
 ROWS = 100_000
 # A word for each number up to 20,000, rarer the larger the number, as words are.
@@ -88,14 +89,14 @@ CASES = [
 ]
 
 SIZE = """
-SELECT sum(pg_relation_size(c.oid))::bigint
-  FROM pg_class c JOIN pg_index i ON i.indexrelid = c.oid WHERE c.relkind = 'i'
+SELECT sum(pg_relation_size(indexrelid))::bigint FROM pg_index
+ WHERE indrelid IN ('t'::regclass, 'p_1'::regclass, 'p_2'::regclass)
 """
 
 
 def shape(plan: str) -> str:
     """A plan without figures and names of indexes."""
-    return re.sub(r"\(cost=[^)]*\)|\b(what|built|t|p|p_1|p_2)_\w*idx\b|\bwhat\b|\bbuilt\b", "", plan)
+    return re.sub(r"\(cost=[^)]*\)|\b\w+_idx\b|\bwhat\b|\bbuilt\b", "", plan)
 
 
 class AgainstRealIndexes(ClusterTest):
@@ -109,30 +110,29 @@ class AgainstRealIndexes(ClusterTest):
         database = self.fresh_database()
         with self.cluster.connect(dbname=database) as session:
             for statement in SETUP.split(";\n"):
-                session.sql(statement)
+                session.query(statement)
             found = [self.measure(session, case) for case in CASES]
         report = "\n".join(f"{size:6.1%} {cost:6.1%} {'same' if same else 'OTHER'} {case.definition}"
                            for case, (size, cost, same) in zip(CASES, found))
         sizes = sorted(abs(size) for size, _, _ in found)
         costs = sorted(abs(cost) for _, cost, _ in found)
-        print(report, statistics.median(sizes), statistics.median(costs))
         self.assertLess(statistics.median(sizes), 0.10, report)
         self.assertLess(sizes[-1], 0.30, report)
         self.assertLess(costs[-1], 0.10, report)
         self.assertTrue(all(same for _, _, same in found), report)
 
-    def measure(self, session: object, case: Case) -> tuple[float, float, bool]:
-        """Relative errors of size and cost, and whether the plans have the same shape."""
-        rows = session.sql("SELECT total_cost, plan, size_bytes, indexes_used FROM perf.what_if($1, ARRAY[$2])"
-                           " WHERE variant = 'hypothetical'", (case.statement, f"CREATE INDEX what ON {case.definition}"))
-        promised, plan, size, used = rows[0]
-        session.sql(f"CREATE INDEX built ON {case.definition}")
-        session.sql("ANALYZE " + case.definition.split()[0])
-        real_size = session.sql(SIZE.replace("WHERE", "WHERE i.indrelid IN ('t'::regclass, 'p_1'::regclass, 'p_2'::regclass) AND"))[0][0]
-        cost, real_plan = session.sql("SELECT total_cost, plan FROM perf.what_if($1) WHERE variant = 'current'",
-                                      (case.statement,))[0]
-        session.sql("DROP INDEX built")
-        if shape(plan) != shape(real_plan):
-            print(plan, "\n---\n", real_plan)
-        return (float(size) / float(real_size) - 1, float(promised) / float(cost) - 1,
-                shape(plan) == shape(real_plan))
+    def measure(self, session: Connection, case: Case) -> tuple[float, float, bool]:
+        """Relative errors of size and cost, and whether the plans have the same shape: with the same statistics, the index
+        real in one and hidden but promised in the other."""
+        session.query(f"CREATE INDEX built ON {case.definition}")
+        if "((" in case.definition or re.search(r"\(\w+\(", case.definition):
+            session.query("ANALYZE " + case.definition.split()[0])
+        real_size = session.query(SIZE).scalar()
+        answer = session.execute("SELECT total_cost, plan, size_bytes FROM perf.what_if($1, ARRAY[$2], ARRAY['built'])"
+                                 " ORDER BY variant", (case.statement, f"CREATE INDEX what ON {case.definition}")).rows
+        session.query("DROP INDEX built")
+        (cost, real_plan, _), (promised, plan, size) = answer
+        same = shape(plan) == shape(real_plan) and "what" in plan
+        if not same:
+            print(real_plan, plan, sep="\n")
+        return float(size) / float(real_size) - 1, float(promised) / float(cost) - 1, same

@@ -573,14 +573,16 @@ impl Joined {
 /// # Safety
 /// `set` is NULL or valid.
 unsafe fn bits(set: *mut pg_sys::Bitmapset) -> Vec<i32> {
+    let mut members = Vec::new();
     // SAFETY: as promised.
     unsafe {
-        std::iter::successors(Some(pg_sys::bms_next_member(set, -1)), |member| {
-            Some(pg_sys::bms_next_member(set, *member))
-        })
-        .take_while(|member| *member >= 0)
-        .collect()
+        let mut member = pg_sys::bms_next_member(set, -1);
+        while member >= 0 {
+            members.push(member);
+            member = pg_sys::bms_next_member(set, member);
+        }
     }
+    members
 }
 
 /// Whether `node` has one value for a whole scan.

@@ -178,6 +178,25 @@ VACUUM ANALYZE pairs;
 :again
 :plan
 
+-- Conditions of every other shape: advice or none, never an error; what is recommended can be read back and would be used.
+CREATE DOMAIN short AS varchar(20);
+CREATE TYPE mood AS ENUM ('good', 'bad');
+CREATE TABLE odd (id int, "Na me" short, m mood, a int[], p point, r int4range, j jsonb, b bytea, n numeric, c "char", ch char(8) COLLATE linguistic, arr text[])
+    WITH (autovacuum_enabled = off);
+INSERT INTO odd SELECT g, 'n' || g, CASE WHEN g % 30 = 0 THEN 'bad'::mood ELSE 'good' END, ARRAY[g], point(g, g), int4range(g, g + 9), jsonb_build_object('a', ARRAY[g]),
+                       decode(md5(g::text), 'hex'), g, 'c', 'x' || g, ARRAY['t' || g] FROM generate_series(1, 20000) g;
+VACUUM ANALYZE odd;
+SELECT count(ddl) > 20 AS advised, count(*) FILTER (WHERE cardinality(ddl) > cardinality(indexes_used)) AS unused FROM unnest(ARRAY[
+    'o = ROW(1, ''a'', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)::odd', 'ROW(id, m) = ROW(1, ''good''::mood)', '(id, n) > (1, 2)', 'o IS NOT NULL', 'o.ctid = ''(0,1)''',
+    '"Na me" LIKE ''n12%''', 'lower("Na me") ~ ''^n12''', 'upper("Na me") LIKE ''%12%''', 'ch LIKE ''x12%''', 'ch ~ ''^x12''', 'm = ''bad'' AND id < 50', 'm IN (''bad'')', 'm::text = ''bad''',
+    'a[1] = 7', 'a @> ''{7}''', 'arr && ''{t7}''', 'a || 1 = ''{1,1}''', '7 = ANY (a)', 'arr = ''{t7}''', 'p <@ box ''(1,1,2,2)''', 'r @> 7', 'lower(r) = 7', 'r && ''[1,2]''', 'j @? ''$.a[*] ? (@ == 7)''',
+    'j @@ ''$.a[0] == 7''', 'j ? ''a''', 'j ?| ''{a,b}''', 'j -> ''a'' = ''[7]''', 'j[''a''] = ''[7]''', '(j #>> ''{a,0}'')::int = 7', 'j #>> ''{a,0}'' LIKE ''7%''', 'substr(b, 1, 2) = ''\x0102''', 'n * 2 = 8', 'abs(n - 7) < 3',
+    'n::text LIKE ''12%''', 'c = ''d''', 'CASE WHEN id > 5 THEN n ELSE 0 END = 3', 'coalesce("Na me", ''x'') = ''y''', 'id IS NOT DISTINCT FROM 7', 'NOT (id = 7)', '(id = 7) IS TRUE', 'id = 7 OR n = 8 OR lower("Na me") = ''n9''',
+    'random() < id', 'id = (SELECT max(id) FROM odd)', 'EXISTS (SELECT FROM odd i WHERE i.id + 1 = o.id AND i.n = 8)', 'id % 100 = (SELECT 3)', 'id + $1 = 7', '"Na me" LIKE $1', 'j @> $1', 'generate_series = 7']) AS condition,
+    LATERAL (SELECT format('SELECT id FROM odd o, generate_series(1, 2) WHERE %s ORDER BY n + id, lower("Na me") LIMIT 5', condition)) AS statement (query),
+    LATERAL (SELECT array_agg(split_part(r.ddl, E';\n', 1)) FROM perf.index_recommendations(queries => ARRAY[query]) r
+              WHERE status = 'recommended' AND source = 'workload') AS advice (ddl),
+    LATERAL perf.what_if(query, coalesce(ddl, '{}')) AS w WHERE w.variant = 'hypothetical';
 -- Partitions of partitions: an index on every level, each leaf without holding off its writes; all of it is valid.
 CREATE TABLE parts (id int NOT NULL, at date NOT NULL, area int NOT NULL) PARTITION BY RANGE (at);
 CREATE TABLE parts_1 PARTITION OF parts FOR VALUES FROM ('2026-01-01') TO ('2026-02-01') PARTITION BY LIST (area);

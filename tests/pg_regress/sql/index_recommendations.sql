@@ -21,7 +21,7 @@ $$;
 -- Equality then range; the order of conditions does not matter.
 SELECT * FROM pg_temp.advice('SELECT * FROM orders WHERE created_at > ''2026-01-15'' AND user_id = 5');
 -- Equality then order.
-SELECT * FROM pg_temp.advice('SELECT * FROM orders WHERE status = ''open'' ORDER BY created_at DESC LIMIT 5');
+SELECT * FROM pg_temp.advice('SELECT * FROM orders WHERE user_id = 5 ORDER BY created_at DESC LIMIT 5');
 -- Mixed directions.
 SELECT * FROM pg_temp.advice('SELECT * FROM orders ORDER BY status, created_at DESC LIMIT 5');
 -- A join, through a view and a subquery.

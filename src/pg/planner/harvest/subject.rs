@@ -3,8 +3,9 @@
 use perf_core::index::Part;
 use pgrx::{is_a, pg_sys, PgList};
 
-use super::{bits, Place};
+use super::Place;
 use crate::compat;
+use crate::pg::ident;
 use crate::pg::relation::btree_opclass;
 
 /// A column or an expression that an index could have as a key.
@@ -103,7 +104,17 @@ impl Place<'_> {
                 && !pg_sys::contain_subplans(node)
                 && !pg_sys::contain_mutable_functions(node)
                 && !pg_sys::expression_returns_set(node)
-                && bits(pg_sys::pull_paramids(node.cast())).is_empty()
+                && !has_parameter(node)
         }
     }
+}
+
+/// Whether a parameter of any kind is part of the expression: an index cannot have one.
+///
+/// # Safety
+/// `node` is an expression.
+unsafe fn has_parameter(node: *mut pg_sys::Node) -> bool {
+    // SAFETY: the printed tree is NUL-terminated and palloc'd; the values of constants are printed as numbers in it.
+    let printed = unsafe { ident::owned(pg_sys::nodeToString(node.cast())) };
+    printed.is_none_or(|tree| tree.contains("{PARAM "))
 }
