@@ -108,7 +108,7 @@ fn on_abort(frames: &mut Frames, level: i32) {
         if let Some(memory) = capturing(frames) {
             let planning = frames.take_planning(open.queryid, open.toplevel);
             // SAFETY: without a descriptor only what was remembered is read.
-            unsafe { record::finished(memory, planning, &mut open) };
+            unsafe { record::finished(memory, planning, &mut open, false) };
         }
     }
 }

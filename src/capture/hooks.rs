@@ -4,14 +4,14 @@
 
 use super::failure::{self, on_error};
 use super::frames::{frames, Frames, Kind, Planned, MAX_DEPTH, MAX_OPEN};
-use super::{record, source};
+use super::{actuals, record, source};
 use crate::compat::{self, Meter};
 use crate::guc::{self, Track};
 use crate::memory::statements::Usage;
 use crate::memory::{self, slab, Memory};
 use crate::pg::local::ProcessLocal;
 use crate::pg::raw;
-use core::ffi::{c_char, c_void};
+use core::ffi::{c_char, c_int, c_void};
 use core::sync::atomic::Ordering;
 use pgrx::pg_sys;
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -19,6 +19,7 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 /// The hooks that were there before ours.
 #[derive(Clone, Copy)]
 struct Previous {
+    start: pg_sys::ExecutorStart_hook_type,
     run: pg_sys::ExecutorRun_hook_type,
     finish: pg_sys::ExecutorFinish_hook_type,
     end: pg_sys::ExecutorEnd_hook_type,
@@ -27,8 +28,15 @@ struct Previous {
     emit_log: pg_sys::emit_log_hook_type,
 }
 
-static PREVIOUS: ProcessLocal<Previous> =
-    ProcessLocal::new(Previous { run: None, finish: None, end: None, utility: None, planner: None, emit_log: None });
+static PREVIOUS: ProcessLocal<Previous> = ProcessLocal::new(Previous {
+    start: None,
+    run: None,
+    finish: None,
+    end: None,
+    utility: None,
+    planner: None,
+    emit_log: None,
+});
 
 /// What a utility statement's node is shown to before it runs.
 type BeforeUtility = unsafe fn(*mut pg_sys::Node);
@@ -46,6 +54,7 @@ pub fn install(before_utility: BeforeUtility) {
     // SAFETY: hook variables are plain globals, set before any backend exists.
     unsafe {
         PREVIOUS.set(Previous {
+            start: pg_sys::ExecutorStart_hook,
             run: pg_sys::ExecutorRun_hook,
             finish: pg_sys::ExecutorFinish_hook,
             end: pg_sys::ExecutorEnd_hook,
@@ -53,6 +62,7 @@ pub fn install(before_utility: BeforeUtility) {
             planner: pg_sys::planner_hook,
             emit_log: pg_sys::emit_log_hook,
         });
+        pg_sys::ExecutorStart_hook = Some(executor_start);
         pg_sys::ExecutorRun_hook = Some(executor_run);
         pg_sys::ExecutorFinish_hook = Some(executor_finish);
         pg_sys::ExecutorEnd_hook = Some(executor_end);
@@ -243,6 +253,7 @@ unsafe fn end_run(query: *mut pg_sys::QueryDesc, index: usize, limited: bool, co
     let queryid = frames.stack[index].queryid;
     if frames.find_open(query, queryid).is_some() {
         // A later run of the same query: a cursor's next rows.
+        frames.measured.forget(query);
         let mut usage = Usage::NONE;
         let Some(elapsed_ns) = pop(frames, index, Some(&mut usage)) else { return };
         let Some(open) = frames.find_open(query, queryid) else { return };
@@ -275,6 +286,8 @@ unsafe fn end_run(query: *mut pg_sys::QueryDesc, index: usize, limited: bool, co
         open.execution.rows = rows_of_run(query);
     }
     if limited {
+        // It may not have been read to its end.
+        frames.measured.forget(query);
         if let Some(memory) = capturing(frames) {
             // SAFETY: the descriptor is live.
             unsafe { record::keep_text(memory, &frames.open[place]) };
@@ -285,7 +298,7 @@ unsafe fn end_run(query: *mut pg_sys::QueryDesc, index: usize, limited: bool, co
     } else if let Some(memory) = capturing(frames) {
         let planning = frames.take_planning(frames.open[place].queryid, frames.open[place].toplevel);
         // SAFETY: the descriptor is live.
-        unsafe { record::finished(memory, planning, &mut frames.open[place]) };
+        unsafe { record::finished(memory, planning, &mut frames.open[place], false) };
     }
 }
 
@@ -299,6 +312,47 @@ unsafe fn queryid_of(query: *const pg_sys::QueryDesc) -> u64 {
 unsafe fn rows_of_run(query: *const pg_sys::QueryDesc) -> u64 {
     // SAFETY: the caller vouches for an open executor.
     unsafe { (*query).estate.as_ref() }.map_or(0, |estate| estate.es_processed)
+}
+
+/// Whether a plan is one whose rows are worth counting.
+#[inline(always)]
+unsafe fn is_costly(query: *const pg_sys::QueryDesc) -> bool {
+    // SAFETY: the caller vouches for a live descriptor, which has a live plan.
+    unsafe { (*(*(*query).plannedstmt).planTree).total_cost >= actuals::COSTLY }
+}
+
+/// Gives an execution that is to be sampled instruments that count rows, unless it has its own.
+#[cold]
+unsafe fn measure(query: *mut pg_sys::QueryDesc, flags: c_int) {
+    if flags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY as c_int != 0 {
+        return;
+    }
+    let frames = frames();
+    // SAFETY: the caller vouches for a live descriptor.
+    unsafe {
+        if (*query).instrument_options != 0 || queryid_of(query) == 0 {
+            return;
+        }
+        // Parallel workers have no memory to record in; their leader asks for what they count.
+        let Some(memory) = attached(frames) else { return };
+        if wanted(frames) && record::is_sample_due(memory, queryid_of(query), frames.depth == 0) {
+            (*query).instrument_options |= pg_sys::InstrumentOption::INSTRUMENT_ROWS as c_int;
+            frames.measured.remember(query, queryid_of(query));
+        }
+    }
+}
+
+unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags: c_int) {
+    // SAFETY: the server's contract for the hook: a live descriptor with its plan, not yet opened.
+    unsafe {
+        if is_costly(query) {
+            fenced((), || measure(query, flags));
+        }
+        match (*PREVIOUS.as_ptr()).start {
+            Some(hook) => hook(query, flags),
+            None => raw::standard_ExecutorStart(query, flags),
+        }
+    }
 }
 
 unsafe extern "C-unwind" fn executor_run(
@@ -398,7 +452,8 @@ unsafe extern "C-unwind" fn executor_end(query: *mut pg_sys::QueryDesc) {
                 if let Some(memory) = capturing(frames) {
                     let open = &frames.open[index];
                     let planning = frames.take_planning(open.queryid, open.toplevel);
-                    record::finished(memory, planning, &mut frames.open[index]);
+                    let measured = is_costly(query) && frames.measured.take(query, frames.open[index].queryid);
+                    record::finished(memory, planning, &mut frames.open[index], measured);
                 }
                 frames.close(index);
             }

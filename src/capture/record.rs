@@ -60,9 +60,9 @@ fn slowness(elapsed_ns: u64) -> Option<Severity> {
 /// A query came to its end, or its transaction did.
 ///
 /// # Safety
-/// `open.query` is NULL or a live descriptor whose executor is open.
+/// `open.query` is NULL or a live descriptor whose executor is open; `measured` when its nodes counted their rows.
 #[inline]
-pub unsafe fn finished(memory: &Memory, (plans, planning_ns): (u64, u64), open: &mut Open) {
+pub unsafe fn finished(memory: &Memory, (plans, planning_ns): (u64, u64), open: &mut Open, measured: bool) {
     let severity = slowness(open.execution.elapsed_ns);
     // SAFETY: the caller vouches for the descriptor.
     let query = unsafe { open.query.as_ref() };
@@ -86,14 +86,25 @@ pub unsafe fn finished(memory: &Memory, (plans, planning_ns): (u64, u64), open: 
     });
     let key = key_of(open.userid, open.queryid, open.toplevel);
     let recorded = slab::record(memory, &key, execution, &text);
-    if recorded == Recorded::SampleWanted && !open.query.is_null() && guc::sample_literals() {
+    let wanted = match recorded {
+        Recorded::SampleWanted => true,
+        Recorded::Kept => measured && statements::is_worth_sampling(&open.execution),
+        Recorded::Folded => false,
+    };
+    if wanted && !open.query.is_null() && guc::sample_literals() {
         // SAFETY: the descriptor is live.
-        unsafe { sample::take(memory, &key, open.query, &text) };
+        unsafe { sample::take(memory, &key, open.query, &text, measured) };
     }
     if let Some(severity) = severity {
         // SAFETY: the descriptor is NULL or live, its executor open.
         unsafe { keep_slow_query(memory, severity, &key, open, &text) };
     }
+}
+
+/// Whether the execution of a costly query that starts now is to be sampled, as far as that is known before.
+#[cold]
+pub fn is_sample_due(memory: &Memory, queryid: u64, toplevel: bool) -> bool {
+    guc::sample_literals() && statements::is_sample_due(memory, &key(queryid, toplevel))
 }
 
 /// Keeps a slow query, with its plan.

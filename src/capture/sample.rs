@@ -1,6 +1,8 @@
 //! Keeps an execution as it was, literals and parameters included, for the advisor to plan. A few for each statement,
-//! taken when a statement is new or its count of calls reaches a power of two.
+//! taken when a statement is new or its count of calls reaches a power of two; of costly statements with the rows that
+//! their plan's nodes gave.
 
+use super::actuals;
 use super::source::StatementText;
 use crate::memory::samples::Encoder;
 use crate::memory::statements::{self, Key};
@@ -22,9 +24,9 @@ static BUFFER: ProcessLocal<[u8; LONGEST]> = ProcessLocal::new([0; LONGEST]);
 /// Samples an execution that is about to end.
 ///
 /// # Safety
-/// `query` is a live descriptor whose executor is open.
+/// `query` is a live descriptor whose executor is open; `measured` when its nodes counted their rows and it ran to its end.
 #[cold]
-pub unsafe fn take(memory: &Memory, key: &Key, query: *mut pg_sys::QueryDesc, text: &StatementText) {
+pub unsafe fn take(memory: &Memory, key: &Key, query: *mut pg_sys::QueryDesc, text: &StatementText, measured: bool) {
     // SAFETY: process-local; sampling does not nest. The search path is a setting's NUL-terminated string.
     let (buffer, search_path) = unsafe {
         let path = pg_sys::namespace_search_path;
@@ -43,6 +45,12 @@ pub unsafe fn take(memory: &Memory, key: &Key, query: *mut pg_sys::QueryDesc, te
         let values = unsafe { params.params.as_slice(params.numParams.max(0) as usize) };
         if values.iter().try_for_each(|value| encode(&mut encoder, value)).is_none() {
             return;
+        }
+    }
+    if measured {
+        // SAFETY: as the caller vouches.
+        if let Some(mut gathered) = unsafe { actuals::of(query) } {
+            encoder.cardinalities(gathered.counts());
         }
     }
     statements::store_sample(memory, key, encoder.finish());

@@ -56,6 +56,8 @@ pub struct Entry {
     text: Chain,
     samples: [Chain; SAMPLES],
     next_sample: u32,
+    /// Calls when the latest sample was stored.
+    sampled_calls: u64,
     /// Where `histogram` has counts; a free entry's histogram is all zeros.
     octaves: Octaves,
     counters: Counters,
@@ -224,7 +226,7 @@ fn add(memory: &Memory, entry: *mut Entry, execution: &Execution) -> Recorded {
     }
     // What runs once, and fast, is not worth a sample.
     let calls = entry.counters.calls;
-    let worth_it = calls > 1 || execution.elapsed_ns > SAMPLE_NS;
+    let worth_it = calls > 1 || is_worth_sampling(execution);
     // The second execution, the eighth, the 64th and so on.
     let due = calls.is_power_of_two() && (calls <= 2 || calls.trailing_zeros() % 3 == 0);
     if worth_it && due && text::has_room_for_samples(memory) {
@@ -232,6 +234,30 @@ fn add(memory: &Memory, entry: *mut Entry, execution: &Execution) -> Recorded {
     } else {
         Recorded::Kept
     }
+}
+
+/// Whether an execution is worth a sample even if it is the only one.
+#[inline]
+pub fn is_worth_sampling(execution: &Execution) -> bool {
+    execution.elapsed_ns > SAMPLE_NS
+}
+
+/// Whether the next execution of a costly statement is to be sampled: the first two, and then one whenever the calls that
+/// the table knows of are four times what they were at the last sample. Unlike in [`record`] no number may be waited for
+/// here, because the table learns of most calls a few at a time.
+pub fn is_sample_due(memory: &Memory, key: &Key) -> bool {
+    let hash = key.hash();
+    let table = &memory.statements;
+    // SAFETY: a valid lock that this process does not hold; nothing below raises.
+    let guard = unsafe { LwLockGuard::shared(memory.partition_lock(table.partition(hash))) };
+    let known = table.find(key, hash).map_or((0, 0), |entry| {
+        // SAFETY: a linked entry of a partition whose lock is held.
+        unsafe { ((*entry).counters.calls, (*entry).sampled_calls) }
+    });
+    drop(guard);
+    let (calls, sampled) = known;
+    calls.saturating_add(1) >= if sampled < 2 { sampled + 1 } else { sampled.saturating_mul(4) }
+        && text::has_room_for_samples(memory)
 }
 
 /// Adds what a backend counted for a statement; to `(other)`, and returns false, when the statement has no entry any
@@ -289,6 +315,7 @@ pub fn store_sample(memory: &Memory, key: &Key, bytes: &[u8]) {
     if stored.len as usize == bytes.len() {
         *slot = stored;
         entry.next_sample = entry.next_sample.wrapping_add(1);
+        entry.sampled_calls = entry.counters.calls;
     } else {
         // Half a statement cannot be planned.
         text::free(memory, &mut stored);
@@ -398,6 +425,7 @@ fn clear(memory: &Memory, entry: &mut Entry) {
     text::free(memory, &mut entry.text);
     entry.samples.iter_mut().for_each(|sample| text::free(memory, sample));
     entry.next_sample = 0;
+    entry.sampled_calls = 0;
     entry.histogram.clear_octaves(entry.octaves);
     entry.octaves = Octaves::default();
     entry.counters = Counters::default();

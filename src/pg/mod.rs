@@ -3,6 +3,7 @@
 pub mod attempt;
 pub mod backends;
 pub mod background;
+pub mod cardinality;
 pub mod catalog;
 pub mod create_index;
 pub mod elements;

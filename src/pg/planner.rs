@@ -20,11 +20,13 @@ use std::panic::AssertUnwindSafe;
 use std::ptr;
 use std::sync::Once;
 
+use perf_core::cardinality::Identity;
 use perf_core::index::candidates::Needs;
 use perf_core::index::work::Work;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{pg_guard, pg_sys, PgList, PgMemoryContexts, PgSqlErrorCode, PgTryBuilder};
 
+use super::cardinality::Corrections;
 use super::expressions::Expressions;
 use super::hypothetical::Hypothetical;
 use super::ident;
@@ -52,6 +54,8 @@ pub struct Statement<'a> {
     pub role: Option<pg_sys::Oid>,
     /// Values of `$1`, `$2`, ...; when any is missing the plan is generic.
     pub parameters: &'a [Parameter],
+    /// Rows that nodes of its plan gave when it ran, to correct estimates with.
+    pub cardinalities: &'a [(Identity, f64)],
     /// How long to wait for a lock, in ms; None for the session's own `lock_timeout`.
     pub lock_timeout_ms: Option<u32>,
     /// Take the query out of a PREPARE, EXPLAIN, DECLARE CURSOR, CREATE TABLE AS or COPY around it: that is the text a
@@ -117,6 +121,8 @@ pub struct Planned {
     pub work: Work,
     /// Whether it has parameters (`$1`, ...).
     pub has_parameters: bool,
+    /// The largest factor, at least 1, between rows that were expected and rows that were counted; None when none were.
+    pub misestimate: Option<f64>,
 }
 
 /// Why there is no plan.
@@ -298,7 +304,7 @@ unsafe fn plan_all(statement: &Statement<'_>, configurations: &[Configuration<'_
             pgrx::check_for_interrupts!();
             let mut each = PgMemoryContexts::new("perf_opt what-if plan");
             let before = each.set_as_current();
-            let mut planned = plan_one(&queries, &text, parameters, configuration, &free);
+            let mut planned = plan_one(&queries, &text, parameters, statement, configuration, &free);
             planned.has_parameters = has_parameters;
             pg_sys::MemoryContextSwitchTo(before.value());
             drop(each);
@@ -445,6 +451,7 @@ unsafe fn plan_one(
     queries: &[*mut pg_sys::Query],
     text: &CStr,
     parameters: pg_sys::ParamListInfo,
+    statement: &Statement<'_>,
     configuration: &Configuration<'_>,
     oids: &[pg_sys::Oid],
 ) -> Planned {
@@ -462,7 +469,9 @@ unsafe fn plan_one(
             planned.rows = (*(*plan).planTree).plan_rows;
             let known = &oids[..oids.len().min(configuration.hypothetical.len())];
             plan_tree::describe(plan, known, &mut planned);
-            planned.work.add_all(&work::of(plan, &active.seen.borrow()));
+            let corrections = Corrections::of(plan, statement.cardinalities);
+            planned.misestimate = corrections.misestimate.into_iter().chain(planned.misestimate).reduce(f64::max);
+            planned.work.add_all(&work::of(plan, &active.seen.borrow(), &corrections));
             planned.writes.extend(plan_tree::writes_of(*query, plan));
             if configuration.explain {
                 let printed = explain(plan, text, parameters);

@@ -8,6 +8,7 @@
 use pgrx::pg_sys;
 
 unsafe extern "C-unwind" {
+    pub fn standard_ExecutorStart(query_desc: *mut pg_sys::QueryDesc, flags: core::ffi::c_int);
     #[cfg(not(feature = "pg18"))]
     pub fn standard_ExecutorRun(
         query_desc: *mut pg_sys::QueryDesc,

@@ -46,8 +46,8 @@ fn time_ns(item: &Snapshot) -> u64 {
 fn statement(item: &Snapshot, kept: Vec<Sample>) -> WorkloadStatement {
     let counters = &item.counters;
     let mut samples: Vec<StatementSample> = kept.iter().map(sample).collect();
-    // Samples whose parameters are all known say more than those with gaps.
-    samples.sort_by_key(|sample| sample.params.iter().any(Option::is_none));
+    // Samples whose parameters are all known say more than those with gaps, and those whose rows were counted more yet.
+    samples.sort_by_key(|sample| (sample.params.iter().any(Option::is_none), sample.cardinalities.is_empty()));
     if samples.is_empty() {
         // Nothing was sampled: plan the normalised text with parameters of unknown value.
         let text = item.text.as_ref().map(|text| with_casts(&text.to_utf8())).unwrap_or_default();
@@ -80,5 +80,10 @@ fn sample(kept: &Sample) -> StatementSample {
             })
             .collect()
     };
-    StatementSample { text: kept.text.to_utf8(), search_path: kept.search_path.to_utf8(), params }
+    StatementSample {
+        text: kept.text.to_utf8(),
+        search_path: kept.search_path.to_utf8(),
+        params,
+        cardinalities: kept.cardinalities.clone(),
+    }
 }

@@ -22,6 +22,8 @@ pub struct StatementSample {
     pub search_path: String,
     /// Values of `$1`, `$2`, ...; None for NULL. Empty when they are unknown.
     pub params: Vec<Option<SampleParam>>,
+    /// Rows that nodes of its plan gave, by `perf_core::cardinality`'s identities. Empty when they are unknown.
+    pub cardinalities: Vec<(u64, f64)>,
 }
 
 /// One statement and what was measured of it.

@@ -5,6 +5,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod backoff;
+pub mod cardinality;
 pub mod counters;
 pub mod delta;
 pub mod forecast;

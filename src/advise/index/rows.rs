@@ -295,6 +295,7 @@ impl Findings<'_> {
                     "cost_after": change.cost,
                     "time_after_pct": 100.0 * change.ratio,
                     "plan_change": change.plan,
+                    "rows_misestimate": studied.base.misestimate,
                     "parameters": if studied.generic { "generic" } else { "known" },
                 })
             })

@@ -42,6 +42,7 @@ pub struct Studied {
     search_path: Option<String>,
     role: Option<pg_sys::Oid>,
     parameters: Vec<Parameter>,
+    cardinalities: Vec<(u64, f64)>,
     /// Its text may be that of a statement around it.
     unwrap: bool,
     /// Planned without values for its parameters.
@@ -60,6 +61,7 @@ impl Studied {
             search_path: self.search_path.as_deref(),
             role: self.role,
             parameters: &self.parameters,
+            cardinalities: &self.cardinalities,
             lock_timeout_ms: Some(LOCK_TIMEOUT_MS),
             unwrap: self.unwrap,
         }
@@ -271,6 +273,7 @@ fn studied(
             generic: false,
             unwrap: workload.source == Source::Captured,
             parameters,
+            cardinalities: sample.cardinalities.clone(),
         };
         match planner::plan(&one.statement(), &[harvest]) {
             Ok(plans) => {

@@ -5,6 +5,7 @@
 use perf_core::index::work::{Step, Work};
 use pgrx::{pg_guard, pg_sys, PgList};
 
+use crate::pg::cardinality::Corrections;
 use crate::pg::relation;
 
 /// An index path, as the planner priced it.
@@ -98,16 +99,16 @@ struct Limits {
     hash_bytes: f64,
 }
 
-/// The steps of `planned`, one execution.
+/// The steps of `planned`, one execution; rows are the planner's estimates as `corrections` has them.
 ///
 /// # Safety
 /// `planned` was just made by the planner, and `seen` filled by the hook meanwhile.
-pub unsafe fn of(planned: *mut pg_sys::PlannedStmt, seen: &Seen) -> Work {
+pub unsafe fn of(planned: *mut pg_sys::PlannedStmt, seen: &Seen, corrections: &Corrections) -> Work {
     // SAFETY: settings of this process; the plan is valid by the caller's promise.
     unsafe {
         let sort_bytes = f64::from(pg_sys::work_mem) * 1024.0;
         let limits = Limits { sort_bytes, hash_bytes: sort_bytes * pg_sys::hash_mem_multiplier };
-        let mut counter = Counter { planned, seen, limits, work: Work::default(), done: Vec::new() };
+        let mut counter = Counter { planned, seen, corrections, limits, work: Work::default(), done: Vec::new() };
         counter.node((*planned).planTree, 1.0);
         counter.work
     }
@@ -116,6 +117,7 @@ pub unsafe fn of(planned: *mut pg_sys::PlannedStmt, seen: &Seen) -> Work {
 struct Counter<'a> {
     planned: *mut pg_sys::PlannedStmt,
     seen: &'a Seen,
+    corrections: &'a Corrections,
     limits: Limits,
     work: Work,
     /// Plans of CTEs and uncorrelated subqueries that are counted already: they run once.
@@ -145,12 +147,13 @@ impl Counter<'_> {
         // SAFETY: the tag says which struct a node is; children are NULL or plans.
         unsafe {
             pg_sys::check_stack_depth();
-            let rows = (*plan).plan_rows * loops;
+            let rows = self.corrections.rows(plan) * loops;
             self.work.add(Step::Node, loops.max(1.0).min(loops + 1.0));
             self.work.add(Step::Row, rows);
             let tag = (*plan.cast::<pg_sys::Node>()).type_;
             let (left, right) = ((*plan).lefttree, (*plan).righttree);
-            let rows_of = |child: *mut pg_sys::Plan| if child.is_null() { 0.0 } else { (*child).plan_rows * loops };
+            let corrections = self.corrections;
+            let rows_of = |child: *mut pg_sys::Plan| corrections.rows(child) * loops;
             // Tuples that the node's own conditions are asked of.
             let mut input = rows.max(rows_of(left));
             let mut tests: Vec<*mut pg_sys::List> = vec![(*plan).qual];
@@ -215,10 +218,12 @@ impl Counter<'_> {
                     let keys = PgList::<pg_sys::Node>::from_pg((*plan.cast::<pg_sys::HashJoin>()).hashclauses).len();
                     self.work.add(Step::Operation, rows_of(left) * keys as f64);
                     if !right.is_null() {
-                        let inner = bytes(right, (*right).plan_rows);
+                        let inner = bytes(right, self.corrections.rows(right));
                         if inner > self.limits.hash_bytes {
-                            self.work
-                                .add(Step::TemporaryPage, loops * (inner + bytes(left, (*left).plan_rows)) / 8192.0);
+                            self.work.add(
+                                Step::TemporaryPage,
+                                loops * (inner + bytes(left, self.corrections.rows(left))) / 8192.0,
+                            );
                         }
                     }
                     tests.push((*plan.cast::<pg_sys::Join>()).joinqual);
@@ -237,10 +242,10 @@ impl Counter<'_> {
                     return;
                 }
                 pg_sys::NodeTag::T_Sort | pg_sys::NodeTag::T_IncrementalSort => {
-                    let child = if left.is_null() { 0.0 } else { (*left).plan_rows };
+                    let child = self.corrections.rows(left);
                     // A reader that stops early needs all of the input, but only the top of the order.
                     let whole = if tag == pg_sys::NodeTag::T_Sort && loops < 1.0 { 1.0 } else { loops };
-                    let kept = ((*plan).plan_rows * loops / whole).max(2.0);
+                    let kept = (self.corrections.rows(plan) * loops / whole).max(2.0);
                     self.node(left, whole);
                     self.work.add(Step::SortComparison, whole * child * kept.log2().max(1.0));
                     if bytes(plan, child.min(kept)) > self.limits.sort_bytes {
@@ -257,23 +262,25 @@ impl Counter<'_> {
                         loops
                     };
                     self.node(left, whole);
-                    input = if left.is_null() { 0.0 } else { (*left).plan_rows * whole };
+                    input = self.corrections.rows(left) * whole;
                     self.work.add(Step::GroupedTuple, input);
-                    self.work.add(if hashed { Step::Group } else { Step::Operation }, (*plan).plan_rows * whole);
+                    self.work
+                        .add(if hashed { Step::Group } else { Step::Operation }, self.corrections.rows(plan) * whole);
                     if hashed {
                         self.work.add(Step::HashProbe, input);
-                        if bytes(plan, (*plan).plan_rows) > self.limits.hash_bytes && !left.is_null() {
-                            self.work.add(Step::TemporaryPage, whole * bytes(left, (*left).plan_rows) / 8192.0);
+                        if bytes(plan, self.corrections.rows(plan)) > self.limits.hash_bytes && !left.is_null() {
+                            self.work
+                                .add(Step::TemporaryPage, whole * bytes(left, self.corrections.rows(left)) / 8192.0);
                         }
                     }
                     // Transitions run for every tuple, conditions for every group.
                     self.targets(plan, input);
-                    self.conditions(&tests, (*plan).plan_rows * loops);
+                    self.conditions(&tests, self.corrections.rows(plan) * loops);
                     return;
                 }
                 pg_sys::NodeTag::T_Limit => {
-                    let child = if left.is_null() { 0.0 } else { (*left).plan_rows };
-                    let share = if child > 0.0 { ((*plan).plan_rows / child).min(1.0) } else { 1.0 };
+                    let child = self.corrections.rows(left);
+                    let share = if child > 0.0 { (self.corrections.rows(plan) / child).min(1.0) } else { 1.0 };
                     self.node(left, loops * share);
                     return;
                 }
@@ -337,9 +344,16 @@ impl Counter<'_> {
     /// `plan` is an index scan.
     unsafe fn fetched(&mut self, index: pg_sys::Oid, plan: *mut pg_sys::Plan, loops: f64, only: bool) -> f64 {
         // SAFETY: as promised.
-        let (rows, cost) = unsafe { ((*plan).plan_rows, (*plan).total_cost) };
-        let seen = self.seen.index(index, rows, cost);
-        let entries = seen.map_or(rows, |seen| seen.entries.max(rows)) * loops;
+        let (estimated, cost, rows) = unsafe { ((*plan).plan_rows, (*plan).total_cost, self.corrections.rows(plan)) };
+        let seen = self.seen.index(index, estimated, cost);
+        // What is wrong with the rows that are left is taken to be wrong with those that were read; there are no more of
+        // them than the table has.
+        // SAFETY: as promised.
+        let relation = unsafe { super::plan_tree::scanned(plan.cast(), self.planned) };
+        let all = self.seen.relation(relation).map_or(f64::INFINITY, |seen| seen.tuples);
+        let read =
+            |seen: &SeenIndex| (seen.entries * self.corrections.factor(plan)).min(all.max(seen.entries)).max(rows);
+        let entries = seen.map_or(rows, read) * loops;
         let near = seen.map_or(0.0, |seen| seen.correlation * seen.correlation);
         self.work.add(Step::Descent, loops.max(1.0));
         self.work.add(Step::IndexEntry, entries);
@@ -365,7 +379,8 @@ impl Counter<'_> {
             if matches!(tag, pg_sys::NodeTag::T_Material | pg_sys::NodeTag::T_Memoize) || outer <= loops {
                 return outer;
             }
-            let rescans = loops * ((*plan).total_cost - (*left).total_cost) / (*right).total_cost.max(1e-9);
+            let rescans = self.corrections.factor(left) * loops * ((*plan).total_cost - (*left).total_cost)
+                / (*right).total_cost.max(1e-9);
             outer.min(rescans.max(loops))
         }
     }
