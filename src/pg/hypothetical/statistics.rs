@@ -14,6 +14,7 @@ use std::rc::Rc;
 use perf_core::index::size;
 use pgrx::{pg_guard, pg_sys};
 
+use super::statistics_row::Row;
 use super::{Hypothetical, KeyPart};
 use crate::pg::elements::{self, Elements, Search};
 use crate::pg::evaluate::{self, Evaluator};
@@ -24,10 +25,6 @@ use crate::pg::{ident, planner, sample};
 const COMMON_MAX: usize = 100;
 /// Bounds of a histogram, at most: the server's own default.
 const BOUNDS_MAX: usize = 101;
-/// Columns of pg_statistic, and the first of its groups of five slots.
-const SLOTS: usize = 5;
-const KINDS: usize = 6;
-const COLUMNS: usize = KINDS + 5 * SLOTS;
 /// ANALYZE keeps words that occur in this many rows for each word of a row: its accuracy, for a statistics target of 100.
 const WORD_SHARE_MIN: f64 = 9.0 / 144_285.0;
 /// Distinct values beyond this share of the rows are noted as a share, as ANALYZE does.
@@ -124,7 +121,7 @@ impl Samples {
             let width = f64::from(pg_sys::get_typavgwidth(key.type_oid, -1)).max(elements.per_row * 10.0);
             let mut row = Row::new(relation, elements.null_share, width, -1.0);
             if !data.is_empty() {
-                let collation = pg_sys::Oid::from(pg_sys::DEFAULT_COLLATION_OID);
+                let collation = pg_sys::DEFAULT_COLLATION_OID;
                 row.add(pg_sys::STATISTIC_KIND_MCELEM, (*output).eq_opr, collation, &shares, output, data);
             }
             let column = size::Column {
@@ -591,84 +588,6 @@ impl Form<'_> {
             Statistics { row, bytes, column }
         }
     }
-}
-
-/// A `pg_statistic` row under construction.
-struct Row {
-    values: [pg_sys::Datum; COLUMNS],
-    nulls: [bool; COLUMNS],
-    slot: usize,
-}
-
-impl Row {
-    fn new(relation: &Relation, null_share: f64, width: f64, distinct: f64) -> Self {
-        let mut row = Row { values: [pg_sys::Datum::from(0); COLUMNS], nulls: [false; COLUMNS], slot: 0 };
-        row.nulls[KINDS + 3 * SLOTS..].fill(true);
-        row.values[0] = pg_sys::Datum::from(relation.oid);
-        row.values[3] = float(null_share);
-        row.values[4] = pg_sys::Datum::from(width.round() as i32);
-        row.values[5] = float(distinct);
-        row
-    }
-
-    /// Fills the next slot; there are five.
-    ///
-    /// # Safety
-    /// `data` is of the type `of`; allocates in the current context.
-    unsafe fn add(
-        &mut self,
-        kind: u32,
-        operator: pg_sys::Oid,
-        collation: pg_sys::Oid,
-        numbers: &[f64],
-        of: *mut pg_sys::TypeCacheEntry,
-        mut data: Vec<pg_sys::Datum>,
-    ) {
-        let at = KINDS + self.slot;
-        self.slot += 1;
-        self.values[at] = pg_sys::Datum::from(kind as i16);
-        self.values[at + SLOTS] = pg_sys::Datum::from(operator);
-        self.values[at + 2 * SLOTS] = pg_sys::Datum::from(collation);
-        // SAFETY: the arrays have as many elements as are said.
-        unsafe {
-            if !numbers.is_empty() {
-                let mut floats: Vec<pg_sys::Datum> = numbers.iter().map(|number| float(*number)).collect();
-                let count = floats.len() as i32;
-                let array = pg_sys::construct_array(floats.as_mut_ptr(), count, pg_sys::FLOAT4OID, 4, true, b'i' as _);
-                self.values[at + 3 * SLOTS] = pg_sys::Datum::from(array as usize);
-                self.nulls[at + 3 * SLOTS] = false;
-            }
-            if !data.is_empty() {
-                let (count, length) = (data.len() as i32, i32::from((*of).typlen));
-                let (by_value, align) = ((*of).typbyval, (*of).typalign);
-                let array = pg_sys::construct_array(data.as_mut_ptr(), count, (*of).type_id, length, by_value, align);
-                self.values[at + 4 * SLOTS] = pg_sys::Datum::from(array as usize);
-                self.nulls[at + 4 * SLOTS] = false;
-            }
-        }
-    }
-
-    /// The tuple with its header in whole words, and its length in bytes.
-    ///
-    /// # Safety
-    /// The values are alive.
-    unsafe fn finish(mut self) -> (Vec<u64>, u32) {
-        // SAFETY: there is a value for every column of the descriptor; the tuple is copied before the catalog is closed.
-        unsafe {
-            let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
-            let catalog = pg_sys::table_open(pg_sys::StatisticRelationId, lock);
-            let tuple = pg_sys::heap_form_tuple((*catalog).rd_att, self.values.as_mut_ptr(), self.nulls.as_mut_ptr());
-            pg_sys::table_close(catalog, lock);
-            let bytes = (*tuple).t_len;
-            let mut row = vec![0u64; (bytes as usize).div_ceil(size_of::<u64>())];
-            ptr::copy_nonoverlapping((*tuple).t_data.cast::<u8>(), row.as_mut_ptr().cast(), bytes as usize);
-            (row, bytes)
-        }
-    }
-}
-
-fn float(value: f64) -> pg_sys::Datum {
-    pg_sys::Datum::from((value as f32).to_bits() as usize)
 }
 
 /// As many bounds as a histogram has, so that about as many values lie between any two.
