@@ -23,6 +23,8 @@ use crate::pg::{ident, planner, sample};
 
 /// Common values kept, at most: the server's own default.
 const COMMON_MAX: usize = 100;
+/// An expression with at least this many distinct values for each of the column's is one to one.
+const ONE_TO_ONE: f64 = 0.98;
 /// Bounds of a histogram, at most: the server's own default.
 const BOUNDS_MAX: usize = 101;
 /// ANALYZE keeps words that occur in this many rows for each word of a row: its accuracy, for a statistics target of 100.
@@ -209,10 +211,11 @@ unsafe fn compute(relation: &Relation, key: &KeyPart) -> Option<Statistics> {
             return None;
         }
         evaluate::restrict();
-        let mut found = match of_rows(relation, key) {
-            Some(found) => found,
-            None => of_column(relation, key, flags as i32)?,
-        };
+        let rows = of_rows(relation, key);
+        // Where values and inputs are one to one, what ANALYZE knows of the column, from more rows, is as true of the values.
+        let one_to_one = rows.as_ref().is_some_and(|rows| rows.preserved >= ONE_TO_ONE);
+        let column = if one_to_one || rows.is_none() { of_column(relation, key, flags as i32) } else { None };
+        let mut found = column.or(rows)?;
         if found.items.is_empty() {
             return None;
         }
@@ -248,6 +251,8 @@ struct Found {
     rest_rows: f64,
     /// The values of the only column in the same rows.
     inputs: Option<Inputs>,
+    /// Distinct values for each of theirs.
+    preserved: f64,
 }
 
 /// How often values of a column occur in a sample.
@@ -293,7 +298,8 @@ unsafe fn of_rows(relation: &Relation, key: &KeyPart) -> Option<Found> {
             let mut values: Vec<(u64, pg_sys::Datum)> = Vec::new();
             let column = only_column(key.expression).and_then(|number| relation.column(number));
             let known = column.and_then(|column| Some((column, elements::Stored::of(column.type_oid)?)));
-            let mut inputs = Inputs::default();
+            let (mut inputs, mut outputs) = (Inputs::default(), Inputs::default());
+            let stored_output = elements::Stored::of(key.type_oid)?;
             let read = sample::rows(table, |tuple| {
                 evaluator.set_row(tuple);
                 if let Some((input, stored)) =
@@ -302,6 +308,7 @@ unsafe fn of_rows(relation: &Relation, key: &KeyPart) -> Option<Found> {
                     inputs.add(stored.hash(input));
                 }
                 if let Some(value) = evaluator.value() {
+                    outputs.add(stored_output.hash(value));
                     let before = pg_sys::MemoryContextSwitchTo(outer);
                     let place = &(*tuple).t_self;
                     let block = u64::from(place.ip_blkid.bi_hi) << 16 | u64::from(place.ip_blkid.bi_lo);
@@ -335,6 +342,7 @@ unsafe fn of_rows(relation: &Relation, key: &KeyPart) -> Option<Found> {
                 bounds: 1,
                 is_common: false,
             };
+            let preserved = outputs.counts.len() as f64 / inputs.counts.len().max(1) as f64;
             Some(Found {
                 items: values.into_iter().enumerate().map(item).collect(),
                 null_share: null_share.clamp(0.0, 1.0),
@@ -342,6 +350,7 @@ unsafe fn of_rows(relation: &Relation, key: &KeyPart) -> Option<Found> {
                 column_distinct: of_column.as_ref().map_or(rows, |(column, _)| column.distinct),
                 column_common: 0,
                 rest_rows: rows * (1.0 - null_share),
+                preserved: if of_column.is_some() { preserved } else { 0.0 },
                 inputs: of_column.map(|_| inputs).filter(|inputs| inputs.sampled > 0),
             })
         })
@@ -406,6 +415,7 @@ unsafe fn of_column(relation: &Relation, key: &KeyPart, flags: i32) -> Option<Fo
             column_common: values.common.len(),
             rest_rows: rest * relation.tuples,
             inputs: None,
+            preserved: 1.0,
         })
     }
 }
