@@ -32,7 +32,12 @@ SELECT * FROM pg_temp.compare('SELECT (SELECT count(*) FROM orders o WHERE o.use
 SELECT * FROM pg_temp.compare('WITH x AS MATERIALIZED (SELECT * FROM orders WHERE user_id = 5) SELECT count(*) FROM x', ARRAY['CREATE INDEX ON orders (user_id)']);
 -- Index-only, INCLUDE, expression and predicate, in any place of the range table.
 SELECT * FROM pg_temp.compare('SELECT user_id, amount FROM orders WHERE user_id < 20', ARRAY['CREATE INDEX covering ON orders (user_id) INCLUDE (amount)']);
+-- Whatever VACUUM could mark as visible to all beside other sessions.
+SET enable_bitmapscan = off;
+SET enable_seqscan = off;
 SELECT plan LIKE '%Index Only Scan using covering%' AS index_only FROM perf.what_if('SELECT user_id, amount FROM orders WHERE user_id < 20', ARRAY['CREATE INDEX covering ON orders (user_id) INCLUDE (amount)']) WHERE variant = 'hypothetical';
+RESET enable_bitmapscan;
+RESET enable_seqscan;
 SELECT * FROM pg_temp.compare('SELECT * FROM (VALUES (1)) v, orders o WHERE lower(o.note) = ''note 31''', ARRAY['CREATE INDEX lowered ON orders (lower(note))']);
 SELECT * FROM pg_temp.compare('SELECT * FROM (VALUES (1)) v, orders o WHERE o.status = ''open'' AND o.user_id = 3', ARRAY['CREATE INDEX partial ON orders (user_id) WHERE status = ''open''']);
 -- A predicate that the query does not imply is of no use.
