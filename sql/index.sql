@@ -3,7 +3,7 @@
 COMMENT ON FUNCTION what_if(text, text[], text[]) IS
 'Plans one statement with and without indexes that do not exist; creates nothing and executes nothing.
 Arguments: query (one SELECT, INSERT, UPDATE, DELETE or MERGE; $1, $2, ... are planned generically), indexes (CREATE INDEX statements: btree, hash, brin, gin; columns or expressions, operator classes, collations, ASC/DESC, NULLS FIRST/LAST, INCLUDE, UNIQUE, WHERE, fillfactor, deduplicate_items, pages_per_range), without (names of existing indexes to hide; unique ones still prove uniqueness).
-Columns: variant (current, hypothetical), total_cost (planner''s unit), indexes_used (names), plan (as EXPLAIN prints it), size_bytes (of all of indexes right after their build; NULL for current).
+Columns: variant (current, hypothetical), total_cost (planner''s unit), indexes_used (names), plan (as EXPLAIN prints it), size_bytes (of all of indexes right after their build; NULL for current). For an expression or a GIN index up to 1,000 blocks of its table are read.
 Needs the privileges that EXPLAIN needs. Errors: 22004 NULL argument; 22023 not exactly one statement with a plan, or an element of indexes that is not one CREATE INDEX; 0A000 kind of index not supported; 42703 unknown column; 42704 unknown index in without; and whatever analysing the statement raises.';
 
 COMMENT ON FUNCTION index_recommendations(integer, bigint, boolean, text, text[], double precision[]) IS

@@ -2,8 +2,8 @@
 //! keys of each row and extrapolates. Statistics do not say it: they hold no keys of jsonb or trigrams, and of words and array
 //! elements only the common ones.
 //!
-//! Locks the table in ACCESS SHARE for the time of one call and never waits for that lock; reads at most [`BLOCKS_MAX`]
-//! blocks. Runs the operator class's own support function and, for an expression, functions of superusers only.
+//! Reads and locks as `super::sample` does. Runs the operator class's own support function and, for an expression, functions
+//! of superusers only.
 
 use std::collections::hash_map::{DefaultHasher, Entry};
 use std::collections::HashMap;
@@ -11,16 +11,11 @@ use std::hash::{Hash, Hasher};
 use std::ptr;
 
 use perf_core::index::size::gin::{self, Group};
-use pgrx::{pg_sys, PgMemoryContexts};
+use pgrx::pg_sys;
 
 use super::evaluate::{self, Evaluator};
-use super::planner;
-use super::relation;
+use super::{planner, relation, sample};
 
-/// Blocks read, at most.
-const BLOCKS_MAX: u32 = 400;
-/// Rows looked at, at most; a block once begun is finished.
-const ROWS_MAX: u32 = 10_000;
 /// Keys counted, at most; a block once begun is finished.
 const KEYS_MAX: u64 = 400_000;
 
@@ -49,35 +44,45 @@ pub struct Elements {
     pub groups: Vec<Group>,
     /// Bytes of an index tuple of one key without its rows.
     pub key_bytes: f64,
+    /// The most frequent keys of a variable-length type, with the share of rows that have them.
+    pub common: Vec<(Vec<u8>, f64)>,
+    /// Share of rows without a value.
+    pub null_share: f64,
+    /// Keys a row.
+    pub per_row: f64,
 }
+
+/// Common keys kept, at most, and in how many sampled rows they occur at least.
+const COMMON_MAX: usize = 1_000;
+const COMMON_ROWS_MIN: u32 = 3;
 
 /// Samples the table; None when it is locked, empty, not a heap, or something raises an ERROR.
 pub fn sample(search: &Search) -> Option<Elements> {
-    // SAFETY: inside a subtransaction that is rolled back, which releases lock, snapshot and buffers on every path.
+    // SAFETY: inside a subtransaction that is rolled back.
     planner::with_catalog_path(|| unsafe {
         evaluate::restrict();
-        let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
-        if !pg_sys::ConditionalLockRelationOid(search.relation, lock) {
+        if !evaluate::is_trusted(search.key) || !evaluate::is_trusted(search.predicate) {
             return None;
         }
-        let table = pg_sys::try_relation_open(search.relation, pg_sys::NoLock as pg_sys::LOCKMODE);
-        if table.is_null() {
-            return None;
-        }
-        let is_heap = (*table).rd_tableam == pg_sys::GetHeapamTableAmRoutine();
-        let trusted = evaluate::is_trusted(search.key) && evaluate::is_trusted(search.predicate);
-        let found =
-            if is_heap && trusted { Counter::new(table, search).and_then(|counter| counter.run(table)) } else { None };
-        pg_sys::relation_close(table, pg_sys::NoLock as pg_sys::LOCKMODE);
-        found
+        sample::with_table(search.relation, |table| Counter::new(table, search)?.run(table))
     })
     .flatten()
 }
 
-/// How a key is stored.
-struct Stored {
+/// How values of a type are stored.
+pub struct Stored {
     length: i16,
     by_value: bool,
+}
+
+/// One distinct key.
+struct Seen {
+    /// Rows that have it.
+    count: u32,
+    /// The last of them.
+    last: u32,
+    /// Itself, when it is of variable length.
+    bytes: Option<Vec<u8>>,
 }
 
 struct Counter<'a> {
@@ -86,9 +91,9 @@ struct Counter<'a> {
     predicate: Option<Evaluator>,
     extract: Box<pg_sys::FmgrInfo>,
     stored: Stored,
-    /// Rows that each distinct key occurs in, and the last of them.
-    seen: HashMap<u64, (u32, u32)>,
+    seen: HashMap<u64, Seen>,
     rows: u32,
+    nulls: u32,
     keys: u64,
     key_bytes: f64,
 }
@@ -108,8 +113,6 @@ impl<'a> Counter<'a> {
         // SAFETY: the descriptor is the open table's; out-parameters live through the call.
         unsafe {
             let descriptor = pg_sys::CreateTupleDescCopy((*table).rd_att);
-            let (mut length, mut by_value, mut align) = (0, false, 0);
-            pg_sys::get_typlenbyvalalign(stored_type, &mut length, &mut by_value, &mut align);
             let mut extract = Box::new(pg_sys::FmgrInfo::default());
             pg_sys::fmgr_info(function, &raw mut *extract);
             Some(Counter {
@@ -117,9 +120,10 @@ impl<'a> Counter<'a> {
                 key: Evaluator::new(descriptor, search.key),
                 predicate: (!search.predicate.is_null()).then(|| Evaluator::new(descriptor, search.predicate)),
                 extract,
-                stored: Stored { length, by_value },
+                stored: Stored::of(stored_type)?,
                 seen: HashMap::new(),
                 rows: 0,
+                nulls: 0,
                 keys: 0,
                 key_bytes: 0.0,
             })
@@ -129,47 +133,35 @@ impl<'a> Counter<'a> {
     /// # Safety
     /// The table is open.
     unsafe fn run(mut self, table: pg_sys::Relation) -> Option<Elements> {
-        // SAFETY: each scan is ended before the next begins; what a row allocates is in a context of its own, reset after it.
-        unsafe {
-            let blocks = pg_sys::RelationGetNumberOfBlocksInFork(table, pg_sys::ForkNumber::MAIN_FORKNUM);
-            let wanted = blocks.min(BLOCKS_MAX);
-            pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
-            let mut row_context = PgMemoryContexts::new("perf_opt sampled row");
-            let flags = pg_sys::ScanOptions::SO_TYPE_SEQSCAN | pg_sys::ScanOptions::SO_ALLOW_PAGEMODE;
-            let mut read = 0;
-            while read < wanted && self.rows < ROWS_MAX && self.keys < KEYS_MAX {
-                pgrx::check_for_interrupts!();
-                let block = spread(read, blocks);
-                let scan = pg_sys::heap_beginscan(
-                    table,
-                    pg_sys::GetActiveSnapshot(),
-                    0,
-                    ptr::null_mut(),
-                    ptr::null_mut(),
-                    flags,
-                );
-                pg_sys::heap_setscanlimits(scan, block, 1);
-                loop {
-                    let tuple = pg_sys::heap_getnext(scan, pg_sys::ScanDirection::ForwardScanDirection);
-                    if tuple.is_null() {
-                        break;
-                    }
-                    let before = row_context.set_as_current();
-                    self.add(tuple);
-                    pg_sys::MemoryContextSwitchTo(before.value());
-                    row_context.reset();
-                }
-                pg_sys::heap_endscan(scan);
-                read += 1;
-            }
-            pg_sys::PopActiveSnapshot();
-            if self.seen.is_empty() || read == 0 {
-                return None;
-            }
-            let counts: Vec<u32> = self.seen.values().map(|(count, _)| *count).collect();
-            let groups = gin::extrapolate(&counts, f64::from(blocks) / f64::from(read));
-            Some(Elements { groups, key_bytes: self.key_bytes / self.seen.len() as f64 })
+        // SAFETY: as promised.
+        let read = unsafe {
+            sample::rows(table, |tuple| {
+                self.add(tuple);
+                self.keys < KEYS_MAX
+            })
+        };
+        if self.seen.is_empty() {
+            return None;
         }
+        let counts: Vec<u32> = self.seen.values().map(|seen| seen.count).collect();
+        let groups = gin::extrapolate(&counts, read.scale);
+        let key_bytes = self.key_bytes / self.seen.len() as f64;
+        let rows = f64::from(self.rows);
+        let mut common: Vec<(Vec<u8>, f64)> = self
+            .seen
+            .into_values()
+            .filter(|seen| seen.count >= COMMON_ROWS_MIN)
+            .filter_map(|seen| Some((seen.bytes?, f64::from(seen.count) / rows)))
+            .collect();
+        common.sort_by(|a, b| b.1.total_cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+        common.truncate(COMMON_MAX);
+        Some(Elements {
+            groups,
+            key_bytes,
+            common,
+            null_share: f64::from(self.nulls) / rows,
+            per_row: self.keys as f64 / rows,
+        })
     }
 
     /// # Safety
@@ -186,7 +178,10 @@ impl<'a> Counter<'a> {
                 }
             }
             self.key.set_row(tuple);
-            let Some(value) = self.key.value() else { return self.count(0, 1.0) };
+            let Some(value) = self.key.value() else {
+                self.nulls += 1;
+                return self.count(0, 1.0, None);
+            };
             let (mut count, mut null_flags) = (0i32, ptr::null_mut::<bool>());
             let keys = pg_sys::FunctionCall3Coll(
                 &raw mut *self.extract,
@@ -197,32 +192,32 @@ impl<'a> Counter<'a> {
             )
             .cast_mut_ptr::<pg_sys::Datum>();
             if keys.is_null() || count <= 0 {
-                return self.count(1, 1.0);
+                return self.count(1, 1.0, None);
             }
             for at in 0..count as usize {
                 if !null_flags.is_null() && *null_flags.add(at) {
-                    self.count(2, 1.0);
+                    self.count(2, 1.0, None);
                 } else {
-                    let (hash, width) = self.stored.read(*keys.add(at));
-                    self.count(hash, width);
+                    let (hash, width, bytes) = self.stored.read(*keys.add(at));
+                    self.count(hash, width, bytes);
                 }
             }
         }
     }
 
     /// Counts a key once a row.
-    fn count(&mut self, hash: u64, width: f64) {
+    fn count(&mut self, hash: u64, width: f64, bytes: Option<&[u8]>) {
         match self.seen.entry(hash) {
             Entry::Occupied(mut known) => {
-                let (count, last) = known.get_mut();
-                if *last != self.rows {
-                    *last = self.rows;
-                    *count += 1;
+                let seen = known.get_mut();
+                if seen.last != self.rows {
+                    seen.last = self.rows;
+                    seen.count += 1;
                     self.keys += 1;
                 }
             }
             Entry::Vacant(place) => {
-                place.insert((1, self.rows));
+                place.insert(Seen { count: 1, last: self.rows, bytes: bytes.map(<[u8]>::to_vec) });
                 self.keys += 1;
                 self.key_bytes += gin::key_bytes(width, self.search.several);
             }
@@ -231,15 +226,38 @@ impl<'a> Counter<'a> {
 }
 
 impl Stored {
-    /// A hash of a key and its width in the index.
+    /// Of a type; None for pseudo-types.
+    pub fn of(type_oid: pg_sys::Oid) -> Option<Self> {
+        let (mut length, mut by_value) = (0, false);
+        // SAFETY: a syscache lookup.
+        unsafe { pg_sys::get_typlenbyval(type_oid, &mut length, &mut by_value) };
+        (length >= -2 && length != 0).then_some(Stored { length, by_value })
+    }
+
+    /// A hash of a value as it lies in a table.
     ///
     /// # Safety
-    /// `key` is of the stored type.
-    unsafe fn read(&self, key: pg_sys::Datum) -> (u64, f64) {
+    /// `value` is of the type; what it takes to read it is allocated in the current context.
+    pub unsafe fn hash(&self, value: pg_sys::Datum) -> u64 {
+        // SAFETY: as promised.
+        unsafe {
+            let value = match self.length {
+                -1 => pg_sys::Datum::from(pg_sys::pg_detoast_datum_packed(value.cast_mut_ptr()) as usize),
+                _ => value,
+            };
+            self.read(value).0
+        }
+    }
+
+    /// A hash of a key, its width in the index, and the key itself when it is of variable length.
+    ///
+    /// # Safety
+    /// `key` is of the stored type, and the bytes are used while it is alive.
+    unsafe fn read<'k>(&self, key: pg_sys::Datum) -> (u64, f64, Option<&'k [u8]>) {
         let mut hasher = DefaultHasher::new();
         if self.by_value {
             key.value().hash(&mut hasher);
-            return (hasher.finish(), f64::from(self.length));
+            return (hasher.finish(), f64::from(self.length), None);
         }
         // SAFETY: a varlena, a C string or a fixed number of bytes, as the type says.
         let (bytes, width) = unsafe {
@@ -261,27 +279,6 @@ impl Stored {
             }
         };
         bytes.hash(&mut hasher);
-        (hasher.finish(), width as f64)
-    }
-}
-
-/// The `at`-th block to read of `blocks`: whatever the number read, they lie evenly over the table, each at most once.
-fn spread(at: u32, blocks: u32) -> u32 {
-    if blocks <= BLOCKS_MAX {
-        return at;
-    }
-    // A step near the golden section that shares no factor with the number of blocks.
-    let mut step = (f64::from(blocks) * 0.618_033_988_75) as u64 | 1;
-    while gcd(step, u64::from(blocks)) != 1 {
-        step += 1;
-    }
-    (u64::from(at) * step % u64::from(blocks)) as u32
-}
-
-fn gcd(a: u64, b: u64) -> u64 {
-    if b == 0 {
-        a
-    } else {
-        gcd(b, a % b)
+        (hasher.finish(), width as f64, (self.length == -1).then_some(bytes))
     }
 }

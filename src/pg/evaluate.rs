@@ -115,6 +115,16 @@ impl Evaluator {
         }
     }
 
+    /// One column of the row; None for NULL.
+    ///
+    /// # Safety
+    /// `column` is one of the descriptor's.
+    pub unsafe fn get(&self, column: i16) -> Option<pg_sys::Datum> {
+        let at = usize::from(column.unsigned_abs()).saturating_sub(1);
+        // SAFETY: as promised.
+        unsafe { (!*(*self.slot).tts_isnull.add(at)).then(|| *(*self.slot).tts_values.add(at)) }
+    }
+
     /// The expression's value for the row; None for NULL. Allocated in the current context.
     ///
     /// # Safety

@@ -24,6 +24,7 @@ pub mod query;
 pub mod raw;
 pub mod relation;
 pub mod role;
+pub mod sample;
 pub mod srf;
 pub mod text;
 pub mod utility;

@@ -7,7 +7,7 @@ use std::ptr;
 use pgrx::{pg_sys, PgMemoryContexts};
 
 /// Blocks read, at most.
-const BLOCKS_MAX: u32 = 400;
+const BLOCKS_MAX: u32 = 1_000;
 /// Rows looked at, at most; a block once begun is finished.
 const ROWS_MAX: u32 = 10_000;
 
@@ -81,16 +81,8 @@ pub unsafe fn rows(table: pg_sys::Relation, mut each: impl FnMut(pg_sys::HeapTup
 
 /// The `at`-th block to read of `blocks`: whatever the number read, they lie evenly over the table, each at most once.
 fn spread(at: u32, blocks: u32) -> u32 {
-    if blocks <= BLOCKS_MAX {
-        // All may be read, but rows may suffice before: then they too are spread.
-        return stepped(at, blocks.max(1));
-    }
-    stepped(at, blocks)
-}
-
-fn stepped(at: u32, blocks: u32) -> u32 {
     // A step near the golden section that shares no factor with the number of blocks.
-    let blocks = u64::from(blocks);
+    let blocks = u64::from(blocks.max(1));
     let mut step = ((blocks as f64 * 0.618_033_988_75) as u64).max(1);
     while gcd(step, blocks) != 1 {
         step += 1;

@@ -6,6 +6,7 @@
 mod inject;
 mod price;
 mod statistics;
+mod statistics_row;
 
 use std::collections::HashMap;
 use std::ffi::CString;

@@ -1,9 +1,10 @@
 //! Statistics of expression keys. An expression has none before an index on it exists and was analysed; without them the
-//! planner assumes that an equality keeps half a percent of the rows. Its values for the column's own statistics say more:
-//! common values become common values, bounds of the histogram become a sample.
+//! planner assumes that an equality keeps half a percent of the rows. Its values for some rows of the table say more; where
+//! these cannot be read (a partitioned table, a locked one), its values for the column's own statistics: common values become
+//! common values, bounds of the histogram become a sample. Of `tsvector` the common words are noted, as ANALYZE does.
 //!
-//! Computed once for each expression of a call, outside of the planner; served to it as a `pg_statistic` row. Reads the
-//! syscache, locks `pg_statistic` in ACCESS SHARE for the time of one call.
+//! Computed once for each expression of a call, outside of the planner; served to it as a `pg_statistic` row. Reads and locks
+//! as `crate::pg::sample` does.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -13,20 +14,21 @@ use std::rc::Rc;
 use perf_core::index::size;
 use pgrx::{pg_guard, pg_sys};
 
+use super::statistics_row::Row;
 use super::{Hypothetical, KeyPart};
 use crate::pg::elements::{self, Elements, Search};
 use crate::pg::evaluate::{self, Evaluator};
 use crate::pg::relation::{self, Relation};
-use crate::pg::{ident, planner};
+use crate::pg::{ident, planner, sample};
 
 /// Common values kept, at most: the server's own default.
 const COMMON_MAX: usize = 100;
-/// A value is common when it is this much more frequent than the average one, as for ANALYZE.
-const COMMON_RATIO: f64 = 1.25;
-/// Columns of pg_statistic, and the first of its groups of five slots.
-const SLOTS: usize = 5;
-const KINDS: usize = 6;
-const COLUMNS: usize = KINDS + 5 * SLOTS;
+/// An expression with at least this many distinct values for each of the column's is one to one.
+const ONE_TO_ONE: f64 = 0.98;
+/// Bounds of a histogram, at most: the server's own default.
+const BOUNDS_MAX: usize = 101;
+/// ANALYZE keeps words that occur in this many rows for each word of a row: its accuracy, for a statistics target of 100.
+const WORD_SHARE_MIN: f64 = 9.0 / 144_285.0;
 /// Distinct values beyond this share of the rows are noted as a share, as ANALYZE does.
 const SCALING_SHARE: f64 = 0.1;
 
@@ -71,10 +73,70 @@ impl Samples {
         if let Some(known) = self.statistics.borrow().get(&name) {
             return known.clone();
         }
-        // SAFETY: inside a subtransaction that is rolled back.
-        let found = planner::with_catalog_path(|| unsafe { compute(relation, key) }).flatten().map(Rc::new);
+        let found = if key.type_oid == pg_sys::TSVECTOROID {
+            self.of_words(relation, key)
+        } else {
+            // SAFETY: inside a subtransaction that is rolled back.
+            planner::with_catalog_path(|| unsafe { compute(relation, key) }).flatten()
+        }
+        .map(Rc::new);
         self.statistics.borrow_mut().insert(name, found.clone());
         found
+    }
+}
+
+impl Samples {
+    /// Statistics of a `tsvector`: its common words.
+    fn of_words(&self, relation: &Relation, key: &KeyPart) -> Option<Statistics> {
+        let elements = self.elements(&Search {
+            relation: relation.oid,
+            key: key.expression,
+            predicate: ptr::null_mut(),
+            type_oid: key.type_oid,
+            class: relation::default_opclass(key.type_oid, pg_sys::GIN_AM_OID)?,
+            collation: key.collation,
+            several: false,
+        })?;
+        let present = (1.0 - elements.null_share).max(f64::MIN_POSITIVE);
+        let mut words: Vec<(Vec<u8>, f64)> = elements
+            .common
+            .into_iter()
+            .map(|(word, share)| (word, share / present))
+            .filter(|(_, share)| *share > elements.per_row / present * WORD_SHARE_MIN)
+            .collect();
+        // As the planner looks them up: the shorter first.
+        words.sort_by(|a, b| a.0.len().cmp(&b.0.len()).then_with(|| a.0.cmp(&b.0)));
+        // SAFETY: inside a subtransaction that is rolled back; texts are allocated there.
+        planner::with_catalog_path(|| unsafe {
+            let output = pg_sys::lookup_type_cache(pg_sys::TEXTOID, pg_sys::TYPECACHE_EQ_OPR as i32);
+            let data: Vec<pg_sys::Datum> = words
+                .iter()
+                .map(|(word, _)| {
+                    let text = pg_sys::cstring_to_text_with_len(word.as_ptr().cast(), word.len() as i32);
+                    pg_sys::Datum::from(text as usize)
+                })
+                .collect();
+            let mut shares: Vec<f64> = words.iter().map(|(_, share)| *share).collect();
+            let least = shares.iter().copied().fold(1.0, f64::min);
+            let most = shares.iter().copied().fold(0.0, f64::max);
+            shares.extend([least, most]);
+            let width = f64::from(pg_sys::get_typavgwidth(key.type_oid, -1)).max(elements.per_row * 10.0);
+            let mut row = Row::new(relation, elements.null_share, width, -1.0);
+            if !data.is_empty() {
+                let collation = pg_sys::DEFAULT_COLLATION_OID;
+                row.add(pg_sys::STATISTIC_KIND_MCELEM, (*output).eq_opr, collation, &shares, output, data);
+            }
+            let column = size::Column {
+                width,
+                align: 4.0,
+                widths: Vec::new(),
+                null_fraction: elements.null_share,
+                distinct: relation.tuples.max(1.0),
+                common: Vec::new(),
+            };
+            let (row, bytes) = row.finish();
+            Statistics { row, bytes, column }
+        })
     }
 }
 
@@ -143,19 +205,176 @@ struct Item {
 unsafe fn compute(relation: &Relation, key: &KeyPart) -> Option<Statistics> {
     // SAFETY: as promised; what is allocated lives until the end of the subtransaction.
     unsafe {
-        if !evaluate::is_trusted(key.expression) {
-            return None;
-        }
-        let column = only_column(key.expression).and_then(|number| relation.column(number))?;
         let flags = pg_sys::TYPECACHE_CMP_PROC_FINFO | pg_sys::TYPECACHE_LT_OPR | pg_sys::TYPECACHE_EQ_OPR;
         let output = pg_sys::lookup_type_cache(key.type_oid, flags as i32);
-        let of_input = pg_sys::lookup_type_cache(column.type_oid, flags as i32);
-        if (*output).cmp_proc == pg_sys::InvalidOid || (*of_input).cmp_proc == pg_sys::InvalidOid {
+        if (*output).cmp_proc == pg_sys::InvalidOid || !evaluate::is_trusted(key.expression) {
+            return None;
+        }
+        evaluate::restrict();
+        let rows = of_rows(relation, key);
+        // Where values and inputs are one to one, what ANALYZE knows of the column, from more rows, is as true of the values.
+        let one_to_one = rows.as_ref().is_some_and(|rows| rows.preserved >= ONE_TO_ONE);
+        let column = if one_to_one || rows.is_none() { of_column(relation, key, flags as i32) } else { None };
+        let mut found = column.or(rows)?;
+        if found.items.is_empty() {
+            return None;
+        }
+        let order = rank_correlation(&mut found.items, output, key.collation);
+        let groups = grouped(found.items, output, key.collation);
+        let distinct = match found.inputs {
+            // The column's own number of distinct values corrects what a sample of this size gets wrong of it.
+            Some(inputs) => {
+                let estimate = distinct_of(&groups, f64::MAX, 0, found.rest_rows);
+                (found.column_distinct * estimate / inputs.estimate(found.rest_rows)).clamp(1.0, found.column_distinct)
+            }
+            None => distinct_of(&groups, found.column_distinct, found.column_common, found.rest_rows),
+        };
+        let correlation = found.correlation.map(|of_column| of_column * order);
+        let sampled = f64::from(groups.iter().map(|group| group.bounds).sum::<u32>());
+        Some(
+            Form { relation, key, output, groups, null_share: found.null_share, distinct, correlation, sampled }
+                .finish(),
+        )
+    }
+}
+
+/// Values of an expression, before they are counted.
+struct Found {
+    items: Vec<Item>,
+    null_share: f64,
+    /// Correlation of the inputs' order with that of the rows.
+    correlation: Option<f64>,
+    /// The most distinct values there can be, and how many of them are common values of the column.
+    column_distinct: f64,
+    column_common: usize,
+    /// Rows that the bounds stand for.
+    rest_rows: f64,
+    /// The values of the only column in the same rows.
+    inputs: Option<Inputs>,
+    /// Distinct values for each of theirs.
+    preserved: f64,
+}
+
+/// How often values of a column occur in a sample.
+#[derive(Default)]
+struct Inputs {
+    counts: HashMap<u64, u32>,
+    sampled: u32,
+}
+
+impl Inputs {
+    fn add(&mut self, hash: u64) {
+        *self.counts.entry(hash).or_default() += 1;
+        self.sampled += 1;
+    }
+
+    /// Distinct values in all rows.
+    fn estimate(&self, rows: f64) -> f64 {
+        let once = self.counts.values().filter(|count| **count == 1).count() as f64;
+        haas_stokes(f64::from(self.sampled), self.counts.len() as f64, once, rows)
+    }
+}
+
+/// The estimator of Haas and Stokes (1998), which ANALYZE uses: of `sampled` values `seen` are distinct, `once` occur once.
+fn haas_stokes(sampled: f64, seen: f64, once: f64, rows: f64) -> f64 {
+    (sampled * seen / (sampled - once + once * sampled / rows.max(sampled))).max(1.0)
+}
+
+/// Values for some rows of the table.
+///
+/// # Safety
+/// As for [`compute`].
+unsafe fn of_rows(relation: &Relation, key: &KeyPart) -> Option<Found> {
+    // SAFETY: values are copied out of the row's memory; the expression is trusted.
+    unsafe {
+        let outer = pg_sys::CurrentMemoryContext;
+        let (mut length, mut by_value) = (0, false);
+        pg_sys::get_typlenbyval(key.type_oid, &mut length, &mut by_value);
+        if length < -1 {
+            return None;
+        }
+        sample::with_table(relation.oid, |table| {
+            let evaluator = Evaluator::new(pg_sys::CreateTupleDescCopy((*table).rd_att), key.expression);
+            let mut values: Vec<(u64, pg_sys::Datum)> = Vec::new();
+            let column = only_column(key.expression).and_then(|number| relation.column(number));
+            let known = column.and_then(|column| Some((column, elements::Stored::of(column.type_oid)?)));
+            let (mut inputs, mut outputs) = (Inputs::default(), Inputs::default());
+            let stored_output = elements::Stored::of(key.type_oid)?;
+            let read = sample::rows(table, |tuple| {
+                evaluator.set_row(tuple);
+                if let Some((input, stored)) =
+                    known.as_ref().and_then(|(column, stored)| Some((evaluator.get(column.number)?, stored)))
+                {
+                    inputs.add(stored.hash(input));
+                }
+                if let Some(value) = evaluator.value() {
+                    outputs.add(stored_output.hash(value));
+                    let before = pg_sys::MemoryContextSwitchTo(outer);
+                    let place = &(*tuple).t_self;
+                    let block = u64::from(place.ip_blkid.bi_hi) << 16 | u64::from(place.ip_blkid.bi_lo);
+                    let copy = match length {
+                        _ if by_value => value,
+                        -1 => pg_sys::Datum::from(pg_sys::pg_detoast_datum_copy(value.cast_mut_ptr()) as usize),
+                        _ => {
+                            let copy = pg_sys::palloc(length as usize).cast::<u8>();
+                            ptr::copy_nonoverlapping(value.cast_mut_ptr::<u8>(), copy, length as usize);
+                            pg_sys::Datum::from(copy as usize)
+                        }
+                    };
+                    values.push((block << 16 | u64::from(place.ip_posid), copy));
+                    pg_sys::MemoryContextSwitchTo(before);
+                }
+                true
+            });
+            if read.rows == 0 {
+                return None;
+            }
+            // Blocks are not read in their order.
+            values.sort_by_key(|(place, _)| *place);
+            let share = 1.0 / f64::from(read.rows);
+            let null_share = 1.0 - values.len() as f64 * share;
+            let rows = relation.tuples.max(f64::from(read.rows));
+            let of_column = known.map(|(column, _)| relation.size_column(column)).filter(|(_, known)| *known);
+            let item = |(rank, (_, value)): (usize, (u64, pg_sys::Datum))| Item {
+                value,
+                share,
+                input: rank as f64,
+                bounds: 1,
+                is_common: false,
+            };
+            let preserved = outputs.counts.len() as f64 / inputs.counts.len().max(1) as f64;
+            Some(Found {
+                items: values.into_iter().enumerate().map(item).collect(),
+                null_share: null_share.clamp(0.0, 1.0),
+                correlation: Some(1.0),
+                column_distinct: of_column.as_ref().map_or(rows, |(column, _)| column.distinct),
+                column_common: 0,
+                rest_rows: rows * (1.0 - null_share),
+                preserved: if of_column.is_some() { preserved } else { 0.0 },
+                inputs: of_column.map(|_| inputs).filter(|inputs| inputs.sampled > 0),
+            })
+        })
+    }
+}
+
+/// Values for the statistics of the only column.
+///
+/// # Safety
+/// As for [`compute`].
+unsafe fn of_column(relation: &Relation, key: &KeyPart, flags: i32) -> Option<Found> {
+    // SAFETY: as for `compute`; the descriptor is copied while the relation is open.
+    unsafe {
+        let column = only_column(key.expression).and_then(|number| relation.column(number))?;
+        let of_input = pg_sys::lookup_type_cache(column.type_oid, flags);
+        if (*of_input).cmp_proc == pg_sys::InvalidOid {
             return None;
         }
         let values = relation.values(column)?;
-        evaluate::restrict();
-        let table = pg_sys::try_relation_open(relation.oid, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+        let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+        if !pg_sys::ConditionalLockRelationOid(relation.oid, lock) {
+            return None;
+        }
+        let table = pg_sys::try_relation_open(relation.oid, pg_sys::NoLock as pg_sys::LOCKMODE);
         if table.is_null() {
             return None;
         }
@@ -176,7 +395,7 @@ unsafe fn compute(relation: &Relation, key: &KeyPart) -> Option<Statistics> {
             match evaluator.value() {
                 None => null_share += share,
                 Some(value) => {
-                    items.push(Item { value, share, input: rank as f64, bounds: u32::from(!is_common), is_common })
+                    items.push(Item { value, share, input: rank as f64, bounds: u32::from(!is_common), is_common });
                 }
             }
         }
@@ -188,14 +407,16 @@ unsafe fn compute(relation: &Relation, key: &KeyPart) -> Option<Statistics> {
             }
             Some(_) => {}
         }
-        if items.is_empty() {
-            return None;
-        }
-        let correlation =
-            values.correlation.map(|of_column| of_column * rank_correlation(&mut items, output, key.collation));
-        let groups = grouped(items, output, key.collation);
-        let distinct = distinct_of(&groups, values.distinct, values.common.len(), rest * relation.tuples);
-        Some(Form { relation, key, output, groups, null_share, distinct, correlation }.finish())
+        Some(Found {
+            items,
+            null_share,
+            correlation: values.correlation,
+            column_distinct: values.distinct,
+            column_common: values.common.len(),
+            rest_rows: rest * relation.tuples,
+            inputs: None,
+            preserved: 1.0,
+        })
     }
 }
 
@@ -287,8 +508,8 @@ unsafe fn grouped(items: Vec<Item>, cache: *mut pg_sys::TypeCacheEntry, collatio
     groups
 }
 
-/// Distinct values: those known from common values alone, and for the others the estimator of Haas and Stokes (1998), which
-/// ANALYZE uses, over the bounds of the histogram; never more than the column has.
+/// Distinct values: those known from common values alone, and for the others an estimate from the bounds of the histogram;
+/// never more than the column has.
 fn distinct_of(groups: &[Item], column_distinct: f64, common: usize, rest_rows: f64) -> f64 {
     let only_common = groups.iter().filter(|group| group.bounds == 0).count() as f64;
     let bounds: f64 = groups.iter().map(|group| f64::from(group.bounds)).sum();
@@ -298,8 +519,7 @@ fn distinct_of(groups: &[Item], column_distinct: f64, common: usize, rest_rows: 
     let seen = groups.iter().filter(|group| group.bounds > 0).count() as f64;
     let once = groups.iter().filter(|group| group.bounds == 1 && !group.is_common).count() as f64;
     let of_column = (column_distinct - common as f64).max(seen);
-    let estimate = bounds * seen / (bounds - once + once * bounds / rest_rows.max(bounds));
-    only_common + estimate.clamp(seen, of_column)
+    only_common + haas_stokes(bounds, seen, once, rest_rows).clamp(seen, of_column)
 }
 
 /// What goes into a `pg_statistic` row.
@@ -311,6 +531,8 @@ struct Form<'a> {
     null_share: f64,
     distinct: f64,
     correlation: Option<f64>,
+    /// Values that were sampled.
+    sampled: f64,
 }
 
 impl Form<'_> {
@@ -318,10 +540,14 @@ impl Form<'_> {
     /// As for [`compute`].
     unsafe fn finish(self) -> Statistics {
         let average = (1.0 - self.null_share) / self.distinct.max(1.0);
-        let all_known = self.groups.len() as f64 >= self.distinct.floor();
+        let all_known = self.groups.len() <= COMMON_MAX && self.groups.len() as f64 >= self.distinct.floor();
+        // More frequent than the average one beyond chance: two standard deviations, as ANALYZE has it.
+        let expected = self.sampled * average;
+        let frequent = expected + 2.0 * expected.sqrt() + 0.5;
         let is_common =
-            |group: &Item| group.is_common || all_known || (group.bounds > 1 && group.share >= COMMON_RATIO * average);
+            |group: &Item| group.is_common || all_known || (group.bounds > 1 && f64::from(group.bounds) > frequent);
         let (mut common, bounds): (Vec<&Item>, Vec<&Item>) = self.groups.iter().partition(|group| is_common(group));
+        let bounds = quantiles(&bounds);
         common.sort_by(|a, b| b.share.total_cmp(&a.share));
         common.truncate(COMMON_MAX);
         // SAFETY: as promised; values are of the output type.
@@ -350,77 +576,45 @@ impl Form<'_> {
                 distinct: self.distinct,
                 common: common.iter().map(|group| group.share).collect(),
             };
-            let (row, bytes) = self.row(&common, &bounds, width);
+            let data = |list: &[&Item]| list.iter().map(|item| item.value).collect::<Vec<_>>();
+            let rows = self.relation.tuples.max(1.0);
+            let distinct =
+                if self.distinct > SCALING_SHARE * rows { -(self.distinct / rows).min(1.0) } else { self.distinct };
+            let mut row = Row::new(self.relation, self.null_share, width, distinct);
+            let collation = self.key.collation;
+            if !common.is_empty() {
+                let (kind, operator) = (pg_sys::STATISTIC_KIND_MCV, (*self.output).eq_opr);
+                row.add(kind, operator, collation, &column.common, self.output, data(&common));
+            }
+            let less = (*self.output).lt_opr;
+            if bounds.len() > 1 {
+                row.add(pg_sys::STATISTIC_KIND_HISTOGRAM, less, collation, &[], self.output, data(&bounds));
+            }
+            if let Some(correlation) = self.correlation {
+                let kind = pg_sys::STATISTIC_KIND_CORRELATION;
+                row.add(kind, less, collation, &[correlation], self.output, Vec::new());
+            }
+            let (row, bytes) = row.finish();
             Statistics { row, bytes, column }
         }
     }
+}
 
-    /// # Safety
-    /// As for [`compute`].
-    unsafe fn row(&self, common: &[&Item], bounds: &[&Item], width: f64) -> (Vec<u64>, u32) {
-        let mut values = [pg_sys::Datum::from(0); COLUMNS];
-        let mut nulls = [false; COLUMNS];
-        nulls[KINDS + 3 * SLOTS..].fill(true);
-        let float = |value: f64| pg_sys::Datum::from((value as f32).to_bits() as usize);
-        let rows = self.relation.tuples.max(1.0);
-        let distinct =
-            if self.distinct > SCALING_SHARE * rows { -(self.distinct / rows).min(1.0) } else { self.distinct };
-        values[0] = pg_sys::Datum::from(self.relation.oid);
-        values[3] = float(self.null_share);
-        values[4] = pg_sys::Datum::from(width.round() as i32);
-        values[5] = float(distinct);
-        let mut slot = 0;
-        // SAFETY: the arrays have as many elements as are said, and a place for every column of the descriptor; the tuple is
-        // copied before the descriptor is closed.
-        unsafe {
-            let mut add = |kind: u32, operator: pg_sys::Oid, numbers: &[f64], list: &[&Item]| {
-                values[KINDS + slot] = pg_sys::Datum::from(kind as i16);
-                values[KINDS + SLOTS + slot] = pg_sys::Datum::from(operator);
-                values[KINDS + 2 * SLOTS + slot] = pg_sys::Datum::from(self.key.collation);
-                if !numbers.is_empty() {
-                    let mut floats: Vec<pg_sys::Datum> = numbers.iter().map(|number| float(*number)).collect();
-                    let count = floats.len() as i32;
-                    let array =
-                        pg_sys::construct_array(floats.as_mut_ptr(), count, pg_sys::FLOAT4OID, 4, true, b'i' as _);
-                    values[KINDS + 3 * SLOTS + slot] = pg_sys::Datum::from(array as usize);
-                    nulls[KINDS + 3 * SLOTS + slot] = false;
-                }
-                if !list.is_empty() {
-                    let mut data: Vec<pg_sys::Datum> = list.iter().map(|item| item.value).collect();
-                    let count = data.len() as i32;
-                    let (length, by_value, align) =
-                        ((*self.output).typlen, (*self.output).typbyval, (*self.output).typalign);
-                    let array = pg_sys::construct_array(
-                        data.as_mut_ptr(),
-                        count,
-                        self.key.type_oid,
-                        i32::from(length) as _,
-                        by_value,
-                        align,
-                    );
-                    values[KINDS + 4 * SLOTS + slot] = pg_sys::Datum::from(array as usize);
-                    nulls[KINDS + 4 * SLOTS + slot] = false;
-                }
-                slot += 1;
-            };
-            if !common.is_empty() {
-                let shares: Vec<f64> = common.iter().map(|item| item.share).collect();
-                add(pg_sys::STATISTIC_KIND_MCV, (*self.output).eq_opr, &shares, common);
-            }
-            if bounds.len() > 1 {
-                add(pg_sys::STATISTIC_KIND_HISTOGRAM, (*self.output).lt_opr, &[], bounds);
-            }
-            if let Some(correlation) = self.correlation {
-                add(pg_sys::STATISTIC_KIND_CORRELATION, (*self.output).lt_opr, &[correlation], &[]);
-            }
-            let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
-            let catalog = pg_sys::table_open(pg_sys::StatisticRelationId, lock);
-            let tuple = pg_sys::heap_form_tuple((*catalog).rd_att, values.as_mut_ptr(), nulls.as_mut_ptr());
-            pg_sys::table_close(catalog, lock);
-            let bytes = (*tuple).t_len;
-            let mut row = vec![0u64; (bytes as usize).div_ceil(size_of::<u64>())];
-            ptr::copy_nonoverlapping((*tuple).t_data.cast::<u8>(), row.as_mut_ptr().cast(), bytes as usize);
-            (row, bytes)
-        }
+/// As many bounds as a histogram has, so that about as many values lie between any two.
+fn quantiles<'a>(groups: &[&'a Item]) -> Vec<&'a Item> {
+    let total: f64 = groups.iter().map(|group| f64::from(group.bounds.max(1))).sum();
+    if total <= BOUNDS_MAX as f64 {
+        return groups.iter().flat_map(|group| std::iter::repeat_n(*group, group.bounds.max(1) as usize)).collect();
     }
+    let mut result = Vec::with_capacity(BOUNDS_MAX);
+    let (mut at, mut passed) = (0, 0.0);
+    for bound in 0..BOUNDS_MAX {
+        let wanted = (total - 1.0) * bound as f64 / (BOUNDS_MAX - 1) as f64;
+        while let Some(group) = groups.get(at).filter(|group| passed + f64::from(group.bounds.max(1)) <= wanted) {
+            passed += f64::from(group.bounds.max(1));
+            at += 1;
+        }
+        result.extend(groups.get(at.min(groups.len() - 1)).copied());
+    }
+    result
 }

@@ -32,11 +32,23 @@ SELECT * FROM pg_temp.compare('SELECT (SELECT count(*) FROM orders o WHERE o.use
 SELECT * FROM pg_temp.compare('WITH x AS MATERIALIZED (SELECT * FROM orders WHERE user_id = 5) SELECT count(*) FROM x', ARRAY['CREATE INDEX ON orders (user_id)']);
 -- Index-only, INCLUDE, expression and predicate, in any place of the range table.
 SELECT * FROM pg_temp.compare('SELECT user_id, amount FROM orders WHERE user_id < 20', ARRAY['CREATE INDEX covering ON orders (user_id) INCLUDE (amount)']);
+-- Whatever VACUUM could mark as visible to all beside other sessions.
+SET enable_bitmapscan = off;
+SET enable_seqscan = off;
 SELECT plan LIKE '%Index Only Scan using covering%' AS index_only FROM perf.what_if('SELECT user_id, amount FROM orders WHERE user_id < 20', ARRAY['CREATE INDEX covering ON orders (user_id) INCLUDE (amount)']) WHERE variant = 'hypothetical';
+RESET enable_bitmapscan;
+RESET enable_seqscan;
 SELECT * FROM pg_temp.compare('SELECT * FROM (VALUES (1)) v, orders o WHERE lower(o.note) = ''note 31''', ARRAY['CREATE INDEX lowered ON orders (lower(note))']);
 SELECT * FROM pg_temp.compare('SELECT * FROM (VALUES (1)) v, orders o WHERE o.status = ''open'' AND o.user_id = 3', ARRAY['CREATE INDEX partial ON orders (user_id) WHERE status = ''open''']);
 -- A predicate that the query does not imply is of no use.
 SELECT * FROM pg_temp.compare('SELECT * FROM orders WHERE user_id = 3', ARRAY['CREATE INDEX partial ON orders (user_id) WHERE status = ''open''']);
+-- Other access methods, operator classes, storage parameters; sizes are told for the variant with the indexes alone.
+SELECT * FROM pg_temp.compare('SELECT * FROM orders WHERE note = ''Note 31''', ARRAY['CREATE INDEX hashed ON orders USING hash (note)']);
+SELECT * FROM pg_temp.compare('SELECT * FROM orders WHERE created_at < ''2026-01-02''', ARRAY['CREATE INDEX ranges ON orders USING brin (created_at) WITH (pages_per_range = 8)']);
+SELECT * FROM pg_temp.compare('SELECT * FROM orders WHERE to_tsvector(''simple'', note) @@ ''31''', ARRAY['CREATE INDEX words ON orders USING gin (to_tsvector(''simple'', note))']);
+SELECT * FROM pg_temp.compare('SELECT * FROM orders WHERE note LIKE ''Note 310%''', ARRAY['CREATE INDEX patterns ON orders (note text_pattern_ops) WITH (fillfactor = 70, deduplicate_items = off)']);
+SELECT * FROM pg_temp.compare('SELECT * FROM orders WHERE user_id = 3', ARRAY['CREATE UNIQUE INDEX one ON orders (user_id, id) NULLS NOT DISTINCT']);
+SELECT variant, size_bytes BETWEEN 100000 AND 5000000 AS plausible FROM perf.what_if('SELECT 1', ARRAY['CREATE INDEX ON orders (user_id)', 'CREATE INDEX ON orders USING hash (note)']);
 -- Parameters are planned generically; writes are planned, not run.
 SELECT * FROM pg_temp.compare('SELECT * FROM orders WHERE user_id = $1', ARRAY['CREATE INDEX ON orders (user_id)']);
 SELECT * FROM pg_temp.compare('DELETE FROM orders WHERE user_id = 5', ARRAY['CREATE INDEX ON orders (user_id)']);
@@ -75,7 +87,15 @@ SELECT * FROM perf.what_if('CREATE TABLE x AS SELECT 1');
 SELECT * FROM perf.what_if('SELECT * FROM nowhere');
 SELECT * FROM perf.what_if('SELECT 1', ARRAY['SELECT 1']);
 SELECT * FROM perf.what_if('SELECT 1', ARRAY['CREATE INDEX ON orders USING gin (note)']);
-SELECT * FROM perf.what_if('SELECT 1', ARRAY['CREATE INDEX ON orders (user_id) WITH (fillfactor = 50)']);
+SELECT * FROM perf.what_if('SELECT 1', ARRAY['CREATE INDEX ON orders USING gist (note)']);
+SELECT * FROM perf.what_if('SELECT 1', ARRAY['CREATE INDEX ON orders USING gin (to_tsvector(''simple'', note)) WITH (fastupdate = off)']);
+SELECT * FROM perf.what_if('SELECT 1', ARRAY['CREATE INDEX ON orders (user_id) WITH (fillfactor = 5)']);
+SELECT * FROM perf.what_if('SELECT 1', ARRAY['CREATE INDEX ON orders USING brin (user_id) WITH (fillfactor = 50)']);
+SELECT * FROM perf.what_if('SELECT 1', ARRAY['CREATE INDEX ON orders USING hash (user_id, status)']);
+SELECT * FROM perf.what_if('SELECT 1', ARRAY['CREATE UNIQUE INDEX ON orders USING hash (user_id)']);
+SELECT * FROM perf.what_if('SELECT 1', ARRAY['CREATE INDEX ON orders USING gin (to_tsvector(''simple'', note)) INCLUDE (id)']);
+SELECT * FROM perf.what_if('SELECT 1', ARRAY['CREATE INDEX ON orders USING brin (user_id DESC)']);
+SELECT * FROM perf.what_if('SELECT 1', ARRAY['CREATE INDEX ON orders (user_id jsonb_path_ops)']);
 SELECT * FROM perf.what_if('SELECT 1', ARRAY['CREATE INDEX ON orders (nothing)']);
 SELECT * FROM perf.what_if('SELECT 1', ARRAY['CREATE INDEX ON orders (clock_timestamp())']);
 SELECT * FROM perf.what_if('SELECT 1', ARRAY['CREATE INDEX ON nowhere (a)']);
