@@ -142,7 +142,7 @@ impl Pool {
             ledger.add_relevant(number, self.own[number].iter().copied());
             let mut rest = self.own[number].clone();
             for layer in 0..LAYERS_MAX {
-                if rest.is_empty() || ledger.expired() {
+                if rest.is_empty() || !ledger.may_plan() {
                     break;
                 }
                 rest.sort_unstable();
@@ -247,6 +247,8 @@ pub struct Oracle<'a> {
     pub study: &'a Study,
     /// The candidates.
     pub pool: &'a Pool,
+    /// Until when to plan.
+    pub plan_until: Instant,
     /// When to stop.
     pub deadline: Instant,
 }
@@ -264,6 +266,10 @@ impl ledger::Planner for Oracle<'_> {
     fn plan(&mut self, statement: usize, config: &[usize]) -> Option<Outcome> {
         let plan = self.planned(statement, config)?;
         Some(Outcome { cost: plan.total_cost, value: self.study.time_of(&plan), used: used(&plan, config) })
+    }
+
+    fn may_plan(&mut self) -> bool {
+        Instant::now() < self.plan_until
     }
 
     fn expired(&mut self) -> bool {

@@ -4,8 +4,9 @@
 use std::collections::hash_map::Entry;
 use std::time::Instant;
 
+use perf_core::index::keys_cover;
 use perf_core::index::ledger::{Outcome as PlanOutcome, Pages};
-use perf_core::index::select::{select, Selection, WORSE_MAX};
+use perf_core::index::select::{select, Selection, Storage, WORSE_MAX};
 
 use super::policy::{self, PolicyRow, Resolved};
 use super::pool::{self, is_covered, Oracle, Pool, IMPROVED};
@@ -18,8 +19,11 @@ use crate::workload::queries::Workload;
 
 /// Share of the time budget that the baseline may take.
 const STUDY_SHARE: f64 = 0.4;
-/// Share of the time budget after which the search ends, so that what it found can still be checked with real plans.
-const SEARCH_SHARE: f64 = 0.85;
+/// Share of the time budget after which no more candidates are tried one statement at a time; the heaviest come first.
+const SHORTLIST_SHARE: f64 = 0.65;
+/// Share of the time budget after which the search makes do with the plans it has, and after which it ends: what it found is
+/// still to be confirmed with real plans.
+const SEARCH_SHARES: (f64, f64) = (0.8, 0.85);
 /// Share of the time budget after which existing indexes are judged no further; the search has the rest.
 const UPKEEP_SHARE: f64 = 0.6;
 
@@ -67,8 +71,8 @@ pub fn run(workload: &Workload, options: &Options) -> Result<Outcome, Error> {
         }
     }
     let upkeep = upkeep::run(workload, &mut study, &cases, options.started + budget.mul_f64(UPKEEP_SHARE))?;
-    let search_end = options.started + budget.mul_f64(SEARCH_SHARE);
-    let mut pool = Pool::of(&study, workload, search_end);
+    let at = |share: f64| options.started + budget.mul_f64(share);
+    let mut pool = Pool::of(&study, workload, at(SHORTLIST_SHARE));
     for (at, case) in cases.iter().enumerate() {
         if let Resolved::Index(_, candidate) = &case.resolved {
             if study.relations.get(&candidate.relation).is_some_and(|known| !is_covered(known, candidate)) {
@@ -78,20 +82,23 @@ pub fn run(workload: &Workload, options: &Options) -> Result<Outcome, Error> {
     }
     let mut pages = opened(&study);
     let mut shortlist = {
-        let mut oracle = Oracle { study: &study, pool: &pool, deadline: search_end };
+        let end = at(SHORTLIST_SHARE);
+        let mut oracle = Oracle { study: &study, pool: &pool, plan_until: end, deadline: end };
         pool.shortlist(&study, &mut pages.with(&mut oracle))
     };
     pool.add_merged(&study, workload, &mut shortlist);
     let choices = pool.choices(&shortlist);
     let weights: Vec<f64> = study.statements.iter().map(|statement| statement.weight).collect();
-    let mut oracle = Oracle { study: &study, pool: &pool, deadline: search_end };
+    let (plan_until, deadline) = (at(SEARCH_SHARES.0), at(SEARCH_SHARES.1));
+    let mut oracle = Oracle { study: &study, pool: &pool, plan_until, deadline };
     let mut ledger = pages.with(&mut oracle);
     for (at, choice) in choices.iter().enumerate() {
         for statement in &choice.statements {
             ledger.add_relevant(*statement, [at]);
         }
     }
-    let mut selection = select(&weights, &choices, &shortlist.bundles, options.budget_bytes, &mut ledger);
+    let storage = Storage { budget: options.budget_bytes, data: study.relations.values().map(Known::bytes).sum() };
+    let mut selection = select(&weights, &choices, &shortlist.bundles, storage, &mut ledger);
     let mut judge = Judge { study: &study, pool: &pool, pages: &mut pages, deadline: options.deadline };
     judge.prefer_policy(&mut selection, options.budget_bytes);
     let plans = judge.confirmed(&mut selection);
@@ -140,7 +147,7 @@ struct Judge<'a> {
 
 impl Judge<'_> {
     fn oracle(&self) -> Oracle<'_> {
-        Oracle { study: self.study, pool: self.pool, deadline: self.deadline }
+        Oracle { study: self.study, pool: self.pool, plan_until: self.deadline, deadline: self.deadline }
     }
 
     /// Those of `config` that might serve a statement.
@@ -150,7 +157,8 @@ impl Judge<'_> {
 
     /// What a statement takes with `config`, in relation to without; from the ledger as long as it can.
     fn ratio(&mut self, statement: usize, config: &[usize]) -> f64 {
-        let mut oracle = Oracle { study: self.study, pool: self.pool, deadline: self.deadline };
+        let (study, pool, deadline) = (self.study, self.pool, self.deadline);
+        let mut oracle = Oracle { study, pool, plan_until: deadline, deadline };
         self.pages.with(&mut oracle).ratio(statement, config)
     }
 
@@ -184,7 +192,12 @@ impl Judge<'_> {
     /// Whether candidate `short` is the beginning of candidate `long`.
     fn begins(&self, short: usize, long: usize) -> bool {
         let (short, long) = (&self.pool.entries[short].candidate, &self.pool.entries[long].candidate);
-        short.keys.len() < long.keys.len() && long.covers(short)
+        // INCLUDE columns aside: the comparison of what both save takes care of them.
+        short.relation == long.relation
+            && short.kind == long.kind
+            && short.predicate.is_none()
+            && short.keys.len() < long.keys.len() + usize::from(!short.include.is_empty())
+            && keys_cover(&long.keys, &short.keys)
     }
 
     /// What a set of candidates saves of the workload, net of what the writes pay.
@@ -207,7 +220,8 @@ impl Judge<'_> {
             for number in std::mem::take(&mut stale) {
                 let relevant = self.relevant(number, &selection.chosen);
                 plans[number] = None;
-                if relevant.is_empty() {
+                // Past the deadline what cannot be confirmed is not told.
+                if relevant.is_empty() || Instant::now() >= self.deadline {
                     continue;
                 }
                 let Some(plan) = self.oracle().planned(number, &relevant) else { continue };

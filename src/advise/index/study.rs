@@ -98,6 +98,15 @@ pub struct Known {
 }
 
 impl Known {
+    /// Bytes of its rows, indexes and TOAST apart.
+    pub fn bytes(&self) -> f64 {
+        if self.leaves.is_empty() {
+            self.relation.pages * 8192.0
+        } else {
+            self.leaves.iter().map(|leaf| leaf.pages * 8192.0).sum()
+        }
+    }
+
     /// Reads all of it.
     pub fn read(oid: pg_sys::Oid) -> Result<Known, Unusable> {
         let relation = Relation::read(oid)?;
@@ -278,6 +287,7 @@ fn studied(
         match planner::plan(&one.statement(), &[harvest]) {
             Ok(plans) => {
                 one.base = plans.into_iter().next().unwrap_or_default();
+                pgrx::debug2!("perf_opt statement {}: {}", statement.queryid, one.base.work);
                 one.generic = one.parameters.is_empty() && one.base.has_parameters;
                 one.weight = if workload.is_measured() {
                     statement.total_ms

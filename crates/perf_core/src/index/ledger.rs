@@ -25,7 +25,9 @@ pub struct Outcome {
 pub trait Planner {
     /// The plan of `statement` with exactly the candidates `config`, sorted, at hand; None when there is none.
     fn plan(&mut self, statement: usize, config: &[usize]) -> Option<Outcome>;
-    /// Whether time is up.
+    /// Whether there is time for a plan; from then on the ledger answers from what it has.
+    fn may_plan(&mut self) -> bool;
+    /// Whether time is up for the search itself.
     fn expired(&mut self) -> bool;
 }
 
@@ -89,6 +91,7 @@ pub struct Pages {
 pub struct Ledger<'a, P: Planner> {
     planner: &'a mut P,
     pages: &'a mut Vec<Page>,
+    refused: bool,
 }
 
 impl Pages {
@@ -115,7 +118,7 @@ impl Pages {
 
     /// The ledger for as long as nothing else is asked of the planner.
     pub fn with<'a, P: Planner>(&'a mut self, planner: &'a mut P) -> Ledger<'a, P> {
-        Ledger { planner, pages: &mut self.pages }
+        Ledger { planner, pages: &mut self.pages, refused: false }
     }
 }
 
@@ -131,9 +134,19 @@ impl<P: Planner> Ledger<'_, P> {
         }
     }
 
+    /// Whether there is time for another plan.
+    pub fn may_plan(&mut self) -> bool {
+        self.planner.may_plan()
+    }
+
     /// Whether time is up.
     pub fn expired(&mut self) -> bool {
         self.planner.expired()
+    }
+
+    /// Whether a plan was wanted when there was no time for it any more.
+    pub fn lacked_time(&self) -> bool {
+        self.refused
     }
 
     /// The candidates in the plan of `statement` with `config` at hand, and its cost in relation to that without any.
@@ -157,7 +170,11 @@ impl<P: Planner> Ledger<'_, P> {
         if let Some(at) = page.settled(set) {
             return at;
         }
-        if page.calls >= page.calls_max || self.planner.expired() {
+        if page.calls >= page.calls_max {
+            return page.bound(set);
+        }
+        if !self.planner.may_plan() {
+            self.refused = true;
             return page.bound(set);
         }
         page.calls += 1;
@@ -193,6 +210,9 @@ mod tests {
             let used: Vec<usize> = best.into_iter().filter(|at| self.costs[*at] < 100.0).collect();
             let cost = used.first().map_or(100.0, |at| self.costs[*at]);
             Some(Outcome { cost, value: cost, used })
+        }
+        fn may_plan(&mut self) -> bool {
+            true
         }
         fn expired(&mut self) -> bool {
             false

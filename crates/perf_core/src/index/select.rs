@@ -7,6 +7,8 @@ use super::ledger::{Ledger, Planner};
 pub const WORSE_MAX: f64 = 1.05;
 /// An index that saves less than this share of the whole workload is not worth having.
 pub const SAVING_MIN: f64 = 0.0025;
+/// Indexes as large as all the tables together must save this share more.
+const STORAGE_SAVING_MIN: f64 = 0.02;
 /// Candidates within this share of each other save the same; the smaller one is taken.
 const TIE: f64 = 0.001;
 /// A preferred candidate is taken unless another one saves this share more.
@@ -52,6 +54,8 @@ struct Task<'a> {
     budget: f64,
     /// What an index must save.
     least: f64,
+    /// What it must save beyond that for each byte it takes.
+    byte_price: f64,
 }
 
 /// A set of candidates and what it does to every statement.
@@ -73,6 +77,11 @@ impl Task<'_> {
         self.weights[statement] * (1.0 - ratio - PENALTY * (ratio - WORSE_MAX).max(0.0))
     }
 
+    /// What having a candidate costs.
+    fn keeping(&self, at: usize) -> f64 {
+        self.choices[at].write_cost + self.least + self.byte_price * self.choices[at].bytes
+    }
+
     /// `state` without `out` and with `into`.
     fn changed<P: Planner>(&self, ledger: &mut Ledger<'_, P>, state: &State, out: &[usize], into: &[usize]) -> State {
         let mut next = state.clone();
@@ -81,7 +90,7 @@ impl Task<'_> {
             if let Ok(place) = next.chosen.binary_search(at) {
                 next.chosen.remove(place);
                 next.bytes -= self.choices[*at].bytes;
-                next.worth += self.choices[*at].write_cost + self.least;
+                next.worth += self.keeping(*at);
                 touched.extend(&self.choices[*at].statements);
             }
         }
@@ -89,7 +98,7 @@ impl Task<'_> {
             if let Err(place) = next.chosen.binary_search(at) {
                 next.chosen.insert(place, *at);
                 next.bytes += self.choices[*at].bytes;
-                next.worth -= self.choices[*at].write_cost + self.least;
+                next.worth -= self.keeping(*at);
                 touched.extend(&self.choices[*at].statements);
             }
         }
@@ -112,17 +121,28 @@ impl Task<'_> {
     }
 }
 
-/// Chooses among `choices` so that as much weight as possible is saved within `budget` bytes. `bundles` are sets of choices
+/// What the storage is: how much of it there may be, and how much there is of data.
+#[derive(Clone, Copy, Debug)]
+pub struct Storage {
+    /// Bytes for all chosen candidates; None for no limit.
+    pub budget: Option<f64>,
+    /// Bytes of the tables in question.
+    pub data: f64,
+}
+
+/// Chooses among `choices` so that as much weight as possible is saved within the budget. `bundles` are sets of choices
 /// that help together and perhaps not alone, such as those for the arms of an OR.
 pub fn select<P: Planner>(
     weights: &[f64],
     choices: &[Choice],
     bundles: &[Vec<usize>],
-    budget: Option<f64>,
+    storage: Storage,
     ledger: &mut Ledger<'_, P>,
 ) -> Selection {
-    let least = SAVING_MIN * weights.iter().sum::<f64>();
-    let task = Task { weights, choices, budget: budget.unwrap_or(f64::INFINITY), least };
+    let total = weights.iter().sum::<f64>();
+    let byte_price = if storage.data > 0.0 { STORAGE_SAVING_MIN * total / storage.data } else { 0.0 };
+    let budget = storage.budget.unwrap_or(f64::INFINITY);
+    let task = Task { weights, choices, budget, least: SAVING_MIN * total, byte_price };
     let mut moves: Vec<Vec<usize>> = (0..choices.len()).map(|at| vec![at]).collect();
     for bundle in bundles.iter().filter(|bundle| bundle.len() > 1) {
         let mut bundle = bundle.clone();
@@ -139,11 +159,14 @@ pub fn select<P: Planner>(
             if up { build_up(&task, ledger, &moves, exponent) } else { take_away(&task, ledger, exponent) };
         let (state, finished) = if finished { improved(&task, ledger, state) } else { (state, false) };
         if task.is_allowed(&state) && state.worth > best.saving * (1.0 + 1e-9) {
-            best = Selection { chosen: state.chosen, saving: state.worth, cut_short: false };
+            best = Selection { chosen: state.chosen, saving: state.worth, ..best };
         }
         if !finished || ledger.expired() {
             best.cut_short = true;
             break;
+        }
+        if ledger.lacked_time() {
+            best.cut_short = true;
         }
         // Without a budget to share, density makes no difference worth the planner's time.
         if task.budget.is_infinite() && exponent > 0.0 {
@@ -367,8 +390,11 @@ mod tests {
             let cost = 100.0 * best.map_or(1.0, factor);
             Some(Outcome { cost, value: time(cost), used: best.into_iter().collect() })
         }
+        fn may_plan(&mut self) -> bool {
+            self.calls <= self.calls_max
+        }
         fn expired(&mut self) -> bool {
-            self.calls > self.calls_max
+            false
         }
     }
 
@@ -401,7 +427,7 @@ mod tests {
             ledger
                 .add_relevant(statement, (0..choices.len()).filter(|at| choices[*at].statements.contains(&statement)));
         }
-        select(weights, choices, bundles, budget, &mut ledger)
+        select(weights, choices, bundles, Storage { budget, data: 0.0 }, &mut ledger)
     }
 
     fn run(factors: Vec<Vec<f64>>, bytes: &[f64], budget: Option<f64>, calls_max: usize) -> (Selection, Vec<Choice>) {
@@ -465,6 +491,9 @@ mod tests {
             let both = config == [0, 1];
             let cost = if both { 1.0 } else { 100.0 };
             Some(Outcome { cost, value: cost, used: if both { vec![0, 1] } else { vec![] } })
+        }
+        fn may_plan(&mut self) -> bool {
+            true
         }
         fn expired(&mut self) -> bool {
             false

@@ -5,6 +5,8 @@
 //! visit to a random tuple a cache miss. So a plan's gain is valued by counting its steps and pricing each in nanoseconds.
 //! Prices are those of one machine; only ratios of times are used, and the measured time of a statement sets the scale.
 
+use std::fmt;
+
 /// A kind of step. The prices are a non-negative least-squares fit of measured times of many plans, see
 /// `tests/bench/README.md`, suite `advisor`, part `prices`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,6 +121,16 @@ impl Work {
     /// The time it takes with everything in memory.
     pub fn milliseconds(&self) -> f64 {
         self.counts.iter().zip(PRICES_NS).map(|(count, price)| count * price).sum::<f64>() * 1e-6
+    }
+}
+
+/// `sequential_tuples 100, rows 3`: what there is, rounded.
+impl fmt::Display for Work {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, (name, count)) in self.counted().filter(|(_, count)| *count > 0.0).enumerate() {
+            write!(formatter, "{}{name} {count:.0}", if at > 0 { ", " } else { "" })?;
+        }
+        Ok(())
     }
 }
 
