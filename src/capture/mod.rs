@@ -6,7 +6,7 @@
 //! on the stack that an error could skip: no destructor, no `catch_unwind`, no sigsetjmp. That a statement failed is
 //! learnt from the abort of its (sub)transaction, or from the exit of the process.
 
-mod actuals;
+pub mod actuals;
 mod failure;
 pub mod frames;
 pub mod hooks;

@@ -332,7 +332,8 @@ impl Walk {
                 }
                 T::T_BitmapHeapScan => {
                     let factor = known.unwrap_or(1.0);
-                    self.spread(left, factor);
+                    // A filter may be what is misjudged, not what the bitmap finds.
+                    self.spread(left, if (*plan).qual.is_null() { factor } else { 1.0 });
                     factor
                 }
                 T::T_Gather => {
@@ -379,7 +380,8 @@ impl Walk {
         }
     }
 
-    /// What the inner side gives for an outer row follows from what the join gives.
+    /// What the inner side gives for an outer row follows from what the join gives, unless the join only asks whether there
+    /// is a match.
     ///
     /// # Safety
     /// `plan` is a nested loop of the plan.
@@ -391,7 +393,13 @@ impl Walk {
             let loops = Loops { innermost: plan.cast_mut().cast(), around: place.loops };
             if loops.feed(right) {
                 let factor = known.unwrap_or(outer);
-                let fed = cardinality::bounded(factor / outer);
+                let fed = match (known, (*plan.cast::<pg_sys::Join>()).jointype) {
+                    (None, _) | (_, pg_sys::JoinType::JOIN_SEMI | pg_sys::JoinType::JOIN_ANTI) => 1.0,
+                    (Some(factor), _) => {
+                        let each = (*plan).plan_rows * factor / self.result.rows((*plan).lefttree).max(1.0);
+                        cardinality::bounded(each / (*right).plan_rows.max(1.0))
+                    }
+                };
                 self.correct(right, Place { loops: Some(&loops), fed, ..place });
                 return factor;
             }

@@ -11,6 +11,7 @@ use super::recommend::{Options, PolicyCase};
 use super::study::{Known, Studied, Study};
 use super::what_if::used_name;
 use super::{ddl, existing};
+use crate::capture::actuals::COSTLY;
 use crate::pg::hypothetical::Hypothetical;
 use crate::pg::planner::{Planned, Scan};
 use crate::pg::{catalog, ident};
@@ -24,6 +25,9 @@ pub const HIGH_PCT: f64 = 5.0;
 const HIGH_SPEEDUP: f64 = 10.0;
 /// `medium`: this share of the workload saved, in percent.
 pub const MEDIUM_PCT: f64 = 1.0;
+
+/// A plan whose row estimates are off by this factor may be another one tomorrow.
+const MISESTIMATE: f64 = 10.0;
 
 /// A policy index that saves less than this share of the workload, in percent, saves nothing worth a word.
 const NOTICEABLE_PCT: f64 = 0.1;
@@ -216,7 +220,8 @@ impl Findings<'_> {
         statements.sort_by(|a, b| saved(b).total_cmp(&saved(a)).then(a.0.at.cmp(&b.0.at)));
         let speedup = |one: &(&Studied, &Change)| 1.0 / one.1.ratio.max(f64::MIN_POSITIVE);
         let best = statements.iter().map(speedup).fold(1.0, f64::max);
-        let benefit = self.pct(gain.saved);
+        let net = gain.saved - entry.write_cost.unwrap_or(0.0);
+        let benefit = self.pct(net);
         let fast_on_top =
             statements.iter().any(|one| speedup(one) >= HIGH_SPEEDUP && self.pct(one.0.weight) >= HIGH_PCT);
         let generic = statements.iter().any(|one| one.0.generic);
@@ -237,13 +242,13 @@ impl Findings<'_> {
             undo_ddl: Some(undo),
             size_bytes: Some(entry.index.bytes as i64),
             benefit_pct: Some(benefit),
-            benefit_ms_per_hour: self.workload.hours.map(|hours| gain.saved / hours),
+            benefit_ms_per_hour: self.workload.hours.map(|hours| net / hours),
             statements_improved: Some(statements.len() as i32),
             best_speedup: Some(best),
             write_cost_pct: entry.write_cost.map(|cost| self.pct(cost)),
             confidence: if !entry.index.has_statistics {
                 "low"
-            } else if generic || !self.workload.is_measured() {
+            } else if generic || !self.workload.is_measured() || statements.iter().any(|one| is_doubtful(one.0)) {
                 "medium"
             } else {
                 "high"
@@ -272,6 +277,13 @@ impl Findings<'_> {
         );
         if !entry.index.has_statistics {
             reason.push_str("; the table was never analysed, so run ANALYZE and ask again");
+        }
+        let misestimate = statements.iter().filter_map(|one| one.0.base.misestimate).fold(1.0, f64::max);
+        if misestimate >= MISESTIMATE {
+            reason.push_str(&format!(
+                "; the planner's row estimates are off by up to {} there, so the gain is judged by the rows that were counted",
+                times(misestimate)
+            ));
         }
         if known.relation.kind == b'p' {
             reason.push_str("; the table is partitioned, so each partition gets its own index");
@@ -433,6 +445,14 @@ impl Findings<'_> {
             reason: sentence(&reason),
             ..row
         }
+    }
+}
+
+/// Whether the gain of a statement hangs on row estimates that are wrong, or that nobody has checked.
+fn is_doubtful(statement: &Studied) -> bool {
+    match statement.base.misestimate {
+        Some(factor) => factor >= MISESTIMATE,
+        None => statement.base.total_cost >= COSTLY,
     }
 }
 

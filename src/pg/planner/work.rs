@@ -69,13 +69,12 @@ impl Seen {
             let index_path = path.cast::<pg_sys::IndexPath>();
             let info = (*index_path).indexinfo;
             let first = if (*info).nkeycolumns > 0 { *(*info).indexkeys as i16 } else { 0 };
-            let damping = if (*info).nkeycolumns > 1 { 0.75 } else { 1.0 };
             self.indexes.push(SeenIndex {
                 index: (*info).indexoid,
                 rows: (*path).rows,
                 total_cost: (*path).total_cost,
                 entries: ((*index_path).indexselectivity * (*info).tuples).max(1.0),
-                correlation: damping * relation::correlation(relation, first).abs(),
+                correlation: relation::correlation(relation, first).abs(),
                 all_visible: (*rel).allvisfrac,
             });
         }
@@ -92,6 +91,9 @@ impl Seen {
         self.relations.iter().find(|seen| seen.relation == relation)
     }
 }
+
+/// Pages of a table that a processor's cache holds: visits to a smaller table are near wherever they go.
+const CACHED_PAGES: f64 = 4_000.0;
 
 /// How the executor spills: from `work_mem` and `hash_mem_multiplier`, in bytes.
 struct Limits {
@@ -264,18 +266,19 @@ impl Counter<'_> {
                     self.node(left, whole);
                     input = self.corrections.rows(left) * whole;
                     self.work.add(Step::GroupedTuple, input);
-                    self.work
-                        .add(if hashed { Step::Group } else { Step::Operation }, self.corrections.rows(plan) * whole);
+                    // HAVING leaves fewer than there are.
+                    let groups = ((*agg).numGroups as f64).max(self.corrections.rows(plan)).min(input.max(1.0));
+                    self.work.add(if hashed { Step::Group } else { Step::Operation }, groups * whole);
                     if hashed {
                         self.work.add(Step::HashProbe, input);
-                        if bytes(plan, self.corrections.rows(plan)) > self.limits.hash_bytes && !left.is_null() {
+                        if bytes(plan, groups) > self.limits.hash_bytes && !left.is_null() {
                             self.work
                                 .add(Step::TemporaryPage, whole * bytes(left, self.corrections.rows(left)) / 8192.0);
                         }
                     }
                     // Transitions run for every tuple, conditions for every group.
                     self.targets(plan, input);
-                    self.conditions(&tests, self.corrections.rows(plan) * loops);
+                    self.conditions(&tests, groups * loops);
                     return;
                 }
                 pg_sys::NodeTag::T_Limit => {
@@ -346,15 +349,15 @@ impl Counter<'_> {
         // SAFETY: as promised.
         let (estimated, cost, rows) = unsafe { ((*plan).plan_rows, (*plan).total_cost, self.corrections.rows(plan)) };
         let seen = self.seen.index(index, estimated, cost);
-        // What is wrong with the rows that are left is taken to be wrong with those that were read; there are no more of
-        // them than the table has.
+        // Where a filter is asked of what was read, it may be the filter that is misjudged.
+        // SAFETY: as promised.
+        let is_filtered = unsafe { !(*plan).qual.is_null() };
+        let entries = seen.map_or(rows, |seen| if is_filtered { seen.entries.max(rows) } else { rows }) * loops;
         // SAFETY: as promised.
         let relation = unsafe { super::plan_tree::scanned(plan.cast(), self.planned) };
-        let all = self.seen.relation(relation).map_or(f64::INFINITY, |seen| seen.tuples);
-        let read =
-            |seen: &SeenIndex| (seen.entries * self.corrections.factor(plan)).min(all.max(seen.entries)).max(rows);
-        let entries = seen.map_or(rows, read) * loops;
-        let near = seen.map_or(0.0, |seen| seen.correlation * seen.correlation);
+        let pages = self.seen.relation(relation).map_or(0.0, |seen| seen.pages);
+        let scattered = 1.0 - seen.map_or(0.0, |seen| seen.correlation * seen.correlation);
+        let near = 1.0 - scattered * (pages / CACHED_PAGES).min(1.0);
         self.work.add(Step::Descent, loops.max(1.0));
         self.work.add(Step::IndexEntry, entries);
         let visits = if only { entries * (1.0 - seen.map_or(0.0, |seen| seen.all_visible)) } else { entries };
