@@ -104,7 +104,9 @@ class Bench:
         self.executed: dict[tuple[str, str], Taken] = {}
         self.executions = 0
         self._sizes_file = server.base_dir / "sizes.json"
-        self._known_sizes: dict[str, int] = json.loads(self._sizes_file.read_text()) if self._sizes_file.exists() else {}
+        self._known_sizes: dict[str, int] = {}
+        if self._sizes_file.exists():
+            self._known_sizes = json.loads(self._sizes_file.read_text())
 
     def close(self) -> None:
         """Drops every index built here and ends the session."""

@@ -105,8 +105,7 @@ def ask_peers(server: TpchServer, advice: dict[str, list[Advice]], fresh: bool) 
     if absent["pg_qualstats"]:
         missing[QUALSTATS] = absent["pg_qualstats"]
     else:
-        advice[QUALSTATS] = remembered.get(QUALSTATS, qualstats,
-                                           lambda: qualstats.advise(server, queries, hypo.BUDGETS_MB))
+        advice[QUALSTATS] = remembered.get(QUALSTATS, qualstats, lambda: qualstats.advise(server, queries))
     python = mcp.environment()
     if python is None:
         missing[MCP] = "its packages cannot be had"

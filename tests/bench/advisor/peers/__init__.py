@@ -12,7 +12,7 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Mapping, Optional, Sequence
+from typing import Any, Callable, Mapping, Optional
 
 from bench import report
 from e2e.cluster import HarnessError
@@ -92,11 +92,6 @@ def _pg_config(program: Path, option: str) -> str:
         return subprocess.run([program, option], capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError) as problem:
         raise HarnessError(f"{program} {option}: {problem}") from None
-
-
-def total(session: Any, queries: Sequence[str]) -> float:
-    """Planned cost of queries as the session sees them."""
-    return sum(planned(session, text) for text in queries)
 
 
 def planned(session: Any, text: str) -> float:

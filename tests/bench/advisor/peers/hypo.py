@@ -1,7 +1,7 @@
 """Advisors over HypoPG: the search of Extend, and an exhaustive greedy one of single columns.
 
-Extend (Schlosser, Kossmann, Boissier 2019): in each step either add an index of one attribute or append one attribute to
-a chosen index, whichever saves most of the workload's cost for a byte. Costs are the planner's with hypothetical
+Extend (Schlosser, Kossmann, Boissier 2019): in each step either add an index of one attribute or append one attribute
+to a chosen index, whichever saves most of the workload's cost for a byte. Costs are the planner's with hypothetical
 indexes, sizes are HypoPG's. The cost of a query is asked for once for each set of indexes that share an attribute
 with it, as in the authors' framework.
 """

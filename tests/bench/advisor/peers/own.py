@@ -13,10 +13,9 @@ from . import Advice
 RUNS = 3
 
 
-def of_queries(server: Any, queries: Mapping[str, str], budgets: Sequence[int], weights: Any = None) -> list[Advice]:
+def of_queries(server: Any, queries: Mapping[str, str], budgets: Sequence[int]) -> list[Advice]:
     """Advice for these statements at each budget in real bytes."""
-    call = "queries => $2, weights => $3"
-    return [_advice(server, "perf_opt", budget, call, (list(queries.values()), weights)) for budget in budgets]
+    return [_advice(server, "perf_opt", budget, "queries => $2", (list(queries.values()),)) for budget in budgets]
 
 
 def of_captured(server: Any, queries: Mapping[str, str], budgets: Sequence[int]) -> list[Advice]:
@@ -29,8 +28,14 @@ def of_captured(server: Any, queries: Mapping[str, str], budgets: Sequence[int])
     return [_advice(server, "perf_opt captured", budget, "workload => 'captured'", ()) for budget in budgets]
 
 
+def timed(server: Any, queries: Mapping[str, str], budget: int, time_budget_ms: int) -> Advice:
+    """Advice for these statements with another limit of time than the default."""
+    call = "queries => $2, time_budget_ms => $3"
+    return _advice(server, "perf_opt", budget, call, (list(queries.values()), time_budget_ms))
+
+
 def _advice(server: Any, name: str, budget: int, call: str, params: tuple) -> Advice:
-    with server.connect() as session:
+    with server.connect(timeout=900.0) as session:
         session.query("SELECT count(*) FROM perf.index_recommendations(queries => ARRAY['SELECT 1'])")  # loads it
         started, cpu = time.monotonic(), cpu_ns(session.pid)
         rows = session.execute(f"SELECT * FROM perf.index_recommendations(storage_budget_bytes => $1, {call})",
@@ -49,7 +54,7 @@ def planner_calls(rows: Sequence[Mapping[str, Any]]) -> Any:
 
 
 def promised(rows: Sequence[Mapping[str, Any]]) -> Any:
-    """The share of the workload's cost that it says is left, from the evidence of all statements; None without."""
+    """The share of the workload's cost that is left when all benefits add up."""
     saved = sum(float(row["benefit_pct"] or 0) for row in rows
                 if row["status"] == "recommended" and row["action"] == "create")
     return 1 - saved / 100 if rows else None

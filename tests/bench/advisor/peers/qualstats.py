@@ -1,19 +1,19 @@
 """pg_qualstats' advisor: indexes for the quals that filter rows away while the workload runs.
 
-It knows no budget and no cost. For a budget its indexes are taken in the order of what each saves by the planner for
-a byte, with those already taken, as HypoPG has it: more than it offers by itself.
+It knows no budget, no cost and no order. Its indexes are put in the order of what each saves by the planner for a byte,
+with those before it, as HypoPG has it: more than it offers by itself.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from typing import Any, Mapping, Sequence
+from typing import Any, Mapping, Optional, Sequence
 
 from bench.servers import cpu_ns
 
 from ..measure import body_of
-from . import MB, Advice, total
+from . import Advice, planned
 
 # Least rows filtered away, and least percentage; the first pair is the default.
 THRESHOLDS = ((1000, 30), (1000, 0), (0, 0))
@@ -28,8 +28,8 @@ def sample(server: Any, queries: Mapping[str, str]) -> None:
             session.query(text)
 
 
-def advise(server: Any, queries: Mapping[str, str], budgets_mb: Sequence[int]) -> list[Advice]:
-    """All of what it says at each pair of thresholds, and the part of it that fits each estimated budget."""
+def advise(server: Any, queries: Mapping[str, str]) -> list[Advice]:
+    """All of what it says at each pair of thresholds, the best first."""
     found: list[Advice] = []
     with server.connect() as session:
         session.query("CREATE EXTENSION IF NOT EXISTS pg_qualstats")
@@ -41,40 +41,39 @@ def advise(server: Any, queries: Mapping[str, str], budgets_mb: Sequence[int]) -
                                               "::text").scalar())
             wall_s, cpu_s = time.monotonic() - started, (cpu_ns(session.pid) - cpu) / 1e9
             bodies = list(dict.fromkeys(body_of(ddl) for ddl in answer["indexes"]))
-            variant = f"min_filter {rows}, min_selectivity {percent}"
-            for budget in (*budgets_mb, None):
-                chosen, size, promised = fitting(session, list(queries.values()), bodies, budget)
-                found.append(Advice("pg_qualstats", f"{variant}, {budget or 'no'} MB", chosen, wall_s, cpu_s, 0,
-                                    promised, size))
-        session.query("SELECT hypopg_reset()")
+            found.append(Advice("pg_qualstats", f"min_filter {rows}, min_selectivity {percent}",
+                                ordered(session, queries, bodies), wall_s, cpu_s, 0))
     return found
 
 
-def fitting(session: Any, queries: Sequence[str], bodies: Sequence[str],
-            budget_mb: Any) -> tuple[list[str], int, float]:
-    """The indexes that fit a budget, their size and what HypoPG promises of them."""
-    def make(body: str) -> tuple[int, int]:
-        oid = int(session.query(f"SELECT indexrelid FROM hypopg_create_index('CREATE INDEX ON {body}')").scalar())
-        return oid, int(session.query(f"SELECT hypopg_relation_size({oid})").scalar())
+def ordered(session: Any, queries: Mapping[str, str], bodies: Sequence[str]) -> list[str]:
+    """The indexes that save something, by what they save for a byte, each beside those before it."""
+    def touched(body: str) -> list[str]:
+        return [name for name, text in queries.items() if body.split()[0] in text]
 
     session.query("SELECT hypopg_reset()")
-    before = current = total(session, queries)
+    costs = {name: planned(session, text) for name, text in queries.items()}
     chosen: list[str] = []
-    used = 0
     left = list(bodies)
     while left:
-        tried = []
+        best: Optional[tuple[float, str]] = None
         for body in left:
-            oid, size = make(body)
-            if budget_mb is None or used + size <= budget_mb * MB:
-                cost = total(session, queries)
-                tried.append(((current - cost) / size, body, size, cost))
+            oid, size = make(session, body)
+            saved = sum(costs[name] - planned(session, queries[name]) for name in touched(body))
             session.query(f"SELECT hypopg_drop_index({oid})")
-        if not tried:
+            if saved > 0 and (best is None or saved / size > best[0]):
+                best = (saved / size, body)
+        if best is None:
             break
-        _, body, size, current = max(tried)
-        make(body)
-        chosen.append(body)
-        left.remove(body)
-        used += size
-    return chosen, used, current / before
+        make(session, best[1])
+        chosen.append(best[1])
+        left.remove(best[1])
+        costs.update({name: planned(session, queries[name]) for name in touched(best[1])})
+    session.query("SELECT hypopg_reset()")
+    return chosen
+
+
+def make(session: Any, body: str) -> tuple[int, int]:
+    """A hypothetical index: its OID and HypoPG's size of it."""
+    oid = int(session.query(f"SELECT indexrelid FROM hypopg_create_index('CREATE INDEX ON {body}')").scalar())
+    return oid, int(session.query(f"SELECT hypopg_relation_size({oid})").scalar())
