@@ -166,6 +166,9 @@ class TpchServer(BenchServer):
             if "perf_opt" in preload.split(","):  # another build may have other functions under the same version
                 session.query("DROP EXTENSION IF EXISTS perf_opt CASCADE")
                 session.query("CREATE EXTENSION perf_opt")
+            for (name,) in session.query("SELECT indexrelid::regclass FROM pg_index WHERE"
+                                         " starts_with(indexrelid::regclass::text, 'bench_')").rows:
+                session.query(f"DROP INDEX {name}")  # of a program that was killed
             self.warm(session)
 
     def connect(self, dbname: str = "postgres", user: str = "postgres", **options: Any) -> Connection:
@@ -182,8 +185,11 @@ class TpchServer(BenchServer):
 
     def close(self) -> None:
         """Stops the server unless it is to stay."""
-        if not self.served and self.running:
-            self.stop()
+        if not self.served:
+            if self.running:
+                self.stop()
+            if self.socket_dir != self.base_dir:
+                remove_dir(self.socket_dir)
         fcntl.flock(self._lock, fcntl.LOCK_UN)
 
     def __enter__(self) -> "TpchServer":

@@ -2,7 +2,8 @@
 
 Two databases with the same data take turns, one of them with the indexes. Each script of the workload runs alone for
 as many transactions in both, and the CPU time of its backend counts, read from the postmaster's account of ended
-children (in steps of 10 ms). Then the write scripts run together: what they lose against what was predicted.
+children (in steps of 10 ms). Then the write scripts run together: what they lose against what was predicted. An index
+makes some write dearer by nature, so a single write script only counts in that sum.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from e2e.system import children_of
 SETTINGS: Mapping[str, Any] = {"shared_buffers": "1GB", "effective_cache_size": "2GB", "work_mem": "8MB",
                                "maintenance_work_mem": "256MB", "random_page_cost": 1.1}
 CAPTURE_S = 30
-PORTION_S = 0.5
+# CPU time of a script without indexes in one turn: enough for the steps of the account to be 2 %.
+PORTION_MS = 500
 ROUNDS, CONFIRMING = 2, 4
 SLOWER = 1.05
 POINTS = 3.0
@@ -100,8 +102,8 @@ def play(server: BenchServer, database: str, scripts: Sequence[Script], variable
 
 def ratio_of(server: BenchServer, script: Script, variables: Mapping[str, Any]) -> float:
     """CPU time of a script with the indexes over that without."""
-    _, count = play(server, BEFORE, [script], variables, script.protocol, "-T", "1")
-    extent = ("-t", str(max(1, round(count * PORTION_S))))
+    taken, count = play(server, BEFORE, [script], variables, script.protocol, "-T", "1")
+    extent = ("-t", str(max(1, round(count * PORTION_MS / max(taken, TICK_MS)))))
     least: dict[str, Optional[float]] = {BEFORE: None, AFTER: None}
     for number in range(ROUNDS + CONFIRMING):
         for database, before in least.items():
@@ -130,11 +132,13 @@ def judge(wanted: Sequence[Mapping[str, Any]], ratios: Mapping[str, float], meas
     report.table("Demo: recommended and built", ["index", "saves %", "costs writes %", "confidence"],
                  [[f"{row['relation']} ({', '.join(row['columns'])})", f"{float(row['benefit_pct'] or 0):.1f}",
                    f"{float(row['write_cost_pct'] or 0):.2f}", row["confidence"]] for row in wanted])
-    slow = {name: ratio for name, ratio in ratios.items() if ratio > SLOWER}
-    verdicts = {"no statement over 5 % slower": not slow,
+    areas = {script.name: script.area for script in runner.manifest()}
+    slow = {name: ratio for name, ratio in ratios.items() if ratio > SLOWER and areas[name] != "writes"}
+    verdicts = {"no statement over 5 % slower, writes apart": not slow,
                 "loss of write throughput as predicted within 3 points": abs(measured - predicted) <= POINTS}
-    report.table("Demo: CPU time with all recommended indexes, relative to none", ["script", "ratio"],
-                 [[name, f"{ratio:.2f}"] for name, ratio in sorted(ratios.items(), key=lambda pair: pair[1])],
+    report.table("Demo: CPU time with all recommended indexes, relative to none", ["script", "ratio", ""],
+                 [[name, f"{ratio:.2f}", "write" if areas[name] == "writes" else ""]
+                  for name, ratio in sorted(ratios.items(), key=lambda pair: pair[1])],
                  [f"write throughput: {measured:+.1f} % lost, {predicted:+.1f} % predicted",
                   *(f"{name}: {report.verdict(met)}" for name, met in verdicts.items())])
     return all(verdicts.values()), {"indexes": [row["ddl"] for row in wanted], "ratios": dict(ratios),
