@@ -26,11 +26,16 @@ def table(title: str, head: Sequence[str], rows: Sequence[Sequence[Any]], notes:
     print(flush=True)
 
 
-def save(suite: str, result: dict[str, Any]) -> None:
-    """Writes target/bench/<suite>.json."""
+def result_path(suite: str) -> Path:
+    """Where the figures of a suite are kept."""
     directory = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).absolute() / "bench"
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / f"{suite}.json").write_text(json.dumps(result, indent=2) + "\n")
+    return directory / f"{suite}.json"
+
+
+def save(suite: str, result: dict[str, Any]) -> None:
+    """Writes target/bench/<suite>.json."""
+    result_path(suite).write_text(json.dumps(result, indent=2) + "\n")
 
 
 def say(text: str) -> None:
