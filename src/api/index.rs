@@ -53,7 +53,7 @@ fn what_if(
                 .work
                 .counted()
                 .filter(|(_, count)| *count > 0.0)
-                .map(|(name, count)| (name.to_owned(), serde_json::json!(count.round())))
+                .map(|(name, count)| (name.to_owned(), serde_json::json!(count.round() as u64)))
                 .collect();
             let estimated_ms = row.work.milliseconds();
             let work = pgrx::JsonB(serde_json::Value::Object(work));

@@ -95,6 +95,9 @@ impl Seen {
 /// Pages of a table that a processor's cache holds: visits to a smaller table are near wherever they go.
 const CACHED_PAGES: f64 = 4_000.0;
 
+/// So many times more rows than the first table gives are more than its own.
+const MULTIPLIED: f64 = 1.2;
+
 /// How the executor spills: from `work_mem` and `hash_mem_multiplier`, in bytes.
 struct Limits {
     sort_bytes: f64,
@@ -110,7 +113,8 @@ pub unsafe fn of(planned: *mut pg_sys::PlannedStmt, seen: &Seen, corrections: &C
     unsafe {
         let sort_bytes = f64::from(pg_sys::work_mem) * 1024.0;
         let limits = Limits { sort_bytes, hash_bytes: sort_bytes * pg_sys::hash_mem_multiplier };
-        let mut counter = Counter { planned, seen, corrections, limits, work: Work::default(), done: Vec::new() };
+        let mut counter =
+            Counter { planned, seen, corrections, limits, work: Work::default(), jumping: false, done: Vec::new() };
         counter.node((*planned).planTree, 1.0);
         counter.work
     }
@@ -122,6 +126,8 @@ struct Counter<'a> {
     corrections: &'a Corrections,
     limits: Limits,
     work: Work,
+    /// The loop around the node asks for keys in no order of the table that they come from.
+    jumping: bool,
     /// Plans of CTEs and uncorrelated subqueries that are counted already: they run once.
     done: Vec<i32>,
 }
@@ -206,7 +212,11 @@ impl Counter<'_> {
                     self.node(left, loops);
                     let outer = rows_of(left);
                     input = (rows_of(right) * outer / loops.max(1e-9)).max(rows).min(outer * 1e3 + rows);
-                    self.node(right, self.inner_loops(plan, outer, loops));
+                    let inner = self.inner_loops(plan, outer, loops);
+                    let jumping = self.is_jumping(left);
+                    let around = std::mem::replace(&mut self.jumping, jumping);
+                    self.node(right, inner);
+                    self.jumping = around;
                     tests.push((*plan.cast::<pg_sys::Join>()).joinqual);
                     self.conditions(&tests, rows);
                     self.targets(plan, rows);
@@ -232,9 +242,10 @@ impl Counter<'_> {
                     input = rows;
                 }
                 pg_sys::NodeTag::T_MergeJoin => {
-                    self.node(left, loops);
-                    self.node(right, loops);
-                    self.work.add(Step::Operation, 2.0 * (rows_of(left) + rows_of(right)));
+                    let share = merged_share(plan, left, right);
+                    self.node(left, loops * share);
+                    self.node(right, loops * share);
+                    self.work.add(Step::Operation, 2.0 * share * (rows_of(left) + rows_of(right)));
                     tests.push((*plan.cast::<pg_sys::Join>()).joinqual);
                     input = rows;
                 }
@@ -246,7 +257,8 @@ impl Counter<'_> {
                 pg_sys::NodeTag::T_Sort | pg_sys::NodeTag::T_IncrementalSort => {
                     let child = self.corrections.rows(left);
                     // A reader that stops early needs all of the input, but only the top of the order.
-                    let whole = if tag == pg_sys::NodeTag::T_Sort && loops < 1.0 { 1.0 } else { loops };
+                    let least = if tag == pg_sys::NodeTag::T_Sort { 1.0 } else { first_group_share(plan, left) };
+                    let whole = loops.max(least);
                     let kept = (self.corrections.rows(plan) * loops / whole).max(2.0);
                     self.node(left, whole);
                     self.work.add(Step::SortComparison, whole * child * kept.log2().max(1.0));
@@ -361,9 +373,33 @@ impl Counter<'_> {
         self.work.add(Step::Descent, loops.max(1.0));
         self.work.add(Step::IndexEntry, entries);
         let visits = if only { entries * (1.0 - seen.map_or(0.0, |seen| seen.all_visible)) } else { entries };
-        self.work.add(Step::NearFetch, visits * near);
-        self.work.add(Step::FarFetch, visits * (1.0 - near));
+        let mut far = visits * (1.0 - near);
+        if self.jumping && pages > CACHED_PAGES {
+            // Each search ends somewhere else, however close to each other its own entries are.
+            far = far.max(visits.min(loops));
+        }
+        self.work.add(Step::NearFetch, visits - far);
+        self.work.add(Step::FarFetch, far);
         entries
+    }
+
+    /// Whether the rows of `outer` come in another order than that of the table that gives the keys for a search in another:
+    /// when there are more of them than the table has that is read first, they were multiplied by searches themselves.
+    ///
+    /// # Safety
+    /// `outer` is NULL or a node of the plan.
+    unsafe fn is_jumping(&self, outer: *mut pg_sys::Plan) -> bool {
+        let mut leaf = outer;
+        // SAFETY: as promised; children are NULL or plans.
+        unsafe {
+            while !leaf.is_null() && !(*leaf).lefttree.is_null() {
+                if is_bitmap_or_sort(leaf) {
+                    break;
+                }
+                leaf = (*leaf).lefttree;
+            }
+            self.corrections.rows(outer) > MULTIPLIED * self.corrections.rows(leaf)
+        }
     }
 
     /// How often the inner side of a nested loop runs: less than once an outer row when the planner expects to find the
@@ -529,6 +565,56 @@ unsafe extern "C-unwind" fn walk(node: *mut pg_sys::Node, context: *mut std::ffi
             _ => {}
         }
         pg_sys::expression_tree_walker(node, Some(walk), context)
+    }
+}
+
+/// Whether a node gives rows in an order of its own, or of the table.
+///
+/// # Safety
+/// `plan` is a node.
+unsafe fn is_bitmap_or_sort(plan: *mut pg_sys::Plan) -> bool {
+    // SAFETY: as promised.
+    let tag = unsafe { (*plan.cast::<pg_sys::Node>()).type_ };
+    matches!(
+        tag,
+        pg_sys::NodeTag::T_BitmapHeapScan
+            | pg_sys::NodeTag::T_Sort
+            | pg_sys::NodeTag::T_IncrementalSort
+            | pg_sys::NodeTag::T_Agg
+    )
+}
+
+/// How much of its input an incremental sort reads before it gives its first row, as its cost tells.
+///
+/// # Safety
+/// `plan` is a sort of `input`.
+unsafe fn first_group_share(plan: *mut pg_sys::Plan, input: *mut pg_sys::Plan) -> f64 {
+    // SAFETY: as promised.
+    unsafe {
+        let before = (*plan).startup_cost - (*input).startup_cost;
+        let all = (*input).total_cost - (*input).startup_cost;
+        if all > 0.0 {
+            (before / all).clamp(0.0, 1.0)
+        } else {
+            1.0
+        }
+    }
+}
+
+/// How much of its inputs a merge join reads before one of them ends, as its cost tells: a plan does not say it.
+///
+/// # Safety
+/// `plan` is a merge join of the other two.
+unsafe fn merged_share(plan: *mut pg_sys::Plan, left: *mut pg_sys::Plan, right: *mut pg_sys::Plan) -> f64 {
+    // SAFETY: as promised; a join has both inputs.
+    unsafe {
+        let run = |plan: *mut pg_sys::Plan| ((*plan).total_cost - (*plan).startup_cost).max(0.0);
+        let inputs = run(left) + run(right);
+        if inputs > 0.0 {
+            (run(plan) / inputs).min(1.0)
+        } else {
+            1.0
+        }
     }
 }
 

@@ -48,7 +48,7 @@ SELECT sum(size_bytes) <= 500000 AS fits, count(*) > 0 AS some FROM perf.index_r
 SELECT id ~ '^idx-[0-9a-f]{16}$' AS id, priority, action, source, status, relation, columns, access_method, ddl, undo_ddl,
        size_bytes BETWEEN 100000 AND 2000000 AS size, benefit_pct BETWEEN 50 AND 100 AS benefit, benefit_ms_per_hour, statements_improved,
        best_speedup > 2 AS speedup, write_cost_pct, confidence, basis, policy_gain,
-       reason LIKE '1 statement with 100.0 \% of the planned cost reads orders by user_id; %' AS reason,
+       reason LIKE '1 statement with 100.0 \% of the estimated time reads orders by user_id; %' AS reason,
        jsonb_path_exists(evidence, '$[0] ? (@.query_no == 1 && @.calls == 3 && @.cost_after < @.cost_before)') AS evidence,
        evidence -> 0 ->> 'plan_change' LIKE 'Seq Scan on orders -> %using orders_user_id_idx on orders' AS change
   FROM perf.index_recommendations(queries => '{SELECT * FROM orders WHERE user_id = 5}', weights => '{3}') WHERE source = 'workload';

@@ -48,6 +48,8 @@ SELECT * FROM pg_temp.compare('SELECT * FROM orders WHERE created_at < ''2026-01
 SELECT * FROM pg_temp.compare('SELECT * FROM orders WHERE to_tsvector(''simple'', note) @@ ''31''', ARRAY['CREATE INDEX words ON orders USING gin (to_tsvector(''simple'', note))']);
 SELECT * FROM pg_temp.compare('SELECT * FROM orders WHERE note LIKE ''Note 310%''', ARRAY['CREATE INDEX patterns ON orders (note text_pattern_ops) WITH (fillfactor = 70, deduplicate_items = off)']);
 SELECT * FROM pg_temp.compare('SELECT * FROM orders WHERE user_id = 3', ARRAY['CREATE UNIQUE INDEX one ON orders (user_id, id) NULLS NOT DISTINCT']);
+-- What executing it would do, and how long that takes.
+SELECT variant, estimated_ms > 0 AS has_time, work ? 'sequential_tuples' AS reads_all, work ? 'descents' AS descends, (work ->> 'rows')::bigint > 0 AS has_rows FROM perf.what_if('SELECT * FROM orders WHERE user_id = 5', ARRAY['CREATE INDEX ON orders (user_id)']);
 SELECT variant, size_bytes BETWEEN 100000 AND 5000000 AS plausible FROM perf.what_if('SELECT 1', ARRAY['CREATE INDEX ON orders (user_id)', 'CREATE INDEX ON orders USING hash (note)']);
 -- Parameters are planned generically; writes are planned, not run.
 SELECT * FROM pg_temp.compare('SELECT * FROM orders WHERE user_id = $1', ARRAY['CREATE INDEX ON orders (user_id)']);
