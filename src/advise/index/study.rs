@@ -99,10 +99,15 @@ pub struct Known {
 
 impl Known {
     /// Reads all of it.
-    pub fn read(oid: pg_sys::Oid) -> Result<Known, Unusable> {
+    pub fn read(oid: pg_sys::Oid, expressions: &RefCell<Expressions>) -> Result<Known, Unusable> {
         let relation = Relation::read(oid)?;
         let leaves = super::what_if::leaves_of(&relation);
-        Ok(Known { leaves, existing: existing::of(oid), hot_share: existing::hot_share(oid), relation })
+        Ok(Known {
+            leaves,
+            existing: existing::of(&relation, expressions),
+            hot_share: existing::hot_share(oid),
+            relation,
+        })
     }
 }
 
@@ -202,7 +207,7 @@ impl Study {
             if self.relations.contains_key(&oid) {
                 continue;
             }
-            match Known::read(pg_sys::Oid::from(oid)) {
+            match Known::read(pg_sys::Oid::from(oid), &self.expressions) {
                 // Its tables are the extension's own business: nobody should be told to index them.
                 Ok(known) if known.relation.schema == OWN_SCHEMA => {}
                 Ok(known) => {
