@@ -155,20 +155,16 @@ impl Expressions {
 
     /// The columns that the expression reads.
     pub fn columns(&self, number: u32) -> Vec<i16> {
-        let mut columns = Vec::new();
-        // SAFETY: the set is allocated in the current context and freed; attribute numbers in it are offset so that system
-        // columns, which are negative, fit.
-        unsafe {
-            let mut set = std::ptr::null_mut();
-            pg_sys::pull_varattnos(self.node(number), 1, &mut set);
-            let mut member = pg_sys::bms_next_member(set, -1);
-            while member >= 0 {
-                columns.push((member + pg_sys::FirstLowInvalidHeapAttributeNumber) as i16);
-                member = pg_sys::bms_next_member(set, member);
-            }
-            pg_sys::bms_free(set);
-        }
-        columns
+        // SAFETY: NULL or a valid expression.
+        unsafe { columns_of(self.node(number)) }
+    }
+
+    /// Whether the expression compares with a value that is written in it, rather than with NULL, true or false.
+    pub fn compares_value(&self, number: u32) -> bool {
+        let node = self.node(number);
+        // SAFETY: NULL or a live node.
+        let is = |tag| unsafe { !node.is_null() && is_a(node, tag) };
+        is(pg_sys::NodeTag::T_OpExpr) || is(pg_sys::NodeTag::T_ScalarArrayOpExpr)
     }
 
     /// The expression as SQL, without the relation's name before its columns and with every name outside `pg_catalog`
@@ -218,6 +214,27 @@ impl Expressions {
         self.shares.borrow_mut().insert(number, share);
         share
     }
+}
+
+/// The columns that an expression over range table entry 1 reads; 0 stands for all of them.
+///
+/// # Safety
+/// `node` is NULL or a valid expression.
+pub unsafe fn columns_of(node: *mut pg_sys::Node) -> Vec<i16> {
+    let mut columns = Vec::new();
+    // SAFETY: the set is allocated in the current context and freed; attribute numbers in it are offset so that system
+    // columns, which are negative, fit.
+    unsafe {
+        let mut set = ptr::null_mut();
+        pg_sys::pull_varattnos(node, 1, &mut set);
+        let mut member = pg_sys::bms_next_member(set, -1);
+        while member >= 0 {
+            columns.push((member + pg_sys::FirstLowInvalidHeapAttributeNumber) as i16);
+            member = pg_sys::bms_next_member(set, member);
+        }
+        pg_sys::bms_free(set);
+    }
+    columns
 }
 
 /// The share of rows that `condition`, in SQL, keeps; None when it cannot be planned.

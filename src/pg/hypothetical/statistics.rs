@@ -1,6 +1,6 @@
 //! Statistics of expression keys. An expression has none before an index on it exists and was analysed; without them the
 //! planner assumes that an equality keeps half a percent of the rows. Its values for some rows of the table say more; where
-//! these cannot be read (a partitioned table, a locked one), its values for the column's own statistics: common values become
+//! these cannot be read (a partitioned table, a locked one, one that the caller may not read), its values for the column's own statistics: common values become
 //! common values, bounds of the histogram become a sample. Of `tsvector` the common words are noted, as ANALYZE does.
 //!
 //! Computed once for each expression of a call, outside of the planner; served to it as a `pg_statistic` row. Reads and locks
@@ -293,7 +293,7 @@ unsafe fn of_rows(relation: &Relation, key: &KeyPart) -> Option<Found> {
         if length < -1 {
             return None;
         }
-        sample::with_table(relation.oid, |table| {
+        sample::with_table(relation.oid, &[key.expression], |table| {
             let evaluator = Evaluator::new(pg_sys::CreateTupleDescCopy((*table).rd_att), key.expression);
             let mut values: Vec<(u64, pg_sys::Datum)> = Vec::new();
             let column = only_column(key.expression).and_then(|number| relation.column(number));

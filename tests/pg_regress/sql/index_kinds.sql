@@ -228,6 +228,31 @@ SELECT condition, existing, pg_temp.more(existing, 'SELECT pad FROM held WHERE '
     ('n BETWEEN 7 AND 3000', ARRAY['nothing', '(n) INCLUDE (email) WITH (fillfactor = 10)', '(n DESC) WITH (fillfactor = 10)', 'USING brin (n)']),
     ('at IS NOT NULL ORDER BY at LIMIT 700', ARRAY['nothing', '(at) WHERE at IS NOT NULL', '(at) WITH (fillfactor = 10)', '(at) WHERE n > 5']),
     ('doc @> ''{"k": 7}''', ARRAY['nothing', 'USING gin (doc)', 'USING gin (doc jsonb_path_ops)'])) AS cases (condition, forms), unnest(forms) AS existing;
+-- Rows are sampled for sizes and statistics only if the caller may read them all.
+CREATE ROLE index_kinds_reader;
+GRANT USAGE ON SCHEMA index_kinds, perf TO index_kinds_reader;
+CREATE FUNCTION pg_temp.samples(role name, index text) RETURNS bool LANGUAGE plpgsql AS $$
+DECLARE
+    before bigint := pg_stat_get_xact_tuples_returned('held'::regclass);
+    bytes bigint;
+BEGIN
+    EXECUTE format('SET LOCAL ROLE %I', role);
+    SELECT max(size_bytes) INTO bytes FROM perf.what_if('SELECT 1', ARRAY['CREATE INDEX ON index_kinds.held ' || index]);
+    RESET ROLE;
+    ASSERT bytes > 0;
+    RETURN pg_stat_get_xact_tuples_returned('held'::regclass) > before;
+END $$;
+\set samples 'SELECT pg_temp.samples(current_user, ''(lower(email || pad))'') AS own, pg_temp.samples(''index_kinds_reader'', ''(lower(email || pad))'') AS expression, pg_temp.samples(''index_kinds_reader'', ''USING gin (doc)'') AS elements;'
+:samples
+GRANT SELECT (email, doc) ON held TO index_kinds_reader;
+:samples
+GRANT SELECT ON held TO index_kinds_reader;
+:samples
+ALTER TABLE held ENABLE ROW LEVEL SECURITY;
+CREATE POLICY few ON held TO index_kinds_reader USING (n < 10);
+:samples
+DROP OWNED BY index_kinds_reader;
+DROP ROLE index_kinds_reader;
 -- Partitions of partitions: an index on every level, each leaf without holding off its writes; all of it is valid.
 CREATE TABLE parts (id int NOT NULL, at date NOT NULL, area int NOT NULL) PARTITION BY RANGE (at);
 CREATE TABLE parts_1 PARTITION OF parts FOR VALUES FROM ('2026-01-01') TO ('2026-02-01') PARTITION BY LIST (area);
