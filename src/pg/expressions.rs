@@ -129,16 +129,16 @@ impl Expressions {
         })
     }
 
-    /// Hands what the catalog holds of an index to `read`: as the relation cache hands it to the planner, constants folded and
-    /// functions known. None when that raises an ERROR.
+    /// Hands what the catalog holds of an index to `read`: as the relation cache hands it to the planner, constants
+    /// folded and functions known. None when that raises an ERROR.
     fn read_stored<R>(
         &mut self,
         text: &str,
         read: impl FnOnce(&mut Self, *mut pg_sys::Node) -> Option<R>,
     ) -> Option<R> {
         let text = ident::until_nul(text);
-        // SAFETY: inside a subtransaction that is rolled back; the text is the server's own, of expressions without sub-selects.
-        // Folding runs functions of whoever made the index, who must not change the session.
+        // SAFETY: inside a subtransaction that is rolled back; the text is the server's own, of expressions without
+        // sub-selects. Folding runs functions of whoever made the index, who must not change the session.
         planner::with_catalog_path(|| unsafe {
             evaluate::restrict();
             let node = pg_sys::eval_const_expressions(ptr::null_mut(), pg_sys::stringToNode(text.as_ptr()).cast());

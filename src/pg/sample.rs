@@ -22,8 +22,8 @@ pub struct Read {
     pub scale: f64,
 }
 
-/// Runs `body` on a table open under ACCESS SHARE; None when it is locked, gone, or not a heap, or when the role in effect may
-/// not evaluate `expressions`, each NULL or over range table entry 1, for every row.
+/// Runs `body` on a table open under ACCESS SHARE; None when it is locked, gone, or not a heap, or when the role in
+/// effect may not evaluate `expressions`, each NULL or over range table entry 1, for every row.
 ///
 /// # Safety
 /// Inside a subtransaction that is rolled back; the expressions are valid.

@@ -1,4 +1,5 @@
-//! Indexes that exist, read from the catalog through SPI and described as candidates are. Called by the study; locks nothing.
+//! Indexes that exist, read from the catalog through SPI and described as candidates are. Called by the study; locks
+//! nothing.
 
 use std::cell::RefCell;
 

@@ -317,9 +317,9 @@ fn studied(
     last.map_or(Ok(None), Err)
 }
 
-/// Leaves out of what the statement asks for the conditions and expressions that are not the same in all its samples: an
-/// index on the rows of a literal, or with one in a key, is of no use to the next call with another. The first of `samples`
-/// is the one it was planned with.
+/// Leaves out of what the statement asks for the conditions and expressions that are not the same in all its samples:
+/// an index on the rows of a literal, or with one in a key, is of no use to the next call with another. The first of
+/// `samples` is the one it was planned with.
 fn keep_stable(
     workload: &Workload,
     one: &mut Studied,

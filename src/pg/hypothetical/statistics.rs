@@ -1,7 +1,8 @@
 //! Statistics of expression keys. An expression has none before an index on it exists and was analysed; without them the
 //! planner assumes that an equality keeps half a percent of the rows. Its values for some rows of the table say more; where
-//! these cannot be read (a partitioned table, a locked one, one that the caller may not read), its values for the column's own statistics: common values become
-//! common values, bounds of the histogram become a sample. Of `tsvector` the common words are noted, as ANALYZE does.
+//! these cannot be read (a partitioned table, a locked one, one that the caller may not read), its values for the column's
+//! own statistics: common values become common values, bounds of the histogram become a sample. Of `tsvector` the common
+//! words are noted, as ANALYZE does.
 //!
 //! Computed once for each expression of a call, outside of the planner; served to it as a `pg_statistic` row. Reads and locks
 //! as `crate::pg::sample` does.
