@@ -185,6 +185,9 @@ pub fn explain_flags(generic: bool) -> std::ffi::c_int {
     pg_sys::EXEC_FLAG_EXPLAIN_ONLY as std::ffi::c_int | if generic { generic_flag } else { 0 }
 }
 
+/// Whether a B-tree is of use to conditions that say nothing of its first key: skip scan, from 18 on.
+pub const HAS_SKIP_SCAN: bool = cfg!(feature = "pg18");
+
 /// The cost function of an access method, as an `IndexOptInfo` holds it.
 #[cfg(not(feature = "pg15"))]
 type CostFunction = pg_sys::amcostestimate_function;

@@ -56,7 +56,7 @@ pub struct Elements {
 const COMMON_MAX: usize = 1_000;
 const COMMON_ROWS_MIN: u32 = 3;
 
-/// Samples the table; None when it is locked, empty, not a heap, or something raises an ERROR.
+/// Samples the table; None when it is locked, empty, not a heap, not to be read, or something raises an ERROR.
 pub fn sample(search: &Search) -> Option<Elements> {
     // SAFETY: inside a subtransaction that is rolled back.
     planner::with_catalog_path(|| unsafe {
@@ -64,7 +64,9 @@ pub fn sample(search: &Search) -> Option<Elements> {
         if !evaluate::is_trusted(search.key) || !evaluate::is_trusted(search.predicate) {
             return None;
         }
-        sample::with_table(search.relation, |table| Counter::new(table, search)?.run(table))
+        sample::with_table(search.relation, &[search.key, search.predicate], |table| {
+            Counter::new(table, search)?.run(table)
+        })
     })
     .flatten()
 }

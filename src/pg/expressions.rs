@@ -4,8 +4,9 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::ptr;
 
-use perf_core::index::name;
+use perf_core::index::{name, Part};
 use pgrx::{is_a, pg_sys, PgList, PgMemoryContexts};
 
 use super::evaluate;
@@ -22,6 +23,16 @@ const LOCK_TIMEOUT_MS: u32 = 20;
 struct Item {
     relation: pg_sys::Oid,
     node: *mut pg_sys::Node,
+}
+
+/// A key of an index that exists, where the catalog has it as an expression.
+pub struct StoredKey {
+    /// A column, below binary-compatible casts, or the number of the expression.
+    pub part: Part,
+    /// Its type.
+    pub type_oid: pg_sys::Oid,
+    /// Its collation, or zero.
+    pub collation: pg_sys::Oid,
 }
 
 /// The table.
@@ -87,6 +98,56 @@ impl Expressions {
         }
     }
 
+    /// The keys that `trees`, an index's `indexprs`, holds; None when they cannot be read.
+    pub fn number_keys(&mut self, relation: pg_sys::Oid, trees: &str) -> Option<Vec<StoredKey>> {
+        // SAFETY: a list of expressions over range table entry 1, alive while they are numbered.
+        self.read_stored(trees, |own, list| unsafe {
+            let mut keys = Vec::new();
+            for mut node in PgList::<pg_sys::Node>::from_pg(list.cast()).iter_ptr() {
+                while is_a(node, pg_sys::NodeTag::T_RelabelType) {
+                    node = (*node.cast::<pg_sys::RelabelType>()).arg.cast();
+                }
+                let part = if is_a(node, pg_sys::NodeTag::T_Var) {
+                    Part::Column((*node.cast::<pg_sys::Var>()).varattno)
+                } else {
+                    Part::Expression(own.number(relation, node, 1))
+                };
+                keys.push(StoredKey { part, type_oid: pg_sys::exprType(node), collation: pg_sys::exprCollation(node) });
+            }
+            Some(keys)
+        })
+    }
+
+    /// The number of the condition that `tree`, an index's `indpred`, is; None when it is several or cannot be read.
+    pub fn number_predicate(&mut self, relation: pg_sys::Oid, tree: &str) -> Option<u32> {
+        // SAFETY: a condition over range table entry 1, alive while it is numbered.
+        self.read_stored(tree, |own, node| unsafe {
+            let clauses = pg_sys::make_ands_implicit(pg_sys::canonicalize_qual(node.cast(), false));
+            let clauses = PgList::<pg_sys::Node>::from_pg(clauses);
+            let only = clauses.get_ptr(0).filter(|_| clauses.len() == 1)?;
+            Some(own.number(relation, only, 1))
+        })
+    }
+
+    /// Hands what the catalog holds of an index to `read`: as the relation cache hands it to the planner, constants
+    /// folded and functions known. None when that raises an ERROR.
+    fn read_stored<R>(
+        &mut self,
+        text: &str,
+        read: impl FnOnce(&mut Self, *mut pg_sys::Node) -> Option<R>,
+    ) -> Option<R> {
+        let text = ident::until_nul(text);
+        // SAFETY: inside a subtransaction that is rolled back; the text is the server's own, of expressions without
+        // sub-selects. Folding runs functions of whoever made the index, who must not change the session.
+        planner::with_catalog_path(|| unsafe {
+            evaluate::restrict();
+            let node = pg_sys::eval_const_expressions(ptr::null_mut(), pg_sys::stringToNode(text.as_ptr()).cast());
+            pg_sys::fix_opfuncids(node);
+            read(self, node)
+        })
+        .flatten()
+    }
+
     /// The expression over range table entry 1; NULL for a number that was never given.
     pub fn node(&self, number: u32) -> *mut pg_sys::Node {
         self.items.get(number as usize).map_or(std::ptr::null_mut(), |item| item.node)
@@ -94,20 +155,16 @@ impl Expressions {
 
     /// The columns that the expression reads.
     pub fn columns(&self, number: u32) -> Vec<i16> {
-        let mut columns = Vec::new();
-        // SAFETY: the set is allocated in the current context and freed; attribute numbers in it are offset so that system
-        // columns, which are negative, fit.
-        unsafe {
-            let mut set = std::ptr::null_mut();
-            pg_sys::pull_varattnos(self.node(number), 1, &mut set);
-            let mut member = pg_sys::bms_next_member(set, -1);
-            while member >= 0 {
-                columns.push((member + pg_sys::FirstLowInvalidHeapAttributeNumber) as i16);
-                member = pg_sys::bms_next_member(set, member);
-            }
-            pg_sys::bms_free(set);
-        }
-        columns
+        // SAFETY: NULL or a valid expression.
+        unsafe { columns_of(self.node(number)) }
+    }
+
+    /// Whether the expression compares with a value that is written in it, rather than with NULL, true or false.
+    pub fn compares_value(&self, number: u32) -> bool {
+        let node = self.node(number);
+        // SAFETY: NULL or a live node.
+        let is = |tag| unsafe { !node.is_null() && is_a(node, tag) };
+        is(pg_sys::NodeTag::T_OpExpr) || is(pg_sys::NodeTag::T_ScalarArrayOpExpr)
     }
 
     /// The expression as SQL, without the relation's name before its columns and with every name outside `pg_catalog`
@@ -157,6 +214,27 @@ impl Expressions {
         self.shares.borrow_mut().insert(number, share);
         share
     }
+}
+
+/// The columns that an expression over range table entry 1 reads; 0 stands for all of them.
+///
+/// # Safety
+/// `node` is NULL or a valid expression.
+pub unsafe fn columns_of(node: *mut pg_sys::Node) -> Vec<i16> {
+    let mut columns = Vec::new();
+    // SAFETY: the set is allocated in the current context and freed; attribute numbers in it are offset so that system
+    // columns, which are negative, fit.
+    unsafe {
+        let mut set = ptr::null_mut();
+        pg_sys::pull_varattnos(node, 1, &mut set);
+        let mut member = pg_sys::bms_next_member(set, -1);
+        while member >= 0 {
+            columns.push((member + pg_sys::FirstLowInvalidHeapAttributeNumber) as i16);
+            member = pg_sys::bms_next_member(set, member);
+        }
+        pg_sys::bms_free(set);
+    }
+    columns
 }
 
 /// The share of rows that `condition`, in SQL, keeps; None when it cannot be planned.

@@ -5,7 +5,7 @@ use std::ffi::CStr;
 use pgrx::pg_sys;
 
 use super::ident;
-use super::relation::default_opclass;
+use super::relation::{self, default_opclass};
 
 /// Members of one cache list looked at, at most.
 const MEMBERS_MAX: usize = 1_000;
@@ -35,6 +35,15 @@ pub fn pattern_ops(type_oid: pg_sys::Oid) -> Option<pg_sys::Oid> {
         )
     };
     (oid != pg_sys::InvalidOid).then_some(oid)
+}
+
+/// Whether `class` does what the default operator class of a type does: it is that one, or another name for it.
+pub fn is_default(class: pg_sys::Oid, type_oid: pg_sys::Oid, method: pg_sys::Oid) -> bool {
+    let Some(default) = default_opclass(type_oid, method) else { return false };
+    let same = |one: relation::Opclass, other: relation::Opclass| {
+        (one.family, one.input, one.stored) == (other.family, other.input, other.stored)
+    };
+    class == default || relation::opclass(class).zip(relation::opclass(default)).is_some_and(|(a, b)| same(a, b))
 }
 
 /// GIN operator classes for values of `type_oid` that can search with `operator`: 0 for the type's default, which comes

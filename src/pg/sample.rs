@@ -1,10 +1,13 @@
 //! Reads some rows of a table, evenly spread over its blocks: what statistics do not say. Called inside a subtransaction that
 //! is rolled back, which ends scans, locks and snapshots on every path. Never waits for the lock; reads at most [`BLOCKS_MAX`]
-//! blocks, whatever the size of the table.
+//! blocks, whatever the size of the table, and none after the call's [`Deadline`]. Reads only what the role in effect may.
 
 use std::ptr;
 
 use pgrx::{pg_sys, PgMemoryContexts};
+
+use super::expressions::columns_of;
+use super::planner::Deadline;
 
 /// Blocks read, at most.
 const BLOCKS_MAX: u32 = 1_000;
@@ -19,11 +22,16 @@ pub struct Read {
     pub scale: f64,
 }
 
-/// Runs `body` on a table open under ACCESS SHARE; None when it is locked, gone, or not a heap.
+/// Runs `body` on a table open under ACCESS SHARE; None when it is locked, gone, or not a heap, or when the role in
+/// effect may not evaluate `expressions`, each NULL or over range table entry 1, for every row.
 ///
 /// # Safety
-/// Inside a subtransaction that is rolled back.
-pub unsafe fn with_table<R>(table: pg_sys::Oid, body: impl FnOnce(pg_sys::Relation) -> Option<R>) -> Option<R> {
+/// Inside a subtransaction that is rolled back; the expressions are valid.
+pub unsafe fn with_table<R>(
+    table: pg_sys::Oid,
+    expressions: &[*mut pg_sys::Node],
+    body: impl FnOnce(pg_sys::Relation) -> Option<R>,
+) -> Option<R> {
     // SAFETY: plain lock-manager and relation-cache calls; the rollback releases the lock.
     unsafe {
         let mode = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
@@ -35,9 +43,28 @@ pub unsafe fn with_table<R>(table: pg_sys::Oid, body: impl FnOnce(pg_sys::Relati
             return None;
         }
         let is_heap = (*opened).rd_tableam == pg_sys::GetHeapamTableAmRoutine();
-        let result = if is_heap { body(opened) } else { None };
+        let result = if is_heap && may_read(table, expressions) { body(opened) } else { None };
         pg_sys::relation_close(opened, pg_sys::NoLock as pg_sys::LOCKMODE);
         result
+    }
+}
+
+/// Whether the role in effect may read what `expressions` name of `table`, and no policy hides rows from it.
+///
+/// # Safety
+/// The table is locked; the expressions are valid or NULL.
+unsafe fn may_read(table: pg_sys::Oid, expressions: &[*mut pg_sys::Node]) -> bool {
+    // SAFETY: syscache lookups that raise no ERROR for a table that exists.
+    unsafe {
+        let (role, select) = (pg_sys::GetUserId(), pg_sys::ACL_SELECT as pg_sys::AclMode);
+        let allowed = pg_sys::AclResult::ACLCHECK_OK;
+        let may_read_columns = || {
+            let columns: Vec<i16> = expressions.iter().flat_map(|node| columns_of(*node)).collect();
+            !columns.is_empty()
+                && columns.iter().all(|column| pg_sys::pg_attribute_aclcheck(table, *column, role, select) == allowed)
+        };
+        (pg_sys::pg_class_aclcheck(table, role, select) == allowed || may_read_columns())
+            && pg_sys::check_enable_rls(table, role, true) != pg_sys::CheckEnableRlsResult::RLS_ENABLED as i32
     }
 }
 
@@ -55,7 +82,7 @@ pub unsafe fn rows(table: pg_sys::Relation, mut each: impl FnMut(pg_sys::HeapTup
         let mut context = PgMemoryContexts::new("perf_opt sampled row");
         let flags = pg_sys::ScanOptions::SO_TYPE_SEQSCAN | pg_sys::ScanOptions::SO_ALLOW_PAGEMODE;
         let (mut read, mut rows, mut more) = (0, 0, true);
-        while read < wanted && rows < ROWS_MAX && more {
+        while read < wanted && rows < ROWS_MAX && more && !Deadline::has_passed() {
             pgrx::check_for_interrupts!();
             let snapshot = pg_sys::GetActiveSnapshot();
             let scan = pg_sys::heap_beginscan(table, snapshot, 0, ptr::null_mut(), ptr::null_mut(), flags);

@@ -110,11 +110,8 @@ impl Pool {
         let known = study.relations.get(&candidate.relation)?;
         let index =
             Hypothetical::from_candidate("", &candidate, &known.relation, &known.leaves, &study.expressions.borrow())?;
-        let first = candidate.keys.first()?.part;
         let statements: Vec<usize> = (0..study.statements.len())
-            .filter(|at| {
-                study.statements[*at].weight > 0.0 && study.statements[*at].asks_for(candidate.relation, first)
-            })
+            .filter(|at| study.statements[*at].weight > 0.0 && study.statements[*at].may_use(&candidate))
             .collect();
         let write_cost = write_cost(study, workload, known, &candidate);
         let policy = policy.into_iter().collect();

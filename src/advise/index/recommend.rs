@@ -64,7 +64,7 @@ pub fn run(workload: &Workload, options: &Options) -> Result<Outcome, Error> {
     for case in &cases {
         if let Resolved::Index(relation, _) = &case.resolved {
             if let Entry::Vacant(place) = study.relations.entry(relation.oid.to_u32()) {
-                if let Ok(known) = Known::read(relation.oid) {
+                if let Ok(known) = Known::read(relation.oid, &study.expressions) {
                     place.insert(known);
                 }
             }

@@ -6,11 +6,12 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use perf_core::index::candidates::Needs;
-use perf_core::index::Part;
+use perf_core::index::{Candidate, Key, Kind};
 use perf_core::outcome::unpack_sqlstate;
 use pgrx::{pg_sys, PgSqlErrorCode};
 
 use super::existing::{self, Existing};
+use crate::compat;
 use crate::error::Error;
 use crate::pg::expressions::Expressions;
 use crate::pg::planner::{self, Configuration, Deadline, Failure, Parameter, Planned, Statement};
@@ -24,6 +25,10 @@ const STATEMENTS_MAX: usize = 300;
 const COVERED: f64 = 0.99;
 /// Writes below that share are still planned, for what an index would cost them.
 const WRITES_MAX: usize = 200;
+/// Share of a statement's samples that must ask alike for what is written in it to be part of an index.
+const STABLE_SHARE: f64 = 0.95;
+/// Samples compared for that, at most.
+const SAMPLES_MAX: usize = 8;
 /// Never wait longer for a lock that somebody else holds.
 const LOCK_TIMEOUT_MS: u32 = 20;
 
@@ -50,6 +55,22 @@ pub struct Studied {
 }
 
 impl Studied {
+    /// A sample of the statement at this place, not planned yet.
+    fn of(sample: &StatementSample, at: usize, role: Option<pg_sys::Oid>, source: Source) -> Self {
+        Studied {
+            at,
+            weight: 0.0,
+            base: Planned::default(),
+            text: sample.text.clone(),
+            search_path: (!sample.search_path.is_empty()).then(|| sample.search_path.clone()),
+            role,
+            parameters: parameters_of(sample),
+            cardinalities: sample.cardinalities.clone(),
+            unwrap: source == Source::Captured,
+            generic: false,
+        }
+    }
+
     /// Plans it again under other configurations; None when that fails.
     pub fn plan(&self, configurations: &[Configuration<'_>]) -> Option<Vec<Planned>> {
         planner::plan(&self.statement(), configurations).ok()
@@ -67,9 +88,19 @@ impl Studied {
         }
     }
 
-    /// Whether it could use an index that begins with `part` of `relation`.
-    pub fn asks_for(&self, relation: u32, part: Part) -> bool {
-        self.base.needs.iter().filter(|needs| needs.relation == relation).any(|needs| mentions(needs, part))
+    /// Whether it could use such an index.
+    pub fn may_use(&self, candidate: &Candidate) -> bool {
+        self.base.needs.iter().filter(|needs| needs.relation == candidate.relation).any(|needs| {
+            let asked = |key: &Key| needs.mentions(key.part);
+            let by_any_key = match candidate.kind {
+                Kind::Gin | Kind::Brin => true,
+                Kind::Btree => compat::HAS_SKIP_SCAN,
+                Kind::Hash => false,
+            };
+            let by_key =
+                if by_any_key { candidate.keys.iter().any(asked) } else { candidate.keys.first().is_some_and(asked) };
+            by_key && candidate.predicate.is_none_or(|number| needs.implies(number))
+        })
     }
 
     /// Whether it asks anything of `relation`.
@@ -77,12 +108,6 @@ impl Studied {
         self.base.scans.iter().any(|scan| scan.relation.to_u32() == relation)
             || self.base.needs.iter().any(|needs| needs.relation == relation)
     }
-}
-
-fn mentions(needs: &Needs, part: Part) -> bool {
-    needs.filters.iter().chain(needs.alternatives.iter().flatten()).any(|filter| filter.part == part)
-        || needs.joins.contains(&part)
-        || needs.orders.iter().flatten().any(|key| key.part == part)
 }
 
 /// A relation that statements ask for.
@@ -108,10 +133,15 @@ impl Known {
     }
 
     /// Reads all of it.
-    pub fn read(oid: pg_sys::Oid) -> Result<Known, Unusable> {
+    pub fn read(oid: pg_sys::Oid, expressions: &RefCell<Expressions>) -> Result<Known, Unusable> {
         let relation = Relation::read(oid)?;
         let leaves = super::what_if::leaves_of(&relation);
-        Ok(Known { leaves, existing: existing::of(oid), hot_share: existing::hot_share(oid), relation })
+        Ok(Known {
+            leaves,
+            existing: existing::of(&relation, expressions),
+            hot_share: existing::hot_share(oid),
+            relation,
+        })
     }
 }
 
@@ -147,8 +177,7 @@ pub fn run(workload: &Workload, deadline: Instant) -> Result<Study, Error> {
             break;
         }
         let statement = &workload.statements[at];
-        study.calls += 1;
-        match studied(workload, at, statement, &study.expressions) {
+        match studied(workload, at, statement, &study.expressions, &mut study.calls) {
             Ok(one) => study.statements.extend(one),
             Err(failure) => {
                 if matches!(failure, Failure::TimedOut) {
@@ -211,7 +240,7 @@ impl Study {
             if self.relations.contains_key(&oid) {
                 continue;
             }
-            match Known::read(pg_sys::Oid::from(oid)) {
+            match Known::read(pg_sys::Oid::from(oid), &self.expressions) {
                 // Its tables are the extension's own business: nobody should be told to index them.
                 Ok(known) if known.relation.schema == OWN_SCHEMA => {}
                 Ok(known) => {
@@ -263,31 +292,22 @@ fn studied(
     at: usize,
     statement: &WorkloadStatement,
     expressions: &RefCell<Expressions>,
+    calls: &mut usize,
 ) -> Result<Option<Studied>, Failure> {
     let harvest = Configuration { harvest: Some(expressions), ..Configuration::default() };
     let mut last = None;
-    for sample in &statement.samples {
+    for (place, sample) in statement.samples.iter().enumerate() {
         let role = (statement.userid != pg_sys::InvalidOid).then_some(statement.userid);
         if role.is_some_and(|role| !role::may_plan_as(role)) {
             return Ok(None);
         }
-        let parameters = parameters_of(sample);
-        let mut one = Studied {
-            at,
-            weight: 0.0,
-            base: Planned::default(),
-            text: sample.text.clone(),
-            search_path: (!sample.search_path.is_empty()).then(|| sample.search_path.clone()),
-            role,
-            generic: false,
-            unwrap: workload.source == Source::Captured,
-            parameters,
-            cardinalities: sample.cardinalities.clone(),
-        };
+        let mut one = Studied::of(sample, at, role, workload.source);
+        *calls += 1;
         match planner::plan(&one.statement(), &[harvest]) {
             Ok(plans) => {
                 one.base = plans.into_iter().next().unwrap_or_default();
                 pgrx::debug2!("perf_opt statement {}: {}", statement.queryid, one.base.work);
+                keep_stable(workload, &mut one, &statement.samples[place..], expressions, calls);
                 one.generic = one.parameters.is_empty() && one.base.has_parameters;
                 one.weight = if workload.is_measured() {
                     statement.total_ms
@@ -305,6 +325,52 @@ fn studied(
         }
     }
     last.map_or(Ok(None), Err)
+}
+
+/// Leaves out of what the statement asks for the conditions and expressions that are not the same in all its samples:
+/// an index on the rows of a literal, or with one in a key, is of no use to the next call with another. The first of
+/// `samples` is the one it was planned with.
+fn keep_stable(
+    workload: &Workload,
+    one: &mut Studied,
+    samples: &[StatementSample],
+    expressions: &RefCell<Expressions>,
+    calls: &mut usize,
+) {
+    let Some((first, others)) = samples.split_first() else { return };
+    if !one.base.needs.iter().any(Needs::has_expressions) {
+        return;
+    }
+    let harvest = Configuration { harvest: Some(expressions), ..Configuration::default() };
+    let (mut same, mut different) = (1usize, Vec::new());
+    for sample in others.iter().take(SAMPLES_MAX - 1) {
+        if sample.text == first.text && sample.params == first.params {
+            same += 1;
+            continue;
+        }
+        *calls += 1;
+        let other = Studied::of(sample, one.at, one.role, workload.source);
+        if let Ok(plans) = planner::plan(&other.statement(), &[harvest]) {
+            different.extend(plans.into_iter().next().map(|plan| plan.needs));
+        }
+    }
+    let total = same + different.len();
+    let is_stable = |relation: u32, asks: &dyn Fn(&Needs) -> bool| {
+        let alike = |needs: &&Vec<Needs>| needs.iter().any(|needs| needs.relation == relation && asks(needs));
+        (same + different.iter().filter(alike).count()) as f64 >= STABLE_SHARE * total as f64
+    };
+    // One sample of many calls says nothing of the others; the caller's own queries are what they are.
+    let unproven = total < 2 && workload.is_measured() && workload.statements[one.at].calls >= 2.0;
+    for needs in &mut one.base.needs {
+        let relation = needs.relation;
+        needs.retain(
+            |number| {
+                let is_literal = || expressions.borrow().compares_value(number);
+                is_stable(relation, &|other| other.implies(number)) && !(unproven && is_literal())
+            },
+            |part| is_stable(relation, &|other| other.mentions(part)),
+        );
+    }
 }
 
 fn is_syntax_error(failure: &Failure) -> bool {

@@ -7,6 +7,7 @@ mod inject;
 mod price;
 mod statistics;
 mod statistics_row;
+mod statistics_values;
 
 use std::collections::HashMap;
 use std::ffi::CString;

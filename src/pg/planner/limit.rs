@@ -59,6 +59,11 @@ impl Deadline {
         UNTIL.set(Some(before.map_or(until, |outer| outer.min(until))));
         Deadline { before }
     }
+
+    /// Whether the deadline of the call in progress, if it has one, has passed.
+    pub fn has_passed() -> bool {
+        UNTIL.get().is_some_and(|until| Instant::now() >= until)
+    }
 }
 
 impl Drop for Deadline {

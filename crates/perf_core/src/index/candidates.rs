@@ -87,6 +87,37 @@ impl Needs {
     pub fn implies(&self, number: u32) -> bool {
         self.filters.iter().any(|filter| filter.predicate == Some(number))
     }
+
+    /// Whether an expression could be a key or the predicate of an index for it.
+    pub fn has_expressions(&self) -> bool {
+        let is_expression = |part: &Part| matches!(part, Part::Expression(_));
+        let mut filters = self.filters.iter().chain(self.alternatives.iter().flatten());
+        filters.any(|filter| filter.predicate.is_some() || is_expression(&filter.part))
+            || self.joins.iter().any(is_expression)
+            || self.orders.iter().flatten().any(|key| is_expression(&key.part))
+    }
+
+    /// Leaves out the predicates and the expressions that are not to be kept. Columns stay.
+    pub fn retain(&mut self, predicate: impl Fn(u32) -> bool, expression: impl Fn(Part) -> bool) {
+        let kept = |part: &Part| matches!(part, Part::Column(_)) || expression(*part);
+        for filter in &mut self.filters {
+            filter.predicate = filter.predicate.filter(|number| predicate(*number));
+        }
+        self.filters.retain(|filter| kept(&filter.part));
+        // Of an OR that loses an arm the others stay: whether they are of use without it is the planner's to say.
+        for arm in &mut self.alternatives {
+            arm.retain(|filter| kept(&filter.part));
+        }
+        self.alternatives.retain(|arm| !arm.is_empty());
+        self.joins.retain(kept);
+        self.joined_together.iter_mut().for_each(|parts| parts.retain(kept));
+        self.joined_together.retain(|parts| parts.len() > 1);
+        for order in &mut self.orders {
+            let sorted = order.iter().take_while(|key| kept(&key.part)).count();
+            order.truncate(sorted);
+        }
+        self.orders.retain(|order| !order.is_empty());
+    }
 }
 
 /// The candidates for `needs`, most promising first, without duplicates.
@@ -488,6 +519,32 @@ mod tests {
     }
 
     /// A filter in any shape: part, comparison, selectivity, operator class, predicate, width, order.
+    #[test]
+    fn what_is_not_kept_is_asked_for_no_more() {
+        let [kept, dropped] = [Part::Expression(1), Part::Expression(2)];
+        let with = |part, predicate| Filter { part, predicate, ..filter(1, Comparison::Equal, 0.1) };
+        let column = Part::Column(1);
+        let mut needs = Needs {
+            filters: vec![with(column, Some(3)), with(column, Some(4)), with(dropped, None), with(kept, None)],
+            alternatives: vec![vec![with(dropped, None)], vec![with(column, None), with(dropped, None)]],
+            joins: vec![column, dropped, kept],
+            joined_together: vec![vec![column, dropped], vec![column, kept]],
+            orders: vec![vec![Key::of(dropped)], vec![Key::of(column), Key::of(dropped), Key::of(kept)]],
+            ..Needs::default()
+        };
+        assert!(needs.has_expressions());
+        needs.retain(|number| number == 3, |part| part == kept);
+        assert!(needs.implies(3) && !needs.implies(4));
+        assert!(needs.mentions(kept) && needs.mentions(column) && !needs.mentions(dropped));
+        assert_eq!(needs.filters, vec![with(column, Some(3)), with(column, None), with(kept, None)]);
+        assert_eq!(needs.alternatives, vec![vec![with(column, None)]]);
+        assert_eq!(needs.joins, vec![column, kept]);
+        assert_eq!(needs.joined_together, vec![vec![column, kept]]);
+        assert_eq!(needs.orders, vec![vec![Key::of(column)]]);
+        needs.retain(|_| false, |_| false);
+        assert!(!needs.has_expressions() && needs.mentions(column));
+    }
+
     fn any_filter() -> impl Strategy<Value = Filter> {
         let part = prop_oneof![(1i16..6).prop_map(Part::Column), (0u32..3).prop_map(Part::Expression)];
         let comparison = prop_oneof![

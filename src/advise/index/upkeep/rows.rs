@@ -130,7 +130,12 @@ impl Writer<'_> {
         let candidate = Candidate::btree(found.relation.to_u32(), keys, 0);
         match self.study.relations.get(&candidate.relation) {
             Some(known) => pool::write_cost(self.study, self.workload, known, &candidate),
-            None => pool::write_cost(self.study, self.workload, &Known::read(found.relation).ok()?, &candidate),
+            None => pool::write_cost(
+                self.study,
+                self.workload,
+                &Known::read(found.relation, &self.study.expressions).ok()?,
+                &candidate,
+            ),
         }
     }
 
