@@ -102,6 +102,9 @@ pub fn run(workload: &Workload, options: &Options) -> Result<Outcome, Error> {
     let mut judge = Judge { study: &study, pool: &pool, pages: &mut pages, deadline: options.deadline };
     judge.prefer_policy(&mut selection, options.budget_bytes);
     let plans = judge.confirmed(&mut selection);
+    // The evidence names the indexes.
+    rows::name_all(&mut pool, &study, &selection.chosen);
+    let mut judge = Judge { study: &study, pool: &pool, pages: &mut pages, deadline: options.deadline };
     let gains = judge.gains(&selection, &plans);
     let alone = judge.alone(&selection);
     let calls = pages.calls() + study.calls + plans.len();
@@ -116,7 +119,6 @@ pub fn run(workload: &Workload, options: &Options) -> Result<Outcome, Error> {
         pool.entries.len(),
         shortlist.places.len()
     );
-    rows::name_all(&mut pool, &study, &selection.chosen);
     let mut rows =
         rows::make(&rows::Findings { workload, study: &study, pool: &pool, cases: &cases, gains, alone, options });
     // What to do comes before what is as the policy wants it.
