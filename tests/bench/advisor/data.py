@@ -27,7 +27,7 @@ TOO_LONG_MS = 60_000
 SETTINGS: Mapping[str, Any] = {
     **QUIET,
     "shared_preload_libraries": "perf_opt",
-    "shared_buffers": "5GB",
+    "shared_buffers": "7GB",
     "effective_cache_size": "5GB",
     "work_mem": "64MB",
     "maintenance_work_mem": "1GB",

@@ -24,8 +24,9 @@ SETUP = f"""
 CREATE EXTENSION pg_trgm;
 CREATE TABLE facts (
     id int NOT NULL, kind smallint NOT NULL, customer int NOT NULL, few int, big bigint NOT NULL, price numeric(10,2),
-    made timestamptz NOT NULL, day date NOT NULL, flag boolean NOT NULL, code text NOT NULL, email varchar(80),
-    note text, ref uuid NOT NULL, tags int[] NOT NULL, words text[] NOT NULL, doc jsonb NOT NULL, body tsvector NOT NULL);
+    made timestamptz NOT NULL, day date NOT NULL, flag bool NOT NULL, code text NOT NULL, email varchar(80),
+    note text, ref uuid NOT NULL, tags int[] NOT NULL, words text[] NOT NULL, doc jsonb NOT NULL,
+    body tsvector NOT NULL);
 INSERT INTO facts
 SELECT g, g % 7, (g::bigint * 7919) % 20000, CASE WHEN g % 10 < 6 THEN NULL ELSE g % 50 END,
        (g::bigint * 48271) % 2147483647, ((g::bigint * 31) % 500000) / 100.0,
@@ -35,7 +36,8 @@ SELECT g, g % 7, (g::bigint * 7919) % 20000, CASE WHEN g % 10 < 6 THEN NULL ELSE
        repeat(md5((g % 90000)::text), 1 + g % 3), md5(g::text)::uuid, ARRAY[g % 100, g % 333, 500 + g % 17],
        ARRAY['w' || g % 1000, 'v' || g % 77],
        jsonb_build_object('type', 't' || g % 12, 'n', g % 5000, 'tag', md5((g % 3000)::text)),
-       to_tsvector('simple', concat_ws(' ', 'w' || g % 2000, 'x' || g % 311, 'y' || g % 47, md5((g % 9000)::text)))
+       to_tsvector('simple', concat_ws(' ', 'w' || g % 2000, 'x' || g % 311, 'y' || g % 47,
+                                       md5((g % 9000)::text)))
   FROM generate_series(1, {ROWS}) g;
 VACUUM (ANALYZE, FREEZE) facts;
 """

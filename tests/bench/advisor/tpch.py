@@ -12,7 +12,7 @@ from typing import Any, Optional, Sequence
 from bench import report
 
 from .data import TpchServer
-from .measure import Bench, Measured, settle_slower, slower
+from .measure import Bench, Measured, slower, surely_slower
 from .peers import MB, Advice, Remembered, hypo, mcp, own, provide, qualstats
 
 BUDGETS_MB = (75, 150, 300, 800)
@@ -73,11 +73,8 @@ def run(server: TpchServer, options: Any) -> tuple[bool, dict[str, Any]]:
         report.say("advisor: executing")
         bench.execute([base, *(entry.measured for entry in entries)])
         for entry in entries:
-            entry.slower_5 = settle_slower(bench, entry.measured, base)
-        for measured in (base, *(entry.measured for entry in entries)):
-            bench.refresh(measured)
-        for entry in entries:
-            entry.slower_5 = slower(entry.measured, base)
+            own_one = entry.advisor in (OWN, CAPTURED)
+            entry.slower_5 = (surely_slower(bench, entry.measured, base) if own_one else slower(entry.measured, base))
             entry.slower_25 = slower(entry.measured, base, MUCH_SLOWER)
         report.say(f"advisor: {bench.executions} executions of {len(bench.executed)} plans")
     show(entries, base, missing)

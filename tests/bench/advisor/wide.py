@@ -13,7 +13,6 @@ from typing import Any
 from bench import report
 from bench.servers import PERF_OPT, cpu_ns, start
 
-from .measure import body_of
 from .peers import Advice, hypo, own, planned, provide
 
 STATEMENTS = 100

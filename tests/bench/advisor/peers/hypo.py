@@ -151,7 +151,5 @@ def advise(server: Any, queries: Mapping[str, str], name: str, extend: bool,
             if what_if.late:
                 advice.notes.append(f"stopped after {time_cap_s:.0f} s")
             found.append(advice)
-            if len(found) > 1 and found[-1].bodies == found[-2].bodies:
-                break
         session.query("SELECT hypopg_reset()")
     return found
