@@ -7,8 +7,9 @@
 
 use std::fmt;
 
-/// A kind of step. The prices are a non-negative least-squares fit of measured times of many plans, see
-/// `tests/bench/README.md`, suite `advisor`, part `prices`.
+/// A kind of step. The prices are a non-negative least-squares fit of measured times of some 290 plans of
+/// TPC-H at scale 1 in memory, with the rows counted when they ran; median error of a time 21 %. Made by
+/// `tests/bench/advisor/prices.py`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Step {
