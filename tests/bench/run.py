@@ -36,7 +36,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, help="overhead, cputime: rounds through the servers")
     parser.add_argument("--profile", type=Path, help="overhead: keep callgrind's breakdown in this directory")
     parser.add_argument("--count", type=int, default=3_000_000, help="distinct: how many statements")
-    parser.add_argument("--part", action="append", choices=("tpch", "whatif", "size", "wide", "demo"),
+    parser.add_argument("--part", action="append", choices=("tpch", "whatif", "size", "wide", "demo", "prices"),
                         help="advisor: only this part")
     parser.add_argument("--passes", type=int, default=3, help="advisor: executions of each plan")
     parser.add_argument("--no-peers", action="store_true", help="advisor: perf_opt alone")
