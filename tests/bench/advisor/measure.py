@@ -110,10 +110,11 @@ class Bench:
 
     def close(self) -> None:
         """Drops every index built here and ends the session."""
-        for name in self.names.values():
-            self.session.query(f"DROP INDEX IF EXISTS {name}")
-        self.names.clear()
         self.session.close()
+        with self.server.connect() as session:  # the other one may have been interrupted in the middle of a query
+            for name in self.names.values():
+                session.query(f"DROP INDEX IF EXISTS {name}")
+        self.names.clear()
 
     def __enter__(self) -> "Bench":
         return self
