@@ -6,7 +6,7 @@ use perf_core::index::candidates::generate;
 use perf_core::index::ledger::{self, Ledger, Outcome};
 use perf_core::index::merge::merged;
 use perf_core::index::select::Choice;
-use perf_core::index::{Candidate, Part};
+use perf_core::index::{Candidate, Kind, Part};
 
 use super::existing;
 use super::study::{Known, Studied, Study};
@@ -29,6 +29,8 @@ const CALLS_MEAN: f64 = 18.0;
 const CALLS_RANGE: (f64, f64) = (8.0, 90.0);
 /// An index entry written, in nanoseconds: a descent of three levels, a leaf insertion and its WAL.
 const ENTRY_NS: f64 = 2_500.0;
+/// Entries that a row makes in a GIN index.
+const GIN_ENTRIES: f64 = 5.0;
 /// Work of a write besides its index entries, counted in index entries: the tuple, its WAL, the statement itself.
 const WRITE_BASE: f64 = 3.0;
 /// Updates that stay HOT where the server has counted none yet.
@@ -198,27 +200,37 @@ pub fn calls_allowed(study: &Study) -> Vec<usize> {
 
 /// What a candidate costs the writes of its relation.
 ///
-/// Measured: a write of n existing indexes does the work of n + 3 index entries, so one more costs 1 / (n + 3) of its
-/// measured time; an UPDATE pays when it sets a key column, else for the share of updates that are not HOT. Given queries:
-/// rows times what an entry takes.
+/// Rows written times what an entry takes, but no more than their share of the measured time: a write with n indexes does the
+/// work of n + 3 entries. An INSERT makes one entry a row. So does an UPDATE that sets a column of the index, and as it can no
+/// longer be HOT then, it makes one in every other index too; another UPDATE pays for the share that is not HOT.
 pub fn write_cost(study: &Study, workload: &Workload, known: &Known, candidate: &Candidate) -> Option<f64> {
     let columns = stored_columns(study, candidate);
+    let each = 1e-6
+        * ENTRY_NS
+        * match candidate.kind {
+            Kind::Btree | Kind::Hash => 1.0,
+            Kind::Brin => 0.1,
+            Kind::Gin => GIN_ENTRIES,
+        };
     let (mut sum, mut seen) = (0.0, false);
     for statement in &study.statements {
         for write in statement.base.writes.iter().filter(|write| write.relation == known.relation.oid) {
             seen = true;
-            let share = match write.command {
+            let hot = known.hot_share.unwrap_or(HOT_SHARE);
+            let others = known.existing.len() as f64;
+            let entries = match write.command {
                 WriteCommand::Insert => 1.0,
-                WriteCommand::Update if write.columns.iter().any(|column| columns.contains(column)) => 1.0,
-                WriteCommand::Update => 1.0 - known.hot_share.unwrap_or(HOT_SHARE),
+                WriteCommand::Update if write.columns.iter().any(|column| columns.contains(column)) => {
+                    1.0 + hot * others
+                }
+                WriteCommand::Update => 1.0 - hot,
                 WriteCommand::Delete => 0.0,
             };
-            sum += share
-                * if workload.is_measured() {
-                    statement.weight / (known.existing.len() as f64 + WRITE_BASE)
-                } else {
-                    workload.statements[statement.at].calls * write.rows.max(1.0) * ENTRY_NS * 1e-6
-                };
+            let counted = &workload.statements[statement.at];
+            let measured = workload.is_measured();
+            let rows = if measured { counted.rows as f64 } else { counted.calls * write.rows.max(1.0) };
+            let most = if measured { statement.weight / (others + WRITE_BASE) } else { f64::INFINITY };
+            sum += entries * (rows * each).min(most);
         }
     }
     (seen || (workload.is_measured() && !workload.statements.is_empty())).then_some(sum)
