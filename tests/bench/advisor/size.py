@@ -1,8 +1,6 @@
 """Part `size`: bytes that perf_opt expects of an index against a fresh build, for every kind of index.
 
-Asks `perf.what_if_size(ddl)` where the extension has it. Without it, each index has a query that wants it, and what
-`perf.index_recommendations` says of the indexes that it does recommend is compared; kinds it does not are listed.
-HypoPG's sizes of the same indexes where it is to be had.
+Asks `perf.what_if` for the size of each index. HypoPG's sizes of the same indexes where it is to be had.
 """
 
 from __future__ import annotations
@@ -15,7 +13,6 @@ from bench import report
 from bench.servers import PERF_OPT, start
 from e2e.cluster import SqlError
 
-from .measure import body_of
 from .peers import provide
 
 MEDIAN, P95 = 0.05, 0.15
@@ -45,55 +42,37 @@ VACUUM (ANALYZE, FREEZE) facts;
 
 @dataclass(frozen=True)
 class Case:
-    """An index, its kind, and a condition that wants it."""
+    """An index and its kind."""
 
     kind: str
     body: str
-    query: str
 
 
-def _case(kind: str, body: str, condition: str, columns: str = "*") -> Case:
-    return Case(kind, f"facts {body}", f"SELECT {columns} FROM facts WHERE {condition}")
+def _case(kind: str, body: str) -> Case:
+    return Case(kind, f"facts {body}")
 
 
 CASES: Sequence[Case] = [
-    _case("btree unique values", "(id)", "id = 77"), _case("btree unique values", "(big)", "big = 77"),
-    _case("btree unique values", "(ref)", "ref = md5('77')::uuid"),
-    _case("btree duplicates", "(kind)", "kind = 3", "kind"), _case("btree duplicates", "(customer)", "customer = 3"),
-    _case("btree duplicates", "(day)", "day = '2026-02-01'"), _case("btree duplicates", "(price)", "price = 12.31"),
-    _case("btree time", "(made)", "made > '2026-07-01'"), 
-    _case("btree time", "(made DESC)", "true ORDER BY made DESC LIMIT 5"),
-    _case("btree text", "(code)", "code = 'C000733'"), 
-    _case("btree text", "(email)", "email = 'user7@mail1.example.org'"),
-    _case("btree text", "(note)", "note = 'x'"), _case("btree text", "(code text_pattern_ops)", "code LIKE 'C0007%'"),
-    _case("btree NULLs", "(few)", "few = 7"), _case("btree NULLs", "(few, customer)", "few = 7 AND customer = 17"),
-    _case("btree multi-column", "(kind, customer)", "kind = 3 AND customer = 7"),
-    _case("btree multi-column", "(customer, made)", "customer = 7 AND made > '2026-03-01'"),
-    _case("btree multi-column", "(code, day)", "code = 'C000733' AND day > '2026-02-01'"),
-    _case("btree multi-column", "(kind, flag)", "kind = 3 AND flag", "kind, flag"),
-    _case("btree multi-column", "(customer, kind, price)", "customer = 7 AND kind = 3 AND price > 5"),
-    _case("btree multi-column", "(day, code, email)", "day = '2026-02-01' AND code = 'C000733' AND email = 'x'"),
-    _case("btree INCLUDE", "(customer) INCLUDE (price)", "customer < 900", "customer, price"),
-    _case("btree INCLUDE", "(made) INCLUDE (customer, price)", "made > '2026-06-01'", "made, customer, price"),
-    _case("btree partial", "(customer) WHERE flag", "customer = 7 AND flag"),
-    _case("btree partial", "(made) WHERE kind = 3", "made > '2026-06-01' AND kind = 3"),
-    _case("btree partial", "(email) WHERE few IS NOT NULL", "email = 'x' AND few IS NOT NULL"),
-    _case("btree expression", "(lower(email))", "lower(email) = 'x'"),
-    _case("btree expression", "((doc ->> 'tag'))", "doc ->> 'tag' = 'x'"),
-    _case("btree expression", "(date_trunc('hour', made AT TIME ZONE 'UTC'))",
-          "date_trunc('hour', made AT TIME ZONE 'UTC') = '2026-02-01'"),
-    _case("btree expression", "(((doc ->> 'n')::int))", "(doc ->> 'n')::int = 5"),
-    _case("GIN jsonb", "USING gin (doc)", "doc @> '{\"n\": 7}'"),
-    _case("GIN jsonb", "USING gin (doc jsonb_path_ops)", "doc @> '{\"n\": 7}'"),
-    _case("GIN array", "USING gin (tags)", "tags @> ARRAY[7, 8]"), 
-    _case("GIN array", "USING gin (words)", "words @> ARRAY['w7']"),
-    _case("GIN text search", "USING gin (body)", "body @@ to_tsquery('simple', 'w7 & x8')"),
-    _case("GIN trigram", "USING gin (email gin_trgm_ops)", "email LIKE '%r777@%'"),
-    _case("GIN trigram", "USING gin (code gin_trgm_ops)", "code LIKE '%733%'"),
-    _case("BRIN", "USING brin (made)", "made BETWEEN '2026-03-01' AND '2026-03-09'"), 
-    _case("BRIN", "USING brin (id, day)", "id < 99"),
-    _case("hash", "USING hash (ref)", "ref = md5('77')::uuid"), _case("hash", "USING hash (note)", "note = 'x'"),
-    _case("hash", "USING hash (customer)", "customer = 3"),
+    _case("btree unique values", "(id)"), _case("btree unique values", "(big)"),
+    _case("btree unique values", "(ref)"), _case("btree duplicates", "(kind)"),
+    _case("btree duplicates", "(customer)"), _case("btree duplicates", "(day)"), _case("btree duplicates", "(price)"),
+    _case("btree time", "(made)"), _case("btree time", "(made DESC)"), _case("btree text", "(code)"),
+    _case("btree text", "(email)"), _case("btree text", "(note)"), _case("btree text", "(code text_pattern_ops)"),
+    _case("btree NULLs", "(few)"), _case("btree NULLs", "(few, customer)"),
+    _case("btree multi-column", "(kind, customer)"), _case("btree multi-column", "(customer, made)"),
+    _case("btree multi-column", "(code, day)"), _case("btree multi-column", "(kind, flag)"),
+    _case("btree multi-column", "(customer, kind, price)"), _case("btree multi-column", "(day, code, email)"),
+    _case("btree INCLUDE", "(customer) INCLUDE (price)"), _case("btree INCLUDE", "(made) INCLUDE (customer, price)"),
+    _case("btree partial", "(customer) WHERE flag"), _case("btree partial", "(made) WHERE kind = 3"),
+    _case("btree partial", "(email) WHERE few IS NOT NULL"), _case("btree expression", "(lower(email))"),
+    _case("btree expression", "((doc ->> 'tag'))"),
+    _case("btree expression", "(date_trunc('hour', made AT TIME ZONE 'UTC'))"),
+    _case("btree expression", "(((doc ->> 'n')::int))"), _case("GIN jsonb", "USING gin (doc)"),
+    _case("GIN jsonb", "USING gin (doc jsonb_path_ops)"), _case("GIN array", "USING gin (tags)"),
+    _case("GIN array", "USING gin (words)"), _case("GIN text search", "USING gin (body)"),
+    _case("GIN trigram", "USING gin (email gin_trgm_ops)"), _case("GIN trigram", "USING gin (code gin_trgm_ops)"),
+    _case("BRIN", "USING brin (made)"), _case("BRIN", "USING brin (id, day)"), _case("hash", "USING hash (ref)"),
+    _case("hash", "USING hash (note)"), _case("hash", "USING hash (customer)"),
 ]
 
 
@@ -108,31 +87,22 @@ def run(pg_root: Path, options: Any) -> tuple[bool, dict[str, Any]]:
                 session.query(statement)
             if absent is None:
                 session.query("CREATE EXTENSION hypopg")
-            direct = bool(session.query("SELECT to_regprocedure('perf.what_if_size(text)') IS NOT NULL").scalar())
-            found = [row for case in CASES for row in measure(session, case, direct, absent is None)]
-            rows = list({row["body"]: row for row in found}.values())
+            rows = [measure(session, case, absent is None) for case in CASES]
     finally:
         server.destroy()
-    return judge(rows, direct)
+    return judge(rows)
 
 
-def measure(session: Any, case: Case, direct: bool, hypopg: bool) -> list[dict[str, Any]]:
-    """Expected and real bytes of a case; of all indexes recommended for its query when sizes cannot be asked for."""
-    if direct:
-        ddl = f"CREATE INDEX ON {case.body}"
-        found = {case.body: int(session.execute("SELECT perf.what_if_size($1)", (ddl,)).scalar())}
-    else:
-        found = {body_of(row[0]): int(row[1]) for row in session.execute(
-            "SELECT ddl, size_bytes FROM perf.index_recommendations(queries => ARRAY[$1])"
-            " WHERE status = 'recommended' AND action = 'create'", (case.query,)).rows}
-    rows = []
-    for body, expected in (found or {case.body: None}).items():
-        session.query(f"CREATE INDEX fresh ON {body}")
-        real = int(session.query("SELECT pg_relation_size('fresh')").scalar())
-        session.query("DROP INDEX fresh")
-        rows.append({"kind": case.kind, "body": body, "expected": expected, "real": real,
-                     "hypopg": hypopg_size(session, body) if hypopg else None})
-    return rows
+def measure(session: Any, case: Case, hypopg: bool) -> dict[str, Any]:
+    """Expected and real bytes of a case."""
+    ddl = f"CREATE INDEX ON {case.body}"
+    expected = int(session.execute("SELECT size_bytes FROM perf.what_if('SELECT FROM facts', ARRAY[$1])"
+                                   " WHERE variant = 'hypothetical'", (ddl,)).scalar())
+    session.query(f"CREATE INDEX fresh ON {case.body}")
+    real = int(session.query("SELECT pg_relation_size('fresh')").scalar())
+    session.query("DROP INDEX fresh")
+    return {"kind": case.kind, "body": case.body, "expected": expected, "real": real,
+            "hypopg": hypopg_size(session, case.body) if hypopg else None}
 
 
 def hypopg_size(session: Any, body: str) -> Optional[int]:
@@ -151,7 +121,7 @@ def error(row: dict[str, Any], by: str) -> float:
     return abs(row[by] - row["real"]) / row["real"]
 
 
-def judge(rows: Sequence[dict[str, Any]], direct: bool) -> tuple[bool, dict[str, Any]]:
+def judge(rows: Sequence[dict[str, Any]]) -> tuple[bool, dict[str, Any]]:
     """Prints every index, and the errors of all."""
     def percent(row: dict[str, Any], by: str) -> str:
         return "" if row[by] is None else f"{(row[by] - row['real']) / row['real']:+.1%}"
@@ -159,20 +129,14 @@ def judge(rows: Sequence[dict[str, Any]], direct: bool) -> tuple[bool, dict[str,
     report.table("Size expected against a fresh build", ["kind", "real kB", "perf_opt", "HypoPG", "index"],
                  [[row["kind"], f"{row['real'] / 1024:,.0f}", percent(row, "expected"), percent(row, "hypopg"),
                    row["body"]] for row in rows])
-    errors = sorted(error(row, "expected") for row in rows if row["expected"] is not None)
-    if not errors:
-        return False, {"rows": list(rows), "direct": direct}
+    errors = sorted(error(row, "expected") for row in rows)
     hypo = sorted(error(row, "hypopg") for row in rows if row["hypopg"] is not None)
     p95 = errors[min(len(errors) - 1, int(len(errors) * 0.95))]
-    unknown = [row["body"] for row in rows if row["expected"] is None]
-    verdicts = {"median error <= 5 %": report.middle(errors) <= MEDIAN, "95 % within 15 %": p95 <= P95,
-                "every kind has a size": not unknown}
+    verdicts = {"median error <= 5 %": report.middle(errors) <= MEDIAN, "95 % within 15 %": p95 <= P95}
     lines = [["perf_opt", len(errors), f"{report.middle(errors):.1%}", f"{p95:.1%}", f"{errors[-1]:.1%}"]]
     if hypo:
         lines.append(["HypoPG", len(hypo), f"{report.middle(hypo):.1%}",
                       f"{hypo[min(len(hypo) - 1, int(len(hypo) * 0.95))]:.1%}", f"{hypo[-1]:.1%}"])
     report.table("Error of the size", ["by", "indexes", "median", "95 %", "worst"], lines,
-                 ["asked by perf.what_if_size" if direct else "of what is recommended for a query that wants the index",
-                  *(f"not recommended, so no size: {body}" for body in unknown if not direct),
-                  *(f"{name}: {report.verdict(met)}" for name, met in verdicts.items())])
-    return all(verdicts.values()), {"rows": list(rows), "direct": direct, "verdicts": verdicts}
+                 [f"{name}: {report.verdict(met)}" for name, met in verdicts.items()])
+    return all(verdicts.values()), {"rows": list(rows), "verdicts": verdicts}
