@@ -102,8 +102,8 @@ fn texts(strings: Vec<String>) -> Vec<Text> {
 /// bloated. `size_bytes` is what they free, `benefit_pct` what the writes save. Not for given `queries`: what these do not
 /// use, others may.
 ///
-/// Costs are the planner's, with indexes that do not exist; sizes are of a fresh build with deduplication. Percentages are
-/// of the workload's measured time (given queries: of its weighted planned cost). NULL is not known. Nothing is created,
+/// Gains are in time, estimated from plans with indexes that do not exist; sizes are of a fresh build with deduplication.
+/// Percentages are of the workload's measured time (given queries: of its weighted estimated time). NULL is not known. Nothing is created,
 /// and no table is waited for: what is locked or cannot be planned is left out, and a NOTICE counts it.
 ///
 /// Errors: 22023 for an argument out of range or a query that cannot be planned, 22004 for a NULL where none may be, 55000

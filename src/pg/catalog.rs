@@ -130,8 +130,8 @@ pub fn partitions(parent: pg_sys::Oid) -> Vec<Partition> {
             Ok(Some(Partition {
                 oid: row.get::<pg_sys::Oid>(1)?.unwrap_or(pg_sys::InvalidOid),
                 parent: row.get::<pg_sys::Oid>(2)?.unwrap_or(pg_sys::InvalidOid),
-                schema: row.get::<String>(3)?.unwrap_or_default(),
-                name: row.get::<String>(4)?.unwrap_or_default(),
+                schema: row.get::<Text>(3)?.unwrap_or_default().0,
+                name: row.get::<Text>(4)?.unwrap_or_default().0,
                 is_partitioned: row.get::<bool>(5)?.unwrap_or(false),
             }))
         },

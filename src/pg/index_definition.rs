@@ -4,6 +4,7 @@
 use pgrx::pg_sys;
 
 use super::relation::Unusable;
+use super::text::Text;
 use super::{catalog, ident, lock};
 
 /// How an index is written.
@@ -43,7 +44,7 @@ pub fn read(relation: pg_sys::Oid, index: pg_sys::Oid, columns: &[i16]) -> Resul
 fn key(relation: pg_sys::Oid, index: pg_sys::Oid, number: i32, column: i16) -> String {
     let text = if column == 0 {
         let query = "SELECT pg_catalog.pg_get_indexdef($1, $2, false)";
-        catalog::value::<String>(query, &[index.into(), number.into()]).ok().flatten()
+        catalog::value::<Text>(query, &[index.into(), number.into()]).ok().flatten().map(|text| text.0)
     } else {
         // SAFETY: a syscache lookup that gives NULL or a palloc'd string.
         unsafe { ident::owned(pg_sys::get_attname(relation, column, true)) }

@@ -17,8 +17,12 @@ use crate::workload::queries::Workload;
 
 /// A plan must be at least this much cheaper, or take this much less time, to count as improved.
 pub const IMPROVED: f64 = 0.99;
-/// Candidates of one statement, at most: leaves room for other statements' in its page of the ledger.
+/// Candidates of one statement, at most; of one that joins many relations fewer, this number divided by theirs: planning
+/// takes longer for every index of every relation.
 const OWN_MAX: usize = 96;
+const OWN_JOINED_MAX: usize = 320;
+/// Candidates of other statements that one is planned with besides, at most.
+const OTHERS_MAX: usize = 24;
 /// How often the candidates in a statement's plan are set aside to see which come next.
 const LAYERS_MAX: usize = 4;
 /// Merged candidates, at most.
@@ -81,7 +85,7 @@ impl Pool {
                 let longest = lists.iter().map(Vec::len).max().unwrap_or(0);
                 // The most promising of every relation first.
                 for candidate in (0..longest).flat_map(|rank| lists.iter().filter_map(move |list| list.get(rank))) {
-                    if own.len() >= OWN_MAX {
+                    if own.len() >= own_max(statement) {
                         break;
                     }
                     let known = study.relations.get(&candidate.relation);
@@ -180,6 +184,15 @@ impl Pool {
             })
             .collect()
     }
+}
+
+fn own_max(statement: &Studied) -> usize {
+    OWN_MAX.min(OWN_JOINED_MAX / statement.base.needs.len().max(1)).max(statement.base.needs.len())
+}
+
+/// Candidates that a statement is planned with, at most.
+pub fn relevant_max(statement: &Studied) -> usize {
+    own_max(statement) + OTHERS_MAX
 }
 
 /// Whether an existing index does what `candidate` would.

@@ -2,11 +2,12 @@
 //! so it changes nothing and leaves nothing locked.
 
 use std::collections::hash_map::Entry;
+use std::collections::HashSet;
 use std::time::Instant;
 
-use perf_core::index::keys_cover;
 use perf_core::index::ledger::{Outcome as PlanOutcome, Pages};
 use perf_core::index::select::{select, Selection, Storage, WORSE_MAX};
+use perf_core::index::{keys_cover, Candidate};
 
 use super::policy::{self, PolicyRow, Resolved};
 use super::pool::{self, is_covered, Oracle, Pool, IMPROVED};
@@ -14,7 +15,8 @@ use super::rows::{self, Gain, Recommendation};
 use super::study::{self, Known, Study};
 use super::upkeep;
 use crate::error::Error;
-use crate::pg::planner::Planned;
+use crate::pg::ident;
+use crate::pg::planner::{Planned, UsedIndex};
 use crate::workload::queries::Workload;
 
 /// Share of the time budget that the baseline may take.
@@ -25,7 +27,12 @@ const SHORTLIST_SHARE: f64 = 0.65;
 /// still to be confirmed with real plans.
 const SEARCH_SHARES: (f64, f64) = (0.8, 0.85);
 /// Share of the time budget after which existing indexes are judged no further; the search has the rest.
-const UPKEEP_SHARE: f64 = 0.6;
+const UPKEEP_SHARE: f64 = 0.5;
+
+/// How often to select at most, each time with what the real plans of the last selection taught.
+const SELECTIONS_MAX: usize = 6;
+/// Share of the time budget after which no index gives way to one of the policy any more.
+const POLICY_SHARE: f64 = 0.9;
 
 /// How to search.
 pub struct Options {
@@ -94,13 +101,25 @@ pub fn run(workload: &Workload, options: &Options) -> Result<Outcome, Error> {
     let mut ledger = pages.with(&mut oracle);
     for (at, choice) in choices.iter().enumerate() {
         for statement in &choice.statements {
-            ledger.add_relevant(*statement, [at]);
+            if ledger.relevant(*statement) < pool::relevant_max(&study.statements[*statement]) {
+                ledger.add_relevant(*statement, [at]);
+            }
         }
     }
     let storage = Storage { budget: options.budget_bytes, data: study.relations.values().map(Known::bytes).sum() };
     let mut selection = select(&weights, &choices, &shortlist.bundles, storage, &mut ledger);
+    for _ in 1..SELECTIONS_MAX {
+        let mut judge = Judge { study: &study, pool: &pool, pages: &mut pages, deadline };
+        if !judge.finds_harm(&selection) || Instant::now() >= deadline {
+            break;
+        }
+        // The ledger knows better now.
+        let mut oracle = Oracle { study: &study, pool: &pool, plan_until, deadline };
+        selection = select(&weights, &choices, &shortlist.bundles, storage, &mut pages.with(&mut oracle));
+    }
     let mut judge = Judge { study: &study, pool: &pool, pages: &mut pages, deadline: options.deadline };
-    judge.prefer_policy(&mut selection, options.budget_bytes);
+    judge.prefer_policy(&mut selection, options.budget_bytes, at(POLICY_SHARE));
+    judge.drop_parts(&mut selection);
     let plans = judge.confirmed(&mut selection);
     // The evidence names the indexes.
     rows::name_all(&mut pool, &study, &selection.chosen);
@@ -121,10 +140,40 @@ pub fn run(workload: &Workload, options: &Options) -> Result<Outcome, Error> {
     );
     let mut rows =
         rows::make(&rows::Findings { workload, study: &study, pool: &pool, cases: &cases, gains, alone, options });
+    let used: HashSet<String> = plans
+        .iter()
+        .flatten()
+        .flat_map(|plan| &plan.scans)
+        .flat_map(|scan| &scan.indexes)
+        .filter_map(|index| match index {
+            UsedIndex::Real(oid) => ident::relation(*oid),
+            UsedIndex::Hypothetical(_) => None,
+        })
+        .chain(rows.iter().filter_map(|row| row.keeps.clone()))
+        .collect();
+    let upkeep: Vec<Recommendation> = upkeep.into_iter().filter(|row| agrees(row, &rows, &used)).collect();
     // What to do comes before what is as the policy wants it.
     let todo = rows.iter().take_while(|row| row.status == "recommended").count();
     rows.splice(todo..todo, upkeep);
     Ok(Outcome { rows, notices: study.notices })
+}
+
+/// Whether advice on an existing index goes together with the other rows: an index that they keep or that their plans use is
+/// not dropped, and a failed one is not rebuilt where they make one in its place.
+fn agrees(advice: &Recommendation, rows: &[Recommendation], used: &HashSet<String>) -> bool {
+    let drops = |name: &String| {
+        advice.ddl.as_ref().and_then(|ddl| ddl.strip_suffix(name.as_str())).is_some_and(|before| before.ends_with(' '))
+    };
+    match advice.action {
+        "drop" => !used.iter().any(drops),
+        "reindex" if advice.size_bytes.is_none() => !rows.iter().any(|row| {
+            row.status == "recommended"
+                && row.relation == advice.relation
+                && row.columns == advice.columns
+                && row.access_method == advice.access_method
+        }),
+        _ => true,
+    }
 }
 
 /// The ledger's pages, with the plans of today.
@@ -166,9 +215,9 @@ impl Judge<'_> {
 
     /// Where the policy wants an index that begins with a chosen one and the workload is served as well by it, takes the
     /// policy's: it is what the owner asked for, and the one index serves both.
-    fn prefer_policy(&mut self, selection: &mut Selection, budget_bytes: Option<f64>) {
+    fn prefer_policy(&mut self, selection: &mut Selection, budget_bytes: Option<f64>, until: Instant) {
         for wanted in (0..self.pool.entries.len()).filter(|at| !self.pool.entries[*at].policy.is_empty()) {
-            if Instant::now() >= self.deadline {
+            if Instant::now() >= until {
                 return;
             }
             let (beginnings, own): (Vec<usize>, Vec<usize>) =
@@ -185,10 +234,40 @@ impl Judge<'_> {
             }
             let (now, then) = (self.saved_by(&selection.chosen), self.saved_by(&instead));
             let without = self.saved_by(&own);
-            if then >= now - POLICY_TOLERANCE * (now - without).max(0.0) {
+            let touched = self.pool.entries[wanted].statements.clone();
+            let harms = touched.into_iter().any(|statement| self.ratio(statement, &instead) > WORSE_MAX);
+            if !harms && then >= now - POLICY_TOLERANCE * (now - without).max(0.0) {
                 selection.chosen = instead;
             }
         }
+    }
+
+    /// Gives up an index on a partition that an index chosen for its parent brings along.
+    fn drop_parts(&self, selection: &mut Selection) {
+        let chosen = selection.chosen.clone();
+        selection.chosen.retain(|part| !chosen.iter().any(|whole| self.brings(*whole, *part)));
+    }
+
+    /// Whether candidate `whole` is on a partitioned table and has the same columns as `part`, on one of its partitions.
+    fn brings(&self, whole: usize, part: usize) -> bool {
+        let (whole, part) = (&self.pool.entries[whole].candidate, &self.pool.entries[part].candidate);
+        let (Some(above), Some(below)) =
+            (self.study.relations.get(&whole.relation), self.study.relations.get(&part.relation))
+        else {
+            return false;
+        };
+        let names = |known: &Known, candidate: &Candidate| -> Option<Vec<String>> {
+            let named = |column: i16| known.relation.column(column).map(|column| column.name.clone());
+            candidate.keys.iter().map(|key| named(key.column()?)).collect()
+        };
+        above.leaves.iter().any(|leaf| leaf.oid == below.relation.oid)
+            && whole.kind == part.kind
+            && whole.predicate.is_none()
+            && part.include.is_empty()
+            && names(below, part).is_some_and(|wanted| {
+                names(above, whole)
+                    .is_some_and(|columns| columns.len() >= wanted.len() && columns[..wanted.len()] == wanted)
+            })
     }
 
     /// Whether candidate `short` is the beginning of candidate `long`.
@@ -213,6 +292,24 @@ impl Judge<'_> {
         saved
     }
 
+    /// Plans every statement with the chosen indexes, whatever the ledger says, and tells the ledger; whether one takes longer
+    /// than allowed.
+    fn finds_harm(&mut self, selection: &Selection) -> bool {
+        let mut harm = false;
+        for (number, statement) in self.study.statements.iter().enumerate() {
+            let relevant = self.relevant(number, &selection.chosen);
+            if relevant.is_empty() || Instant::now() >= self.deadline {
+                continue;
+            }
+            let Some(plan) = self.oracle().planned(number, &relevant) else { continue };
+            let value = self.study.time_of(&plan);
+            harm |= value > WORSE_MAX * self.study.time_of(&statement.base);
+            let outcome = PlanOutcome { cost: plan.total_cost, value, used: pool::used(&plan, &relevant) };
+            self.pages.learn(number, &relevant, &outcome);
+        }
+        harm
+    }
+
     /// Plans every statement with the chosen indexes, whatever the ledger says, and gives up an index that makes one take
     /// longer than allowed.
     fn confirmed(&self, selection: &mut Selection) -> Vec<Option<Planned>> {
@@ -222,8 +319,12 @@ impl Judge<'_> {
             for number in std::mem::take(&mut stale) {
                 let relevant = self.relevant(number, &selection.chosen);
                 plans[number] = None;
+                if relevant.is_empty() {
+                    continue;
+                }
                 // Past the deadline what cannot be confirmed is not told.
-                if relevant.is_empty() || Instant::now() >= self.deadline {
+                if Instant::now() >= self.deadline {
+                    selection.cut_short = true;
                     continue;
                 }
                 let Some(plan) = self.oracle().planned(number, &relevant) else { continue };

@@ -56,6 +56,8 @@ pub struct Recommendation {
     pub policy_gain: Option<String>,
     pub reason: String,
     pub evidence: Value,
+    /// Not a column: the existing index that the row says to keep.
+    pub keeps: Option<String>,
 }
 
 /// One statement that an index improves.
@@ -75,6 +77,13 @@ pub struct Gain {
     pub saved: f64,
     /// Statements with their new plan.
     pub statements: Vec<(usize, Change)>,
+}
+
+impl Gain {
+    /// Whether it saves anything, and more than the writes pay for it.
+    pub fn is_worth(&self, entry: &Entry) -> bool {
+        !self.statements.is_empty() && self.saved > entry.write_cost.unwrap_or(0.0)
+    }
 }
 
 /// Everything there is to tell.
@@ -170,7 +179,7 @@ pub fn make(findings: &Findings<'_>) -> Vec<Recommendation> {
     let mut rows: Vec<Recommendation> = findings
         .gains
         .iter()
-        .filter(|(_, gain)| !gain.statements.is_empty())
+        .filter(|(at, gain)| gain.is_worth(&findings.pool.entries[*at]))
         .map(|(at, gain)| findings.recommended(&findings.pool.entries[*at], gain))
         .collect();
     let benefit = |row: &Recommendation| row.benefit_pct.unwrap_or(0.0);
@@ -367,11 +376,12 @@ impl Findings<'_> {
                 confidence: "high",
                 basis: "measured",
                 reason: format!("Index {} already serves these columns.", ident::quote(&index.name)),
+                keeps: Some(ident::qualified(&known.relation.schema, &index.name)),
                 ..row
             }));
         }
         let (place, entry) = self.pool.entries.iter().enumerate().find(|(_, entry)| entry.policy.contains(&at))?;
-        let chosen = self.gains.iter().any(|(chosen, gain)| *chosen == place && !gain.statements.is_empty());
+        let chosen = self.gains.iter().any(|(chosen, gain)| *chosen == place && gain.is_worth(entry));
         if chosen {
             return None;
         }

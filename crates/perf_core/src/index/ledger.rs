@@ -49,9 +49,17 @@ struct Page {
     known: HashMap<Set, usize>,
     calls: usize,
     calls_max: usize,
+    learnt: usize,
 }
 
 impl Page {
+    fn add_relevant(&mut self, at: usize) {
+        if self.relevant.len() < RELEVANT_MAX && !self.places.contains_key(&at) {
+            self.places.insert(at, self.relevant.len() as u32);
+            self.relevant.push(at);
+        }
+    }
+
     fn set(&self, config: &[usize]) -> Set {
         config.iter().filter_map(|at| self.places.get(at)).fold(0, |set, place| set | 1 << place)
     }
@@ -106,14 +114,29 @@ impl Pages {
                 known: HashMap::from([(0, 0)]),
                 calls: 0,
                 calls_max,
+                learnt: 0,
             })
             .collect();
         Pages { pages }
     }
 
+    /// Notes a plan of `statement` that was made elsewhere, with `config` at hand. It counts from now on, even where the
+    /// ledger has answered otherwise by a bound.
+    pub fn learn(&mut self, statement: usize, config: &[usize], outcome: &Outcome) {
+        let page = &mut self.pages[statement];
+        page.learnt += 1;
+        for at in config {
+            page.add_relevant(*at);
+        }
+        let (at_hand, used) = (page.set(config), page.set(&outcome.used));
+        page.records.push(Record { at_hand, used, cost: outcome.cost, value: outcome.value });
+        page.known.clear();
+        page.known.insert(at_hand, page.records.len() - 1);
+    }
+
     /// How often the planner was asked in all.
     pub fn calls(&self) -> usize {
-        self.pages.iter().map(|page| page.calls).sum()
+        self.pages.iter().map(|page| page.calls + page.learnt).sum()
     }
 
     /// The ledger for as long as nothing else is asked of the planner.
@@ -125,13 +148,14 @@ impl Pages {
 impl<P: Planner> Ledger<'_, P> {
     /// Adds candidates that `statement` may use; the first [`RELEVANT_MAX`] count.
     pub fn add_relevant(&mut self, statement: usize, candidates: impl IntoIterator<Item = usize>) {
-        let page = &mut self.pages[statement];
         for at in candidates {
-            if page.relevant.len() < RELEVANT_MAX && !page.places.contains_key(&at) {
-                page.places.insert(at, page.relevant.len() as u32);
-                page.relevant.push(at);
-            }
+            self.pages[statement].add_relevant(at);
         }
+    }
+
+    /// How many candidates `statement` may use.
+    pub fn relevant(&self, statement: usize) -> usize {
+        self.pages[statement].relevant.len()
     }
 
     /// Whether there is time for another plan.
@@ -236,6 +260,18 @@ mod tests {
         assert_eq!(pages.calls(), 1);
         assert_eq!(pages.with(&mut planner).ratio(0, &[0, 2]), 0.5);
         assert_eq!(pages.calls(), 2);
+    }
+
+    #[test]
+    fn what_was_learnt_counts() {
+        let mut planner = Cheapest { costs: vec![50.0, 20.0], calls: 0 };
+        let mut pages = Pages::new([(base(), 0)]);
+        pages.with(&mut planner).add_relevant(0, [0]);
+        assert_eq!(pages.with(&mut planner).ratio(0, &[0, 1]), 1.0);
+        pages.learn(0, &[0, 1], &Outcome { cost: 20.0, value: 130.0, used: vec![1] });
+        assert_eq!(pages.with(&mut planner).ratio(0, &[0, 1]), 1.3);
+        assert_eq!(pages.with(&mut planner).ratio(0, &[1]), 1.3);
+        assert_eq!(pages.with(&mut planner).ratio(0, &[0]), 1.0);
     }
 
     #[test]

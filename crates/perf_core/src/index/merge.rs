@@ -33,7 +33,7 @@ pub fn merged(candidates: &[Candidate], added_max: usize) -> Vec<Candidate> {
     added
 }
 
-/// `b` with the keys of `a` first, when all of `a` are equality columns of `b` (or its last is `b`'s first ordered one).
+/// `b` with the keys of `a` first, when all of `a` are equality columns of `b`.
 fn reordered(a: &Candidate, b: &Candidate) -> Option<Candidate> {
     if a.keys.len() >= b.keys.len() || !a.parts().iter().all(|part| b.parts()[..b.free].contains(part)) {
         return None;

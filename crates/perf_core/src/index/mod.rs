@@ -3,7 +3,7 @@
 //! [`name`] gives it a name and an id; [`ledger`] remembers plans, [`work`] values them; [`pattern`] reads what a text is
 //! matched with; [`upkeep`] judges the indexes that exist.
 //!
-//! Everything is a pure function over plain values; the planner is behind the trait [`select::CostOracle`].
+//! Everything is a pure function over plain values; the planner is behind the trait [`ledger::Planner`].
 
 pub mod candidates;
 pub mod ledger;

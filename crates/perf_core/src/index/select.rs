@@ -151,7 +151,8 @@ pub fn select<P: Planner>(
     let byte_price = if storage.data > 0.0 { STORAGE_SAVING_MIN * total / storage.data } else { 0.0 };
     let budget = storage.budget.unwrap_or(f64::INFINITY);
     let task = Task { weights, choices, budget, least: SAVING_MIN * total, byte_price };
-    let mut moves: Vec<Vec<usize>> = (0..choices.len()).map(|at| vec![at]).collect();
+    let mut moves: Vec<Vec<usize>> =
+        (0..choices.len()).filter(|at| !choices[*at].statements.is_empty()).map(|at| vec![at]).collect();
     for bundle in bundles.iter().filter(|bundle| bundle.len() > 1) {
         let mut bundle = bundle.clone();
         bundle.sort_unstable();
@@ -327,6 +328,9 @@ fn fill<P: Planner>(
     let mut candidates: Vec<usize> = (0..task.choices.len())
         .filter(|at| {
             let choice = &task.choices[*at];
+            if choice.statements.is_empty() {
+                return false;
+            }
             // Without a budget to share, only what serves the same statements can gain from a place becoming free.
             out.is_empty() || task.budget.is_finite() || choice.statements.iter().any(|one| served.contains(one))
         })

@@ -9,6 +9,7 @@ use pgrx::pg_sys;
 use crate::advise::index::study::OWN_SCHEMA;
 use crate::error::Error;
 use crate::pg::catalog;
+use crate::pg::text::Text;
 
 /// An index with what is needed to judge it, price it and write about it.
 pub struct Found {
@@ -184,16 +185,16 @@ pub fn indexes(days: f64) -> Result<Vec<Found>, Error> {
                     options: *options,
                 })
                 .collect();
-            let bound_by = row.get::<String>(21)?;
+            let bound_by = row.get::<Text>(21)?.map(|name| name.0);
             let scans = row.get::<i64>(19)?.unwrap_or(0);
             let index = Index {
                 oid: oid.to_u32(),
-                method: row.get::<String>(5)?.unwrap_or_default(),
+                method: row.get::<Text>(5)?.unwrap_or_default().0,
                 keys,
                 include: attributes[count..].to_vec(),
-                expressions: row.get::<String>(11)?.unwrap_or_default(),
-                predicate: row.get::<String>(12)?.unwrap_or_default(),
-                settings: row.get::<String>(13)?.unwrap_or_default(),
+                expressions: row.get::<Text>(11)?.unwrap_or_default().0,
+                predicate: row.get::<Text>(12)?.unwrap_or_default().0,
+                settings: row.get::<Text>(13)?.unwrap_or_default().0,
                 unique: flag(UNIQUE),
                 immediate: flag(IMMEDIATE),
                 nulls_not_distinct: flag(NULLS_NOT_DISTINCT),
@@ -212,8 +213,8 @@ pub fn indexes(days: f64) -> Result<Vec<Found>, Error> {
             Ok(Some(Found {
                 index,
                 relation,
-                schema: row.get::<String>(3)?.unwrap_or_default(),
-                name: row.get::<String>(4)?.unwrap_or_default(),
+                schema: row.get::<Text>(3)?.unwrap_or_default().0,
+                name: row.get::<Text>(4)?.unwrap_or_default().0,
                 parts: vec![oid],
                 columns: row.get::<Vec<i16>>(15)?.unwrap_or_default(),
                 parent: row.get::<pg_sys::Oid>(16)?.map(pg_sys::Oid::to_u32),
