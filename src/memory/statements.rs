@@ -10,6 +10,7 @@
 
 use super::text::{self, Chain};
 use super::{get_ref, slab, FreeList, Header, Memory, NONE};
+use crate::pg::local::ProcessLocal;
 use crate::pg::lwlock::LwLockGuard;
 use crate::pg::raw;
 use crate::pg::text::DbText;
@@ -244,20 +245,52 @@ pub fn is_worth_sampling(execution: &Execution) -> bool {
 
 /// Whether the next execution of a costly statement is to be sampled: the first two, and then one whenever the calls that
 /// the table knows of are four times what they were at the last sample. Unlike in [`record`] no number may be waited for
-/// here, because the table learns of most calls a few at a time.
+/// here, because the table learns of most calls a few at a time. The answer yes is noted, so that a statement of which no
+/// sample can be taken is not tried for ever; of statements without an entry one a second is tried by a process.
 pub fn is_sample_due(memory: &Memory, key: &Key) -> bool {
+    static LAST_UNKNOWN_NS: ProcessLocal<u64> = ProcessLocal::new(0);
     let hash = key.hash();
     let table = &memory.statements;
+    if !text::has_room_for_samples(memory) {
+        return false;
+    }
+    let is_due = |calls: u64, sampled: u64| {
+        calls.saturating_add(1) >= if sampled < 2 { sampled + 1 } else { sampled.saturating_mul(4) }
+    };
     // SAFETY: a valid lock that this process does not hold; nothing below raises.
     let guard = unsafe { LwLockGuard::shared(memory.partition_lock(table.partition(hash))) };
-    let known = table.find(key, hash).map_or((0, 0), |entry| {
+    let known = table.find(key, hash).map(|entry| {
         // SAFETY: a linked entry of a partition whose lock is held.
-        unsafe { ((*entry).counters.calls, (*entry).sampled_calls) }
+        unsafe { is_due((*entry).counters.calls, (*entry).sampled_calls) }
     });
     drop(guard);
-    let (calls, sampled) = known;
-    calls.saturating_add(1) >= if sampled < 2 { sampled + 1 } else { sampled.saturating_mul(4) }
-        && text::has_room_for_samples(memory)
+    match known {
+        Some(false) => false,
+        Some(true) => {
+            // SAFETY: as above.
+            let _guard = unsafe { LwLockGuard::exclusive(memory.partition_lock(table.partition(hash))) };
+            table.find(key, hash).is_some_and(|entry| {
+                // SAFETY: the lock makes this process the only one to touch the entry.
+                unsafe {
+                    let due = is_due((*entry).counters.calls, (*entry).sampled_calls);
+                    if due {
+                        (*entry).sampled_calls = (*entry).counters.calls.saturating_add(1);
+                    }
+                    due
+                }
+            })
+        }
+        None => {
+            let now = raw::clock_ns();
+            // SAFETY: process-local; this does not nest.
+            let last = unsafe { &mut *LAST_UNKNOWN_NS.as_ptr() };
+            let due = now.saturating_sub(*last) >= 1_000_000_000;
+            if due {
+                *last = now;
+            }
+            due
+        }
+    }
 }
 
 /// Adds what a backend counted for a statement; to `(other)`, and returns false, when the statement has no entry any

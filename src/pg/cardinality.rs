@@ -319,6 +319,7 @@ impl Walk {
         }
         // SAFETY: the tag says which struct a node is.
         unsafe {
+            pg_sys::check_stack_depth();
             let tag = tag(plan);
             let fed = place.loops.is_some_and(|loops| loops.feed(plan));
             let known = if fed { Some(place.fed) } else { self.known(plan, place.divisor) };

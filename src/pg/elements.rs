@@ -55,6 +55,8 @@ pub struct Elements {
 /// Common keys kept, at most, and in how many sampled rows they occur at least.
 const COMMON_MAX: usize = 1_000;
 const COMMON_ROWS_MIN: u32 = 3;
+/// Longer keys are counted and not kept.
+const KEPT_BYTES_MAX: usize = 256;
 
 /// Samples the table; None when it is locked, empty, not a heap, not to be read, or something raises an ERROR.
 pub fn sample(search: &Search) -> Option<Elements> {
@@ -114,7 +116,7 @@ impl<'a> Counter<'a> {
         };
         // SAFETY: the descriptor is the open table's; out-parameters live through the call.
         unsafe {
-            let descriptor = pg_sys::CreateTupleDescCopy((*table).rd_att);
+            let descriptor = pg_sys::CreateTupleDescCopyConstr((*table).rd_att);
             let mut extract = Box::new(pg_sys::FmgrInfo::default());
             pg_sys::fmgr_info(function, &raw mut *extract);
             Some(Counter {
@@ -219,7 +221,11 @@ impl<'a> Counter<'a> {
                 }
             }
             Entry::Vacant(place) => {
-                place.insert(Seen { count: 1, last: self.rows, bytes: bytes.map(<[u8]>::to_vec) });
+                place.insert(Seen {
+                    count: 1,
+                    last: self.rows,
+                    bytes: bytes.filter(|bytes| bytes.len() <= KEPT_BYTES_MAX).map(<[u8]>::to_vec),
+                });
                 self.keys += 1;
                 self.key_bytes += gin::key_bytes(width, self.search.several);
             }
@@ -228,6 +234,15 @@ impl<'a> Counter<'a> {
 }
 
 impl Stored {
+    /// Whether a value has more than `bytes_max` bytes, wherever it is stored.
+    ///
+    /// # Safety
+    /// `value` is a value of this type.
+    pub unsafe fn is_longer(&self, value: pg_sys::Datum, bytes_max: usize) -> bool {
+        // SAFETY: as promised; only the header is read.
+        self.length == -1 && unsafe { pg_sys::toast_raw_datum_size(value) } > bytes_max
+    }
+
     /// Of a type; None for pseudo-types.
     pub fn of(type_oid: pg_sys::Oid) -> Option<Self> {
         let (mut length, mut by_value) = (0, false);

@@ -138,10 +138,15 @@ impl Expressions {
     ) -> Option<R> {
         let text = ident::until_nul(text);
         // SAFETY: inside a subtransaction that is rolled back; the text is the server's own, of expressions without
-        // sub-selects. Folding runs functions of whoever made the index, who must not change the session.
+        // sub-selects. Only functions of superusers are run.
         planner::with_catalog_path(|| unsafe {
             evaluate::restrict();
-            let node = pg_sys::eval_const_expressions(ptr::null_mut(), pg_sys::stringToNode(text.as_ptr()).cast());
+            let stored = pg_sys::stringToNode(text.as_ptr()).cast::<pg_sys::Node>();
+            // What folding would run as the caller must be as good as the caller's own.
+            if !evaluate::is_trusted(stored) {
+                return None;
+            }
+            let node = pg_sys::eval_const_expressions(ptr::null_mut(), stored);
             pg_sys::fix_opfuncids(node);
             read(self, node)
         })
@@ -242,7 +247,15 @@ pub fn share_of(relation: &Relation, condition: &str, lock_timeout_ms: Option<u3
     // A partitioned table has no rows of its own: what all its partitions keep.
     let only = if relation.kind == b'p' { "" } else { "ONLY " };
     let text = format!("SELECT FROM {only}{} WHERE {condition}", relation.qualified());
-    let statement = planner::Statement { text: &text, lock_timeout_ms, ..planner::Statement::default() };
+    // Planning runs what the owner has put into the table's indexes: as the owner, never as the caller. Names that the text
+    // does not qualify are the server's own.
+    let statement = planner::Statement {
+        text: &text,
+        lock_timeout_ms,
+        search_path: Some("pg_catalog"),
+        role: Some(relation.owner),
+        ..planner::Statement::default()
+    };
     let plans = planner::plan(&statement, &[Configuration::default()]).ok()?;
     Some((plans.first()?.rows / relation.tuples.max(1.0)).clamp(0.0, 1.0))
 }

@@ -66,6 +66,8 @@ pub struct Column {
 pub struct Relation {
     /// OID.
     pub oid: pg_sys::Oid,
+    /// Owner.
+    pub owner: pg_sys::Oid,
     /// Schema, unquoted.
     pub schema: String,
     /// Name, unquoted.
@@ -142,6 +144,8 @@ impl Relation {
     /// `relation` is open and locked.
     unsafe fn from_open(oid: pg_sys::Oid, kind: u8, relation: pg_sys::Relation) -> Result<Relation, Unusable> {
         let (mut pages, mut tuples, mut visible) = (0u32, 0f64, 0f64);
+        // SAFETY: the relation is open.
+        let owner = unsafe { (*(*relation).rd_rel).relowner };
         let mut columns = Vec::new();
         // SAFETY: the relation is open; the out-parameters live through the call; PgTupleDesc holds its own reference.
         unsafe {
@@ -167,7 +171,7 @@ impl Relation {
             }
         }
         let (schema, name) = ident::relation_parts(oid).ok_or(Unusable::Gone)?;
-        Ok(Relation { oid, schema, name, kind, tuples, pages: f64::from(pages), columns })
+        Ok(Relation { oid, owner, schema, name, kind, tuples, pages: f64::from(pages), columns })
     }
 
     /// The quoted, qualified name.

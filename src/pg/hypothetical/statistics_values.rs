@@ -8,8 +8,13 @@ use pgrx::pg_sys;
 
 use super::KeyPart;
 use crate::pg::evaluate::Evaluator;
+use crate::pg::planner::Deadline;
 use crate::pg::relation::Relation;
 use crate::pg::{elements, sample};
+
+/// Longer values are counted and not looked at: that would take reading and copying too much. The first is that of ANALYZE.
+const VALUE_BYTES_MAX: usize = 1_024;
+const INPUT_BYTES_MAX: usize = 65_536;
 
 /// A value of the expression: how often, and how many bounds of the column's histogram it stands for.
 pub struct Item {
@@ -77,7 +82,8 @@ pub unsafe fn of_rows(relation: &Relation, key: &KeyPart) -> Option<Found> {
             return None;
         }
         sample::with_table(relation.oid, &[key.expression], |table| {
-            let evaluator = Evaluator::new(pg_sys::CreateTupleDescCopy((*table).rd_att), key.expression);
+            let evaluator = Evaluator::new(pg_sys::CreateTupleDescCopyConstr((*table).rd_att), key.expression);
+            let mut wide = 0u64;
             let mut values: Vec<(u64, pg_sys::Datum)> = Vec::new();
             let column = only_column(key.expression).and_then(|number| relation.column(number));
             let known = column.and_then(|column| Some((column, elements::Stored::of(column.type_oid)?)));
@@ -88,9 +94,17 @@ pub unsafe fn of_rows(relation: &Relation, key: &KeyPart) -> Option<Found> {
                 if let Some((input, stored)) =
                     known.as_ref().and_then(|(column, stored)| Some((evaluator.get(column.number)?, stored)))
                 {
+                    if stored.is_longer(input, INPUT_BYTES_MAX) {
+                        wide += 1;
+                        return !Deadline::has_passed();
+                    }
                     inputs.add(stored.hash(input));
                 }
                 if let Some(value) = evaluator.value() {
+                    if stored_output.is_longer(value, VALUE_BYTES_MAX) {
+                        wide += 1;
+                        return !Deadline::has_passed();
+                    }
                     outputs.add(stored_output.hash(value));
                     let before = pg_sys::MemoryContextSwitchTo(outer);
                     let place = &(*tuple).t_self;
@@ -115,7 +129,7 @@ pub unsafe fn of_rows(relation: &Relation, key: &KeyPart) -> Option<Found> {
             // Blocks are not read in their order.
             values.sort_by_key(|(place, _)| *place);
             let share = 1.0 / f64::from(read.rows);
-            let null_share = 1.0 - values.len() as f64 * share;
+            let null_share = 1.0 - (values.len() as f64 + wide as f64) * share;
             let rows = relation.tuples.max(f64::from(read.rows));
             let of_column = known.map(|(column, _)| relation.size_column(column)).filter(|(_, known)| *known);
             let item = |(rank, (_, value)): (usize, (u64, pg_sys::Datum))| Item {
@@ -161,7 +175,7 @@ pub unsafe fn of_column(relation: &Relation, key: &KeyPart, flags: i32) -> Optio
         if table.is_null() {
             return None;
         }
-        let descriptor = pg_sys::CreateTupleDescCopy((*table).rd_att);
+        let descriptor = pg_sys::CreateTupleDescCopyConstr((*table).rd_att);
         pg_sys::relation_close(table, pg_sys::NoLock as pg_sys::LOCKMODE);
         let evaluator = Evaluator::new(descriptor, key.expression);
 
