@@ -93,6 +93,7 @@ pub fn run(workload: &Workload, options: &Options) -> Result<Outcome, Error> {
         let mut oracle = Oracle { study: &study, pool: &pool, plan_until: end, deadline: end };
         pool.shortlist(&study, &mut pages.with(&mut oracle))
     };
+    let hurried = Instant::now() >= at(SHORTLIST_SHARE);
     pool.add_merged(&study, workload, &mut shortlist);
     let choices = pool.choices(&shortlist);
     let weights: Vec<f64> = study.statements.iter().map(|statement| statement.weight).collect();
@@ -127,7 +128,7 @@ pub fn run(workload: &Workload, options: &Options) -> Result<Outcome, Error> {
     let gains = judge.gains(&selection, &plans);
     let alone = judge.alone(&selection);
     let calls = pages.calls() + study.calls + plans.len();
-    if selection.cut_short || study.cut_short {
+    if selection.cut_short || study.cut_short || hurried {
         study
             .notices
             .push("the time budget ran out: this is the best found so far; raise time_budget_ms for more".to_owned());

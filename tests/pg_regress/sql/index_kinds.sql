@@ -64,7 +64,7 @@ $$;
 :plan
 -- Through a view with a join, on the side that may be missing.
 CREATE VIEW named AS SELECT lower(u.email) AS mail, e.* FROM events e LEFT JOIN users u ON u.id = e.user_id;
-\set query 'SELECT amount FROM named WHERE mail = ''user77@example.org'''
+\set query 'SELECT * FROM named WHERE mail = ''user77@example.org'''
 :advise
 :again
 :plan
