@@ -156,6 +156,7 @@ class Objects(AdvisorTest):
                                 (f'"{word}"', [word]))
                 self.build(session, query)
                 self.assertEqual(self.used(session, query), [f"{word}_{word}_idx"], encoding)
+                session.query("SELECT count(*) FROM perf.index_recommendations()")
                 self.assertEqual(session.query("SELECT status, reason FROM perf.index_recommendations(queries => '{}') WHERE policy_gain IS NULL "
                                                f"AND relation ~ '{word}'".encode(python)).rows,
                                  [("exists", f'Index "{word}_{word}_idx" already serves these columns.')])

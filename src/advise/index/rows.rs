@@ -424,6 +424,14 @@ impl Findings<'_> {
         let names: Vec<_> = rivals.iter().map(|(other, _)| ident::from_server(&other.index.name)).collect();
         let together = self.pct(rivals.iter().map(|(_, gain)| gain.saved).sum());
         let readers = self.study.statements.iter().filter(|one| one.reads(entry.candidate.relation)).count();
+        let first = entry.candidate.keys.first().map(|key| key.part);
+        let asks = |statement: &&Studied| {
+            let needs = &statement.base.needs;
+            needs
+                .iter()
+                .any(|one| one.relation == entry.candidate.relation && first.is_some_and(|part| one.mentions(part)))
+        };
+        let asking = self.study.statements.iter().filter(asks).count();
         let relation = &known.relation.name;
         let saved = alone.map(|share| 100.0 * share);
         let reason = match saved {
@@ -437,13 +445,13 @@ impl Findings<'_> {
                 format!("It would save {pct:.1} % of the workload, but not what it costs the writes, or not within the storage budget.")
             }
             _ if readers == 0 => format!("No statement of the workload reads {relation}."),
-            _ if entry.statements.is_empty() => {
+            _ if asking == 0 => {
                 let column = row.columns.first().cloned().unwrap_or_default();
                 format!("None of the {} that read {relation} asks for {column}.", counted(readers, "statement"))
             }
             _ => format!(
                 "None of the {} that ask for its first column gets cheaper with it.",
-                counted(entry.statements.len(), "statement")
+                counted(asking, "statement")
             ),
         };
         Recommendation {
