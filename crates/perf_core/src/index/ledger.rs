@@ -120,6 +120,13 @@ impl Pages {
         Pages { pages }
     }
 
+    /// Whether the plan of `statement` with `config` at hand is known, and not just a bound.
+    pub fn is_known(&mut self, statement: usize, config: &[usize]) -> bool {
+        let page = &mut self.pages[statement];
+        let set = page.set(config);
+        page.settled(set).is_some() && config.iter().all(|at| page.places.contains_key(at))
+    }
+
     /// Notes a plan of `statement` that was made elsewhere, with `config` at hand. It counts from now on, even where the
     /// ledger has answered otherwise by a bound.
     pub fn learn(&mut self, statement: usize, config: &[usize], outcome: &Outcome) {
@@ -272,6 +279,7 @@ mod tests {
         assert_eq!(pages.with(&mut planner).ratio(0, &[0, 1]), 1.3);
         assert_eq!(pages.with(&mut planner).ratio(0, &[1]), 1.3);
         assert_eq!(pages.with(&mut planner).ratio(0, &[0]), 1.0);
+        assert!(pages.is_known(0, &[1]) && !pages.is_known(0, &[0]) && !pages.is_known(0, &[1, 2]));
     }
 
     #[test]
