@@ -56,21 +56,9 @@ pub unsafe fn identity(
     // SAFETY: the tag says which struct a node is.
     unsafe {
         match tag(plan) {
-            T::T_SeqScan
-            | T::T_SampleScan
-            | T::T_IndexScan
-            | T::T_IndexOnlyScan
-            | T::T_BitmapHeapScan
-            | T::T_TidScan
-            | T::T_TidRangeScan
-            | T::T_FunctionScan
-            | T::T_ValuesScan
-            | T::T_TableFuncScan
-            | T::T_CteScan
-            | T::T_NamedTuplestoreScan
-            | T::T_WorkTableScan
-            | T::T_ForeignScan
-            | T::T_CustomScan => relation(planned, (*plan.cast::<pg_sys::Scan>()).scanrelid as usize, subplan),
+            own if reads_one_entry(own) || matches!(own, T::T_WorkTableScan | T::T_ForeignScan | T::T_CustomScan) => {
+                relation(planned, (*plan.cast::<pg_sys::Scan>()).scanrelid as usize, subplan)
+            }
             T::T_NestLoop | T::T_HashJoin | T::T_MergeJoin => cardinality::join(one, other),
             // What a worker has grouped is the input of the grouping proper.
             T::T_Agg if is_partial_agg(plan) => one,
@@ -139,16 +127,12 @@ unsafe fn is_partial_agg(plan: *const pg_sys::Plan) -> bool {
     unsafe { (*plan.cast::<pg_sys::Agg>()).aggsplit & pg_sys::AGGSPLITOP_SKIPFINAL != 0 }
 }
 
-/// Whether a node's count says something of its identity: scans, joins and groupings do, what only passes rows on does not.
-///
-/// # Safety
-/// `plan` is a valid node.
-pub unsafe fn is_counted(plan: *const pg_sys::Plan) -> bool {
+/// Whether a node of this kind reads one entry of the range table, and gives what a count can stand for.
+fn reads_one_entry(tag: pg_sys::NodeTag) -> bool {
     use pg_sys::NodeTag as T;
-    // SAFETY: the tag says which struct a node is.
-    unsafe {
-        match tag(plan) {
-            T::T_SeqScan
+    matches!(
+        tag,
+        T::T_SeqScan
             | T::T_SampleScan
             | T::T_IndexScan
             | T::T_IndexOnlyScan
@@ -160,7 +144,20 @@ pub unsafe fn is_counted(plan: *const pg_sys::Plan) -> bool {
             | T::T_TableFuncScan
             | T::T_CteScan
             | T::T_NamedTuplestoreScan
-            | T::T_Append
+    )
+}
+
+/// Whether a node's count says something of its identity: scans, joins and groupings do, what only passes rows on does not.
+///
+/// # Safety
+/// `plan` is a valid node.
+pub unsafe fn is_counted(plan: *const pg_sys::Plan) -> bool {
+    use pg_sys::NodeTag as T;
+    // SAFETY: the tag says which struct a node is.
+    unsafe {
+        match tag(plan) {
+            own if reads_one_entry(own) => true,
+            T::T_Append
             | T::T_MergeAppend
             | T::T_NestLoop
             | T::T_HashJoin

@@ -278,7 +278,12 @@ pub struct Oracle<'a> {
     pub deadline: Instant,
 }
 
-impl Oracle<'_> {
+impl<'a> Oracle<'a> {
+    /// One that plans as long as it goes on at all.
+    pub fn until(study: &'a Study, pool: &'a Pool, deadline: Instant) -> Self {
+        Oracle { study, pool, plan_until: deadline, deadline }
+    }
+
     /// The plan of a statement with these candidates.
     pub fn planned(&self, statement: usize, config: &[usize]) -> Option<Planned> {
         let indexes: Vec<&Hypothetical> = config.iter().map(|at| &self.pool.entries[*at].index).collect();

@@ -89,8 +89,7 @@ pub fn run(workload: &Workload, options: &Options) -> Result<Outcome, Error> {
     }
     let mut pages = opened(&study);
     let mut shortlist = {
-        let end = at(SHORTLIST_SHARE);
-        let mut oracle = Oracle { study: &study, pool: &pool, plan_until: end, deadline: end };
+        let mut oracle = Oracle::until(&study, &pool, at(SHORTLIST_SHARE));
         pool.shortlist(&study, &mut pages.with(&mut oracle))
     };
     let hurried = Instant::now() >= at(SHORTLIST_SHARE);
@@ -150,7 +149,7 @@ pub fn run(workload: &Workload, options: &Options) -> Result<Outcome, Error> {
             UsedIndex::Real(oid) => ident::relation(*oid),
             UsedIndex::Hypothetical(_) => None,
         })
-        .chain(rows.iter().filter_map(|row| row.keeps.clone()))
+        .chain(rows.iter().filter_map(|row| row.existing.clone()))
         .collect();
     let upkeep: Vec<Recommendation> = upkeep.into_iter().filter(|row| agrees(row, &rows, &used)).collect();
     // What to do comes before what is as the policy wants it.
@@ -162,11 +161,8 @@ pub fn run(workload: &Workload, options: &Options) -> Result<Outcome, Error> {
 /// Whether advice on an existing index goes together with the other rows: an index that they keep or that their plans use is
 /// not dropped, and a failed one is not rebuilt where they make one in its place.
 fn agrees(advice: &Recommendation, rows: &[Recommendation], used: &HashSet<String>) -> bool {
-    let drops = |name: &String| {
-        advice.ddl.as_ref().and_then(|ddl| ddl.strip_suffix(name.as_str())).is_some_and(|before| before.ends_with(' '))
-    };
     match advice.action {
-        "drop" => !used.iter().any(drops),
+        "drop" => !advice.existing.as_ref().is_some_and(|index| used.contains(index)),
         "reindex" if advice.size_bytes.is_none() => !rows.iter().any(|row| {
             row.status == "recommended"
                 && row.relation == advice.relation
@@ -199,7 +195,7 @@ struct Judge<'a> {
 
 impl Judge<'_> {
     fn oracle(&self) -> Oracle<'_> {
-        Oracle { study: self.study, pool: self.pool, plan_until: self.deadline, deadline: self.deadline }
+        Oracle::until(self.study, self.pool, self.deadline)
     }
 
     /// Those of `config` that might serve a statement.
@@ -209,8 +205,7 @@ impl Judge<'_> {
 
     /// What a statement takes with `config`, in relation to without; from the ledger as long as it can.
     fn ratio(&mut self, statement: usize, config: &[usize]) -> f64 {
-        let (study, pool, deadline) = (self.study, self.pool, self.deadline);
-        let mut oracle = Oracle { study, pool, plan_until: deadline, deadline };
+        let mut oracle = Oracle::until(self.study, self.pool, self.deadline);
         self.pages.with(&mut oracle).ratio(statement, config)
     }
 

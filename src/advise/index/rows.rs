@@ -56,8 +56,8 @@ pub struct Recommendation {
     pub policy_gain: Option<String>,
     pub reason: String,
     pub evidence: Value,
-    /// Not a column: the existing index that the row says to keep.
-    pub keeps: Option<String>,
+    /// Not a column: the quoted, qualified name of the existing index that the row is about.
+    pub existing: Option<String>,
 }
 
 /// One statement that an index improves.
@@ -376,7 +376,7 @@ impl Findings<'_> {
                 confidence: "high",
                 basis: "measured",
                 reason: format!("Index {} already serves these columns.", ident::quote(&index.name)),
-                keeps: Some(ident::qualified(&known.relation.schema, &index.name)),
+                existing: Some(ident::qualified(&known.relation.schema, &index.name)),
                 ..row
             }));
         }

@@ -99,6 +99,7 @@ impl Writer<'_> {
             action,
             source: "workload",
             status: "recommended",
+            existing: Some(ident::qualified(&found.schema, &found.name)),
             columns: definition.keys.clone(),
             access_method: found.index.method.clone(),
             ddl: Some(ddl),
