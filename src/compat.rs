@@ -232,3 +232,19 @@ type ServerQueryId = u64;
 pub fn query_id(id: ServerQueryId) -> u64 {
     u64::from_ne_bytes(id.to_ne_bytes())
 }
+
+/// Runs a portal at top level to its end.
+///
+/// # Safety
+/// The portal has been started; both are valid.
+pub unsafe fn run_portal(portal: pg_sys::Portal, receiver: *mut pg_sys::DestReceiver) {
+    let all = core::ffi::c_long::MAX;
+    // SAFETY: see the function's contract. `QueryCompletion` is filled by the call.
+    unsafe {
+        let mut completion: pg_sys::QueryCompletion = core::mem::zeroed();
+        #[cfg(not(feature = "pg18"))]
+        pg_sys::PortalRun(portal, all, true, true, receiver, receiver, &raw mut completion);
+        #[cfg(feature = "pg18")]
+        pg_sys::PortalRun(portal, all, true, receiver, receiver, &raw mut completion);
+    }
+}

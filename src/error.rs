@@ -39,7 +39,8 @@ impl Error {
         self.parts().1
     }
 
-    fn parts(self) -> (PgSqlErrorCode, String, String) {
+    /// SQLSTATE, message, hint.
+    pub fn parts(self) -> (PgSqlErrorCode, String, String) {
         match self {
             Error::InvalidArgument { argument, value, accepted } => (
                 PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,

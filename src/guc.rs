@@ -30,6 +30,12 @@ static MAX_QUERY_LENGTH: GucSetting<i32> = GucSetting::<i32>::new(4_096);
 /// A minute: fine enough for a trend, small enough to lose.
 static COLLECT_INTERVAL_S: GucSetting<i32> = GucSetting::<i32>::new(60);
 static HISTORY_MAX_MB: GucSetting<i32> = GucSetting::<i32>::new(256);
+/// 4 of the 8 worker processes that a server has by default: some are left for parallel queries.
+static MAX_RUNNING_JOBS: GucSetting<i32> = GucSetting::<i32>::new(4);
+/// Two weeks: what happened on the same weekday before can still be seen.
+static JOB_HISTORY_DAYS: GucSetting<i32> = GucSetting::<i32>::new(14);
+/// About 30 MB.
+static JOB_HISTORY_MAX: GucSetting<i32> = GucSetting::<i32>::new(100_000);
 static COLLECTOR: GucSetting<bool> = GucSetting::<bool>::new(true);
 static CAPTURE_PLANS: GucSetting<bool> = GucSetting::<bool>::new(true);
 static SAMPLE_LITERALS: GucSetting<bool> = GucSetting::<bool>::new(true);
@@ -58,8 +64,8 @@ pub fn define_preload_settings() {
     );
     GucRegistry::define_bool_guc(
         c"perf_opt.collector",
-        c"Runs the background workers that write history.",
-        c"Off: statistics live in shared memory only.",
+        c"Runs the background workers that write history and run jobs.",
+        c"Off: statistics live in shared memory only, and no job runs.",
         &COLLECTOR,
         GucContext::Postmaster,
         GucFlags::default(),
@@ -111,6 +117,36 @@ pub fn define_settings() {
         1_048_576,
         GucContext::Sighup,
         GucFlags::UNIT_MB,
+    );
+    GucRegistry::define_int_guc(
+        c"perf_opt.max_running_jobs",
+        c"Number of jobs that run at the same time in the whole server.",
+        c"Each takes one of max_worker_processes; others wait in the queue. 0: none is started.",
+        &MAX_RUNNING_JOBS,
+        0,
+        128,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"perf_opt.job_history_days",
+        c"Days for which the runs of jobs are kept.",
+        c"The latest run of each job is kept for as long as the job.",
+        &JOB_HISTORY_DAYS,
+        1,
+        3_650,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"perf_opt.job_history_max",
+        c"Number of runs of jobs that are kept in a database.",
+        c"The oldest are removed first; the latest run of each job is kept.",
+        &JOB_HISTORY_MAX,
+        1_000,
+        100_000_000,
+        GucContext::Sighup,
+        GucFlags::default(),
     );
     GucRegistry::define_bool_guc(
         c"perf_opt.capture_plans",
@@ -167,6 +203,18 @@ pub fn collect_interval_s() -> i32 {
 
 pub fn history_max_mb() -> i32 {
     HISTORY_MAX_MB.get()
+}
+
+pub fn max_running_jobs() -> usize {
+    usize::try_from(MAX_RUNNING_JOBS.get()).unwrap_or(0)
+}
+
+pub fn job_history_days() -> i32 {
+    JOB_HISTORY_DAYS.get()
+}
+
+pub fn job_history_max() -> i32 {
+    JOB_HISTORY_MAX.get()
 }
 
 pub fn worker_enabled() -> bool {

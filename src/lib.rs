@@ -59,6 +59,7 @@ unsafe extern "C-unwind" fn request_memory() {
     }
     memory::request();
     collect::registry::request();
+    act::board::request();
 }
 
 #[pgrx::pg_guard]
@@ -70,6 +71,7 @@ unsafe extern "C-unwind" fn attach_memory() {
     }
     memory::startup();
     collect::registry::startup();
+    act::board::startup();
     // Now that every library has put its hooks in place, so that perf_opt's are called first: pg_stat_statements takes
     // the queryid off a utility statement before it hands it on.
     capture::hooks::install(collect::before_utility);
@@ -111,5 +113,20 @@ pgrx::extension_sql_file!(
         api::capacity::capacity_estimate,
         api::capacity::capacity_samples,
         api::capacity::capacity_sample_now
+    ]
+);
+pgrx::extension_sql_file!("../sql/jobs.sql", name = "job_tables");
+pgrx::extension_sql_file!(
+    "../sql/jobs_functions.sql",
+    name = "job_functions",
+    requires = [
+        "job_tables",
+        api::jobs::job_schedule,
+        api::jobs::job_unschedule,
+        api::jobs::job_pause,
+        api::jobs::job_resume,
+        api::jobs::job_run_now,
+        api::jobs::job_cancel,
+        api::jobs::job_wait
     ]
 );

@@ -1,5 +1,5 @@
 //! The launcher: one process, connected to the shared catalogs only, that finds the databases with the extension and
-//! keeps one collector in each. It wakes when the registry changes, when a worker starts or ends, and once a second
+//! keeps one collector in each, and one scheduler in each that has jobs. It wakes when the registry changes, when a worker starts or ends, and once a second
 //! to see which statements wait for locks, which needs no database. On a standby it waits for promotion.
 //!
 //! Called by the postmaster. Takes the registry's lock for moments; holds nothing while it starts workers.
@@ -44,6 +44,9 @@ struct Database {
     absent: bool,
     /// A collector ran here, so this is no mere probe.
     known: bool,
+    /// The same for the scheduler, which is launched once a collector has found the extension.
+    scheduler_next_start_at: i64,
+    scheduler_backoff: Backoff,
 }
 
 #[derive(Default)]
@@ -119,6 +122,56 @@ impl Launcher {
             self.rescan(now, changes);
         }
         self.start_workers(now);
+        self.start_schedulers(now);
+    }
+
+    /// Starts the scheduler of each database whose collector runs and that has jobs.
+    fn start_schedulers(&mut self, now: i64) {
+        for slot in registry::slots() {
+            let Some(database) = self.databases.get_mut(&slot.dbid) else { continue };
+            let scheduler = slot.scheduler;
+            if scheduler.pid != 0 {
+                if now - scheduler.started_at > SETTLED_US {
+                    database.scheduler_backoff.reset();
+                }
+                // Should it end, it is started again at once, and then ever more slowly.
+                database.scheduler_next_start_at = database.scheduler_next_start_at.min(now);
+                continue;
+            }
+            if scheduler.launched_at != 0 {
+                if now - scheduler.launched_at > LAUNCH_LIMIT_US {
+                    registry::void_scheduler_launch(slot.dbid);
+                }
+                continue;
+            }
+            let due = scheduler.is_wanted() && slot.phase == Phase::Running && now >= database.scheduler_next_start_at;
+            if !due || now < self.next_launch_at {
+                continue;
+            }
+            let Some(argument) = registry::reserve_scheduler(slot.dbid, now) else { continue };
+            let name = format!("perf_opt scheduler {}", database.name);
+            if background::start_dynamic(&name, "perf_opt scheduler", "perf_opt_scheduler_main", argument) {
+                database.scheduler_next_start_at = now + database.scheduler_backoff.next();
+                self.starved_since = 0;
+                self.starved.reset();
+            } else {
+                registry::void_scheduler_launch(slot.dbid);
+                self.note_starved(now, "scheduler", slot.dbid);
+            }
+        }
+    }
+
+    /// No worker slot was free: says so once, and waits before the next try.
+    fn note_starved(&mut self, now: i64, what: &str, dbid: u32) {
+        if self.starved_since == 0 {
+            self.starved_since = now;
+            pgrx::log!(
+                "perf_opt could not start its {what} for database \"{}\": no free worker slot; \
+                 raise max_worker_processes. It keeps trying.",
+                self.databases.get(&dbid).map_or("", |database| &database.name)
+            );
+        }
+        self.next_launch_at = now + self.starved.next();
     }
 
     /// Reads the list of databases. One that could not be read is tried again with the next change or minute.
@@ -152,6 +205,8 @@ impl Launcher {
                 launched_at: 0,
                 absent: false,
                 known: false,
+                scheduler_next_start_at: 0,
+                scheduler_backoff: Backoff::default(),
             });
             database.name = name;
         }
@@ -252,15 +307,7 @@ impl Launcher {
                 registry::void_launch(dbid);
                 database.launched_at = 0;
                 database.next_start_at = now;
-                if self.starved_since == 0 {
-                    self.starved_since = now;
-                    pgrx::log!(
-                        "perf_opt could not start its collector for database \"{}\": no free worker slot; \
-                         raise max_worker_processes. It keeps trying.",
-                        database.name
-                    );
-                }
-                self.next_launch_at = now + self.starved.next();
+                self.note_starved(now, "collector", dbid);
                 break;
             }
         }

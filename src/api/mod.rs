@@ -3,6 +3,7 @@
 pub mod capacity;
 pub mod health;
 pub mod index;
+pub mod jobs;
 pub mod observe;
 pub mod statements;
 

@@ -73,6 +73,46 @@ pub struct Slot {
     pub slow_lost: u64,
     /// Bytes of history on disk at the last look.
     pub history_bytes: i64,
+    /// The process that starts the jobs of this database.
+    pub scheduler: Scheduler,
+}
+
+/// What is known of the scheduler of a database. There is one only where there are jobs.
+#[derive(Clone, Copy)]
+pub struct Scheduler {
+    /// Number of the latest change of the jobs here.
+    changes: u64,
+    /// The change up to which a scheduler has found nothing that it is needed for.
+    unneeded: u64,
+    /// Number of the latest launch; a process with another number must not start.
+    ticket: u32,
+    /// The process, 0 when none is attached.
+    pub pid: i32,
+    latch: usize,
+    /// When the postmaster was asked for it; 0 when it was not, or when it has come.
+    pub launched_at: i64,
+    /// When it attached.
+    pub started_at: i64,
+    /// Its runs wait for places that others have.
+    hungry: bool,
+}
+
+impl Scheduler {
+    const NONE: Scheduler = Scheduler {
+        changes: 0,
+        unneeded: 0,
+        ticket: 0,
+        pid: 0,
+        latch: 0,
+        launched_at: 0,
+        started_at: 0,
+        hungry: false,
+    };
+
+    /// Whether the database has, or may have, jobs.
+    pub fn is_wanted(&self) -> bool {
+        self.changes != self.unneeded
+    }
 }
 
 impl Slot {
@@ -94,7 +134,14 @@ impl Slot {
         error: [0; ERROR_BYTES],
         slow_lost: 0,
         history_bytes: 0,
+        scheduler: Scheduler::NONE,
     };
+
+    /// The slot without its database; launches that are under way are void.
+    fn freed(&self) -> Slot {
+        let scheduler = Scheduler { ticket: self.scheduler.ticket.wrapping_add(1), ..Scheduler::NONE };
+        Slot { ticket: self.ticket.wrapping_add(1), scheduler, ..Slot::FREE }
+    }
 
     /// Message of the latest failed run.
     pub fn last_error(&self) -> String {
@@ -149,8 +196,8 @@ impl Registry {
             .or_else(|| self.slots.iter().position(|slot| slot.dbid == 0))?;
         let slot = &mut self.slots[index];
         if slot.dbid == 0 {
-            // The ticket goes on, so that a worker launched for the slot's former database cannot take it.
-            *slot = Slot { dbid, ticket: slot.ticket, ..Slot::FREE };
+            // Tickets go on, so that a process launched for the slot's former database cannot take it.
+            *slot = Slot { dbid, ..slot.freed() };
         }
         Some(slot)
     }
@@ -302,8 +349,8 @@ pub fn release_gone(dbid: u32) {
 
 fn free_slot(dbid: u32, may: impl FnOnce(&Slot) -> bool) {
     if let Some(slot) = REGISTRY.exclusive().find(dbid) {
-        if slot.pid == 0 && slot.holds == 0 && may(slot) {
-            *slot = Slot { ticket: slot.ticket.wrapping_add(1), ..Slot::FREE };
+        if slot.pid == 0 && slot.scheduler.pid == 0 && slot.holds == 0 && may(slot) {
+            *slot = slot.freed();
         }
     }
 }
@@ -336,6 +383,104 @@ pub fn detach(dbid: u32, pid: i32, phase: Phase) {
             slot.pid = 0;
             slot.latch = 0;
             slot.phase = if slot.holds > 0 { Phase::Left } else { phase };
+        }
+    }
+    let latch = registry.launcher_latch;
+    drop(registry);
+    background::wake(latch);
+}
+
+// ---- the scheduler of a database ----
+
+/// The jobs of a database have changed, or it has been found to have some: wakes its scheduler, or whoever starts one.
+pub fn jobs_changed(dbid: u32) {
+    let mut registry = REGISTRY.exclusive();
+    let launcher = registry.launcher_latch;
+    let Some(slot) = registry.find_or_add(dbid) else { return };
+    slot.scheduler.changes += 1;
+    let latch = if slot.scheduler.pid == 0 { launcher } else { slot.scheduler.latch };
+    drop(registry);
+    background::wake(latch);
+}
+
+/// Remembers whether runs of a database wait for places that others have.
+pub fn set_hungry(dbid: u32, hungry: bool) {
+    if let Some(slot) = REGISTRY.exclusive().find(dbid) {
+        slot.scheduler.hungry = hungry;
+    }
+}
+
+/// A worker of a database ended: wakes its scheduler, and those that wait for the place.
+pub fn run_ended(dbid: u32) {
+    let mut latches = [0; MAX_DATABASES];
+    let registry = REGISTRY.share();
+    for (latch, slot) in latches.iter_mut().zip(&registry.slots) {
+        if slot.dbid == dbid || slot.scheduler.hungry {
+            *latch = slot.scheduler.latch;
+        }
+    }
+    drop(registry);
+    latches.into_iter().for_each(background::wake);
+}
+
+/// Whether a database has, or may have, jobs.
+pub fn is_scheduler_wanted(dbid: u32) -> bool {
+    REGISTRY.exclusive().find(dbid).is_some_and(|slot| slot.scheduler.is_wanted())
+}
+
+/// Reserves the right to launch the scheduler of a database: what it is to be started with.
+pub fn reserve_scheduler(dbid: u32, now: i64) -> Option<i64> {
+    let mut registry = REGISTRY.exclusive();
+    let index = registry.slots.iter().position(|slot| slot.dbid == dbid && dbid != 0)?;
+    let slot = &mut registry.slots[index];
+    if slot.holds > 0 || slot.scheduler.pid != 0 || !slot.scheduler.is_wanted() {
+        return None;
+    }
+    slot.scheduler.ticket = slot.scheduler.ticket.wrapping_add(1);
+    slot.scheduler.launched_at = now;
+    Some(slot_argument(index, slot.scheduler.ticket))
+}
+
+/// The launch did not happen, or the scheduler never came: its ticket is void.
+pub fn void_scheduler_launch(dbid: u32) {
+    if let Some(slot) = REGISTRY.exclusive().find(dbid) {
+        slot.scheduler.ticket = slot.scheduler.ticket.wrapping_add(1);
+        slot.scheduler.launched_at = 0;
+    }
+}
+
+/// Takes the scheduler's part of a slot. `None` when the launch is void or the database is held: end at once.
+pub fn attach_scheduler(index: usize, ticket: u32, pid: i32, latch: usize) -> Option<u32> {
+    let mut registry = REGISTRY.exclusive();
+    let slot = registry.slots.get_mut(index)?;
+    if slot.dbid == 0 || slot.scheduler.ticket != ticket || slot.scheduler.pid != 0 {
+        return None;
+    }
+    slot.scheduler.launched_at = 0;
+    if slot.holds > 0 {
+        return None;
+    }
+    slot.scheduler.pid = pid;
+    slot.scheduler.latch = latch;
+    slot.scheduler.started_at = background::now();
+    Some(slot.dbid)
+}
+
+/// The number to remember before the jobs are read, for [`detach_scheduler`].
+pub fn job_changes(dbid: u32) -> u64 {
+    REGISTRY.exclusive().find(dbid).map_or(0, |slot| slot.scheduler.changes)
+}
+
+/// The scheduler ends. `unneeded`: it found no jobs after that change, so that none is started until the next one.
+pub fn detach_scheduler(dbid: u32, pid: i32, unneeded: Option<u64>) {
+    let mut registry = REGISTRY.exclusive();
+    if let Some(slot) = registry.find(dbid) {
+        if slot.scheduler.pid == pid {
+            slot.scheduler.pid = 0;
+            slot.scheduler.latch = 0;
+            if let Some(changes) = unneeded {
+                slot.scheduler.unneeded = changes;
+            }
         }
     }
     let latch = registry.launcher_latch;
@@ -400,10 +545,11 @@ struct Pending {
     held: Vec<u32>,
     databases: bool,
     extension: bool,
+    jobs: bool,
 }
 
 impl Pending {
-    const NOTHING: Pending = Pending { held: Vec::new(), databases: false, extension: false };
+    const NOTHING: Pending = Pending { held: Vec::new(), databases: false, extension: false, jobs: false };
 }
 
 /// To be called by the utility hook before it runs a statement that [`utility::classify`] recognised. Makes our
@@ -429,7 +575,15 @@ pub fn before_utility(kind: &UtilityKind) {
     }
 }
 
-/// Makes the worker of a database leave and keeps it out until this transaction ends.
+/// To be called by whoever changes the jobs of the current database: their scheduler hears of it at commit.
+pub fn note_jobs_change() {
+    if ready() {
+        background::on_transaction_end(transaction_ended);
+        PENDING.with_borrow_mut(|pending| pending.jobs = true);
+    }
+}
+
+/// Makes our workers of a database leave and keeps it out until this transaction ends.
 fn request_leave(dbid: u32) {
     let already = PENDING.with_borrow(|pending| pending.held.contains(&dbid));
     if !already {
@@ -446,20 +600,20 @@ fn request_leave(dbid: u32) {
         PENDING.with_borrow_mut(|pending| pending.held.push(dbid));
     }
     let deadline = background::now() + LEAVE_LIMIT_MS * 1_000;
-    let mut last_pid = 0;
+    let mut asked: Vec<i32> = Vec::new();
     loop {
-        let pid = {
+        let pids = {
             let mut registry = REGISTRY.exclusive();
-            let pid = registry.find(dbid).map_or(0, |slot| slot.pid);
-            if pid != 0 && pid != last_pid {
-                background::terminate(pid);
+            let pids = registry.find(dbid).map_or([0, 0], |slot| [slot.pid, slot.scheduler.pid]);
+            for pid in pids {
+                if pid != 0 && !asked.contains(&pid) {
+                    background::terminate(pid);
+                    asked.push(pid);
+                }
             }
-            pid
+            pids
         };
-        if pid != 0 {
-            last_pid = pid;
-        }
-        let gone = pid == 0 && (last_pid == 0 || !background::is_attached(last_pid));
+        let gone = pids == [0, 0] && !asked.iter().any(|&pid| background::is_attached(pid));
         if gone || background::now() > deadline {
             return;
         }
@@ -469,9 +623,15 @@ fn request_leave(dbid: u32) {
 
 /// Called at the end of each transaction of a backend that used `before_utility`: gives back what it held and tells
 /// the launcher to look at the databases again.
-fn transaction_ended(_committed: bool) {
+fn transaction_ended(committed: bool) {
     let pending = PENDING.with_borrow_mut(|pending| std::mem::replace(pending, Pending::NOTHING));
-    if !pending.databases || !ready() {
+    if !ready() {
+        return;
+    }
+    if pending.jobs && committed {
+        jobs_changed(names::current_database());
+    }
+    if !pending.databases {
         return;
     }
     let mut registry = REGISTRY.exclusive();

@@ -11,6 +11,7 @@ use pgrx::{pg_guard, pg_sys};
 use super::history::{self, Memo};
 use super::registry::{self, Phase, RunReport};
 use super::sampler;
+use crate::pg::query::select_under_snapshot;
 use crate::pg::{background, names};
 
 const SECOND_US: i64 = 1_000_000;
@@ -68,7 +69,7 @@ unsafe extern "C-unwind" fn on_exit(_code: i32, _argument: pg_sys::Datum) {
 }
 
 /// Settings of our own session: a database's or role's defaults must not change what we do.
-fn settings() {
+pub fn settings() {
     for (name, value) in [
         (c"search_path", c"pg_catalog, pg_temp"),
         (c"synchronous_commit", c"local"),
@@ -91,6 +92,17 @@ fn settings() {
     ] {
         background::set_session(name, value);
     }
+}
+
+/// Whether the scheduler has something to do here, now or later.
+fn has_jobs() -> bool {
+    let found = select_under_snapshot(
+        c"SELECT EXISTS (SELECT FROM perf.job WHERE enabled AND next_run_at IS NOT NULL
+                            AND (paused_until IS NULL OR paused_until < 'infinity'))
+              OR EXISTS (SELECT FROM perf.job_run WHERE status IN ('queued', 'running'))",
+        |row| row.get::<bool>(1),
+    );
+    found.first().copied().unwrap_or(false)
 }
 
 struct Collector {
@@ -120,7 +132,11 @@ impl Collector {
 
     fn run(&mut self) -> End {
         match self.extension_present() {
-            Ok(true) => {}
+            Ok(true) => {
+                if let Err(message) = self.look_for_jobs(RUN_LIMIT_MS) {
+                    self.failed(&message);
+                }
+            }
             Ok(false) => return End::NoExtension,
             Err(message) => self.failed(&message),
         }
@@ -152,6 +168,15 @@ impl Collector {
 
     fn extension_present(&self) -> Result<bool, String> {
         background::transaction(RUN_LIMIT_MS, || Ok(background::extension_installed()))
+    }
+
+    /// Asks for a scheduler where there are jobs that nobody announced: they were there when the server started, or a
+    /// restore brought them.
+    fn look_for_jobs(&self, limit_ms: i32) -> Result<(), String> {
+        if !registry::is_scheduler_wanted(self.dbid) && background::transaction(limit_ms, || Ok(has_jobs()))? {
+            registry::jobs_changed(self.dbid);
+        }
+        Ok(())
     }
 
     /// One run. False when the extension is gone.
@@ -203,6 +228,7 @@ impl Collector {
             return Ok(None);
         }
         self.next_rotation_at = now + ROTATE_EVERY_US.min(interval);
+        self.look_for_jobs(limit_ms)?;
         let memo = &self.memo;
         let bytes = background::transaction(limit_ms, || history::rotate(memo, now))?;
         background::transaction(limit_ms, || {

@@ -25,6 +25,8 @@ extern "C" {
     // Raise only when the timeout was never registered, which InitPostgres does.
     fn enable_timeout_after(id: core::ffi::c_int, delay_ms: core::ffi::c_int);
     fn disable_timeout(id: core::ffi::c_int, keep_indicator: bool);
+    // Sets flags and the latch.
+    fn die(signal: core::ffi::c_int);
 }
 
 /// Whether this server process only converts a cluster for pg_upgrade, where nothing may run beside it.
@@ -67,6 +69,24 @@ pub fn install_signal_handlers() {
         set_handler(pg_sys::SIGHUP as i32, on_sighup);
         pg_sys::BackgroundWorkerUnblockSignals();
     }
+}
+
+/// The same for a process that runs other people's SQL: SIGTERM ends it wherever it is, SIGINT cancels its statement, as in
+/// a client's backend.
+pub fn install_client_signal_handlers() {
+    // SAFETY: called once at the start of the process, before signals are let through; these are the server's own handlers.
+    // SIGINT has its handler already: every process with a database connection gets it.
+    unsafe {
+        set_handler(pg_sys::SIGTERM as i32, on_die);
+        set_handler(pg_sys::SIGHUP as i32, on_sighup);
+        pg_sys::BackgroundWorkerUnblockSignals();
+    }
+}
+
+#[allow(ffi_unwind_calls, reason = "a signal handler of the server that sets flags and raises nothing")]
+unsafe extern "C-unwind" fn on_die(signal: i32) {
+    // SAFETY: called as a signal handler.
+    unsafe { die(signal) }
 }
 
 /// # Safety
@@ -128,6 +148,19 @@ pub fn connect_to_database(dbid: u32) {
     }
 }
 
+/// Connects to a database as a role, with what a login of that role would have: its settings, its rights, no more.
+/// A role that may not connect ends the process, except one that may not log in where the server can look past that.
+pub fn connect_as(dbid: u32, role: u32) {
+    #[cfg(any(feature = "pg15", feature = "pg16"))]
+    let flags = 0;
+    #[cfg(any(feature = "pg17", feature = "pg18"))]
+    let flags = pg_sys::BGWORKER_BYPASS_ROLELOGINCHECK;
+    // SAFETY: once per process.
+    unsafe {
+        pg_sys::BackgroundWorkerInitializeConnectionByOid(pg_sys::Oid::from(dbid), pg_sys::Oid::from(role), flags);
+    }
+}
+
 /// This process.
 pub fn my_pid() -> i32 {
     // SAFETY: a plain global of this process.
@@ -158,6 +191,14 @@ pub fn terminate(pid: i32) {
     }
 }
 
+/// Cancels what a process does now. The caller holds the lock that the process must take before it exits.
+pub fn interrupt(pid: i32) {
+    if pid > 0 {
+        // SAFETY: kill(2) of a process of ours that cannot have exited yet.
+        unsafe { libc::kill(pid, libc::SIGINT) };
+    }
+}
+
 /// Whether a backend or worker with this pid is attached to the server.
 pub fn is_attached(pid: i32) -> bool {
     // SAFETY: takes and releases ProcArrayLock; the result is only compared with null.
@@ -167,10 +208,28 @@ pub fn is_attached(pid: i32) -> bool {
 /// Sleeps until the latch is set or the time is over, then handles what may be handled at any time: interrupts of
 /// other processes, SIGHUP. A cancel has nothing to cancel here. Ends the process when the postmaster is gone.
 pub fn wait(timeout_ms: i64) {
-    let events = (pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH) as i32;
+    wait_with(None, Some(timeout_ms));
+}
+
+/// The same, also until a file descriptor can be read; without a time limit when there is none.
+pub fn wait_with(descriptor: Option<i32>, timeout_ms: Option<i64>) {
+    let mut events = pg_sys::WL_LATCH_SET | pg_sys::WL_EXIT_ON_PM_DEATH;
+    if timeout_ms.is_some() {
+        events |= pg_sys::WL_TIMEOUT;
+    }
+    if descriptor.is_some() {
+        events |= pg_sys::WL_SOCKET_READABLE;
+    }
+    let timeout = timeout_ms.unwrap_or(-1).max(-1) as core::ffi::c_long;
     // SAFETY: plain calls on this process's own latch, outside of any transaction of ours or inside; both are allowed.
     unsafe {
-        pg_sys::WaitLatch(pg_sys::MyLatch, events, timeout_ms.max(0) as core::ffi::c_long, pg_sys::PG_WAIT_EXTENSION);
+        pg_sys::WaitLatchOrSocket(
+            pg_sys::MyLatch,
+            events as i32,
+            descriptor.unwrap_or(pg_sys::PGINVALID_SOCKET),
+            timeout,
+            pg_sys::PG_WAIT_EXTENSION,
+        );
         pg_sys::ResetLatch(pg_sys::MyLatch);
         (&raw mut pg_sys::QueryCancelPending).write_volatile(0);
         if pg_sys::InterruptPending != 0 {
@@ -251,6 +310,42 @@ pub fn report_activity(what: Option<&CStr>) {
             None => pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_IDLE, std::ptr::null()),
         }
     }
+}
+
+/// Shows in pg_stat_activity, and in messages of the log, which statement runs; `None`: none does any more.
+pub fn report_statement(text: Option<&'static CStr>) {
+    // SAFETY: the server reads the text as long as it is set, and it lives as long as the process.
+    unsafe { pg_sys::debug_query_string = text.map_or(std::ptr::null(), CStr::as_ptr) };
+    report_activity(text);
+}
+
+/// Cancels whatever this process does after so many milliseconds; `None` takes that back.
+pub fn set_deadline(limit_ms: Option<i64>) {
+    // SAFETY: the timeout was registered by InitPostgres; its handler sends this process a cancel.
+    unsafe {
+        match limit_ms {
+            Some(limit_ms) => {
+                enable_timeout_after(STATEMENT_TIMEOUT, i32::try_from(limit_ms.max(1)).unwrap_or(i32::MAX))
+            }
+            None => disable_timeout(STATEMENT_TIMEOUT, false),
+        }
+    }
+}
+
+/// Obeys a cancel, or a request to end, that has come.
+pub fn check_for_interrupts() {
+    // SAFETY: may raise, and nothing is held here.
+    unsafe {
+        if pg_sys::InterruptPending != 0 {
+            pg_sys::ProcessInterrupts();
+        }
+    }
+}
+
+/// Forgets a cancel that has come too late.
+pub fn drop_cancel() {
+    // SAFETY: a volatile flag made for this.
+    unsafe { (&raw mut pg_sys::QueryCancelPending).write_volatile(0) };
 }
 
 /// Ends the process. Exit callbacks run.

@@ -1,5 +1,6 @@
 //! Thin wrappers over the server's C interface. Nothing here knows what perf_opt does with it.
 
+pub mod alarm;
 pub mod attempt;
 pub mod backends;
 pub mod background;
@@ -20,6 +21,7 @@ pub mod lwlock;
 pub mod names;
 pub mod opclass;
 pub mod planner;
+pub mod privilege;
 pub mod query;
 pub mod raw;
 pub mod relation;
@@ -28,3 +30,4 @@ pub mod sample;
 pub mod srf;
 pub mod text;
 pub mod utility;
+pub mod zone;

@@ -4,16 +4,40 @@
 
 use std::ffi::CStr;
 
+use pgrx::datum::DatumWithOid;
 use pgrx::{pg_sys, FromDatum};
 
 /// Runs a SELECT read-only, under the active snapshot, and converts each row by `convert`, which gets the value of a
 /// column (counted from 1), or `None` for NULL.
-pub fn select_under_snapshot<T>(query: &CStr, mut convert: impl FnMut(&Row) -> Option<T>) -> Vec<T> {
+pub fn select_under_snapshot<T>(query: &CStr, convert: impl FnMut(&Row) -> Option<T>) -> Vec<T> {
+    select_with(query, &[], convert)
+}
+
+/// The same with parameters.
+pub fn select_with<T>(query: &CStr, arguments: &[DatumWithOid], mut convert: impl FnMut(&Row) -> Option<T>) -> Vec<T> {
     let mut found = Vec::new();
-    // SAFETY: connect and finish enclose all uses of SPI memory; a raised error leaves SPI to the transaction's abort.
+    let mut types: Vec<pg_sys::Oid> = arguments.iter().map(DatumWithOid::oid).collect();
+    let mut values: Vec<pg_sys::Datum> = arguments
+        .iter()
+        .map(|argument| argument.datum().map_or(pg_sys::Datum::from(0), |datum| datum.sans_lifetime()))
+        .collect();
+    let nulls: Vec<core::ffi::c_char> = arguments
+        .iter()
+        .map(|argument| if argument.datum().is_some() { b' ' } else { b'n' } as core::ffi::c_char)
+        .collect();
+    // SAFETY: connect and finish enclose all uses of SPI memory; a raised error leaves SPI to the transaction's abort. The
+    // three arrays have an element for each parameter.
     unsafe {
         pg_sys::SPI_connect();
-        let status = pg_sys::SPI_execute(query.as_ptr(), true, 0);
+        let status = pg_sys::SPI_execute_with_args(
+            query.as_ptr(),
+            types.len() as i32,
+            types.as_mut_ptr(),
+            values.as_mut_ptr(),
+            nulls.as_ptr(),
+            true,
+            0,
+        );
         if status == pg_sys::SPI_OK_SELECT as i32 && !pg_sys::SPI_tuptable.is_null() {
             let table = pg_sys::SPI_tuptable;
             for index in 0..pg_sys::SPI_processed as usize {
@@ -26,6 +50,17 @@ pub fn select_under_snapshot<T>(query: &CStr, mut convert: impl FnMut(&Row) -> O
         pg_sys::SPI_finish();
     }
     found
+}
+
+/// Runs `body` under a snapshot of this moment, whatever snapshot the transaction goes by.
+pub fn under_latest_snapshot<T>(body: impl FnOnce() -> T) -> T {
+    // SAFETY: inside a transaction; the snapshot popped is the one pushed here.
+    unsafe {
+        pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot());
+        let value = body();
+        pg_sys::PopActiveSnapshot();
+        value
+    }
 }
 
 /// A row of the answer.

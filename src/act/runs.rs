@@ -1,0 +1,446 @@
+//! The rows of perf.job_run, and the one statement for each step in the life of one:
+//! queued → running → succeeded | failed | skipped | crashed | cancelled; a try that is to be repeated goes back to queued.
+//! Every step names the status it comes from, so that a row ends once, whoever else is at it.
+//!
+//! Called by the scheduler, by the workers of runs and by the job functions, inside a transaction, with the rights of the
+//! tables' owner. Locks the rows it changes.
+
+use pgrx::datum::{DatumWithOid, TimestampWithTimeZone};
+use pgrx::spi::{Spi, SpiHeapTupleData};
+use pgrx::{pg_sys, JsonB};
+use serde_json::{json, Value};
+
+use super::executor::Failure;
+use crate::collect::partitions::spi_failed;
+use crate::error::Error;
+use crate::pg::background;
+
+/// A run that may start now.
+#[derive(Clone, Copy, Debug)]
+pub struct Ready {
+    /// Row of perf.job_run.
+    pub run_id: i64,
+    /// The job's owner.
+    pub owner: u32,
+    /// Which try this will be.
+    pub attempt: i32,
+}
+
+/// A run whose owner cannot run it.
+#[derive(Clone, Debug)]
+pub struct Refused {
+    /// Row of perf.job_run.
+    pub run_id: i64,
+    /// Its job, switched off when it can never run again.
+    pub job_id: i64,
+    /// The reason.
+    pub failure: Failure,
+    /// The owner is gone.
+    pub for_good: bool,
+}
+
+/// What a worker is to do.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// Row of perf.job_run.
+    pub run_id: i64,
+    /// Row of perf.job.
+    pub job_id: i64,
+    /// Which try.
+    pub attempt: i32,
+    /// Name of the job.
+    pub name: String,
+    /// What sort of job.
+    pub kind: String,
+    /// SQL, for jobs that have some.
+    pub command: Option<String>,
+    /// The relation that it is about.
+    pub target: Option<u32>,
+    /// What else was asked for.
+    pub options: Value,
+    /// Limit of the whole run.
+    pub timeout_ms: Option<i64>,
+    /// Limit of a wait for a lock.
+    pub lock_timeout_ms: Option<i64>,
+    /// Further tries after a failure.
+    pub max_retries: i32,
+}
+
+/// How a run went.
+#[derive(Clone, Debug)]
+pub enum Ending {
+    /// It did what it was to do.
+    Succeeded,
+    /// There was nothing to do, for this reason.
+    Skipped(String),
+    /// It failed; may be tried again.
+    Failed(Failure),
+    /// Somebody cancelled it.
+    Cancelled(String),
+}
+
+/// What is written down of a run that has ended.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// How it went.
+    pub ending: Ending,
+    /// When its worker began.
+    pub started_at: i64,
+    /// Time it waited for locks, where that was measured.
+    pub lock_wait_ms: Option<f64>,
+    /// An object: what the kind of job wants to say.
+    pub detail: Value,
+}
+
+/// Runs a statement with arguments; the number of rows it changed.
+fn run(statement: &str, arguments: &[DatumWithOid]) -> Result<u64, Error> {
+    Spi::connect_mut(|client| Ok(client.update(statement, None, arguments).map_err(spi_failed)?.len() as u64))
+}
+
+/// Rows of a query, each converted.
+pub fn rows<T>(
+    query: &str,
+    arguments: &[DatumWithOid],
+    convert: impl Fn(&SpiHeapTupleData) -> Result<T, pgrx::spi::Error>,
+) -> Result<Vec<T>, Error> {
+    // Never read-only: each call sees what the transaction before it has committed.
+    Spi::connect_mut(|client| {
+        let table = client.update(query, None, arguments).map_err(spi_failed)?;
+        let mut found = Vec::with_capacity(table.len());
+        for row in table {
+            found.push(convert(&row).map_err(spi_failed)?);
+        }
+        Ok(found)
+    })
+}
+
+/// The server's time as a value.
+pub fn timestamp(at: i64) -> TimestampWithTimeZone {
+    TimestampWithTimeZone::try_from(at).unwrap_or_else(|_| TimestampWithTimeZone::positive_infinity())
+}
+
+// ---- the scheduler's steps ----
+
+/// Queues a tick of a job. Nothing happens when the tick has been queued before.
+pub fn queue(job_id: i64, scheduled_at: i64) -> Result<(), Error> {
+    run(
+        "INSERT INTO perf.job_run (job_id, job_name, owner, scheduled_at, status)
+         SELECT job_id, name, owner, $2, 'queued' FROM perf.job WHERE job_id = $1
+         ON CONFLICT DO NOTHING",
+        &[job_id.into(), timestamp(scheduled_at).into()],
+    )
+    .map(drop)
+}
+
+/// Records ticks that do not run, as one row: the first of them, with their number and the last one in its detail.
+pub fn skip(job_id: i64, ticks: &Ticks, reason: &str) -> Result<(), Error> {
+    let detail = json!({ "ticks": ticks.count, "count_is_exact": ticks.is_exact, "last_tick_at": iso(ticks.last) });
+    run(
+        "INSERT INTO perf.job_run (job_id, job_name, owner, scheduled_at, finished_at, status, message, detail)
+         SELECT job_id, name, owner, $2, pg_catalog.clock_timestamp(), 'skipped', $3, $4 FROM perf.job WHERE job_id = $1
+         ON CONFLICT DO NOTHING",
+        &[job_id.into(), timestamp(ticks.first).into(), reason.into(), JsonB(detail).into()],
+    )
+    .map(drop)
+}
+
+/// Ticks that follow each other.
+#[derive(Clone, Copy, Debug)]
+pub struct Ticks {
+    /// How many.
+    pub count: u64,
+    /// There may be more.
+    pub is_exact: bool,
+    /// The first.
+    pub first: i64,
+    /// The last.
+    pub last: i64,
+}
+
+fn iso(at: i64) -> String {
+    pgrx::datum::datetime_support::ToIsoString::to_iso_string(timestamp(at))
+}
+
+/// Queued runs that may start, at most `limit`, most urgent first; and those whose owner cannot run them.
+pub fn ready(now: i64, limit: usize) -> Result<(Vec<Ready>, Vec<Refused>), Error> {
+    let found = rows(
+        "SELECT r.run_id, r.job_id, r.attempt + 1, r.owner::pg_catalog.oid, j.job_id IS NULL,
+                CASE WHEN a.oid IS NULL THEN 'gone'
+                     WHEN NOT a.rolcanlogin AND pg_catalog.current_setting('server_version_num')::int < 170000 THEN 'nologin'
+                     WHEN NOT pg_catalog.has_database_privilege(a.oid, d.oid, 'CONNECT') THEN 'connect'
+                     WHEN a.rolconnlimit = 0 AND NOT a.rolsuper THEN 'limit'
+                     ELSE 'able' END,
+                a.rolname::pg_catalog.text, d.datname::pg_catalog.text
+         FROM perf.job_run r
+         JOIN pg_catalog.pg_database d ON d.datname = pg_catalog.current_database()
+         LEFT JOIN perf.job j ON j.job_id = r.job_id
+         LEFT JOIN pg_catalog.pg_authid a ON a.oid = r.owner
+         WHERE r.status = 'queued'
+           AND (r.not_before IS NULL OR r.not_before <= $1)
+           AND (j.overlap = 'parallel'
+                OR NOT EXISTS (SELECT FROM perf.job_run x WHERE x.status IN ('queued', 'running') AND x.job_id = r.job_id
+                               AND (x.status = 'running' OR (x.scheduled_at, x.run_id) < (r.scheduled_at, r.run_id))))
+         ORDER BY j.priority DESC NULLS LAST, r.scheduled_at, r.run_id
+         LIMIT $2",
+        &[timestamp(now).into(), (limit as i64).into()],
+        |row| {
+            let name = row.get::<String>(7)?.unwrap_or_default();
+            let owner = row.get::<pg_sys::Oid>(4)?.map_or(0, pg_sys::Oid::to_u32);
+            let database = row.get::<String>(8)?.unwrap_or_default();
+            let refusal = match row.get::<String>(6)?.unwrap_or_default().as_str() {
+                "gone" => Some(Failure::new("42704", format!("the job's owner does not exist: role {owner} was dropped"))),
+                "nologin" => Some(Failure::new("28000", format!("role \"{name}\" is not permitted to log in"))),
+                "connect" => Some(Failure::new("42501", format!("role \"{name}\" may not connect to database \"{database}\""))),
+                "limit" => Some(Failure::new("53300", format!("role \"{name}\" may have no connection"))),
+                _ => None,
+            };
+            let run_id = row.get::<i64>(1)?.unwrap_or_default();
+            Ok((
+                Ready { run_id, owner, attempt: row.get::<i32>(3)?.unwrap_or(1) },
+                row.get::<i64>(2)?.unwrap_or_default(),
+                refusal,
+            ))
+        },
+    )?;
+    let mut ready = Vec::new();
+    let mut refused = Vec::new();
+    for (run, job_id, refusal) in found {
+        match refusal {
+            None => ready.push(run),
+            Some(failure) => {
+                let for_good = failure.sqlstate == "42704";
+                refused.push(Refused { run_id: run.run_id, job_id, failure, for_good });
+            }
+        }
+    }
+    Ok((ready, refused))
+}
+
+/// Claims runs: from now on a worker has them, or they have crashed.
+pub fn claim(runs: &[Ready]) -> Result<(), Error> {
+    let ids: Vec<i64> = runs.iter().map(|run| run.run_id).collect();
+    run(
+        "UPDATE perf.job_run
+         SET status = 'running', started_at = pg_catalog.clock_timestamp(), attempt = attempt + 1, message = NULL
+         WHERE run_id = ANY ($1) AND status = 'queued'",
+        &[ids.into()],
+    )
+    .map(drop)
+}
+
+/// Takes back the claim of runs that no worker could be started for.
+pub fn unclaim(runs: &[Ready], reason: &str) -> Result<(), Error> {
+    let ids: Vec<i64> = runs.iter().map(|run| run.run_id).collect();
+    run(
+        "UPDATE perf.job_run SET status = 'queued', started_at = NULL, attempt = attempt - 1, message = $2
+         WHERE run_id = ANY ($1) AND status = 'running'",
+        &[ids.into(), reason.into()],
+    )
+    .map(drop)
+}
+
+/// Runs that are claimed: row and try.
+pub fn claimed() -> Result<Vec<(i64, i32)>, Error> {
+    rows("SELECT run_id, attempt FROM perf.job_run WHERE status = 'running'", &[], |row| {
+        Ok((row.get(1)?.unwrap_or_default(), row.get(2)?.unwrap_or_default()))
+    })
+}
+
+/// A claimed run whose worker is gone: to be tried again when its job allows, else its end. False when it had ended.
+pub fn lost(run_id: i64, attempt: i32, failure: &Failure, status: &str, seed: u64) -> Result<bool, Error> {
+    let retries = rows(
+        "SELECT j.max_retries FROM perf.job_run r JOIN perf.job j USING (job_id) WHERE r.run_id = $1",
+        &[run_id.into()],
+        |row| row.get::<i32>(1),
+    )?;
+    let max_retries = retries.first().copied().flatten().unwrap_or(0);
+    if attempt <= max_retries {
+        return retry(run_id, attempt, failure, status, seed);
+    }
+    end(run_id, attempt, status, failure, None, None, &json!({}))
+}
+
+// ---- the worker's steps ----
+
+/// What a claimed run is to do; `None` when it is not claimed, or its job is gone.
+pub fn order(run_id: i64, attempt: i32) -> Result<Option<Order>, Error> {
+    let found = rows(
+        "SELECT j.job_id, j.name, j.kind, j.command, j.target::pg_catalog.oid, j.options,
+                (1000 * EXTRACT(epoch FROM j.timeout))::pg_catalog.int8,
+                (1000 * EXTRACT(epoch FROM j.lock_timeout))::pg_catalog.int8, j.max_retries
+         FROM perf.job_run r JOIN perf.job j USING (job_id)
+         WHERE r.run_id = $1 AND r.status = 'running' AND r.attempt = $2",
+        &[run_id.into(), attempt.into()],
+        |row| {
+            Ok(Order {
+                run_id,
+                attempt,
+                job_id: row.get(1)?.unwrap_or_default(),
+                name: row.get(2)?.unwrap_or_default(),
+                kind: row.get(3)?.unwrap_or_default(),
+                command: row.get(4)?,
+                target: row.get::<pg_sys::Oid>(5)?.map(pg_sys::Oid::to_u32),
+                options: row.get::<JsonB>(6)?.map_or(Value::Null, |options| options.0),
+                timeout_ms: row.get(7)?,
+                lock_timeout_ms: row.get(8)?,
+                max_retries: row.get(9)?.unwrap_or_default(),
+            })
+        },
+    )?;
+    Ok(found.into_iter().next())
+}
+
+/// Writes down the end of a try. A failed one goes back to the queue while the job allows more.
+pub fn finish(order: &Order, record: &Record, seed: u64) -> Result<(), Error> {
+    let (run_id, attempt) = (order.run_id, order.attempt);
+    let failure = match &record.ending {
+        Ending::Succeeded => return succeed(order, "succeeded", None, record),
+        Ending::Skipped(reason) => return succeed(order, "skipped", Some(reason), record),
+        Ending::Failed(failure) if attempt <= order.max_retries => {
+            return retry(run_id, attempt, failure, "failed", seed).map(drop);
+        }
+        Ending::Failed(failure) => failure.clone(),
+        Ending::Cancelled(message) => Failure::new("57014", message.clone()),
+    };
+    let status = if matches!(record.ending, Ending::Cancelled(_)) { "cancelled" } else { "failed" };
+    end(run_id, attempt, status, &failure, Some(record.started_at), record.lock_wait_ms, &record.detail).map(drop)
+}
+
+fn succeed(order: &Order, status: &str, message: Option<&str>, record: &Record) -> Result<(), Error> {
+    run(
+        "UPDATE perf.job_run
+         SET status = $3, started_at = $4, finished_at = pg_catalog.clock_timestamp(), sqlstate = NULL, message = $5,
+             lock_wait_ms = $6, detail = detail || $7
+         WHERE run_id = $1 AND attempt = $2 AND status = 'running'",
+        &[
+            order.run_id.into(),
+            order.attempt.into(),
+            status.into(),
+            timestamp(record.started_at).into(),
+            message.into(),
+            record.lock_wait_ms.into(),
+            JsonB(record.detail.clone()).into(),
+        ],
+    )?;
+    run(
+        "UPDATE perf.job SET consecutive_failures = 0 WHERE job_id = $1 AND consecutive_failures <> 0",
+        &[order.job_id.into()],
+    )
+    .map(drop)
+}
+
+/// Back to the queue, with the failed try in the detail.
+fn retry(run_id: i64, attempt: i32, failure: &Failure, status: &str, seed: u64) -> Result<bool, Error> {
+    let now = background::now();
+    let not_before = perf_core::schedule::retry_at(now, u32::try_from(attempt).unwrap_or(1), seed);
+    let tried = json!({ "attempt": attempt, "status": status, "sqlstate": failure.sqlstate, "message": failure.message, "at": iso(now) });
+    let changed = run(
+        "UPDATE perf.job_run
+         SET status = 'queued', not_before = $3, sqlstate = $4, message = $5,
+             detail = pg_catalog.jsonb_set(detail, '{attempts}',
+                          COALESCE(detail -> 'attempts', '[]') || pg_catalog.jsonb_build_array($6))
+         WHERE run_id = $1 AND attempt = $2 AND status = 'running'",
+        &[
+            run_id.into(),
+            attempt.into(),
+            timestamp(not_before).into(),
+            failure.sqlstate.as_str().into(),
+            failure.message.as_str().into(),
+            JsonB(tried).into(),
+        ],
+    )?;
+    Ok(changed > 0)
+}
+
+/// The end of a run that did not succeed: counts it, and tells whoever listens to `perf_jobs`.
+fn end(
+    run_id: i64,
+    attempt: i32,
+    status: &str,
+    failure: &Failure,
+    started_at: Option<i64>,
+    lock_wait_ms: Option<f64>,
+    detail: &Value,
+) -> Result<bool, Error> {
+    let mut detail = detail.clone();
+    if let Some(object) = detail.as_object_mut() {
+        for (name, value) in [("error_detail", &failure.detail), ("hint", &failure.hint)] {
+            if let Some(value) = value {
+                object.insert(name.to_owned(), Value::String(value.clone()));
+            }
+        }
+    }
+    let ended = rows(
+        "UPDATE perf.job_run
+         SET status = $3, started_at = COALESCE($4, started_at), finished_at = pg_catalog.clock_timestamp(), sqlstate = $5,
+             message = $6, lock_wait_ms = $7, detail = detail || $8
+         WHERE run_id = $1 AND attempt = $2 AND status IN ('queued', 'running')
+         RETURNING job_id, job_name",
+        &[
+            run_id.into(),
+            attempt.into(),
+            status.into(),
+            started_at.map(timestamp).into(),
+            failure.sqlstate.as_str().into(),
+            failure.message.as_str().into(),
+            lock_wait_ms.into(),
+            JsonB(detail).into(),
+        ],
+        |row| Ok((row.get::<i64>(1)?.unwrap_or_default(), row.get::<String>(2)?.unwrap_or_default())),
+    )?;
+    let Some((job_id, name)) = ended.into_iter().next() else { return Ok(false) };
+    if status == "cancelled" {
+        return Ok(true);
+    }
+    run("UPDATE perf.job SET consecutive_failures = consecutive_failures + 1 WHERE job_id = $1", &[job_id.into()])?;
+    let notice = json!({
+        "job_id": job_id, "job": name, "run_id": run_id, "status": status, "sqlstate": failure.sqlstate,
+        "message": shortened(&failure.message),
+    });
+    run("SELECT pg_catalog.pg_notify('perf_jobs', $1)", &[notice.to_string().into()])?;
+    pgrx::log!("perf_opt job {job_id} \"{name}\", run {run_id}: {status} ({}): {}", failure.sqlstate, failure.message);
+    Ok(true)
+}
+
+/// A notification has room for 8,000 bytes in all.
+fn shortened(message: &str) -> String {
+    const CHARACTERS: usize = 1_000;
+    message.chars().take(CHARACTERS).collect()
+}
+
+/// A queued run that cannot start: its end.
+pub fn refuse(refused: &Refused) -> Result<(), Error> {
+    let attempt =
+        rows("SELECT attempt FROM perf.job_run WHERE run_id = $1", &[refused.run_id.into()], |row| row.get::<i32>(1))?;
+    let attempt = attempt.first().copied().flatten().unwrap_or(0);
+    end(refused.run_id, attempt, "failed", &refused.failure, None, None, &json!({}))?;
+    if refused.for_good {
+        run("UPDATE perf.job SET enabled = false WHERE job_id = $1", &[refused.job_id.into()])?;
+    }
+    Ok(())
+}
+
+/// When a queued run may start that may not yet; `None` when there is none.
+pub fn next_retry_at(now: i64) -> Result<Option<i64>, Error> {
+    let found = rows(
+        "SELECT pg_catalog.min(not_before) FROM perf.job_run WHERE status = 'queued' AND not_before > $1",
+        &[timestamp(now).into()],
+        |row| row.get::<TimestampWithTimeZone>(1),
+    )?;
+    Ok(found.into_iter().flatten().next().map(i64::from))
+}
+
+/// Removes runs that ended before `before`, and the oldest beyond `most`; the latest of each job stays. At most `batch`.
+pub fn prune(before: i64, most: i64, batch: i64) -> Result<u64, Error> {
+    run(
+        "DELETE FROM perf.job_run WHERE run_id IN (
+             SELECT r.run_id FROM perf.job_run r
+             WHERE r.finished_at IS NOT NULL
+               AND (r.finished_at < $1
+                    OR r.run_id <= (SELECT x.run_id FROM perf.job_run x ORDER BY x.run_id DESC OFFSET $2 LIMIT 1))
+               AND (EXISTS (SELECT FROM perf.job_run n WHERE n.job_id = r.job_id AND n.run_id > r.run_id)
+                    OR NOT EXISTS (SELECT FROM perf.job j WHERE j.job_id = r.job_id))
+             ORDER BY r.finished_at LIMIT $3)",
+        &[timestamp(before).into(), most.into(), batch.into()],
+    )
+}

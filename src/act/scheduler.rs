@@ -1,0 +1,231 @@
+//! The scheduler of one database: queues the ticks of its jobs, starts a worker for each run, and puts right what workers
+//! left undone that were killed. Started by the launcher where there are jobs; ends when there are none.
+//!
+//! It sleeps until the next job is due, a job changes, or a worker ends: no polling. Each round is one transaction, and a
+//! run is claimed in it before its worker is started, so that whatever dies leaves a row that says so. Locks rows of
+//! perf.job for the length of a round.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use pgrx::{pg_guard, pg_sys};
+
+use super::board;
+use super::executor::Failure;
+use super::jobs::{self, Look};
+use super::runs::{self, Ready};
+use crate::collect::registry;
+use crate::pg::alarm::Alarm;
+use crate::pg::background;
+
+const SECOND_US: i64 = 1_000_000;
+const ROUND_LIMIT_MS: i32 = 30_000;
+/// How soon to look again after something that no event will announce: a locked row, a round that failed, want of worker
+/// slots.
+const SOON_US: i64 = SECOND_US;
+const PRUNE_EVERY_US: i64 = 600 * SECOND_US;
+const PRUNE_BATCH: i64 = 10_000;
+const DAY_US: i64 = 86_400 * SECOND_US;
+/// A clock that goes back by less is being adjusted, not set.
+const SET_BACK_US: i64 = 2 * SECOND_US;
+const NO_WORKER: &str = "waiting for a worker slot: raise max_worker_processes";
+
+/// Database whose slot this process has.
+static ATTACHED: AtomicU32 = AtomicU32::new(0);
+
+/// Entry point of a scheduler process.
+#[pg_guard]
+#[no_mangle]
+pub extern "C-unwind" fn perf_opt_scheduler_main(argument: pg_sys::Datum) {
+    crate::collect::mark_worker();
+    background::on_exit(on_exit);
+    let (index, ticket) = registry::parse_argument(argument);
+    let attached = registry::attach_scheduler(index, ticket, background::my_pid(), background::my_latch());
+    let Some(dbid) = attached else { background::exit(0) };
+    ATTACHED.store(dbid, Ordering::Relaxed);
+    background::install_signal_handlers();
+    background::connect_to_database(dbid);
+    crate::collect::worker::settings();
+    let mut scheduler = Scheduler::new(dbid);
+    let unneeded = scheduler.work();
+    registry::detach_scheduler(dbid, background::my_pid(), unneeded);
+    background::exit(0);
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn on_exit(_code: i32, _argument: pg_sys::Datum) {
+    registry::detach_scheduler(ATTACHED.load(Ordering::Relaxed), background::my_pid(), None);
+}
+
+/// What a round came to.
+struct Round {
+    /// Runs that are claimed and need a worker.
+    claimed: Vec<Ready>,
+    /// When to look again unless something happens before; `None`: never.
+    wake_at: Option<i64>,
+    /// Runs wait for a place that somebody else has.
+    hungry: bool,
+}
+
+struct Scheduler {
+    dbid: u32,
+    alarm: Alarm,
+    looked_at: i64,
+    pruned_at: i64,
+    /// No worker could be started; not to be tried before this time.
+    starved_until: i64,
+    last_message: String,
+}
+
+impl Scheduler {
+    fn new(dbid: u32) -> Scheduler {
+        Scheduler {
+            dbid,
+            alarm: Alarm::new(),
+            looked_at: background::now(),
+            pruned_at: 0,
+            starved_until: 0,
+            last_message: String::new(),
+        }
+    }
+
+    /// Works until asked to leave, or until there is nothing to schedule: gives the change up to which that is known.
+    fn work(&mut self) -> Option<u64> {
+        while !background::must_end() && !registry::is_held(self.dbid) {
+            let changes = registry::job_changes(self.dbid);
+            let now = background::now();
+            match background::transaction(ROUND_LIMIT_MS, || self.round(now)) {
+                Ok(None) => return Some(changes),
+                Ok(Some(round)) => {
+                    self.last_message.clear();
+                    self.looked_at = now;
+                    registry::set_hungry(self.dbid, round.hungry);
+                    let all_started = self.start(&round.claimed);
+                    self.prune(now);
+                    let wake_at = if all_started { round.wake_at } else { Some(self.starved_until) };
+                    if wake_at.is_none_or(|at| at > background::now()) {
+                        self.alarm.wait(wake_at);
+                    }
+                }
+                Err(message) => {
+                    if !background::must_end() {
+                        self.failed(&message);
+                        self.alarm.wait(Some(background::now() + SOON_US));
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// One look at everything. `None` when there is no job that will ever be due and no run that has not ended.
+    fn round(&self, now: i64) -> Result<Option<Round>, crate::error::Error> {
+        if !background::extension_installed() {
+            return Ok(None);
+        }
+        if now + SET_BACK_US < self.looked_at {
+            jobs::clock_set_back(now)?;
+        }
+        board::give_back_late(self.dbid, now);
+        self.settle_lost()?;
+        let look = jobs::queue_due(now)?;
+        let limit = crate::guc::max_running_jobs();
+        let places = if now < self.starved_until { 0 } else { board::free_places(limit) };
+        let (ready, refused) = runs::ready(now, places.max(1))?;
+        for refused in &refused {
+            runs::refuse(refused)?;
+        }
+        let claimed: Vec<Ready> = ready.iter().take(places).copied().collect();
+        if !claimed.is_empty() {
+            runs::claim(&claimed)?;
+        }
+        let hungry = ready.len() > claimed.len() || (places > 0 && claimed.len() == places);
+        let soon = match look {
+            Look::More => Some(now),
+            Look::Locked => Some(now + SOON_US),
+            Look::Done => None,
+        };
+        let starved = (now < self.starved_until && !ready.is_empty()).then_some(self.starved_until);
+        let late = board::of_database(self.dbid)
+            .iter()
+            .filter(|place| place.pid == 0)
+            .map(|place| place.reserved_at + board::LAUNCH_LIMIT_US)
+            .min();
+        let again = (!refused.is_empty()).then_some(now);
+        let times = [soon, starved, late, again, jobs::next_due_at()?, runs::next_retry_at(now)?];
+        let wake_at = times.into_iter().flatten().min();
+        let idle = wake_at.is_none() && claimed.is_empty() && ready.is_empty() && runs::claimed()?.is_empty();
+        Ok((!idle).then_some(Round { claimed, wake_at, hungry }))
+    }
+
+    /// Claimed runs without a worker: it was killed, ended by an administrator, or could not connect.
+    fn settle_lost(&self) -> Result<(), crate::error::Error> {
+        // Rows first: one that ends in between is gone from the board only after its row has said so.
+        let claimed = runs::claimed()?;
+        if claimed.is_empty() {
+            return Ok(());
+        }
+        let places = board::of_database(self.dbid);
+        for (run_id, attempt) in claimed {
+            if places.iter().any(|place| place.run_id == run_id && place.attempt == attempt) {
+                continue;
+            }
+            let (status, failure) = if board::was_refused(self.dbid, run_id, attempt) {
+                let message = "the job's worker could not connect as the job's owner; the server log has the reason";
+                ("failed", Failure::new("08006", message))
+            } else {
+                ("crashed", Failure::new("57P01", "the job's worker ended before its work was done"))
+            };
+            runs::lost(run_id, attempt, &failure, status, background::random_u64())?;
+        }
+        Ok(())
+    }
+
+    /// Starts a worker for each claimed run. What could not be started goes back to the queue; false then.
+    fn start(&mut self, claimed: &[Ready]) -> bool {
+        let mut left: &[Ready] = claimed;
+        while let [run, rest @ ..] = left {
+            let limit = crate::guc::max_running_jobs();
+            let reserved = board::reserve(self.dbid, run.run_id, run.attempt, run.owner, limit);
+            let Some(argument) = reserved else { break };
+            if !background::start_dynamic("perf_opt job", "perf_opt job", "perf_opt_job_main", argument) {
+                board::give_back(self.dbid, run.run_id);
+                break;
+            }
+            left = rest;
+        }
+        if left.is_empty() {
+            return true;
+        }
+        self.starved_until = background::now() + SOON_US;
+        let unclaimed = background::transaction(ROUND_LIMIT_MS, || runs::unclaim(left, NO_WORKER));
+        if let Err(message) = unclaimed {
+            // They are found without a worker in the next round.
+            self.failed(&message);
+        }
+        false
+    }
+
+    fn prune(&mut self, now: i64) {
+        if now - self.pruned_at < PRUNE_EVERY_US {
+            return;
+        }
+        let before = now - i64::from(crate::guc::job_history_days()) * DAY_US;
+        let most = i64::from(crate::guc::job_history_max());
+        match background::transaction(ROUND_LIMIT_MS, || runs::prune(before, most, PRUNE_BATCH)) {
+            // More of them at the next wake-up.
+            Ok(removed) if removed as i64 == PRUNE_BATCH => {}
+            Ok(_) => self.pruned_at = now,
+            Err(message) => {
+                self.pruned_at = now;
+                self.failed(&message);
+            }
+        }
+    }
+
+    fn failed(&mut self, message: &str) {
+        if self.last_message != message {
+            pgrx::log!("perf_opt scheduler: {message}");
+            self.last_message = message.to_owned();
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! What the kinds of jobs do. Each kind is a row of [`KINDS`]. Called by the worker of a run, outside of any transaction, in
+//! a session of the job's owner; locks what its statements lock.
+
+use serde_json::{json, Value};
+
+use super::executor::{self, Failure};
+use super::runs::Order;
+
+/// What a task that did not fail says of itself.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// There was nothing to do, for this reason.
+    pub skipped: Option<String>,
+    /// Time it waited for locks, where that was measured.
+    pub lock_wait_ms: Option<f64>,
+    /// An object for the record.
+    pub detail: Value,
+}
+
+impl Outcome {
+    /// Nothing to add.
+    pub fn plain() -> Outcome {
+        Outcome { skipped: None, lock_wait_ms: None, detail: json!({}) }
+    }
+}
+
+/// Writes down that the task is done. To be called once, in the transaction that does the last of its work.
+pub type Write<'a> = &'a mut dyn FnMut(Outcome) -> Result<(), Failure>;
+
+/// A kind of job.
+struct Kind {
+    name: &'static str,
+    run: fn(&Order, Write) -> Result<(), Failure>,
+}
+
+const KINDS: &[Kind] = &[Kind { name: "command", run: command }];
+
+/// Does what a run is for.
+pub fn run(order: &Order, write: Write) -> Result<(), Failure> {
+    match KINDS.iter().find(|kind| kind.name == order.kind) {
+        Some(kind) => (kind.run)(order, write),
+        None => Err(Failure::new("0A000", format!("no kind of job \"{}\" is known", order.kind))),
+    }
+}
+
+/// SQL of the owner's.
+fn command(order: &Order, write: Write) -> Result<(), Failure> {
+    let text = order.command.as_deref().unwrap_or_default();
+    executor::script(text, || write(Outcome::plain()))
+}

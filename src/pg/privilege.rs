@@ -1,0 +1,106 @@
+//! Runs statements of perf_opt's own as the owner of its tables, inside a transaction of somebody who has no rights on
+//! them. Called by the job functions and by job workers. Locks nothing.
+//!
+//! What runs inside is SQL of this extension with values as parameters, under a search path without any schema that others
+//! can write to, so that the owner's rights never meet anybody else's code.
+
+use std::ffi::CStr;
+
+use pgrx::pg_sys;
+
+use crate::error::Error;
+
+/// The role that calls: what `current_user` says.
+pub fn current_role() -> pg_sys::Oid {
+    // SAFETY: reads a process global inside a transaction.
+    unsafe { pg_sys::GetUserId() }
+}
+
+/// Whether a role is a superuser.
+pub fn is_superuser(role: pg_sys::Oid) -> bool {
+    // SAFETY: a catalog look-up inside a transaction; false for a role that is gone.
+    unsafe { pg_sys::superuser_arg(role) }
+}
+
+/// Runs `body` as the owner of `table` of schema perf. `None` when there is no such table: the extension is gone.
+///
+/// An error raised inside leaves the role to the abort of the (sub)transaction, as everything else.
+pub fn as_owner_of<T>(table: &CStr, body: impl FnOnce() -> T) -> Option<T> {
+    let owner = table_owner(table)?;
+    // SAFETY: the saved role, security context and settings level are put back in the order in which they were changed.
+    unsafe {
+        let (mut role, mut context) = (pg_sys::InvalidOid, 0);
+        pg_sys::GetUserIdAndSecContext(&raw mut role, &raw mut context);
+        let inner =
+            context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32 | pg_sys::SECURITY_RESTRICTED_OPERATION as i32;
+        let level = pg_sys::NewGUCNestLevel();
+        for (name, value) in [
+            (c"search_path", c"pg_catalog, pg_temp"),
+            (c"row_security", c"off"),
+            (c"jit", c"off"),
+            (c"max_parallel_workers_per_gather", c"0"),
+        ] {
+            pg_sys::set_config_option(
+                name.as_ptr(),
+                value.as_ptr(),
+                pg_sys::GucContext::PGC_SUSET,
+                pg_sys::GucSource::PGC_S_SESSION,
+                pg_sys::GucAction::GUC_ACTION_SAVE,
+                true,
+                0,
+                false,
+            );
+        }
+        pg_sys::SetUserIdAndSecContext(owner, inner);
+        let value = body();
+        pg_sys::SetUserIdAndSecContext(role, context);
+        pg_sys::AtEOXact_GUC(false, level);
+        Some(value)
+    }
+}
+
+/// Lets `body` write although the transaction is read-only: by the session's default, or since the statements that ran in
+/// it said so. For records of perf_opt's own, not for what a user asks for.
+pub fn writable<T>(body: impl FnOnce() -> T) -> T {
+    // SAFETY: a flag of this transaction that the server looks at before it writes; a raised error leaves it to the abort.
+    unsafe {
+        let read_only = pg_sys::XactReadOnly;
+        pg_sys::XactReadOnly = false;
+        let value = body();
+        pg_sys::XactReadOnly = read_only;
+        value
+    }
+}
+
+/// [`as_owner_of`] for API functions: an error when the table is gone.
+pub fn as_owner<T>(table: &CStr, body: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    as_owner_of(table, body).unwrap_or_else(|| {
+        Err(Error::WrongState {
+            message: "the tables of perf_opt are missing in this database".to_owned(),
+            hint: "CREATE EXTENSION perf_opt makes them.".to_owned(),
+        })
+    })
+}
+
+/// Whether the table is there, and who owns it.
+fn table_owner(table: &CStr) -> Option<pg_sys::Oid> {
+    // SAFETY: catalog look-ups inside a transaction; the tuple is read as what its cache holds, and released.
+    unsafe {
+        let schema = pg_sys::get_namespace_oid(c"perf".as_ptr(), true);
+        if schema == pg_sys::InvalidOid {
+            return None;
+        }
+        let oid = pg_sys::get_relname_relid(table.as_ptr(), schema);
+        if oid == pg_sys::InvalidOid {
+            return None;
+        }
+        let cache = pg_sys::SysCacheIdentifier::RELOID as i32;
+        let tuple = pg_sys::SearchSysCache1(cache, pg_sys::Datum::from(oid));
+        if tuple.is_null() {
+            return None;
+        }
+        let owner = (*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_class>()).relowner;
+        pg_sys::ReleaseSysCache(tuple);
+        Some(owner)
+    }
+}
