@@ -6,14 +6,12 @@
 
 use perf_core::schedule::CatchUp;
 use pgrx::datum::{Interval, TimestampWithTimeZone};
-use pgrx::spi::Spi;
 use pgrx::{pg_sys, JsonB};
 use serde_json::Value;
 
 use super::board;
 use super::jobs::{self, to_server, to_unix};
-use super::runs::{rows, timestamp};
-use crate::collect::partitions::spi_failed;
+use super::runs::{rows, run, timestamp};
 use crate::collect::registry;
 use crate::error::Error;
 use crate::pg::{background, names, privilege, query};
@@ -123,7 +121,7 @@ impl Definition<'_> {
         let owner = privilege::current_role();
         let job_id = privilege::as_owner(JOBS, || {
             let stored = rows(
-                "INSERT INTO perf.job AS j (name, kind, target, schedule, time_zone, command, options, owner, timeout,
+                c"INSERT INTO perf.job AS j (name, kind, target, schedule, time_zone, command, options, owner, timeout,
                         lock_timeout, max_retries, priority, catch_up, overlap, anchor_at, next_run_at)
                  VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
                  ON CONFLICT (owner, name) DO UPDATE
@@ -156,7 +154,7 @@ impl Definition<'_> {
                     next.map(|next| timestamp(to_server(next))).into(),
                 ],
                 |row| row.get::<i64>(1),
-            )?;
+            );
             stored.into_iter().flatten().next().ok_or_else(|| Error::InvalidArgument {
                 argument: "name",
                 value: format!("\"{}\" is the name of a job of another kind", self.name),
@@ -171,9 +169,9 @@ impl Definition<'_> {
 /// Locks the row of a job that the current role may see. Inside of the tables' owner's rights.
 fn lock_own(job_id: i64, role: pg_sys::Oid) -> Result<(), Error> {
     let owner =
-        rows("SELECT owner::pg_catalog.oid FROM perf.job WHERE job_id = $1 FOR UPDATE", &[job_id.into()], |row| {
+        rows(c"SELECT owner::pg_catalog.oid FROM perf.job WHERE job_id = $1 FOR UPDATE", &[job_id.into()], |row| {
             row.get::<pg_sys::Oid>(1)
-        })?;
+        });
     match owner.into_iter().flatten().next() {
         Some(owner) if owner == role || privilege::is_superuser(role) => Ok(()),
         _ => Err(Error::UndefinedObject {
@@ -197,14 +195,14 @@ fn change<T>(job_id: i64, body: impl FnOnce() -> Result<T, Error>) -> Result<T, 
 /// Removes a job. Its queued runs are cancelled; one that is under way comes to its end.
 pub fn remove(job_id: i64) -> Result<(), Error> {
     change(job_id, || {
-        Spi::run_with_args(
-            "UPDATE perf.job_run SET status = 'cancelled', finished_at = pg_catalog.clock_timestamp(),
+        run(
+            c"UPDATE perf.job_run SET status = 'cancelled', finished_at = pg_catalog.clock_timestamp(),
                     message = 'the job was removed'
              WHERE job_id = $1 AND status = 'queued'",
             &[job_id.into()],
-        )
-        .map_err(spi_failed)?;
-        Spi::run_with_args("DELETE FROM perf.job WHERE job_id = $1", &[job_id.into()]).map_err(spi_failed)
+        );
+        run(c"DELETE FROM perf.job WHERE job_id = $1", &[job_id.into()]);
+        Ok(())
     })
 }
 
@@ -218,8 +216,8 @@ pub fn pause(job_id: i64, until: TimestampWithTimeZone) -> Result<(), Error> {
         });
     }
     change(job_id, || {
-        Spi::run_with_args("UPDATE perf.job SET paused_until = $2 WHERE job_id = $1", &[job_id.into(), until.into()])
-            .map_err(spi_failed)
+        run(c"UPDATE perf.job SET paused_until = $2 WHERE job_id = $1", &[job_id.into(), until.into()]);
+        Ok(())
     })
 }
 
@@ -227,24 +225,23 @@ pub fn pause(job_id: i64, until: TimestampWithTimeZone) -> Result<(), Error> {
 pub fn resume(job_id: i64) -> Result<(), Error> {
     change(job_id, || {
         let found =
-            rows("SELECT schedule, time_zone, anchor_at FROM perf.job WHERE job_id = $1", &[job_id.into()], |row| {
-                Ok((
-                    row.get::<String>(1)?.unwrap_or_default(),
-                    row.get::<String>(2)?.unwrap_or_default(),
-                    row.get::<TimestampWithTimeZone>(3)?.map_or(0, i64::from),
-                ))
-            })?;
+            rows(c"SELECT schedule, time_zone, anchor_at FROM perf.job WHERE job_id = $1", &[job_id.into()], |row| {
+                (
+                    row.get::<String>(1).unwrap_or_default(),
+                    row.get::<String>(2).unwrap_or_default(),
+                    row.get::<TimestampWithTimeZone>(3).map_or(0, i64::from),
+                )
+            });
         let now = background::now();
         for (schedule, time_zone, anchor_at) in found {
             let (schedule, zone) = jobs::parse(&schedule, &time_zone)?;
             let next = schedule.and_then(|schedule| schedule.next_after(to_unix(now), &zone, to_unix(anchor_at)));
-            Spi::run_with_args(
-                "UPDATE perf.job SET enabled = true, paused_until = NULL,
+            run(
+                c"UPDATE perf.job SET enabled = true, paused_until = NULL,
                         next_run_at = CASE WHEN next_run_at > $3 THEN LEAST(next_run_at, $2) ELSE $2 END
                  WHERE job_id = $1",
                 &[job_id.into(), next.map(|next| timestamp(to_server(next))).into(), timestamp(now).into()],
-            )
-            .map_err(spi_failed)?;
+            );
         }
         Ok(())
     })
@@ -255,12 +252,12 @@ pub fn run_now(job_id: i64) -> Result<i64, Error> {
     check_preloaded()?;
     change(job_id, || {
         let queued = rows(
-            "INSERT INTO perf.job_run (job_id, job_name, owner, requested, scheduled_at, status)
+            c"INSERT INTO perf.job_run (job_id, job_name, owner, requested, scheduled_at, status)
              SELECT job_id, name, owner, true, pg_catalog.clock_timestamp(), 'queued' FROM perf.job WHERE job_id = $1
              RETURNING run_id",
             &[job_id.into()],
             |row| row.get::<i64>(1),
-        )?;
+        );
         Ok(queued.into_iter().flatten().next().unwrap_or_default())
     })
 }
@@ -323,23 +320,23 @@ fn waits_for_us(run_id: i64) -> Result<bool, Error> {
     let worker = board::of_database(database).into_iter().find(|place| place.run_id == run_id);
     let Some(worker) = worker.filter(|worker| worker.pid != 0) else { return Ok(false) };
     let waits = rows(
-        "SELECT pg_catalog.pg_backend_pid() = ANY (pg_catalog.pg_blocking_pids($1))",
+        c"SELECT pg_catalog.pg_backend_pid() = ANY (pg_catalog.pg_blocking_pids($1))",
         &[worker.pid.into()],
         |row| row.get::<bool>(1),
-    )?;
+    );
     Ok(waits.into_iter().flatten().any(|waits| waits))
 }
 
 /// Whether the row is this transaction's own, so that nobody else sees it yet.
 fn is_of_this_transaction(run_id: i64) -> Result<bool, Error> {
     let own = privilege::as_owner(JOBS, || {
-        rows(
-            "SELECT xmin::pg_catalog.text = (pg_catalog.pg_current_xact_id_if_assigned()::pg_catalog.text::numeric
+        Ok(rows(
+            c"SELECT xmin::pg_catalog.text = (pg_catalog.pg_current_xact_id_if_assigned()::pg_catalog.text::numeric
                                              % 4294967296)::pg_catalog.text
              FROM perf.job_run WHERE run_id = $1",
             &[run_id.into()],
             |row| row.get::<bool>(1),
-        )
+        ))
     })?;
     Ok(own.into_iter().flatten().any(|own| own))
 }
@@ -352,13 +349,13 @@ pub fn cancel(run_id: i64) -> Result<bool, Error> {
         return Ok(false);
     }
     let cancelled = privilege::as_owner(JOBS, || {
-        rows(
-            "UPDATE perf.job_run SET status = 'cancelled', finished_at = pg_catalog.clock_timestamp(),
+        Ok(rows(
+            c"UPDATE perf.job_run SET status = 'cancelled', finished_at = pg_catalog.clock_timestamp(),
                     message = 'cancelled before it started'
              WHERE run_id = $1 AND status = 'queued' RETURNING run_id",
             &[run_id.into()],
             |row| row.get::<i64>(1),
-        )
+        ))
     })?;
     registry::note_jobs_change();
     Ok(!cancelled.is_empty() || board::cancel(names::current_database(), run_id))

@@ -6,10 +6,8 @@
 
 use perf_core::schedule::{CatchUp, Plan, Schedule};
 use pgrx::datum::TimestampWithTimeZone;
-use pgrx::spi::Spi;
 
-use super::runs::{self, rows, timestamp, Ticks};
-use crate::collect::partitions::spi_failed;
+use super::runs::{self, rows, run, timestamp, Ticks};
 use crate::error::Error;
 use crate::pg::alarm::UNIX_TO_SERVER_US;
 use crate::pg::zone::ServerZone;
@@ -51,9 +49,9 @@ pub enum Look {
 }
 
 /// Queues the ticks that are due and moves their jobs on to the next one.
-pub fn queue_due(now: i64) -> Result<Look, Error> {
+pub fn queue_due(now: i64) -> Look {
     let due = rows(
-        "SELECT j.job_id, j.schedule, j.time_zone, j.next_run_at, j.anchor_at, j.catch_up, j.overlap, j.paused_until,
+        c"SELECT j.job_id, j.schedule, j.time_zone, j.next_run_at, j.anchor_at, j.catch_up, j.overlap, j.paused_until,
                 (SELECT pg_catalog.min(r.run_id) FROM perf.job_run r
                  WHERE r.status IN ('queued', 'running') AND r.job_id = j.job_id)
          FROM perf.job j
@@ -63,43 +61,49 @@ pub fn queue_due(now: i64) -> Result<Look, Error> {
         &[timestamp(now).into(), BATCH.into()],
         |row| {
             let time = |at: Option<TimestampWithTimeZone>| at.map(i64::from);
-            Ok(DueJob {
-                job_id: row.get(1)?.unwrap_or_default(),
-                schedule: row.get(2)?.unwrap_or_default(),
-                time_zone: row.get(3)?.unwrap_or_default(),
-                next_run_at: time(row.get(4)?).unwrap_or(now),
-                anchor_at: time(row.get(5)?).unwrap_or(now),
-                catch_up: row.get(6)?.unwrap_or_default(),
-                overlap: row.get(7)?.unwrap_or_default(),
-                paused_until: time(row.get(8)?),
-                open_run: row.get(9)?,
-            })
+            DueJob {
+                job_id: row.get(1).unwrap_or_default(),
+                schedule: row.get(2).unwrap_or_default(),
+                time_zone: row.get(3).unwrap_or_default(),
+                next_run_at: time(row.get(4)).unwrap_or(now),
+                anchor_at: time(row.get(5)).unwrap_or(now),
+                catch_up: row.get(6).unwrap_or_default(),
+                overlap: row.get(7).unwrap_or_default(),
+                paused_until: time(row.get(8)),
+                open_run: row.get(9),
+            }
         },
-    )?;
+    );
     let count = due.len() as i64;
     for job in &due {
         if let Err(error) = queue_ticks(job, now) {
             // A schedule or time zone that was good when it was stored and is no more: say so, once.
             let (_, message, _) = error.parts();
             pgrx::log!("perf_opt job {} is switched off: {message}", job.job_id);
-            Spi::run_with_args("UPDATE perf.job SET enabled = false WHERE job_id = $1", &[job.job_id.into()])
-                .map_err(spi_failed)?;
+            run(c"UPDATE perf.job SET enabled = false WHERE job_id = $1", &[job.job_id.into()]);
         }
     }
     if count == BATCH {
-        return Ok(Look::More);
+        return Look::More;
     }
     let left = rows(
-        "SELECT EXISTS (SELECT FROM perf.job WHERE enabled AND next_run_at <= $1
+        c"SELECT EXISTS (SELECT FROM perf.job WHERE enabled AND next_run_at <= $1
                         AND (paused_until IS NULL OR paused_until <= $1))",
         &[timestamp(now).into()],
         |row| row.get::<bool>(1),
-    )?;
-    Ok(if left.into_iter().flatten().any(|left| left) { Look::Locked } else { Look::Done })
+    );
+    if left.into_iter().flatten().any(|left| left) {
+        Look::Locked
+    } else {
+        Look::Done
+    }
 }
 
 fn queue_ticks(job: &DueJob, now: i64) -> Result<(), Error> {
-    let (Some(schedule), zone) = parse(&job.schedule, &job.time_zone)? else { return store_next(job.job_id, None) };
+    let (Some(schedule), zone) = parse(&job.schedule, &job.time_zone)? else {
+        store_next(job.job_id, None);
+        return Ok(());
+    };
     let anchor = to_unix(job.anchor_at);
     let mut first = to_unix(job.next_run_at);
     if let Some(until) = job.paused_until {
@@ -107,12 +111,16 @@ fn queue_ticks(job: &DueJob, now: i64) -> Result<(), Error> {
         if to_unix(until) > first {
             first = match schedule.next_after(to_unix(until) - 1, &zone, anchor) {
                 Some(next) => next,
-                None => return store_next(job.job_id, None),
+                None => {
+                    store_next(job.job_id, None);
+                    return Ok(());
+                }
             };
         }
     }
     if first > to_unix(now) {
-        return store_next(job.job_id, Some(first));
+        store_next(job.job_id, Some(first));
+        return Ok(());
     }
     let catch_up = CatchUp::from_name(&job.catch_up).unwrap_or(CatchUp::RunOnce);
     let Plan { runs: ticks, skipped, next } = schedule.missed(first, to_unix(now), catch_up, &zone, anchor);
@@ -128,19 +136,20 @@ fn queue_ticks(job: &DueJob, now: i64) -> Result<(), Error> {
             first: to_server(skipped.first),
             last: to_server(skipped.last),
         };
-        runs::skip(job.job_id, &ticks, reason)?;
+        runs::skip(job.job_id, &ticks, reason);
     }
     for tick in ticks {
         let tick = to_server(tick);
         match job.open_run {
             Some(open) if job.overlap == "skip" => {
                 let ticks = Ticks { count: 1, is_exact: true, first: tick, last: tick };
-                runs::skip(job.job_id, &ticks, &format!("run {open} of this job has not ended"))?;
+                runs::skip(job.job_id, &ticks, &format!("run {open} of this job has not ended"));
             }
-            _ => runs::queue(job.job_id, tick)?,
+            _ => runs::queue(job.job_id, tick),
         }
     }
-    store_next(job.job_id, next)
+    store_next(job.job_id, next);
+    Ok(())
 }
 
 /// The schedule and the time zone of a job; no schedule for one that runs only when asked to.
@@ -155,53 +164,50 @@ pub fn parse(schedule: &str, time_zone: &str) -> Result<(Option<Schedule>, Serve
     }
 }
 
-fn store_next(job_id: i64, next: Option<i64>) -> Result<(), Error> {
-    Spi::run_with_args(
-        "UPDATE perf.job SET next_run_at = $2, paused_until = CASE WHEN paused_until > $2 THEN paused_until END
+fn store_next(job_id: i64, next: Option<i64>) {
+    run(
+        c"UPDATE perf.job SET next_run_at = $2, paused_until = CASE WHEN paused_until > $2 THEN paused_until END
          WHERE job_id = $1",
         &[job_id.into(), next.map(|next| timestamp(to_server(next))).into()],
-    )
-    .map_err(spi_failed)
+    );
 }
 
 /// When the next job is due or ends its pause; `None` when there is none.
-pub fn next_due_at() -> Result<Option<i64>, Error> {
+pub fn next_due_at() -> Option<i64> {
     let found = rows(
-        "SELECT pg_catalog.min(GREATEST(next_run_at, paused_until)) FROM perf.job
+        c"SELECT pg_catalog.min(GREATEST(next_run_at, paused_until)) FROM perf.job
          WHERE enabled AND next_run_at IS NOT NULL AND (paused_until IS NULL OR paused_until < 'infinity')",
         &[],
         |row| row.get::<TimestampWithTimeZone>(1),
-    )?;
-    Ok(found.into_iter().flatten().next().map(i64::from))
+    );
+    found.into_iter().flatten().next().map(i64::from)
 }
 
 /// The clock was set back: jobs whose next tick has moved further away than their schedule ever waits are due sooner.
-pub fn clock_set_back(now: i64) -> Result<(), Error> {
+pub fn clock_set_back(now: i64) {
     let jobs = rows(
-        "SELECT job_id, schedule, time_zone, next_run_at, anchor_at FROM perf.job
+        c"SELECT job_id, schedule, time_zone, next_run_at, anchor_at FROM perf.job
          WHERE enabled AND next_run_at IS NOT NULL FOR UPDATE SKIP LOCKED",
         &[],
         |row| {
             let time = |at: Option<TimestampWithTimeZone>| at.map_or(now, i64::from);
-            Ok((
-                row.get::<i64>(1)?.unwrap_or_default(),
-                row.get::<String>(2)?.unwrap_or_default(),
-                row.get::<String>(3)?.unwrap_or_default(),
-                time(row.get(4)?),
-                time(row.get(5)?),
-            ))
+            (
+                row.get::<i64>(1).unwrap_or_default(),
+                row.get::<String>(2).unwrap_or_default(),
+                row.get::<String>(3).unwrap_or_default(),
+                time(row.get(4)),
+                time(row.get(5)),
+            )
         },
-    )?;
+    );
     for (job_id, schedule, time_zone, next_run_at, anchor_at) in jobs {
         let Ok((Some(schedule), zone)) = parse(&schedule, &time_zone) else { continue };
         let moved = schedule.after_clock_change(to_unix(next_run_at), to_unix(now), &zone, to_unix(anchor_at));
         if let Some(moved) = moved {
-            Spi::run_with_args(
-                "UPDATE perf.job SET next_run_at = $2, anchor_at = $2 WHERE job_id = $1",
+            run(
+                c"UPDATE perf.job SET next_run_at = $2, anchor_at = $2 WHERE job_id = $1",
                 &[job_id.into(), timestamp(to_server(moved)).into()],
-            )
-            .map_err(spi_failed)?;
+            );
         }
     }
-    Ok(())
 }

@@ -138,13 +138,19 @@ impl Launcher {
                 database.scheduler_next_start_at = database.scheduler_next_start_at.min(now);
                 continue;
             }
+            if !scheduler.is_wanted() {
+                // It left because there was nothing to do: no failure.
+                database.scheduler_backoff.reset();
+                database.scheduler_next_start_at = 0;
+                continue;
+            }
             if scheduler.launched_at != 0 {
                 if now - scheduler.launched_at > LAUNCH_LIMIT_US {
                     registry::void_scheduler_launch(slot.dbid);
                 }
                 continue;
             }
-            let due = scheduler.is_wanted() && slot.phase == Phase::Running && now >= database.scheduler_next_start_at;
+            let due = slot.phase == Phase::Running && now >= database.scheduler_next_start_at;
             if !due || now < self.next_launch_at {
                 continue;
             }

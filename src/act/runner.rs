@@ -47,7 +47,7 @@ unsafe extern "C-unwind" fn on_exit(_code: i32, _argument: pg_sys::Datum) {
 fn run(place: &Place) {
     let started_at = background::now();
     let order = match executor::transaction(|| {
-        Ok(privilege::as_owner_of(RECORDS, || runs::order(place.run_id, place.attempt)).transpose()?.flatten())
+        Ok(privilege::as_owner_of(RECORDS, || runs::order(place.run_id, place.attempt)).flatten())
     }) {
         Ok(Some(order)) => order,
         // The job was removed since the claim, or the extension was.
@@ -64,7 +64,8 @@ fn run(place: &Place) {
     let mut write = |outcome: Outcome| -> Result<(), Failure> {
         recorded = true;
         let ending = outcome.skipped.map_or(Ending::Succeeded, Ending::Skipped);
-        record(&order, &Record { ending, started_at, lock_wait_ms: outcome.lock_wait_ms, detail: outcome.detail }, seed)
+        record(&order, &Record { ending, started_at, lock_wait_ms: outcome.lock_wait_ms, detail: outcome.detail }, seed);
+        Ok(())
     };
     let result = if board::is_cancelled(background::my_pid()) {
         Err(Failure::new(QUERY_CANCELED, "cancelled before it started"))
@@ -80,7 +81,10 @@ fn run(place: &Place) {
     let record_of = Record { ending, started_at, lock_wait_ms: None, detail: json!({}) };
     for _ in 0..RECORD_TRIES {
         background::drop_cancel();
-        match executor::transaction(|| record(&order, &record_of, seed)) {
+        match executor::transaction(|| {
+            record(&order, &record_of, seed);
+            Ok(())
+        }) {
             Ok(()) => return,
             Err(failure) => {
                 pgrx::log!("perf_opt job run {}: its end was not recorded: {}", order.run_id, failure.message)
@@ -104,9 +108,8 @@ fn ending_of(failure: Failure, order: &Order, started_at: i64) -> Ending {
 }
 
 /// Writes a record inside the open transaction. Nothing is left to write when the extension is gone.
-fn record(order: &Order, record: &Record, seed: u64) -> Result<(), Failure> {
-    let write = || privilege::writable(|| runs::finish(order, record, seed));
-    privilege::as_owner_of(RECORDS, write).unwrap_or(Ok(())).map_err(Failure::from)
+fn record(order: &Order, record: &Record, seed: u64) {
+    privilege::as_owner_of(RECORDS, || privilege::writable(|| runs::finish(order, record, seed)));
 }
 
 /// The session of a run: who it is, and how long it waits for locks.

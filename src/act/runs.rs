@@ -5,15 +5,15 @@
 //! Called by the scheduler, by the workers of runs and by the job functions, inside a transaction, with the rights of the
 //! tables' owner. Locks the rows it changes.
 
+use std::ffi::CStr;
+
 use pgrx::datum::{DatumWithOid, TimestampWithTimeZone};
-use pgrx::spi::{Spi, SpiHeapTupleData};
 use pgrx::{pg_sys, JsonB};
 use serde_json::{json, Value};
 
 use super::executor::Failure;
-use crate::collect::partitions::spi_failed;
-use crate::error::Error;
 use crate::pg::background;
+use crate::pg::query::{self, Row};
 
 /// A run that may start now.
 #[derive(Clone, Copy, Debug)]
@@ -93,25 +93,13 @@ pub struct Record {
 }
 
 /// Runs a statement with arguments; the number of rows it changed.
-fn run(statement: &str, arguments: &[DatumWithOid]) -> Result<u64, Error> {
-    Spi::connect_mut(|client| Ok(client.update(statement, None, arguments).map_err(spi_failed)?.len() as u64))
+pub fn run(statement: &CStr, arguments: &[DatumWithOid]) -> u64 {
+    query::run_with(statement, arguments, |_| ()).0
 }
 
-/// Rows of a query, each converted.
-pub fn rows<T>(
-    query: &str,
-    arguments: &[DatumWithOid],
-    convert: impl Fn(&SpiHeapTupleData) -> Result<T, pgrx::spi::Error>,
-) -> Result<Vec<T>, Error> {
-    // Never read-only: each call sees what the transaction before it has committed.
-    Spi::connect_mut(|client| {
-        let table = client.update(query, None, arguments).map_err(spi_failed)?;
-        let mut found = Vec::with_capacity(table.len());
-        for row in table {
-            found.push(convert(&row).map_err(spi_failed)?);
-        }
-        Ok(found)
-    })
+/// Rows of a statement, each converted.
+pub fn rows<T>(statement: &CStr, arguments: &[DatumWithOid], convert: impl FnMut(&Row) -> T) -> Vec<T> {
+    query::run_with(statement, arguments, convert).1
 }
 
 /// The server's time as a value.
@@ -122,26 +110,24 @@ pub fn timestamp(at: i64) -> TimestampWithTimeZone {
 // ---- the scheduler's steps ----
 
 /// Queues a tick of a job. Nothing happens when the tick has been queued before.
-pub fn queue(job_id: i64, scheduled_at: i64) -> Result<(), Error> {
+pub fn queue(job_id: i64, scheduled_at: i64) {
     run(
-        "INSERT INTO perf.job_run (job_id, job_name, owner, scheduled_at, status)
+        c"INSERT INTO perf.job_run (job_id, job_name, owner, scheduled_at, status)
          SELECT job_id, name, owner, $2, 'queued' FROM perf.job WHERE job_id = $1
          ON CONFLICT DO NOTHING",
         &[job_id.into(), timestamp(scheduled_at).into()],
-    )
-    .map(drop)
+    );
 }
 
 /// Records ticks that do not run, as one row: the first of them, with their number and the last one in its detail.
-pub fn skip(job_id: i64, ticks: &Ticks, reason: &str) -> Result<(), Error> {
+pub fn skip(job_id: i64, ticks: &Ticks, reason: &str) {
     let detail = json!({ "ticks": ticks.count, "count_is_exact": ticks.is_exact, "last_tick_at": iso(ticks.last) });
     run(
-        "INSERT INTO perf.job_run (job_id, job_name, owner, scheduled_at, finished_at, status, message, detail)
+        c"INSERT INTO perf.job_run (job_id, job_name, owner, scheduled_at, finished_at, status, message, detail)
          SELECT job_id, name, owner, $2, pg_catalog.clock_timestamp(), 'skipped', $3, $4 FROM perf.job WHERE job_id = $1
          ON CONFLICT DO NOTHING",
         &[job_id.into(), timestamp(ticks.first).into(), reason.into(), JsonB(detail).into()],
-    )
-    .map(drop)
+    );
 }
 
 /// Ticks that follow each other.
@@ -162,9 +148,9 @@ fn iso(at: i64) -> String {
 }
 
 /// Queued runs that may start, at most `limit`, most urgent first; and those whose owner cannot run them.
-pub fn ready(now: i64, limit: usize) -> Result<(Vec<Ready>, Vec<Refused>), Error> {
+pub fn ready(now: i64, limit: usize) -> (Vec<Ready>, Vec<Refused>) {
     let found = rows(
-        "SELECT r.run_id, r.job_id, r.attempt + 1, r.owner::pg_catalog.oid, j.job_id IS NULL,
+        c"SELECT r.run_id, r.job_id, r.attempt + 1, r.owner::pg_catalog.oid, j.job_id IS NULL,
                 CASE WHEN a.oid IS NULL THEN 'gone'
                      WHEN NOT a.rolcanlogin AND pg_catalog.current_setting('server_version_num')::int < 170000 THEN 'nologin'
                      WHEN NOT pg_catalog.has_database_privilege(a.oid, d.oid, 'CONNECT') THEN 'connect'
@@ -184,24 +170,24 @@ pub fn ready(now: i64, limit: usize) -> Result<(Vec<Ready>, Vec<Refused>), Error
          LIMIT $2",
         &[timestamp(now).into(), (limit as i64).into()],
         |row| {
-            let name = row.get::<String>(7)?.unwrap_or_default();
-            let owner = row.get::<pg_sys::Oid>(4)?.map_or(0, pg_sys::Oid::to_u32);
-            let database = row.get::<String>(8)?.unwrap_or_default();
-            let refusal = match row.get::<String>(6)?.unwrap_or_default().as_str() {
+            let name = row.get::<String>(7).unwrap_or_default();
+            let owner = row.get::<pg_sys::Oid>(4).map_or(0, pg_sys::Oid::to_u32);
+            let database = row.get::<String>(8).unwrap_or_default();
+            let refusal = match row.get::<String>(6).unwrap_or_default().as_str() {
                 "gone" => Some(Failure::new("42704", format!("the job's owner does not exist: role {owner} was dropped"))),
                 "nologin" => Some(Failure::new("28000", format!("role \"{name}\" is not permitted to log in"))),
                 "connect" => Some(Failure::new("42501", format!("role \"{name}\" may not connect to database \"{database}\""))),
                 "limit" => Some(Failure::new("53300", format!("role \"{name}\" may have no connection"))),
                 _ => None,
             };
-            let run_id = row.get::<i64>(1)?.unwrap_or_default();
-            Ok((
-                Ready { run_id, owner, attempt: row.get::<i32>(3)?.unwrap_or(1) },
-                row.get::<i64>(2)?.unwrap_or_default(),
+            let run_id = row.get::<i64>(1).unwrap_or_default();
+            (
+                Ready { run_id, owner, attempt: row.get::<i32>(3).unwrap_or(1) },
+                row.get::<i64>(2).unwrap_or_default(),
                 refusal,
-            ))
+            )
         },
-    )?;
+    );
     let mut ready = Vec::new();
     let mut refused = Vec::new();
     for (run, job_id, refusal) in found {
@@ -213,46 +199,44 @@ pub fn ready(now: i64, limit: usize) -> Result<(Vec<Ready>, Vec<Refused>), Error
             }
         }
     }
-    Ok((ready, refused))
+    (ready, refused)
 }
 
 /// Claims runs: from now on a worker has them, or they have crashed.
-pub fn claim(runs: &[Ready]) -> Result<(), Error> {
+pub fn claim(runs: &[Ready]) {
     let ids: Vec<i64> = runs.iter().map(|run| run.run_id).collect();
     run(
-        "UPDATE perf.job_run
+        c"UPDATE perf.job_run
          SET status = 'running', started_at = pg_catalog.clock_timestamp(), attempt = attempt + 1, message = NULL
          WHERE run_id = ANY ($1) AND status = 'queued'",
         &[ids.into()],
-    )
-    .map(drop)
+    );
 }
 
 /// Takes back the claim of runs that no worker could be started for.
-pub fn unclaim(runs: &[Ready], reason: &str) -> Result<(), Error> {
+pub fn unclaim(runs: &[Ready], reason: &str) {
     let ids: Vec<i64> = runs.iter().map(|run| run.run_id).collect();
     run(
-        "UPDATE perf.job_run SET status = 'queued', started_at = NULL, attempt = attempt - 1, message = $2
+        c"UPDATE perf.job_run SET status = 'queued', started_at = NULL, attempt = attempt - 1, message = $2
          WHERE run_id = ANY ($1) AND status = 'running'",
         &[ids.into(), reason.into()],
-    )
-    .map(drop)
+    );
 }
 
 /// Runs that are claimed: row and try.
-pub fn claimed() -> Result<Vec<(i64, i32)>, Error> {
-    rows("SELECT run_id, attempt FROM perf.job_run WHERE status = 'running'", &[], |row| {
-        Ok((row.get(1)?.unwrap_or_default(), row.get(2)?.unwrap_or_default()))
+pub fn claimed() -> Vec<(i64, i32)> {
+    rows(c"SELECT run_id, attempt FROM perf.job_run WHERE status = 'running'", &[], |row| {
+        (row.get(1).unwrap_or_default(), row.get(2).unwrap_or_default())
     })
 }
 
 /// A claimed run whose worker is gone: to be tried again when its job allows, else its end. False when it had ended.
-pub fn lost(run_id: i64, attempt: i32, failure: &Failure, status: &str, seed: u64) -> Result<bool, Error> {
+pub fn lost(run_id: i64, attempt: i32, failure: &Failure, status: &str, seed: u64) -> bool {
     let retries = rows(
-        "SELECT j.max_retries FROM perf.job_run r JOIN perf.job j USING (job_id) WHERE r.run_id = $1",
+        c"SELECT j.max_retries FROM perf.job_run r JOIN perf.job j USING (job_id) WHERE r.run_id = $1",
         &[run_id.into()],
         |row| row.get::<i32>(1),
-    )?;
+    );
     let max_retries = retries.first().copied().flatten().unwrap_or(0);
     if attempt <= max_retries {
         return retry(run_id, attempt, failure, status, seed);
@@ -263,52 +247,53 @@ pub fn lost(run_id: i64, attempt: i32, failure: &Failure, status: &str, seed: u6
 // ---- the worker's steps ----
 
 /// What a claimed run is to do; `None` when it is not claimed, or its job is gone.
-pub fn order(run_id: i64, attempt: i32) -> Result<Option<Order>, Error> {
+pub fn order(run_id: i64, attempt: i32) -> Option<Order> {
     let found = rows(
-        "SELECT j.job_id, j.name, j.kind, j.command, j.target::pg_catalog.oid, j.options,
+        c"SELECT j.job_id, j.name, j.kind, j.command, j.target::pg_catalog.oid, j.options,
                 (1000 * EXTRACT(epoch FROM j.timeout))::pg_catalog.int8,
                 (1000 * EXTRACT(epoch FROM j.lock_timeout))::pg_catalog.int8, j.max_retries
          FROM perf.job_run r JOIN perf.job j USING (job_id)
          WHERE r.run_id = $1 AND r.status = 'running' AND r.attempt = $2",
         &[run_id.into(), attempt.into()],
         |row| {
-            Ok(Order {
+            Order {
                 run_id,
                 attempt,
-                job_id: row.get(1)?.unwrap_or_default(),
-                name: row.get(2)?.unwrap_or_default(),
-                kind: row.get(3)?.unwrap_or_default(),
-                command: row.get(4)?,
-                target: row.get::<pg_sys::Oid>(5)?.map(pg_sys::Oid::to_u32),
-                options: row.get::<JsonB>(6)?.map_or(Value::Null, |options| options.0),
-                timeout_ms: row.get(7)?,
-                lock_timeout_ms: row.get(8)?,
-                max_retries: row.get(9)?.unwrap_or_default(),
-            })
+                job_id: row.get(1).unwrap_or_default(),
+                name: row.get(2).unwrap_or_default(),
+                kind: row.get(3).unwrap_or_default(),
+                command: row.get(4),
+                target: row.get::<pg_sys::Oid>(5).map(pg_sys::Oid::to_u32),
+                options: row.get::<JsonB>(6).map_or(Value::Null, |options| options.0),
+                timeout_ms: row.get(7),
+                lock_timeout_ms: row.get(8),
+                max_retries: row.get(9).unwrap_or_default(),
+            }
         },
-    )?;
-    Ok(found.into_iter().next())
+    );
+    found.into_iter().next()
 }
 
 /// Writes down the end of a try. A failed one goes back to the queue while the job allows more.
-pub fn finish(order: &Order, record: &Record, seed: u64) -> Result<(), Error> {
+pub fn finish(order: &Order, record: &Record, seed: u64) {
     let (run_id, attempt) = (order.run_id, order.attempt);
     let failure = match &record.ending {
         Ending::Succeeded => return succeed(order, "succeeded", None, record),
         Ending::Skipped(reason) => return succeed(order, "skipped", Some(reason), record),
         Ending::Failed(failure) if attempt <= order.max_retries => {
-            return retry(run_id, attempt, failure, "failed", seed).map(drop);
+            retry(run_id, attempt, failure, "failed", seed);
+            return;
         }
         Ending::Failed(failure) => failure.clone(),
         Ending::Cancelled(message) => Failure::new("57014", message.clone()),
     };
     let status = if matches!(record.ending, Ending::Cancelled(_)) { "cancelled" } else { "failed" };
-    end(run_id, attempt, status, &failure, Some(record.started_at), record.lock_wait_ms, &record.detail).map(drop)
+    end(run_id, attempt, status, &failure, Some(record.started_at), record.lock_wait_ms, &record.detail);
 }
 
-fn succeed(order: &Order, status: &str, message: Option<&str>, record: &Record) -> Result<(), Error> {
+fn succeed(order: &Order, status: &str, message: Option<&str>, record: &Record) {
     run(
-        "UPDATE perf.job_run
+        c"UPDATE perf.job_run
          SET status = $3, started_at = $4, finished_at = pg_catalog.clock_timestamp(), sqlstate = NULL, message = $5,
              lock_wait_ms = $6, detail = detail || $7
          WHERE run_id = $1 AND attempt = $2 AND status = 'running'",
@@ -321,21 +306,20 @@ fn succeed(order: &Order, status: &str, message: Option<&str>, record: &Record) 
             record.lock_wait_ms.into(),
             JsonB(record.detail.clone()).into(),
         ],
-    )?;
+    );
     run(
-        "UPDATE perf.job SET consecutive_failures = 0 WHERE job_id = $1 AND consecutive_failures <> 0",
+        c"UPDATE perf.job SET consecutive_failures = 0 WHERE job_id = $1 AND consecutive_failures <> 0",
         &[order.job_id.into()],
-    )
-    .map(drop)
+    );
 }
 
 /// Back to the queue, with the failed try in the detail.
-fn retry(run_id: i64, attempt: i32, failure: &Failure, status: &str, seed: u64) -> Result<bool, Error> {
+fn retry(run_id: i64, attempt: i32, failure: &Failure, status: &str, seed: u64) -> bool {
     let now = background::now();
     let not_before = perf_core::schedule::retry_at(now, u32::try_from(attempt).unwrap_or(1), seed);
     let tried = json!({ "attempt": attempt, "status": status, "sqlstate": failure.sqlstate, "message": failure.message, "at": iso(now) });
     let changed = run(
-        "UPDATE perf.job_run
+        c"UPDATE perf.job_run
          SET status = 'queued', not_before = $3, sqlstate = $4, message = $5,
              detail = pg_catalog.jsonb_set(detail, '{attempts}',
                           COALESCE(detail -> 'attempts', '[]') || pg_catalog.jsonb_build_array($6))
@@ -348,8 +332,8 @@ fn retry(run_id: i64, attempt: i32, failure: &Failure, status: &str, seed: u64) 
             failure.message.as_str().into(),
             JsonB(tried).into(),
         ],
-    )?;
-    Ok(changed > 0)
+    );
+    changed > 0
 }
 
 /// The end of a run that did not succeed: counts it, and tells whoever listens to `perf_jobs`.
@@ -361,7 +345,7 @@ fn end(
     started_at: Option<i64>,
     lock_wait_ms: Option<f64>,
     detail: &Value,
-) -> Result<bool, Error> {
+) -> bool {
     let mut detail = detail.clone();
     if let Some(object) = detail.as_object_mut() {
         for (name, value) in [("error_detail", &failure.detail), ("hint", &failure.hint)] {
@@ -371,7 +355,7 @@ fn end(
         }
     }
     let ended = rows(
-        "UPDATE perf.job_run
+        c"UPDATE perf.job_run
          SET status = $3, started_at = COALESCE($4, started_at), finished_at = pg_catalog.clock_timestamp(), sqlstate = $5,
              message = $6, lock_wait_ms = $7, detail = detail || $8
          WHERE run_id = $1 AND attempt = $2 AND status IN ('queued', 'running')
@@ -386,20 +370,20 @@ fn end(
             lock_wait_ms.into(),
             JsonB(detail).into(),
         ],
-        |row| Ok((row.get::<i64>(1)?.unwrap_or_default(), row.get::<String>(2)?.unwrap_or_default())),
-    )?;
-    let Some((job_id, name)) = ended.into_iter().next() else { return Ok(false) };
+        |row| (row.get::<i64>(1).unwrap_or_default(), row.get::<String>(2).unwrap_or_default()),
+    );
+    let Some((job_id, name)) = ended.into_iter().next() else { return false };
     if status == "cancelled" {
-        return Ok(true);
+        return true;
     }
-    run("UPDATE perf.job SET consecutive_failures = consecutive_failures + 1 WHERE job_id = $1", &[job_id.into()])?;
+    run(c"UPDATE perf.job SET consecutive_failures = consecutive_failures + 1 WHERE job_id = $1", &[job_id.into()]);
     let notice = json!({
         "job_id": job_id, "job": name, "run_id": run_id, "status": status, "sqlstate": failure.sqlstate,
         "message": shortened(&failure.message),
     });
-    run("SELECT pg_catalog.pg_notify('perf_jobs', $1)", &[notice.to_string().into()])?;
+    run(c"SELECT pg_catalog.pg_notify('perf_jobs', $1)", &[notice.to_string().into()]);
     pgrx::log!("perf_opt job {job_id} \"{name}\", run {run_id}: {status} ({}): {}", failure.sqlstate, failure.message);
-    Ok(true)
+    true
 }
 
 /// A notification has room for 8,000 bytes in all.
@@ -409,31 +393,30 @@ fn shortened(message: &str) -> String {
 }
 
 /// A queued run that cannot start: its end.
-pub fn refuse(refused: &Refused) -> Result<(), Error> {
+pub fn refuse(refused: &Refused) {
     let attempt =
-        rows("SELECT attempt FROM perf.job_run WHERE run_id = $1", &[refused.run_id.into()], |row| row.get::<i32>(1))?;
+        rows(c"SELECT attempt FROM perf.job_run WHERE run_id = $1", &[refused.run_id.into()], |row| row.get::<i32>(1));
     let attempt = attempt.first().copied().flatten().unwrap_or(0);
-    end(refused.run_id, attempt, "failed", &refused.failure, None, None, &json!({}))?;
+    end(refused.run_id, attempt, "failed", &refused.failure, None, None, &json!({}));
     if refused.for_good {
-        run("UPDATE perf.job SET enabled = false WHERE job_id = $1", &[refused.job_id.into()])?;
+        run(c"UPDATE perf.job SET enabled = false WHERE job_id = $1", &[refused.job_id.into()]);
     }
-    Ok(())
 }
 
 /// When a queued run may start that may not yet; `None` when there is none.
-pub fn next_retry_at(now: i64) -> Result<Option<i64>, Error> {
+pub fn next_retry_at(now: i64) -> Option<i64> {
     let found = rows(
-        "SELECT pg_catalog.min(not_before) FROM perf.job_run WHERE status = 'queued' AND not_before > $1",
+        c"SELECT pg_catalog.min(not_before) FROM perf.job_run WHERE status = 'queued' AND not_before > $1",
         &[timestamp(now).into()],
         |row| row.get::<TimestampWithTimeZone>(1),
-    )?;
-    Ok(found.into_iter().flatten().next().map(i64::from))
+    );
+    found.into_iter().flatten().next().map(i64::from)
 }
 
 /// Removes runs that ended before `before`, and the oldest beyond `most`; the latest of each job stays. At most `batch`.
-pub fn prune(before: i64, most: i64, batch: i64) -> Result<u64, Error> {
+pub fn prune(before: i64, most: i64, batch: i64) -> u64 {
     run(
-        "DELETE FROM perf.job_run WHERE run_id IN (
+        c"DELETE FROM perf.job_run WHERE run_id IN (
              SELECT r.run_id FROM perf.job_run r
              WHERE r.finished_at IS NOT NULL
                AND (r.finished_at < $1

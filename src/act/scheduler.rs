@@ -25,6 +25,8 @@ const SOON_US: i64 = SECOND_US;
 const PRUNE_EVERY_US: i64 = 600 * SECOND_US;
 const PRUNE_BATCH: i64 = 10_000;
 const DAY_US: i64 = 86_400 * SECOND_US;
+/// How long a scheduler without anything to do stays, for a job that is asked for next.
+const LINGER_US: i64 = 30 * SECOND_US;
 /// A clock that goes back by less is being adjusted, not set.
 const SET_BACK_US: i64 = 2 * SECOND_US;
 const NO_WORKER: &str = "waiting for a worker slot: raise max_worker_processes";
@@ -64,6 +66,8 @@ struct Round {
     wake_at: Option<i64>,
     /// Runs wait for a place that somebody else has.
     hungry: bool,
+    /// No job will ever be due, and no run is to be started or has not ended.
+    idle: bool,
 }
 
 struct Scheduler {
@@ -73,6 +77,8 @@ struct Scheduler {
     pruned_at: i64,
     /// No worker could be started; not to be tried before this time.
     starved_until: i64,
+    /// Since when there is nothing to do; 0: there is.
+    idle_since: i64,
     last_message: String,
 }
 
@@ -84,6 +90,7 @@ impl Scheduler {
             looked_at: background::now(),
             pruned_at: 0,
             starved_until: 0,
+            idle_since: 0,
             last_message: String::new(),
         }
     }
@@ -93,7 +100,7 @@ impl Scheduler {
         while !background::must_end() && !registry::is_held(self.dbid) {
             let changes = registry::job_changes(self.dbid);
             let now = background::now();
-            match background::transaction(ROUND_LIMIT_MS, || self.round(now)) {
+            match background::transaction(ROUND_LIMIT_MS, || Ok(self.round(now))) {
                 Ok(None) => return Some(changes),
                 Ok(Some(round)) => {
                     self.last_message.clear();
@@ -101,7 +108,19 @@ impl Scheduler {
                     registry::set_hungry(self.dbid, round.hungry);
                     let all_started = self.start(&round.claimed);
                     self.prune(now);
-                    let wake_at = if all_started { round.wake_at } else { Some(self.starved_until) };
+                    self.idle_since = match (round.idle, self.idle_since) {
+                        (false, _) => 0,
+                        (true, 0) => now,
+                        (true, since) => since,
+                    };
+                    if round.idle && now >= self.idle_since + LINGER_US {
+                        return Some(changes);
+                    }
+                    let wake_at = match (round.idle, all_started) {
+                        (true, _) => Some(self.idle_since + LINGER_US),
+                        (false, true) => round.wake_at,
+                        (false, false) => Some(self.starved_until),
+                    };
                     if wake_at.is_none_or(|at| at > background::now()) {
                         self.alarm.wait(wake_at);
                     }
@@ -117,26 +136,26 @@ impl Scheduler {
         None
     }
 
-    /// One look at everything. `None` when there is no job that will ever be due and no run that has not ended.
-    fn round(&self, now: i64) -> Result<Option<Round>, crate::error::Error> {
+    /// One look at everything. `None` when the extension is gone.
+    fn round(&self, now: i64) -> Option<Round> {
         if !background::extension_installed() {
-            return Ok(None);
+            return None;
         }
         if now + SET_BACK_US < self.looked_at {
-            jobs::clock_set_back(now)?;
+            jobs::clock_set_back(now);
         }
         board::give_back_late(self.dbid, now);
-        self.settle_lost()?;
-        let look = jobs::queue_due(now)?;
+        self.settle_lost();
+        let look = jobs::queue_due(now);
         let limit = crate::guc::max_running_jobs();
         let places = if now < self.starved_until { 0 } else { board::free_places(limit) };
-        let (ready, refused) = runs::ready(now, places.max(1))?;
+        let (ready, refused) = runs::ready(now, places.max(1));
         for refused in &refused {
-            runs::refuse(refused)?;
+            runs::refuse(refused);
         }
         let claimed: Vec<Ready> = ready.iter().take(places).copied().collect();
         if !claimed.is_empty() {
-            runs::claim(&claimed)?;
+            runs::claim(&claimed);
         }
         let hungry = ready.len() > claimed.len() || (places > 0 && claimed.len() == places);
         let soon = match look {
@@ -151,18 +170,18 @@ impl Scheduler {
             .map(|place| place.reserved_at + board::LAUNCH_LIMIT_US)
             .min();
         let again = (!refused.is_empty()).then_some(now);
-        let times = [soon, starved, late, again, jobs::next_due_at()?, runs::next_retry_at(now)?];
+        let times = [soon, starved, late, again, jobs::next_due_at(), runs::next_retry_at(now)];
         let wake_at = times.into_iter().flatten().min();
-        let idle = wake_at.is_none() && claimed.is_empty() && ready.is_empty() && runs::claimed()?.is_empty();
-        Ok((!idle).then_some(Round { claimed, wake_at, hungry }))
+        let idle = wake_at.is_none() && claimed.is_empty() && ready.is_empty() && runs::claimed().is_empty();
+        Some(Round { claimed, wake_at, hungry, idle })
     }
 
     /// Claimed runs without a worker: it was killed, ended by an administrator, or could not connect.
-    fn settle_lost(&self) -> Result<(), crate::error::Error> {
+    fn settle_lost(&self) {
         // Rows first: one that ends in between is gone from the board only after its row has said so.
-        let claimed = runs::claimed()?;
+        let claimed = runs::claimed();
         if claimed.is_empty() {
-            return Ok(());
+            return;
         }
         let places = board::of_database(self.dbid);
         for (run_id, attempt) in claimed {
@@ -175,9 +194,8 @@ impl Scheduler {
             } else {
                 ("crashed", Failure::new("57P01", "the job's worker ended before its work was done"))
             };
-            runs::lost(run_id, attempt, &failure, status, background::random_u64())?;
+            runs::lost(run_id, attempt, &failure, status, background::random_u64());
         }
-        Ok(())
     }
 
     /// Starts a worker for each claimed run. What could not be started goes back to the queue; false then.
@@ -197,7 +215,10 @@ impl Scheduler {
             return true;
         }
         self.starved_until = background::now() + SOON_US;
-        let unclaimed = background::transaction(ROUND_LIMIT_MS, || runs::unclaim(left, NO_WORKER));
+        let unclaimed = background::transaction(ROUND_LIMIT_MS, || {
+            runs::unclaim(left, NO_WORKER);
+            Ok(())
+        });
         if let Err(message) = unclaimed {
             // They are found without a worker in the next round.
             self.failed(&message);
@@ -211,7 +232,7 @@ impl Scheduler {
         }
         let before = now - i64::from(crate::guc::job_history_days()) * DAY_US;
         let most = i64::from(crate::guc::job_history_max());
-        match background::transaction(ROUND_LIMIT_MS, || runs::prune(before, most, PRUNE_BATCH)) {
+        match background::transaction(ROUND_LIMIT_MS, || Ok(runs::prune(before, most, PRUNE_BATCH))) {
             // More of them at the next wake-up.
             Ok(removed) if removed as i64 == PRUNE_BATCH => {}
             Ok(_) => self.pruned_at = now,

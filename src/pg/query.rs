@@ -14,33 +14,53 @@ pub fn select_under_snapshot<T>(query: &CStr, convert: impl FnMut(&Row) -> Optio
 }
 
 /// The same with parameters.
-pub fn select_with<T>(query: &CStr, arguments: &[DatumWithOid], mut convert: impl FnMut(&Row) -> Option<T>) -> Vec<T> {
+pub fn select_with<T>(query: &CStr, arguments: &[DatumWithOid], convert: impl FnMut(&Row) -> Option<T>) -> Vec<T> {
+    execute(query, arguments, true, convert).1
+}
+
+/// Runs any statement with parameters, which sees what the transaction has done so far. How many rows it has read or
+/// changed, and those it returns, converted. Unlike the SPI of pgrx it makes nobody a writer who only reads: no
+/// transaction id is used up by a look.
+pub fn run_with<T>(
+    statement: &CStr,
+    arguments: &[DatumWithOid],
+    mut convert: impl FnMut(&Row) -> T,
+) -> (u64, Vec<T>) {
+    execute(statement, arguments, false, |row| Some(convert(row)))
+}
+
+fn execute<T>(
+    query: &CStr,
+    arguments: &[DatumWithOid],
+    read_only: bool,
+    mut convert: impl FnMut(&Row) -> Option<T>,
+) -> (u64, Vec<T>) {
     let mut found = Vec::new();
     let mut types: Vec<pg_sys::Oid> = arguments.iter().map(DatumWithOid::oid).collect();
-    let mut values: Vec<pg_sys::Datum> = arguments
-        .iter()
-        .map(|argument| argument.datum().map_or(pg_sys::Datum::from(0), |datum| datum.sans_lifetime()))
-        .collect();
-    let nulls: Vec<core::ffi::c_char> = arguments
-        .iter()
-        .map(|argument| if argument.datum().is_some() { b' ' } else { b'n' } as core::ffi::c_char)
-        .collect();
+    let mut values: Vec<pg_sys::Datum> = Vec::with_capacity(arguments.len());
+    let mut nulls: Vec<core::ffi::c_char> = Vec::with_capacity(arguments.len());
+    for argument in arguments {
+        let value = argument.datum().map(|datum| datum.sans_lifetime());
+        nulls.push(if value.is_some() { b' ' } else { b'n' } as core::ffi::c_char);
+        values.push(value.unwrap_or(pg_sys::Datum::from(0)));
+    }
     // SAFETY: connect and finish enclose all uses of SPI memory; a raised error leaves SPI to the transaction's abort. The
     // three arrays have an element for each parameter.
     unsafe {
         pg_sys::SPI_connect();
-        let status = pg_sys::SPI_execute_with_args(
+        pg_sys::SPI_execute_with_args(
             query.as_ptr(),
             types.len() as i32,
             types.as_mut_ptr(),
             values.as_mut_ptr(),
             nulls.as_ptr(),
-            true,
+            read_only,
             0,
         );
-        if status == pg_sys::SPI_OK_SELECT as i32 && !pg_sys::SPI_tuptable.is_null() {
+        let processed = pg_sys::SPI_processed;
+        if !pg_sys::SPI_tuptable.is_null() {
             let table = pg_sys::SPI_tuptable;
-            for index in 0..pg_sys::SPI_processed as usize {
+            for index in 0..(*table).numvals as usize {
                 let row = Row { tuple: *(*table).vals.add(index), descriptor: (*table).tupdesc };
                 if let Some(value) = convert(&row) {
                     found.push(value);
@@ -48,8 +68,8 @@ pub fn select_with<T>(query: &CStr, arguments: &[DatumWithOid], mut convert: imp
             }
         }
         pg_sys::SPI_finish();
+        (processed, found)
     }
-    found
 }
 
 /// Runs `body` under a snapshot of this moment, whatever snapshot the transaction goes by.

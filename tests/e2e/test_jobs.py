@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from .jobs_case import JobTest
+import subprocess
+import time
+
+from .cluster import Cluster, SqlError
+from .jobs_case import SETTINGS, JobTest
+from .pgclient import ConnectionLost
 
 
 class TopLevel(JobTest):
@@ -100,3 +105,422 @@ class Waiting(JobTest):
         # Either the build was faster, or it waits for our snapshot: never for a minute.
         self.assertIn(self.value("SELECT perf.job_wait($1::bigint, '100 s')", (run_id,)), ("running", "succeeded"))
         self.wait_until(lambda: self.job_run(run_id)["status"] == "succeeded", 10, "the index")
+
+
+class Ticks(JobTest):
+    """Schedules."""
+
+    def test_an_interval_runs_again_and_again_on_time(self) -> None:
+        job = self.schedule("often", "1 s", "SELECT 1")
+        self.wait_for_runs(job, 3)
+        self.sql("SELECT perf.job_unschedule($1::bigint)", (job,))
+        runs = self.runs(job)
+        self.assertEqual({run["status"] for run in runs}, {"succeeded"})
+        gaps = self.sql("SELECT DISTINCT scheduled_at - lag(scheduled_at) OVER (ORDER BY scheduled_at) = '1 s' "
+                        "FROM perf.job_runs WHERE job_id = $1::bigint", (job,))
+        self.assertEqual({gap for gap, in gaps} - {None}, {True})
+        self.assertEqual(self.sql("SELECT * FROM perf.jobs"), [])
+
+    def test_next_run_is_the_schedules_own(self) -> None:
+        for schedule, expected in (
+                ("daily", "date_trunc('day', now() AT TIME ZONE 'Asia/Tokyo') + '1 day'"),
+                ("30 2 * * *", "date_trunc('day', now() AT TIME ZONE 'Asia/Tokyo' - '2:30'::interval) + '1 day 2:30'"),
+                ("monthly", "date_trunc('month', now() AT TIME ZONE 'Asia/Tokyo') + '1 month'")):
+            with self.subTest(schedule):
+                job = self.schedule(schedule, schedule, "SELECT 1", time_zone="Asia/Tokyo")
+                self.assertTrue(self.value(f"SELECT next_run_at = ({expected}) AT TIME ZONE 'Asia/Tokyo' FROM perf.jobs "
+                                           "WHERE job_id = $1::bigint", (job,)))
+
+    def test_same_name_changes_the_job(self) -> None:
+        job = self.schedule("name", "1 hour", "SELECT 1")
+        self.assertEqual(self.schedule("name", "2 hours", "SELECT 2"), job)
+        self.assertEqual(self.sql("SELECT schedule, command FROM perf.jobs"), [("2 hours", "SELECT 2")])
+
+    def test_overlap(self) -> None:
+        skip = self.schedule("skips", "1 s", "SELECT pg_sleep(2.5)")
+        runs = self.wait_for_runs(skip, 3)
+        self.sql("SELECT perf.job_unschedule($1::bigint)", (skip,))
+        skipped = [run for run in runs if run["status"] == "skipped"]
+        self.assertGreaterEqual(len(skipped), 1)
+        self.assertRegex(skipped[0]["message"], r"run \d+ of this job has not ended")
+        both = self.schedule("both", "1 s", "SELECT pg_sleep(2.5)", overlap="parallel")
+        self.wait_until(lambda: self.value("SELECT count(*) FROM perf.job_runs WHERE job_id = $1::bigint "
+                                           "AND status = 'running'", (both,)) >= 2, 15, "two runs at the same time")
+        self.sql("SELECT perf.job_unschedule($1::bigint)", (both,))
+
+    def test_pause_and_resume(self) -> None:
+        job = self.schedule("paused", "1 s", "SELECT 1")
+        self.wait_for_runs(job, 1)
+        self.sql("SELECT perf.job_pause($1::bigint)", (job,))
+        self.wait_until(lambda: not [run for run in self.runs(job) if run["status"] in ("queued", "running")], 10, "rest")
+        count = len(self.runs(job))
+        self.assertEqual(self.value("SELECT paused_until::text FROM perf.jobs"), "infinity")
+        other = self.schedule("other", "1 s", "SELECT 1")
+        self.wait_for_runs(other, 3)
+        self.assertEqual(len(self.runs(job)), count)
+        # On request it runs all the same.
+        self.assertEqual(self.run_now(job)["status"], "succeeded")
+        self.sql("SELECT perf.job_resume($1::bigint)", (job,))
+        self.wait_for_runs(job, count + 3)
+        self.assertEqual(self.sql("SELECT status FROM perf.job_runs WHERE job_id = $1::bigint AND status = 'skipped'",
+                                  (job,)), [])
+
+    def test_pause_until_a_time(self) -> None:
+        job = self.schedule("paused", "1 s", "SELECT 1")
+        self.sql("SELECT perf.job_pause($1::bigint, now() + '3 s')", (job,))
+        self.wait_for_runs(job, 1)
+        self.assertTrue(self.value("SELECT min(scheduled_at) >= (SELECT created_at FROM perf.job) + '3 s' FROM perf.job_runs"))
+        self.assertIsNone(self.value("SELECT paused_until FROM perf.jobs"))
+
+
+class Failing(JobTest):
+    """Failures, tries, limits."""
+
+    def test_failure_is_tried_again_recorded_and_told(self) -> None:
+        self.sql("CREATE SEQUENCE tries")
+        with self.cluster.connect(self.database) as listener:
+            listener.query("LISTEN perf_jobs")
+            mark = self.cluster.log_mark()
+            job = self.schedule("fails", "manual", "SELECT 1 / (nextval('tries') * 0)", max_retries=1)
+            run = self.run_now(job)
+            self.assertEqual((run["status"], run["attempt"], run["sqlstate"]), ("failed", 2, "22012"))
+            self.assertEqual(run["message"], "division by zero")
+            self.assertEqual(self.value("SELECT detail -> 'attempts' -> 0 ->> 'sqlstate' FROM perf.job_runs"), "22012")
+            self.cluster.wait_for_log(r'perf_opt job \d+ "fails", run \d+: failed \(22012\): division by zero', since=mark)
+            listener.query("SELECT 1")
+            channels = [channel for _, channel, payload in listener.notifications if '"sqlstate":"22012"' in payload]
+            self.assertEqual(channels, ["perf_jobs"])
+        self.assertEqual(self.value("SELECT consecutive_failures FROM perf.jobs"), 1)
+        self.sql("UPDATE perf.job SET command = 'SELECT 1'")
+        self.assertEqual(self.run_now(job)["status"], "succeeded")
+        self.assertEqual(self.value("SELECT consecutive_failures FROM perf.jobs"), 0)
+
+    def test_succeeds_at_the_second_try(self) -> None:
+        self.sql("CREATE SEQUENCE tries")
+        run = self.run_now(self.schedule("second", "manual", "SELECT 1 / (nextval('tries') - 1)"))
+        self.assertEqual((run["status"], run["attempt"], run["sqlstate"], run["message"]), ("succeeded", 2, None, None))
+
+    def test_timeout(self) -> None:
+        run = self.run_now(self.schedule("slow", "manual", "SET statement_timeout = 0; SELECT pg_sleep(60)",
+                                         timeout="300 ms", max_retries=0))
+        self.assertEqual((run["status"], run["sqlstate"]), ("failed", "57014"))
+        self.assertIn("timeout of 300 ms", run["message"])
+
+    def test_lock_timeout(self) -> None:
+        self.sql("CREATE TABLE t (a int)")
+        with self.cluster.connect(self.database) as blocker:
+            blocker.query("BEGIN; LOCK TABLE t")
+            run = self.run_now(self.schedule("blocked", "manual", "INSERT INTO t VALUES (1)", lock_timeout="100 ms",
+                                             max_retries=0))
+            self.assertEqual((run["status"], run["sqlstate"]), ("failed", "55P03"))
+
+    def test_cancel_of_a_queued_and_a_running_run(self) -> None:
+        job = self.schedule("long", "manual", "SELECT pg_sleep(60)")
+        first = self.value("SELECT perf.job_run_now($1::bigint)", (job,))
+        second = self.value("SELECT perf.job_run_now($1::bigint)", (job,))
+        self.wait_until(lambda: self.value("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'perf_opt job long' "
+                                           "AND wait_event = 'PgSleep'") == 1, 10, "the first run")
+        self.assertEqual(self.job_run(second)["status"], "queued")
+        self.assertEqual(self.sql("SELECT perf.job_cancel($1::bigint), perf.job_cancel($2::bigint)", (second, first)),
+                         [(True, True)])
+        self.wait_until(lambda: self.job_run(first)["status"] == "cancelled", 10, "the cancellation")
+        self.assertEqual(self.job_run(second)["status"], "cancelled")
+        # No try follows, and what pg_cancel_backend does is the same.
+        third = self.value("SELECT perf.job_run_now($1::bigint)", (job,))
+        self.wait_until(lambda: self.sql("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE application_name = "
+                                         "'perf_opt job long' AND wait_event = 'PgSleep'") == [(True,)], 10, "the third run")
+        self.wait_until(lambda: self.job_run(third)["status"] == "cancelled", 10, "the cancellation")
+        self.assertEqual(self.job_run(third)["attempt"], 1)
+
+    def test_terminated_worker_is_a_crash_and_tried_again(self) -> None:
+        self.sql("CREATE TABLE t (a int)")
+        job = self.schedule("ended", "manual", "INSERT INTO t VALUES (1); SELECT pg_sleep(CASE WHEN (SELECT count(*) FROM "
+                            "perf.job_runs WHERE attempt > 1) = 0 THEN 60 ELSE 0 END)")
+        run_id = self.value("SELECT perf.job_run_now($1::bigint)", (job,))
+        self.wait_until(lambda: self.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = "
+                                         "'perf_opt job ended' AND wait_event = 'PgSleep'") == [(True,)], 10, "the run")
+        self.wait_until(lambda: self.job_run(run_id)["status"] == "succeeded", 15, "the second try")
+        run = self.job_run(run_id)
+        self.assertEqual(run["attempt"], 2)
+        self.assertIn("crashed", str(run["detail"]))
+        self.assertEqual(self.value("SELECT count(*) FROM t"), 1)
+
+    def test_no_worker_slot(self) -> None:
+        cluster = self.private_cluster({"max_worker_processes": 5, "perf_opt.max_running_jobs": 8})
+        cluster.sql("CREATE EXTENSION perf_opt")
+        cluster.sql("SELECT perf.job_schedule('j' || g, 'manual', 'SELECT pg_sleep(0.5)') FROM generate_series(1, 4) g")
+        cluster.sql("SELECT perf.job_run_now(job_id) FROM perf.jobs")
+        self.wait_until(lambda: cluster.scalar("SELECT count(*) FROM perf.job_runs WHERE status = 'queued' "
+                                               "AND message LIKE '%max_worker_processes%'") > 0, 20, "a run that waits")
+        self.wait_until(lambda: cluster.scalar("SELECT count(*) FROM perf.job_runs WHERE status = 'succeeded' "
+                                               "AND attempt = 1 AND message IS NULL") == 4, 30, "all runs")
+
+    def test_limit_of_running_jobs(self) -> None:
+        self.cluster.configure({"perf_opt.max_running_jobs": 2}, reload=True)
+        self.addCleanup(self.cluster.configure, {"perf_opt.max_running_jobs": 8}, True)
+        jobs = [self.schedule(f"j{number}", "manual", "SELECT pg_sleep(0.3)", priority=number) for number in range(6)]
+        with self.cluster.connect(self.database) as session:
+            session.query("BEGIN")
+            for job in jobs:
+                session.query(f"SELECT perf.job_run_now({job})")
+            session.query("COMMIT")
+        self.wait_until(lambda: self.value("SELECT count(*) FROM perf.job_runs WHERE status = 'succeeded'") == 6, 20, "all runs")
+        most = self.value("SELECT max(n) FROM (SELECT (SELECT count(*) FROM perf.job_runs b WHERE b.started_at <= a.started_at "
+                          "AND b.finished_at > a.started_at) AS n FROM perf.job_runs a) x")
+        self.assertLessEqual(most, 2)
+        order = self.sql("SELECT job_name FROM perf.job_runs ORDER BY started_at")
+        self.assertEqual({name for name, in order[:2]}, {"j5", "j4"})
+        self.assertEqual({name for name, in order[-2:]}, {"j1", "j0"})
+
+
+class Ownership(JobTest):
+    """Whose job it is, and as whom it runs."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.sql("CREATE ROLE alice LOGIN; CREATE ROLE bob LOGIN")
+        self.sql("CREATE TABLE secret (a int); CREATE TABLE ran (who text, session text, path text); "
+                 "GRANT INSERT, SELECT ON ran TO PUBLIC")
+        for role in ("alice", "bob"):
+            self.addCleanup(self.cluster.sql, f"DROP ROLE IF EXISTS {role}")
+            self.addCleanup(self.sql, f"DO $$ BEGIN IF to_regrole('{role}') IS NOT NULL THEN DROP OWNED BY {role}; END IF; END $$")
+
+    def test_runs_as_its_owner(self) -> None:
+        self.sql("ALTER ROLE alice SET search_path = 'pg_catalog, public'")
+        job = self.schedule("mine", "manual", "INSERT INTO public.ran VALUES (current_user, session_user, "
+                            "current_setting('search_path'))", user="alice")
+        self.assertEqual(self.run_now(job)["status"], "succeeded")
+        self.assertEqual(self.sql("SELECT who, session FROM ran"), [("alice", "alice")])
+        # A superuser who runs it does not lend it rights.
+        job = self.schedule("greedy", "manual", "INSERT INTO public.secret VALUES (1)", user="alice", max_retries=0)
+        run = self.run_now(job)
+        self.assertEqual((run["status"], run["sqlstate"]), ("failed", "42501"))
+        for trick in ("RESET SESSION AUTHORIZATION; INSERT INTO public.secret VALUES (1)", "SET ROLE postgres",
+                      "SET SESSION AUTHORIZATION postgres", "UPDATE perf.job SET owner = 'postgres'"):
+            with self.subTest(trick):
+                run = self.run_now(self.schedule(trick, "manual", trick, user="alice", max_retries=0))
+                self.assertEqual((run["status"], run["sqlstate"]), ("failed", "42501"))
+        self.assertEqual(self.sql("SELECT * FROM secret"), [])
+
+    def test_rights_are_those_of_run_time(self) -> None:
+        self.sql("GRANT INSERT ON secret TO alice")
+        job = self.schedule("fills", "manual", "INSERT INTO secret VALUES (1)", user="alice", max_retries=0)
+        self.assertEqual(self.run_now(job)["status"], "succeeded")
+        self.sql("REVOKE INSERT ON secret FROM alice")
+        self.assertEqual(self.run_now(job)["sqlstate"], "42501")
+
+    def test_nobody_elses_jobs(self) -> None:
+        job = self.schedule("mine", "1 hour", "SELECT 1", user="alice")
+        run = self.run_now(job)["run_id"]
+        self.assertEqual(self.sql("SELECT name, owner FROM perf.jobs", user="alice"), [("mine", "alice")])
+        self.assertEqual(self.sql("SELECT name, owner FROM perf.jobs"), [("mine", "alice")])
+        for query in ("SELECT * FROM perf.jobs", "SELECT * FROM perf.job_runs"):
+            self.assertEqual(self.sql(query, user="bob"), [])
+        for call in (f"job_pause({job})", f"job_resume({job})", f"job_run_now({job})", f"job_unschedule({job})",
+                     f"job_wait({run})", f"job_cancel({run})"):
+            with self.subTest(call):
+                error = self.assert_sql_error("42704", self.cluster, f"SELECT perf.{call}", dbname=self.database, user="bob")
+                self.assertIn("does not exist", str(error))
+        for query in ("SELECT * FROM perf.job", "SELECT * FROM perf.job_run", "INSERT INTO perf.job_run DEFAULT VALUES"):
+            self.assert_sql_error("42501", self.cluster, query, dbname=self.database, user="bob")
+        # The same name is another job.
+        self.assertNotEqual(self.schedule("mine", "1 hour", "SELECT 1", user="bob"), job)
+
+    def test_functions_of_the_owner_cannot_reach_the_records(self) -> None:
+        # Everything a role can put in the way of a careless statement: a search path of its own, operators and functions
+        # of the same name, temporary tables.
+        self.sql("CREATE SCHEMA trap AUTHORIZATION alice; GRANT CREATE ON SCHEMA public TO alice")
+        with self.cluster.connect(self.database, user="alice") as session:
+            for signature in ("pg_notify(text, text)", "clock_timestamp()", "jsonb_set(jsonb, text[], jsonb, boolean)"):
+                returns = {"p": "void", "c": "timestamptz", "j": "jsonb"}[signature[0]]
+                session.query(f"CREATE FUNCTION trap.{signature} RETURNS {returns} LANGUAGE plpgsql AS "
+                              "'BEGIN INSERT INTO public.ran VALUES (current_user, session_user, ''trapped''); RETURN NULL; END'"
+                              .replace("RETURN NULL; ", "" if returns == "void" else "RETURN NULL; "))
+            session.query("CREATE FUNCTION trap.eq(bigint, bigint) RETURNS boolean LANGUAGE plpgsql AS "
+                          "'BEGIN INSERT INTO public.ran VALUES (current_user, session_user, ''trapped''); RETURN true; END'")
+            session.query("CREATE OPERATOR trap.= (leftarg = bigint, rightarg = bigint, function = trap.eq)")
+            session.query("SET search_path = trap, pg_catalog")
+            job = session.query("SELECT perf.job_schedule('trap', 'manual', "
+                                "'SET search_path = trap, pg_catalog; CREATE TEMP TABLE job_run (a int); SELECT 1 / 0', "
+                                "max_retries => 1)").scalar()
+            session.query(f"SELECT perf.job_pause({job}), perf.job_resume({job})")
+        self.assertEqual(self.run_now(job)["status"], "failed")
+        self.assertEqual(self.sql("SELECT * FROM ran WHERE who <> 'alice'"), [])
+        self.assertEqual(self.sql("SELECT * FROM ran"), [])
+
+    def test_owner_dropped(self) -> None:
+        job = self.schedule("orphan", "1 s", "SELECT 1", user="alice")
+        self.wait_for_runs(job, 1)
+        self.sql("DROP OWNED BY alice; DROP ROLE alice")
+        self.wait_until(lambda: self.value("SELECT enabled FROM perf.jobs") is False, 10, "the job to be switched off")
+        last = self.runs(job)[-1]
+        self.assertEqual((last["status"], last["sqlstate"]), ("failed", "42704"))
+
+    def test_owner_who_may_not_connect(self) -> None:
+        job = self.schedule("out", "manual", "SELECT 1", user="alice", max_retries=0)
+        self.sql(f"REVOKE CONNECT ON DATABASE {self.database} FROM PUBLIC")
+        run = self.run_now(job)
+        self.assertEqual((run["status"], run["sqlstate"]), ("failed", "42501"))
+        self.sql(f"GRANT CONNECT ON DATABASE {self.database} TO PUBLIC")
+        self.sql("ALTER ROLE alice NOLOGIN")
+        run = self.run_now(job)
+        if self.cluster.major >= 17:
+            self.assertEqual(run["status"], "succeeded")
+        else:
+            self.assertEqual((run["status"], run["sqlstate"]), ("failed", "28000"))
+        self.sql("ALTER ROLE alice LOGIN CONNECTION LIMIT 0")
+        self.assertEqual(self.run_now(job)["status"], "failed")
+
+
+class Places(JobTest):
+    """Databases, standbys, clients."""
+
+    def test_two_databases(self) -> None:
+        other = self.fresh_database()
+        for database in (self.database, other):
+            self.cluster.sql("CREATE TABLE ran AS SELECT 1 WHERE false", dbname=database)
+            self.cluster.sql("SELECT perf.job_schedule('here', '1 s', 'INSERT INTO ran VALUES (1)')", dbname=database)
+        for database in (self.database, other):
+            self.wait_until(lambda: self.cluster.scalar("SELECT count(*) FROM ran", dbname=database) > 1, 20, database)
+
+    def test_extension_dropped_while_a_job_runs(self) -> None:
+        self.sql("CREATE TABLE t (a int)")
+        self.schedule("long", "manual", "SELECT pg_sleep(1.5); INSERT INTO t VALUES (1)")
+        self.sql("SELECT perf.job_run_now(job_id) FROM perf.jobs")
+        self.wait_until(lambda: self.value("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'perf_opt job long' "
+                                           "AND wait_event = 'PgSleep'") == 1, 10, "the run")
+        self.sql("DROP EXTENSION perf_opt")
+        self.wait_until(lambda: self.value("SELECT count(*) FROM pg_stat_activity WHERE backend_type IN "
+                                           "('perf_opt job', 'perf_opt scheduler') AND datname = current_database()") == 0, 10,
+                        "the workers to end")
+        # The work is the user's, and is done.
+        self.assertEqual(self.sql("SELECT a FROM t"), [(1,)])
+        self.sql("CREATE EXTENSION perf_opt")
+        self.assertEqual(self.run_now(self.schedule("again", "manual", "SELECT 1"))["status"], "succeeded")
+
+    def test_database_renamed_and_dropped(self) -> None:
+        job = self.schedule("often", "1 s", "SELECT 1")
+        self.wait_for_runs(job, 1)
+        renamed = self.database + "_renamed"
+        self.wait_until(lambda: self._rename(self.database, renamed), 20, "the renaming")
+        self.addCleanup(self.cluster.sql, f"DROP DATABASE IF EXISTS {renamed} WITH (FORCE)")
+        self.database = renamed
+        self.wait_for_runs(job, len(self.runs(job)) + 2)
+
+    def _rename(self, old: str, new: str) -> bool:
+        """Renames a database, unless a run is just under way in it."""
+        try:
+            self.cluster.sql(f"ALTER DATABASE {old} RENAME TO {new}")
+        except SqlError as error:
+            self.assertEqual(error.sqlstate, "55006")
+            return False
+        return True
+
+    def test_standby_runs_nothing_until_promoted(self) -> None:
+        primary = self.private_cluster(SETTINGS)
+        primary.sql("CREATE EXTENSION perf_opt")
+        primary.sql("CREATE TABLE ran (server text)")
+        primary.sql("SELECT perf.job_schedule('often', '1 s', 'INSERT INTO ran SELECT current_setting(''cluster_name'')')")
+        standby = primary.standby(settings={"cluster_name": "standby"})
+        self.addCleanup(standby.destroy)
+        self.assert_sql_error("25006", standby, "SELECT perf.job_schedule('no', '1 s', 'SELECT 1')")
+        self.assertEqual(standby.sql("SELECT name FROM perf.jobs"), [("often",)])
+        self.assertEqual(standby.sql("SELECT 1 FROM pg_stat_activity WHERE backend_type IN ('perf_opt scheduler', "
+                                     "'perf_opt job')"), [])
+        primary.stop("immediate")
+        standby.promote()
+        self.wait_until(lambda: standby.scalar("SELECT count(*) FROM ran WHERE server = 'standby'") > 0, 5, "a run")
+        delay = standby.scalar("SELECT extract(epoch FROM min(started_at) - pg_postmaster_start_time()) FROM perf.job_runs")
+        self.assertIsNotNone(delay)
+
+    def test_dump_and_restore_keep_jobs(self) -> None:
+        self.schedule("kept", "1 hour", "SELECT 1", time_zone="Europe/Berlin", priority=7)
+        dump = subprocess.run([self.cluster.program("pg_dump"), *self.cluster.psql_args(self.database)[1:]],
+                              check=True, capture_output=True, text=True).stdout
+        target = self.fresh_database(extension=False)
+        self.cluster.psql(dbname=target, stdin=dump)
+        self.assertEqual(self.cluster.sql("SELECT name, schedule, time_zone, priority, owner FROM perf.jobs", dbname=target),
+                         [("kept", "1 hour", "Europe/Berlin", 7, "postgres")])
+        self.assertEqual(self.cluster.scalar("SELECT perf.job_schedule('next', 'manual', 'SELECT 1') > max(job_id) "
+                                             "FROM perf.jobs WHERE name = 'kept'", dbname=target), True)
+
+    def test_without_preloading(self) -> None:
+        cluster = self.private_cluster({"shared_preload_libraries": ""})
+        cluster.sql("CREATE EXTENSION perf_opt")
+        for call in ("job_schedule('a', '1 s', 'SELECT 1')", "job_run_now(1)", "job_wait(1)", "job_cancel(1)"):
+            error = self.assert_sql_error("55000", cluster, f"SELECT perf.{call}")
+            self.assertIn("shared_preload_libraries", str(error))
+        self.assertEqual(cluster.sql("SELECT * FROM perf.jobs"), [])
+
+
+class Surviving(JobTest):
+    """Crashes and stops."""
+
+    expects_crash = True
+    uses_shared_cluster = False
+
+    def test_crash_in_the_middle_of_a_run(self) -> None:
+        cluster = self.private_cluster(SETTINGS)
+        cluster.sql("CREATE EXTENSION perf_opt; CREATE TABLE t (a int)")
+        job = cluster.scalar("SELECT perf.job_schedule('work', '2 s', 'INSERT INTO t VALUES (1); SELECT pg_sleep(0.7)')")
+        for _ in range(3):
+            self.wait_until(lambda: cluster.scalar("SELECT count(*) FROM pg_stat_activity WHERE application_name = "
+                                                   "'perf_opt job work' AND wait_event = 'PgSleep'") == 1, 15, "a run")
+            victim = cluster.scalar("SELECT pid FROM pg_stat_activity WHERE application_name = 'perf_opt job work'")
+            cluster.kill9(victim)
+            self.wait_until(lambda: self._answers(cluster), 20, "the server")
+        self.wait_until(lambda: cluster.scalar("SELECT count(*) FROM perf.job_runs WHERE status = 'succeeded' "
+                                               "AND attempt = 1") > 1, 20, "undisturbed runs")
+        cluster.sql(f"SELECT perf.job_pause({job})")
+        self.wait_until(lambda: cluster.scalar("SELECT count(*) FROM perf.job_runs WHERE finished_at IS NULL") == 0, 20, "rest")
+        # Each tick has one row, each row one end, each success one row of work.
+        self.assertEqual(cluster.scalar("SELECT sum(attempt - 1) FROM perf.job_runs WHERE status = 'succeeded'"), 3)
+        self.assertEqual(cluster.scalar("SELECT count(*) FROM perf.job_runs WHERE status = 'succeeded'"),
+                         cluster.scalar("SELECT count(*) FROM t"))
+
+    @staticmethod
+    def _answers(cluster: Cluster) -> bool:
+        try:
+            return cluster.scalar("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'perf_opt scheduler'") == 1
+        except (SqlError, ConnectionLost, OSError):
+            return False
+
+    def test_missed_ticks(self) -> None:
+        cluster = self.private_cluster(SETTINGS)
+        cluster.sql("CREATE EXTENSION perf_opt")
+        jobs = {policy: cluster.scalar(f"SELECT perf.job_schedule('{policy}', '1 s', 'SELECT 1', catch_up => '{policy}')")
+                for policy in ("run_once", "skip", "all")}
+        cluster.stop()
+        cluster.configure({"perf_opt.max_running_jobs": 0})
+        cluster.start()
+        # As after ten minutes of downtime: all but the last ticks of a minute are too old to run where they are skipped.
+        cluster.sql("SELECT perf.job_pause(job_id) FROM perf.jobs")
+        self.wait_until(lambda: cluster.scalar("SELECT count(*) FROM perf.job_runs WHERE status = 'running'") == 0, 10, "rest")
+        cluster.sql("DELETE FROM perf.job_run")
+        cluster.sql("UPDATE perf.job SET next_run_at = date_trunc('second', now()) - '10 min'::interval, "
+                    "anchor_at = date_trunc('second', now()) - '1 hour'::interval, paused_until = NULL")
+        cluster.stop()
+        cluster.configure({"perf_opt.max_running_jobs": 8})
+        cluster.start()
+        for policy, job in jobs.items():
+            self.wait_until(lambda: cluster.scalar(
+                "SELECT count(*) FROM perf.job_runs WHERE job_id = $1::bigint AND status IN ('succeeded', 'skipped')", (job,))
+                > 1, 20, policy)
+        cluster.sql("SELECT perf.job_pause(job_id) FROM perf.jobs")
+        count = "SELECT coalesce((detail ->> 'ticks')::int, 1) FROM perf.job_runs WHERE job_id = $1::bigint ORDER BY run_id LIMIT 1"
+        self.assertGreaterEqual(cluster.scalar(count, (jobs["run_once"],)), 599)
+        self.assertGreaterEqual(cluster.scalar(count, (jobs["skip"],)), 530)
+        self.wait_until(lambda: cluster.scalar("SELECT count(*) FROM perf.job_runs WHERE job_id = $1::bigint "
+                                               "AND status IN ('queued', 'succeeded', 'running')", (jobs["all"],)) >= 600, 10,
+                        "a run for each tick")
+
+    def test_fast_stop_during_a_long_command(self) -> None:
+        cluster = self.private_cluster(SETTINGS)
+        cluster.sql("CREATE EXTENSION perf_opt")
+        cluster.sql("SELECT perf.job_run_now(perf.job_schedule('long', 'manual', "
+                    "'SELECT count(*) FROM generate_series(1, 100000000000)'))")
+        self.wait_until(lambda: cluster.scalar("SELECT count(*) FROM pg_stat_activity WHERE application_name = "
+                                               "'perf_opt job long'") == 1, 15, "the run")
+        started = time.monotonic()
+        cluster.stop("fast")
+        self.assertLess(time.monotonic() - started, 2.0)
