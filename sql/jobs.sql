@@ -96,3 +96,15 @@ WHERE owner::pg_catalog.oid = pg_catalog.to_regrole(pg_catalog.quote_ident(curre
    OR (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user);
 
 GRANT SELECT ON perf.jobs, perf.job_runs TO PUBLIC;
+
+-- What perf.health() says of jobs, to whoever asks: numbers of all roles' jobs.
+CREATE FUNCTION perf._job_counts(OUT jobs bigint, OUT failing bigint, OUT switched_off bigint, OUT oldest_wait_s float8)
+STABLE LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT count(*), count(*) FILTER (WHERE enabled AND consecutive_failures > 0), count(*) FILTER (WHERE NOT enabled),
+           (SELECT EXTRACT(epoch FROM now() - min(GREATEST(r.scheduled_at, r.not_before)))::float8 FROM perf.job_run r
+            WHERE r.status = 'queued' AND NOT EXISTS (SELECT FROM perf.job_run x
+                                                      WHERE x.status = 'running' AND x.job_id = r.job_id))
+    FROM perf.job;
+END;
+COMMENT ON FUNCTION perf._job_counts() IS 'Internal: numbers of jobs for perf.health()';

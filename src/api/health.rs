@@ -15,6 +15,9 @@ const GRACE_S: i64 = 10;
 /// Share of the history's cap from which the next rotation drops something.
 const NEARLY_FULL_PCT: f64 = 95.0;
 
+/// Wait of a run for a free place from which on it is a warning.
+const JOB_WAIT_S: f64 = 60.0;
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Status {
     Ok,
@@ -70,6 +73,7 @@ fn health() -> TableIterator<
         workers(&mut report);
         history(&mut report);
     }
+    jobs(&mut report);
     pending_detaches(&mut report);
     let at = TimestampWithTimeZone::try_from(background::now())
         .unwrap_or_else(|_| TimestampWithTimeZone::negative_infinity());
@@ -184,6 +188,37 @@ fn history(report: &mut Report) {
     let detail =
         format!("{:.1} MB of {} MB (perf_opt.history_max_mb)", bytes / 1_048_576.0, crate::guc::history_max_mb());
     report.add("history", status, detail, Some(bytes));
+}
+
+/// The scheduler of this database, and jobs that fail or wait. Numbers only: whose jobs they are is nobody's business.
+fn jobs(report: &mut Report) {
+    let counted = select_under_snapshot(
+        c"SELECT jobs, failing, switched_off, oldest_wait_s FROM perf._job_counts()",
+        |row| Some((row.get::<i64>(1)?, row.get::<i64>(2)?, row.get::<i64>(3)?, row.get::<f64>(4))),
+    );
+    let Some((jobs, failing, switched_off, oldest_wait_s)) = counted.into_iter().next() else { return };
+    if crate::memory::is_ready() && jobs > 0 && !background::in_recovery() {
+        let scheduler = registry::slots().into_iter().find(|slot| slot.dbid == names::current_database());
+        let (status, detail) = match scheduler.map(|slot| slot.scheduler) {
+            _ if !crate::guc::worker_enabled() => (Status::Error, "no job runs: perf_opt.collector is off".to_owned()),
+            Some(scheduler) if scheduler.pid != 0 => (Status::Ok, format!("running as {}", scheduler.pid)),
+            Some(scheduler) if scheduler.is_wanted() => (Status::Warning, "starting".to_owned()),
+            _ => (Status::Ok, "not needed: no job is due by itself".to_owned()),
+        };
+        report.add("scheduler", status, detail, Some(jobs as f64));
+    }
+    if failing + switched_off > 0 {
+        let detail = format!(
+            "{failing} jobs whose latest run failed, {switched_off} switched off since they cannot run; see perf.jobs and perf.job_runs"
+        );
+        report.add("jobs", Status::Warning, detail, Some((failing + switched_off) as f64));
+    }
+    if let Some(seconds) = oldest_wait_s.filter(|&seconds| seconds > JOB_WAIT_S) {
+        let detail = format!(
+            "a run has waited {seconds:.0} s for its turn; raise perf_opt.max_running_jobs or max_worker_processes"
+        );
+        report.add("job queue", Status::Warning, detail, Some(seconds));
+    }
 }
 
 fn pending_detaches(report: &mut Report) {

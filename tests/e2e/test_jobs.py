@@ -273,6 +273,23 @@ class Failing(JobTest):
         self.assertEqual({name for name, in order[-2:]}, {"j1", "j0"})
 
 
+    def test_health_tells_of_jobs(self) -> None:
+        self.assertEqual(self.sql("SELECT component FROM perf.health() WHERE component IN ('scheduler', 'jobs', 'job queue')"), [])
+        self.schedule("later", "1 day", "SELECT 1")
+        self.wait_until(lambda: self.sql("SELECT status, value FROM perf.health() WHERE component = 'scheduler'")
+                        == [("ok", 1.0)], 15, "the scheduler")
+        self.assertEqual(self.run_now(self.schedule("bad", "manual", "SELECT 1 / 0", max_retries=0))["status"], "failed")
+        self.assertEqual(self.sql("SELECT status, value, detail LIKE '1 jobs whose latest run failed%' FROM perf.health() "
+                                  "WHERE component = 'jobs'"), [("warning", 1.0, True)])
+        # A run that waits for long, as seen before anybody else could see it.
+        with self.cluster.connect(self.database) as session:
+            session.query("BEGIN; INSERT INTO perf.job_run (job_id, job_name, owner, scheduled_at, status) "
+                          "SELECT job_id, name, owner, now() - '2 min'::interval, 'queued' FROM perf.job WHERE name = 'later'")
+            waits = session.query("SELECT status, value >= 120 FROM perf.health() WHERE component = 'job queue'")
+            self.assertEqual(waits.rows, [("warning", True)])
+            session.query("ROLLBACK")
+
+
 class Ownership(JobTest):
     """Whose job it is, and as whom it runs."""
 
