@@ -3,6 +3,7 @@ COMMENT ON TABLE perf.job IS
     'Jobs as they are stored; read perf.jobs, and change them with perf.job_schedule and its kin. Dumped by pg_dump';
 COMMENT ON TABLE perf.job_run IS
     'Runs of jobs as they are stored: one row a tick, tries included; read perf.job_runs. Kept perf_opt.job_history_days, at most perf_opt.job_history_max rows';
+COMMENT ON TABLE perf.job_state IS 'What is counted of jobs: failures in a row; read perf.jobs';
 COMMENT ON VIEW perf.jobs IS
     'Your jobs; all of them for a superuser: job_id bigint, name, kind, target, schedule, time_zone, owner text, enabled boolean (false: perf_opt switched it off, its owner or schedule is gone), paused_until, next_run_at timestamptz (NULL: only on request), last_status text, last_run_at timestamptz, last_duration_ms double precision, consecutive_failures int, command text, priority int, catch_up, overlap text, timeout, lock_timeout interval, max_retries int, options jsonb';
 COMMENT ON VIEW perf.job_runs IS

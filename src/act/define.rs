@@ -6,7 +6,7 @@
 
 use perf_core::schedule::CatchUp;
 use pgrx::datum::{Interval, TimestampWithTimeZone};
-use pgrx::{pg_sys, JsonB};
+use pgrx::pg_sys;
 use serde_json::Value;
 
 use super::board;
@@ -14,7 +14,9 @@ use super::jobs::{self, to_server, to_unix};
 use super::runs::{rows, run, timestamp};
 use crate::collect::registry;
 use crate::error::Error;
-use crate::pg::{background, names, privilege, query};
+use crate::pg::query::{self, text};
+use crate::pg::text::{Document, Text};
+use crate::pg::{background, names, privilege};
 
 const JOBS: &std::ffi::CStr = c"job";
 const NAME_CHARACTERS: usize = 200;
@@ -117,7 +119,7 @@ impl Definition<'_> {
                     .ok_or_else(|| invalid("schedule", self.schedule, "A schedule with a tick in the future."))?,
             ),
         };
-        let text = schedule.map_or_else(|| MANUAL.to_owned(), |schedule| schedule.to_string());
+        let canonical = schedule.map_or_else(|| MANUAL.to_owned(), |schedule| schedule.to_string());
         let owner = privilege::current_role();
         let job_id = privilege::as_owner(JOBS, || {
             let stored = rows(
@@ -136,20 +138,20 @@ impl Definition<'_> {
                  WHERE j.kind = excluded.kind
                  RETURNING job_id",
                 &[
-                    self.name.into(),
-                    self.kind.into(),
+                    text(self.name),
+                    text(self.kind),
                     self.target.into(),
-                    text.as_str().into(),
-                    self.time_zone.into(),
-                    self.command.into(),
-                    JsonB(self.options.clone()).into(),
+                    text(&canonical),
+                    text(self.time_zone),
+                    self.command.map(|command| Text(command.to_owned())).into(),
+                    Document(self.options.clone()).into(),
                     owner.into(),
                     self.timeout.into(),
                     self.lock_timeout.into(),
                     self.max_retries.into(),
                     self.priority.into(),
-                    self.catch_up.into(),
-                    self.overlap.into(),
+                    text(self.catch_up),
+                    text(self.overlap),
                     timestamp(now).into(),
                     next.map(|next| timestamp(to_server(next))).into(),
                 ],
@@ -201,6 +203,7 @@ pub fn remove(job_id: i64) -> Result<(), Error> {
              WHERE job_id = $1 AND status = 'queued'",
             &[job_id.into()],
         );
+        run(c"DELETE FROM perf.job_state WHERE job_id = $1", &[job_id.into()]);
         run(c"DELETE FROM perf.job WHERE job_id = $1", &[job_id.into()]);
         Ok(())
     })
@@ -226,11 +229,7 @@ pub fn resume(job_id: i64) -> Result<(), Error> {
     change(job_id, || {
         let found =
             rows(c"SELECT schedule, time_zone, anchor_at FROM perf.job WHERE job_id = $1", &[job_id.into()], |row| {
-                (
-                    row.get::<String>(1).unwrap_or_default(),
-                    row.get::<String>(2).unwrap_or_default(),
-                    row.get::<TimestampWithTimeZone>(3).map_or(0, i64::from),
-                )
+                (row.string(1), row.string(2), row.get::<TimestampWithTimeZone>(3).map_or(0, i64::from))
             });
         let now = background::now();
         for (schedule, time_zone, anchor_at) in found {
@@ -269,7 +268,7 @@ fn status(run_id: i64, role: pg_sys::Oid) -> Result<String, Error> {
             query::select_with(
                 c"SELECT status, owner::pg_catalog.oid FROM perf.job_run WHERE run_id = $1",
                 &[run_id.into()],
-                |row| Some((row.get::<String>(1)?, row.get::<pg_sys::Oid>(2))),
+                |row| Some((row.string(1), row.get::<pg_sys::Oid>(2))),
             )
         }))
     })?;

@@ -63,12 +63,12 @@ pub fn queue_due(now: i64) -> Look {
             let time = |at: Option<TimestampWithTimeZone>| at.map(i64::from);
             DueJob {
                 job_id: row.get(1).unwrap_or_default(),
-                schedule: row.get(2).unwrap_or_default(),
-                time_zone: row.get(3).unwrap_or_default(),
+                schedule: row.string(2),
+                time_zone: row.string(3),
                 next_run_at: time(row.get(4)).unwrap_or(now),
                 anchor_at: time(row.get(5)).unwrap_or(now),
-                catch_up: row.get(6).unwrap_or_default(),
-                overlap: row.get(7).unwrap_or_default(),
+                catch_up: row.string(6),
+                overlap: row.string(7),
                 paused_until: time(row.get(8)),
                 open_run: row.get(9),
             }
@@ -80,7 +80,7 @@ pub fn queue_due(now: i64) -> Look {
             // A schedule or time zone that was good when it was stored and is no more: say so, once.
             let (_, message, _) = error.parts();
             pgrx::log!("perf_opt job {} is switched off: {message}", job.job_id);
-            run(c"UPDATE perf.job SET enabled = false WHERE job_id = $1", &[job.job_id.into()]);
+            runs::switch_off(job.job_id);
         }
     }
     if count == BATCH {
@@ -191,13 +191,7 @@ pub fn clock_set_back(now: i64) {
         &[],
         |row| {
             let time = |at: Option<TimestampWithTimeZone>| at.map_or(now, i64::from);
-            (
-                row.get::<i64>(1).unwrap_or_default(),
-                row.get::<String>(2).unwrap_or_default(),
-                row.get::<String>(3).unwrap_or_default(),
-                time(row.get(4)),
-                time(row.get(5)),
-            )
+            (row.get::<i64>(1).unwrap_or_default(), row.string(2), row.string(3), time(row.get(4)), time(row.get(5)))
         },
     );
     for (job_id, schedule, time_zone, next_run_at, anchor_at) in jobs {

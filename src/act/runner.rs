@@ -13,6 +13,7 @@ use super::board::{self, Place};
 use super::executor::{self, Failure};
 use super::runs::{self, Ending, Order, Record};
 use super::tasks::{self, Outcome};
+use crate::capture::hooks;
 use crate::collect::registry;
 use crate::pg::{background, privilege};
 
@@ -47,7 +48,8 @@ unsafe extern "C-unwind" fn on_exit(_code: i32, _argument: pg_sys::Datum) {
 fn run(place: &Place) {
     let started_at = background::now();
     let order = match executor::transaction(|| {
-        Ok(privilege::as_owner_of(RECORDS, || runs::order(place.run_id, place.attempt)).flatten())
+        let order = || runs::order(place.run_id, place.attempt);
+        Ok(hooks::unobserved(|| privilege::as_owner_of(RECORDS, order)).flatten())
     }) {
         Ok(Some(order)) => order,
         // The job was removed since the claim, or the extension was.
@@ -64,7 +66,11 @@ fn run(place: &Place) {
     let mut write = |outcome: Outcome| -> Result<(), Failure> {
         recorded = true;
         let ending = outcome.skipped.map_or(Ending::Succeeded, Ending::Skipped);
-        record(&order, &Record { ending, started_at, lock_wait_ms: outcome.lock_wait_ms, detail: outcome.detail }, seed);
+        record(
+            &order,
+            &Record { ending, started_at, lock_wait_ms: outcome.lock_wait_ms, detail: outcome.detail },
+            seed,
+        );
         Ok(())
     };
     let result = if board::is_cancelled(background::my_pid()) {
@@ -109,7 +115,8 @@ fn ending_of(failure: Failure, order: &Order, started_at: i64) -> Ending {
 
 /// Writes a record inside the open transaction. Nothing is left to write when the extension is gone.
 fn record(order: &Order, record: &Record, seed: u64) {
-    privilege::as_owner_of(RECORDS, || privilege::writable(|| runs::finish(order, record, seed)));
+    let finish = || privilege::writable(|| runs::finish(order, record, seed));
+    hooks::unobserved(|| privilege::as_owner_of(RECORDS, finish));
 }
 
 /// The session of a run: who it is, and how long it waits for locks.

@@ -13,7 +13,8 @@ use serde_json::{json, Value};
 
 use super::executor::Failure;
 use crate::pg::background;
-use crate::pg::query::{self, Row};
+use crate::pg::query::{self, text, Row};
+use crate::pg::text::{Document, Text};
 
 /// A run that may start now.
 #[derive(Clone, Copy, Debug)]
@@ -126,7 +127,7 @@ pub fn skip(job_id: i64, ticks: &Ticks, reason: &str) {
         c"INSERT INTO perf.job_run (job_id, job_name, owner, scheduled_at, finished_at, status, message, detail)
          SELECT job_id, name, owner, $2, pg_catalog.clock_timestamp(), 'skipped', $3, $4 FROM perf.job WHERE job_id = $1
          ON CONFLICT DO NOTHING",
-        &[job_id.into(), timestamp(ticks.first).into(), reason.into(), JsonB(detail).into()],
+        &[job_id.into(), timestamp(ticks.first).into(), text(reason), Document(detail).into()],
     );
 }
 
@@ -147,16 +148,17 @@ fn iso(at: i64) -> String {
     pgrx::datum::datetime_support::ToIsoString::to_iso_string(timestamp(at))
 }
 
-/// Queued runs that may start, at most `limit`, most urgent first; and those whose owner cannot run them.
+/// Queued runs that may start, at most `limit`, most urgent first; and those whose owner cannot run them. A run that
+/// somebody has locked (to cancel it, in a transaction still open) is left to the next look.
 pub fn ready(now: i64, limit: usize) -> (Vec<Ready>, Vec<Refused>) {
     let found = rows(
-        c"SELECT r.run_id, r.job_id, r.attempt + 1, r.owner::pg_catalog.oid, j.job_id IS NULL,
+        c"SELECT r.run_id, r.job_id, r.attempt + 1, r.owner::pg_catalog.oid,
                 CASE WHEN a.oid IS NULL THEN 'gone'
                      WHEN NOT a.rolcanlogin AND pg_catalog.current_setting('server_version_num')::int < 170000 THEN 'nologin'
                      WHEN NOT pg_catalog.has_database_privilege(a.oid, d.oid, 'CONNECT') THEN 'connect'
                      WHEN a.rolconnlimit = 0 AND NOT a.rolsuper THEN 'limit'
                      ELSE 'able' END,
-                a.rolname::pg_catalog.text, d.datname::pg_catalog.text
+                a.rolname::pg_catalog.text
          FROM perf.job_run r
          JOIN pg_catalog.pg_database d ON d.datname = pg_catalog.current_database()
          LEFT JOIN perf.job j ON j.job_id = r.job_id
@@ -167,18 +169,18 @@ pub fn ready(now: i64, limit: usize) -> (Vec<Ready>, Vec<Refused>) {
                 OR NOT EXISTS (SELECT FROM perf.job_run x WHERE x.status IN ('queued', 'running') AND x.job_id = r.job_id
                                AND (x.status = 'running' OR (x.scheduled_at, x.run_id) < (r.scheduled_at, r.run_id))))
          ORDER BY j.priority DESC NULLS LAST, r.scheduled_at, r.run_id
-         LIMIT $2",
+         LIMIT $2
+         FOR UPDATE OF r SKIP LOCKED",
         &[timestamp(now).into(), (limit as i64).into()],
         |row| {
-            let name = row.get::<String>(7).unwrap_or_default();
             let owner = row.get::<pg_sys::Oid>(4).map_or(0, pg_sys::Oid::to_u32);
-            let database = row.get::<String>(8).unwrap_or_default();
-            let refusal = match row.get::<String>(6).unwrap_or_default().as_str() {
+            let role = row.string(6);
+            let refusal = match row.string(5).as_str() {
+                "able" => None,
                 "gone" => Some(Failure::new("42704", format!("the job's owner does not exist: role {owner} was dropped"))),
-                "nologin" => Some(Failure::new("28000", format!("role \"{name}\" is not permitted to log in"))),
-                "connect" => Some(Failure::new("42501", format!("role \"{name}\" may not connect to database \"{database}\""))),
-                "limit" => Some(Failure::new("53300", format!("role \"{name}\" may have no connection"))),
-                _ => None,
+                "nologin" => Some(Failure::new("28000", format!("role \"{role}\" is not permitted to log in"))),
+                "limit" => Some(Failure::new("53300", format!("role \"{role}\" may have no connection"))),
+                _ => Some(Failure::new("42501", format!("role \"{role}\" may not connect to this database"))),
             };
             let run_id = row.get::<i64>(1).unwrap_or_default();
             (
@@ -219,7 +221,7 @@ pub fn unclaim(runs: &[Ready], reason: &str) {
     run(
         c"UPDATE perf.job_run SET status = 'queued', started_at = NULL, attempt = attempt - 1, message = $2
          WHERE run_id = ANY ($1) AND status = 'running'",
-        &[ids.into(), reason.into()],
+        &[ids.into(), text(reason)],
     );
 }
 
@@ -255,20 +257,18 @@ pub fn order(run_id: i64, attempt: i32) -> Option<Order> {
          FROM perf.job_run r JOIN perf.job j USING (job_id)
          WHERE r.run_id = $1 AND r.status = 'running' AND r.attempt = $2",
         &[run_id.into(), attempt.into()],
-        |row| {
-            Order {
-                run_id,
-                attempt,
-                job_id: row.get(1).unwrap_or_default(),
-                name: row.get(2).unwrap_or_default(),
-                kind: row.get(3).unwrap_or_default(),
-                command: row.get(4),
-                target: row.get::<pg_sys::Oid>(5).map(pg_sys::Oid::to_u32),
-                options: row.get::<JsonB>(6).map_or(Value::Null, |options| options.0),
-                timeout_ms: row.get(7),
-                lock_timeout_ms: row.get(8),
-                max_retries: row.get(9).unwrap_or_default(),
-            }
+        |row| Order {
+            run_id,
+            attempt,
+            job_id: row.get(1).unwrap_or_default(),
+            name: row.string(2),
+            kind: row.string(3),
+            command: row.get::<Text>(4).map(|command| command.0),
+            target: row.get::<pg_sys::Oid>(5).map(pg_sys::Oid::to_u32),
+            options: row.get::<JsonB>(6).map_or(Value::Null, |options| options.0),
+            timeout_ms: row.get(7),
+            lock_timeout_ms: row.get(8),
+            max_retries: row.get(9).unwrap_or_default(),
         },
     );
     found.into_iter().next()
@@ -300,15 +300,15 @@ fn succeed(order: &Order, status: &str, message: Option<&str>, record: &Record) 
         &[
             order.run_id.into(),
             order.attempt.into(),
-            status.into(),
+            text(status),
             timestamp(record.started_at).into(),
-            message.into(),
+            message.map(|message| Text(message.to_owned())).into(),
             record.lock_wait_ms.into(),
-            JsonB(record.detail.clone()).into(),
+            Document(record.detail.clone()).into(),
         ],
     );
     run(
-        c"UPDATE perf.job SET consecutive_failures = 0 WHERE job_id = $1 AND consecutive_failures <> 0",
+        c"UPDATE perf.job_state SET consecutive_failures = 0 WHERE job_id = $1 AND consecutive_failures <> 0",
         &[order.job_id.into()],
     );
 }
@@ -328,9 +328,9 @@ fn retry(run_id: i64, attempt: i32, failure: &Failure, status: &str, seed: u64) 
             run_id.into(),
             attempt.into(),
             timestamp(not_before).into(),
-            failure.sqlstate.as_str().into(),
-            failure.message.as_str().into(),
-            JsonB(tried).into(),
+            text(&failure.sqlstate),
+            text(&failure.message),
+            Document(tried).into(),
         ],
     );
     changed > 0
@@ -363,25 +363,29 @@ fn end(
         &[
             run_id.into(),
             attempt.into(),
-            status.into(),
+            text(status),
             started_at.map(timestamp).into(),
-            failure.sqlstate.as_str().into(),
-            failure.message.as_str().into(),
+            text(&failure.sqlstate),
+            text(&failure.message),
             lock_wait_ms.into(),
-            JsonB(detail).into(),
+            Document(detail).into(),
         ],
-        |row| (row.get::<i64>(1).unwrap_or_default(), row.get::<String>(2).unwrap_or_default()),
+        |row| (row.get::<i64>(1).unwrap_or_default(), row.string(2)),
     );
     let Some((job_id, name)) = ended.into_iter().next() else { return false };
     if status == "cancelled" {
         return true;
     }
-    run(c"UPDATE perf.job SET consecutive_failures = consecutive_failures + 1 WHERE job_id = $1", &[job_id.into()]);
+    run(
+        c"INSERT INTO perf.job_state AS s (job_id, consecutive_failures) VALUES ($1, 1)
+          ON CONFLICT (job_id) DO UPDATE SET consecutive_failures = s.consecutive_failures + 1",
+        &[job_id.into()],
+    );
     let notice = json!({
         "job_id": job_id, "job": name, "run_id": run_id, "status": status, "sqlstate": failure.sqlstate,
         "message": shortened(&failure.message),
     });
-    run(c"SELECT pg_catalog.pg_notify('perf_jobs', $1)", &[notice.to_string().into()]);
+    run(c"SELECT pg_catalog.pg_notify('perf_jobs', $1)", &[text(&notice.to_string())]);
     pgrx::log!("perf_opt job {job_id} \"{name}\", run {run_id}: {status} ({}): {}", failure.sqlstate, failure.message);
     true
 }
@@ -399,8 +403,17 @@ pub fn refuse(refused: &Refused) {
     let attempt = attempt.first().copied().flatten().unwrap_or(0);
     end(refused.run_id, attempt, "failed", &refused.failure, None, None, &json!({}));
     if refused.for_good {
-        run(c"UPDATE perf.job SET enabled = false WHERE job_id = $1", &[refused.job_id.into()]);
+        switch_off(refused.job_id);
     }
+}
+
+/// A job that can never run again. One that somebody has locked is switched off at its next run.
+pub fn switch_off(job_id: i64) {
+    run(
+        c"UPDATE perf.job SET enabled = false
+          WHERE job_id IN (SELECT job_id FROM perf.job WHERE job_id = $1 FOR UPDATE SKIP LOCKED)",
+        &[job_id.into()],
+    );
 }
 
 /// When a queued run may start that may not yet; `None` when there is none.

@@ -192,10 +192,10 @@ fn history(report: &mut Report) {
 
 /// The scheduler of this database, and jobs that fail or wait. Numbers only: whose jobs they are is nobody's business.
 fn jobs(report: &mut Report) {
-    let counted = select_under_snapshot(
-        c"SELECT jobs, failing, switched_off, oldest_wait_s FROM perf._job_counts()",
-        |row| Some((row.get::<i64>(1)?, row.get::<i64>(2)?, row.get::<i64>(3)?, row.get::<f64>(4))),
-    );
+    let counted =
+        select_under_snapshot(c"SELECT jobs, failing, switched_off, oldest_wait_s FROM perf._job_counts()", |row| {
+            Some((row.get::<i64>(1)?, row.get::<i64>(2)?, row.get::<i64>(3)?, row.get::<f64>(4)))
+        });
     let Some((jobs, failing, switched_off, oldest_wait_s)) = counted.into_iter().next() else { return };
     if crate::memory::is_ready() && jobs > 0 && !background::in_recovery() {
         let scheduler = registry::slots().into_iter().find(|slot| slot.dbid == names::current_database());

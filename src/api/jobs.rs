@@ -8,6 +8,7 @@ use super::or_raise;
 use crate::act::define::{self, Definition};
 use crate::act::executor;
 use crate::error::Error;
+use crate::pg::text::Text;
 
 /// The value of an argument that may not be NULL.
 pub(super) fn given<T>(argument: &'static str, value: Option<T>) -> Result<T, Error> {
@@ -18,35 +19,37 @@ pub(super) fn given<T>(argument: &'static str, value: Option<T>) -> Result<T, Er
 #[pg_extern]
 #[allow(clippy::too_many_arguments, reason = "the arguments are the contract")]
 fn job_schedule(
-    name: Option<&str>,
-    schedule: Option<&str>,
-    command: Option<&str>,
-    time_zone: default!(Option<&str>, "'UTC'"),
+    name: Option<Text>,
+    schedule: Option<Text>,
+    command: Option<Text>,
+    time_zone: default!(Option<Text>, "'UTC'"),
     timeout: default!(Option<Interval>, "NULL"),
     lock_timeout: default!(Option<Interval>, "NULL"),
     max_retries: default!(Option<i32>, "3"),
     priority: default!(Option<i32>, "0"),
-    catch_up: default!(Option<&str>, "'run_once'"),
-    overlap: default!(Option<&str>, "'skip'"),
+    catch_up: default!(Option<Text>, "'run_once'"),
+    overlap: default!(Option<Text>, "'skip'"),
 ) -> i64 {
     or_raise((|| {
-        let command = given("command", command)?;
+        let (name, schedule) = (given("name", name)?.0, given("schedule", schedule)?.0);
+        let (command, time_zone) = (given("command", command)?.0, given("time_zone", time_zone)?.0);
+        let (catch_up, overlap) = (given("catch_up", catch_up)?.0, given("overlap", overlap)?.0);
         let definition = Definition {
-            name: given("name", name)?,
+            name: &name,
             kind: "command",
             target: None,
-            schedule: given("schedule", schedule)?,
-            time_zone: given("time_zone", time_zone)?,
-            command: Some(command),
+            schedule: &schedule,
+            time_zone: &time_zone,
+            command: Some(&command),
             options: json!({}),
             timeout,
             lock_timeout,
             max_retries: given("max_retries", max_retries)?,
             priority: given("priority", priority)?,
-            catch_up: given("catch_up", catch_up)?,
-            overlap: given("overlap", overlap)?,
+            catch_up: &catch_up,
+            overlap: &overlap,
         };
-        executor::check_syntax(command)?;
+        executor::check_syntax(&command)?;
         definition.store()
     })())
 }
@@ -83,6 +86,6 @@ fn job_cancel(run_id: Option<i64>) -> bool {
 
 /// Waits for the end of a run; its status.
 #[pg_extern]
-fn job_wait(run_id: Option<i64>, timeout: default!(Option<Interval>, "'1 min'")) -> String {
-    or_raise(given("run_id", run_id).and_then(|run_id| define::wait(run_id, given("timeout", timeout)?)))
+fn job_wait(run_id: Option<i64>, timeout: default!(Option<Interval>, "'1 min'")) -> Text {
+    or_raise(given("run_id", run_id).and_then(|run_id| define::wait(run_id, given("timeout", timeout)?)).map(Text))
 }

@@ -80,6 +80,15 @@ pub fn exclude_this_process() {
     frames().enabled = false;
 }
 
+/// Captures nothing of what `body` runs: statements of perf_opt's own in a process that runs others' too. Should it raise,
+/// nothing more is captured of this process, which then ends.
+pub fn unobserved<T>(body: impl FnOnce() -> T) -> T {
+    let enabled = std::mem::replace(&mut frames().enabled, false);
+    let value = body();
+    frames().enabled = enabled;
+    value
+}
+
 /// Runs our part of a hook. A panic in it switches capture off and lets the query go on.
 #[inline(always)]
 pub(super) fn fenced<T>(default: T, part: impl FnOnce() -> T) -> T {

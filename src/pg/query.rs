@@ -7,6 +7,8 @@ use std::ffi::CStr;
 use pgrx::datum::DatumWithOid;
 use pgrx::{pg_sys, FromDatum};
 
+use super::text::Text;
+
 /// Runs a SELECT read-only, under the active snapshot, and converts each row by `convert`, which gets the value of a
 /// column (counted from 1), or `None` for NULL.
 pub fn select_under_snapshot<T>(query: &CStr, convert: impl FnMut(&Row) -> Option<T>) -> Vec<T> {
@@ -21,11 +23,7 @@ pub fn select_with<T>(query: &CStr, arguments: &[DatumWithOid], convert: impl Fn
 /// Runs any statement with parameters, which sees what the transaction has done so far. How many rows it has read or
 /// changed, and those it returns, converted. Unlike the SPI of pgrx it makes nobody a writer who only reads: no
 /// transaction id is used up by a look.
-pub fn run_with<T>(
-    statement: &CStr,
-    arguments: &[DatumWithOid],
-    mut convert: impl FnMut(&Row) -> T,
-) -> (u64, Vec<T>) {
+pub fn run_with<T>(statement: &CStr, arguments: &[DatumWithOid], mut convert: impl FnMut(&Row) -> T) -> (u64, Vec<T>) {
     execute(statement, arguments, false, |row| Some(convert(row)))
 }
 
@@ -99,4 +97,14 @@ impl Row {
             T::from_datum(datum, is_null)
         }
     }
+
+    /// Text of a column; empty for NULL.
+    pub fn string(&self, column: i32) -> String {
+        self.get::<Text>(column).unwrap_or_default().0
+    }
+}
+
+/// Text as an argument of a statement.
+pub fn text(text: &str) -> DatumWithOid<'static> {
+    Text(text.to_owned()).into()
 }
