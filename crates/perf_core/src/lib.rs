@@ -5,6 +5,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod backoff;
+pub mod calendar;
 pub mod cardinality;
 pub mod counters;
 pub mod delta;
@@ -17,5 +18,6 @@ pub mod normalize;
 pub mod normalized;
 pub mod outcome;
 pub mod patterns;
+pub mod schedule;
 pub mod series;
 pub mod stats;
