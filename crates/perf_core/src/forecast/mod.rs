@@ -12,6 +12,7 @@ mod backtest;
 mod clean;
 mod disk;
 
+use crate::calendar::Date;
 use crate::stats::{theil_sen, Line};
 use backtest::Backtest;
 pub use disk::Sum;
@@ -315,14 +316,8 @@ pub fn crossing(projection: impl Fn(f64) -> Option<Projection>, threshold: f64, 
 
 /// The date (proleptic Gregorian, UTC) of a number of days since 2000-01-01, as YYYY-MM-DD.
 pub fn iso_date_2000(days: f64) -> String {
-    // Counted in 400-year cycles of 146,097 days from 2000-03-01, so that the leap day is the last of its year.
-    let days = days.floor().clamp(-700_000.0, 100_000_000.0) as i64 - 60;
-    let (cycle, day) = (days.div_euclid(146_097), days.rem_euclid(146_097));
-    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let (year, month) = (2000 + 400 * cycle + year, if month < 10 { (month + 3, 0) } else { (month - 9, 1) });
-    format!("{:04}-{:02}-{:02}", year + month.1, month.0, day - (153 * ((5 * day + 2) / 153) + 2) / 5 + 1)
+    let date = Date::of(days.floor().clamp(-700_000.0, 100_000_000.0) as i64 + 10_957);
+    format!("{:04}-{:02}-{:02}", date.year, date.month, date.day)
 }
 
 #[cfg(test)]

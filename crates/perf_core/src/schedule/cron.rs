@@ -59,15 +59,17 @@ pub(super) struct Cron {
 }
 
 impl Cron {
-    /// Reads five fields, in upper case.
-    pub(super) fn parse(fields: &[&str; 5]) -> Result<Cron, Error> {
-        let text = fields.join(" ");
+    /// Reads five fields.
+    pub(super) fn parse(given: &[&str; 5]) -> Result<Cron, Error> {
+        let text = given.join(" ");
+        let upper = given.map(str::to_ascii_uppercase);
+        let fields = &upper.each_ref().map(String::as_str);
         let malformed = fields.iter().zip(&FIELDS).position(|(value, field)| !well_formed(field, value));
         let pattern = match malformed {
-            None => read(fields).ok_or_else(|| wrong_field(&text, fields, refused_field(fields)))?,
-            Some(field) => return Err(wrong_field(&text, fields, Some(field))),
+            None => read(fields).ok_or_else(|| wrong_field(&text, given, refused_field(fields)))?,
+            Some(field) => return Err(wrong_field(&text, given, Some(field))),
         };
-        let days = days_of(&pattern).ok_or_else(|| wrong_field(&text, fields, Some(DAY_OF_MONTH)))?;
+        let days = days_of(&pattern).ok_or_else(|| wrong_field(&text, given, Some(DAY_OF_MONTH)))?;
         let bits = |values: Vec<u16>| values.into_iter().fold(0_u64, |bits, value| bits | 1 << (value % 64));
         let cron = Cron {
             minutes: bits(pattern.minutes.values()),

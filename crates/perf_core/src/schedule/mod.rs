@@ -78,7 +78,7 @@ impl Schedule {
             return None;
         }
         match &self.kind {
-            Kind::Every(interval) => Some(grid_from(anchor.rem_euclid(*interval), *interval, after + 1)),
+            Kind::Every(interval) => Some(grid_from(anchor, *interval, after + 1)),
             Kind::Days(days) => {
                 let anchor = anchor + zone::offset_us(zone, anchor);
                 next_time_of_day(after, zone, |local_us| Some(grid_from(anchor, days * DAY_US, local_us)))
@@ -96,24 +96,18 @@ fn grid_from(origin: i64, step: i64, from: i64) -> i64 {
     from + (step - behind) % step
 }
 
-/// How many wall clock times may turn out not to come before the search is given up: more than a gap of a day can hold.
+/// How many wall clock times may have had their run before the search is given up: more than the minutes of a day,
+/// which is the most that a clock was ever set back.
 const TIMES_LIMIT: u32 = 1500;
 
 /// The first run after an instant of what names its times of day. `next_from` gives the first such wall clock time at
 /// or after one.
 fn next_time_of_day(after: Instant, zone: &dyn Zone, next_from: impl Fn(i64) -> Option<i64>) -> Option<Instant> {
-    let shown = after + zone::offset_us(zone, after);
-    // The wall clock times that the clock has shown by then have had their run. In the second pass through a repeated
-    // hour these are the ones up to the end of the first pass.
-    let mut from = match resolve(zone, shown) {
-        Local::Twice(first, _) if first < after => {
-            zone::first_change(zone, first, after) + zone::offset_us(zone, first)
-        }
-        _ => shown + 1,
-    };
+    let mut from = after + zone::offset_us(zone, after) + 1;
     for _ in 0..TIMES_LIMIT {
         let time = next_from(from)?;
         let at = resolve(zone, time).first();
+        // Not so in the second pass through a repeated hour: the times of the first had their run.
         if at > after {
             return Some(at);
         }

@@ -9,7 +9,8 @@ const TEXT_LIMIT: usize = 200;
 const LONGEST_DAYS: i64 = 365;
 
 const ACCEPTED: &str = "A schedule is an interval ('30 s', '5 min', '2 hours 30 min', '1 day'), one of hourly, daily, \
-     weekly and monthly, or cron with five fields: minute, hour, day of month, month, day of week ('30 2 * * MON-FRI').";
+     weekly and monthly, or cron with five fields: minute, hour, day of month, month, day of week \
+     ('30 2 * * MON-FRI').";
 
 /// Why a text is no schedule.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,14 +59,11 @@ pub(super) fn schedule(text: &str) -> Result<Schedule, Error> {
     if let Some((name, cron)) = NAMES.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)) {
         return cron_schedule((*name).to_owned(), cron);
     }
-    if is_interval(&words) {
+    if !text.contains('*') && is_interval(&words) {
         return interval(&text);
     }
     match words.len() {
-        5 => {
-            let text = text.to_ascii_uppercase();
-            cron_schedule(text.clone(), &text)
-        }
+        5 => cron_schedule(text.to_ascii_uppercase(), &text),
         6 | 7 => Err(Error::new(
             format!("invalid schedule \"{text}\": {} fields, where cron has five", words.len()),
             "Seconds and years are no fields here. For less than a minute give an interval, like '30 s'. ".to_owned()

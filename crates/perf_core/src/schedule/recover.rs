@@ -1,7 +1,7 @@
 //! What to do when ticks were missed, when the clock was set back, and when a run has failed. Called by the scheduler
 //! when it wakes; every answer takes a bounded number of steps, however long the server was down.
 
-use super::{Instant, Kind, Schedule, Zone, DAY_US, MINUTE_US, SECOND_US};
+use super::{Instant, Kind, Schedule, Zone, DAY_US, HORIZON_US, MINUTE_US, SECOND_US};
 use crate::backoff::Backoff;
 
 /// What is done about ticks that passed while nothing ran.
@@ -64,7 +64,7 @@ pub struct Skipped {
 }
 
 /// How many ticks on the wall clock are counted one by one. Intervals of real time are reckoned.
-const COUNT_LIMIT: usize = 10_000;
+pub(super) const COUNT_LIMIT: usize = 10_000;
 
 /// A tick farther away than this beyond where it belongs was set by a clock that was wrong.
 const WRONG_CLOCK_US: i64 = 7 * DAY_US;
@@ -85,9 +85,10 @@ impl Schedule {
         }
         let ticks = Ticks { schedule: self, zone, anchor };
         let keep = if catch_up == CatchUp::All { RUNS_LIMIT } else { 1 };
+        let until = now.min(HORIZON_US);
         let (mut runs, mut skipped) = match &self.kind {
-            Kind::Every(interval) => ticks.reckoned(*interval, next_run_at, now, keep),
-            Kind::Days(_) | Kind::Cron(_) => ticks.walked(next_run_at, now, keep),
+            Kind::Every(interval) => ticks.reckoned(*interval, next_run_at, until, keep),
+            Kind::Days(_) | Kind::Cron(_) => ticks.walked(next_run_at, until, keep),
         };
         if catch_up == CatchUp::Skip {
             for tick in runs.extract_if(.., |tick| now.saturating_sub(*tick) > SKIP_GRACE_US) {
@@ -143,8 +144,7 @@ impl Ticks<'_> {
             return (vec![first], None);
         };
         let tick = |number: i64| if number == 0 { first } else { second + (number - 1) * interval };
-        // Both are within the horizon, or there would be no second tick; `now` may not be.
-        let count = now.saturating_sub(second) / interval + 2;
+        let count = (now - second) / interval + 2;
         let skip = (count - keep as i64).max(0);
         let skipped = (skip > 0).then(|| Skipped { count: skip as u64, at_least: false, first, last: tick(skip - 1) });
         ((skip..count).map(tick).collect(), skipped)
