@@ -6,6 +6,7 @@
 //! bound that never promises too much.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 
 /// Candidates that one statement may use, at most: as many as a set fits into 128 bits.
 pub const RELEVANT_MAX: usize = 128;
@@ -32,7 +33,31 @@ pub trait Planner {
 }
 
 /// A set of candidates, by their places in the statement's list.
-type Set = u128;
+pub type Set = u128;
+
+/// Hashes a [`Set`]: the search looks up millions of them, and nobody chooses them to collide.
+#[derive(Default)]
+struct SetHasher(u64);
+
+impl Hasher for SetHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u128(u128::from(*byte));
+        }
+    }
+
+    fn write_u128(&mut self, set: u128) {
+        /// Fractions of the golden ratio and of the root of three: odd, with bits in no order.
+        const FACTORS: [u128; 2] = [0x9E37_79B9_7F4A_7C15, 0xBB67_AE85_84CA_A73B];
+        let (low, high) = ((set as u64) ^ self.0, (set >> 64) as u64);
+        let product = (u128::from(low) * FACTORS[0]) ^ (u128::from(high) * FACTORS[1]).rotate_left(32);
+        self.0 = (product as u64) ^ (product >> 64) as u64;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
 
 struct Record {
     at_hand: Set,
@@ -41,12 +66,21 @@ struct Record {
     value: f64,
 }
 
+/// Which record answers for a set.
+#[derive(Clone, Copy)]
+enum Answer {
+    /// Its plan is the plan for the set too.
+    Settled(usize),
+    /// Its plan is the best that is known, and the planner will not be asked any more.
+    Bound(usize),
+}
+
 /// One statement's plans.
 struct Page {
     relevant: Vec<usize>,
     places: HashMap<usize, u32>,
     records: Vec<Record>,
-    known: HashMap<Set, usize>,
+    answers: HashMap<Set, Answer, BuildHasherDefault<SetHasher>>,
     calls: usize,
     calls_max: usize,
     learnt: usize,
@@ -73,11 +107,13 @@ impl Page {
 
     /// The record whose plan is the plan for `set` too.
     fn settled(&mut self, set: Set) -> Option<usize> {
-        if let Some(at) = self.known.get(&set) {
-            return Some(*at);
+        match self.answers.get(&set) {
+            Some(Answer::Settled(at)) => return Some(*at),
+            Some(Answer::Bound(_)) => return None,
+            None => {}
         }
         let at = self.records.iter().position(|one| one.used & !set == 0 && set & !one.at_hand == 0)?;
-        self.known.insert(set, at);
+        self.answers.insert(set, Answer::Settled(at));
         Some(at)
     }
 
@@ -111,7 +147,7 @@ impl Pages {
                 relevant: Vec::new(),
                 places: HashMap::new(),
                 records: vec![Record { at_hand: 0, used: 0, cost: base.cost, value: base.value }],
-                known: HashMap::from([(0, 0)]),
+                answers: HashMap::from_iter([(0, Answer::Settled(0))]),
                 calls: 0,
                 calls_max,
                 learnt: 0,
@@ -137,8 +173,8 @@ impl Pages {
         }
         let (at_hand, used) = (page.set(config), page.set(&outcome.used));
         page.records.push(Record { at_hand, used, cost: outcome.cost, value: outcome.value });
-        page.known.clear();
-        page.known.insert(at_hand, page.records.len() - 1);
+        page.answers.clear();
+        page.answers.insert(at_hand, Answer::Settled(page.records.len() - 1));
     }
 
     /// How often the planner was asked in all.
@@ -182,7 +218,8 @@ impl<P: Planner> Ledger<'_, P> {
 
     /// The candidates in the plan of `statement` with `config` at hand, and its cost in relation to that without any.
     pub fn plan(&mut self, statement: usize, config: &[usize]) -> (Vec<usize>, f64) {
-        let at = self.record(statement, config);
+        let set = self.pages[statement].set(config);
+        let at = self.record(statement, set);
         let page = &self.pages[statement];
         let record = &page.records[at];
         (page.members(record.used), record.cost / page.records[0].cost.max(f64::MIN_POSITIVE))
@@ -190,19 +227,34 @@ impl<P: Planner> Ledger<'_, P> {
 
     /// What executing `statement` takes with `config` at hand, in relation to without any candidate.
     pub fn ratio(&mut self, statement: usize, config: &[usize]) -> f64 {
-        let at = self.record(statement, config);
+        let set = self.pages[statement].set(config);
+        self.ratio_of(statement, set)
+    }
+
+    /// The place of a candidate in the list of `statement`; None when the statement never uses it.
+    pub fn place(&self, statement: usize, candidate: usize) -> Option<u32> {
+        self.pages[statement].places.get(&candidate).copied()
+    }
+
+    /// [`Self::ratio`] for a set of places.
+    pub fn ratio_of(&mut self, statement: usize, set: Set) -> f64 {
+        let at = self.record(statement, set);
         let page = &self.pages[statement];
         page.records[at].value / page.records[0].value.max(f64::MIN_POSITIVE)
     }
 
-    fn record(&mut self, statement: usize, config: &[usize]) -> usize {
+    fn record(&mut self, statement: usize, set: Set) -> usize {
         let page = &mut self.pages[statement];
-        let set = page.set(config);
+        if let Some(Answer::Settled(at) | Answer::Bound(at)) = page.answers.get(&set) {
+            return *at;
+        }
         if let Some(at) = page.settled(set) {
             return at;
         }
         if page.calls >= page.calls_max {
-            return page.bound(set);
+            let at = page.bound(set);
+            page.answers.insert(set, Answer::Bound(at));
+            return at;
         }
         if !self.planner.may_plan() {
             self.refused = true;
@@ -218,7 +270,7 @@ impl<P: Planner> Ledger<'_, P> {
             }
             None => page.bound(set),
         };
-        page.known.insert(set, at);
+        page.answers.insert(set, Answer::Settled(at));
         at
     }
 }
