@@ -6,10 +6,12 @@
 //! bound that never promises too much.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 
 /// Candidates that one statement may use, at most: as many as a set fits into 128 bits.
 pub const RELEVANT_MAX: usize = 128;
+
+/// Questions answered without a plan, at most, between two looks at the clock: some microseconds.
+const UNWATCHED_MAX: u32 = 100;
 
 /// One plan of a statement.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,30 +37,7 @@ pub trait Planner {
 /// A set of candidates, by their places in the statement's list.
 pub type Set = u128;
 
-/// Hashes a [`Set`]: the search looks up millions of them, and nobody chooses them to collide.
-#[derive(Default)]
-struct SetHasher(u64);
-
-impl Hasher for SetHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_u128(u128::from(*byte));
-        }
-    }
-
-    fn write_u128(&mut self, set: u128) {
-        /// Fractions of the golden ratio and of the root of three: odd, with bits in no order.
-        const FACTORS: [u128; 2] = [0x9E37_79B9_7F4A_7C15, 0xBB67_AE85_84CA_A73B];
-        let (low, high) = ((set as u64) ^ self.0, (set >> 64) as u64);
-        let product = (u128::from(low) * FACTORS[0]) ^ (u128::from(high) * FACTORS[1]).rotate_left(32);
-        self.0 = (product as u64) ^ (product >> 64) as u64;
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}
-
+#[derive(Clone, Copy)]
 struct Record {
     at_hand: Set,
     used: Set,
@@ -66,21 +45,11 @@ struct Record {
     value: f64,
 }
 
-/// Which record answers for a set.
-#[derive(Clone, Copy)]
-enum Answer {
-    /// Its plan is the plan for the set too.
-    Settled(usize),
-    /// Its plan is the best that is known, and the planner will not be asked any more.
-    Bound(usize),
-}
-
 /// One statement's plans.
 struct Page {
     relevant: Vec<usize>,
     places: HashMap<usize, u32>,
     records: Vec<Record>,
-    answers: HashMap<Set, Answer, BuildHasherDefault<SetHasher>>,
     calls: usize,
     calls_max: usize,
     learnt: usize,
@@ -106,15 +75,8 @@ impl Page {
     }
 
     /// The record whose plan is the plan for `set` too.
-    fn settled(&mut self, set: Set) -> Option<usize> {
-        match self.answers.get(&set) {
-            Some(Answer::Settled(at)) => return Some(*at),
-            Some(Answer::Bound(_)) => return None,
-            None => {}
-        }
-        let at = self.records.iter().position(|one| one.used & !set == 0 && set & !one.at_hand == 0)?;
-        self.answers.insert(set, Answer::Settled(at));
-        Some(at)
+    fn settled(&self, set: Set) -> Option<usize> {
+        self.records.iter().position(|one| one.used & !set == 0 && set & !one.at_hand == 0)
     }
 
     /// The cheapest known plan that `set` allows.
@@ -123,6 +85,68 @@ impl Page {
             .filter(|at| self.records[*at].used & !set == 0)
             .min_by(|a, b| self.records[*a].cost.total_cmp(&self.records[*b].cost))
             .unwrap_or(0)
+    }
+
+    fn ratio(&self, record: usize) -> f64 {
+        self.records[record].value / self.records[0].value.max(f64::MIN_POSITIVE)
+    }
+
+    fn may_ask(&self) -> bool {
+        self.calls < self.calls_max
+    }
+
+    /// For each place that is not in `set`, the ratio with the candidate there added, in one look at the records; NaN where
+    /// the planner has to be asked, and for what is in `set`.
+    fn ratios_with_one_more(&self, set: Set) -> Vec<f64> {
+        let mut ratios = vec![f64::NAN; self.relevant.len()];
+        let open = !set & all(self.relevant.len());
+        // The cheapest that needs nothing new, and of those that need one candidate more; cost and record.
+        let (mut cheapest, mut with_one): (_, Vec<(Set, usize)>) = (0, Vec::new());
+        let mut settled: Set = 0;
+        for (at, record) in self.records.iter().enumerate() {
+            let missing = record.used & !set;
+            if missing.count_ones() > 1 {
+                continue;
+            }
+            if missing == 0 {
+                cheapest = if record.cost < self.records[cheapest].cost { at } else { cheapest };
+            } else {
+                with_one.push((missing, at));
+            }
+            if set & !record.at_hand == 0 {
+                let answers = if missing == 0 { open & record.at_hand } else { missing } & !settled;
+                settled |= answers;
+                fill(&mut ratios, answers, self.ratio(at));
+            }
+        }
+        if !self.may_ask() {
+            fill(&mut ratios, open & !settled, self.ratio(cheapest));
+            with_one.sort_by(|a, b| self.records[b.1].cost.total_cmp(&self.records[a.1].cost).then(b.1.cmp(&a.1)));
+            for (place, at) in with_one {
+                let (one, other) = (self.records[at].cost, self.records[cheapest].cost);
+                if one < other || (one == other && at < cheapest) {
+                    fill(&mut ratios, place & !settled, self.ratio(at));
+                }
+            }
+        }
+        ratios
+    }
+}
+
+/// The first `count` places.
+fn all(count: usize) -> Set {
+    if count >= RELEVANT_MAX {
+        Set::MAX
+    } else {
+        (1 << count) - 1
+    }
+}
+
+/// Writes `value` at all places of `set`.
+fn fill(values: &mut [f64], mut set: Set, value: f64) {
+    while set != 0 {
+        values[set.trailing_zeros() as usize] = value;
+        set &= set - 1;
     }
 }
 
@@ -136,6 +160,8 @@ pub struct Ledger<'a, P: Planner> {
     planner: &'a mut P,
     pages: &'a mut Vec<Page>,
     refused: bool,
+    /// How often the clock may still be passed by.
+    unwatched: u32,
 }
 
 impl Pages {
@@ -147,7 +173,6 @@ impl Pages {
                 relevant: Vec::new(),
                 places: HashMap::new(),
                 records: vec![Record { at_hand: 0, used: 0, cost: base.cost, value: base.value }],
-                answers: HashMap::from_iter([(0, Answer::Settled(0))]),
                 calls: 0,
                 calls_max,
                 learnt: 0,
@@ -157,10 +182,9 @@ impl Pages {
     }
 
     /// Whether the plan of `statement` with `config` at hand is known, and not just a bound.
-    pub fn is_known(&mut self, statement: usize, config: &[usize]) -> bool {
-        let page = &mut self.pages[statement];
-        let set = page.set(config);
-        page.settled(set).is_some() && config.iter().all(|at| page.places.contains_key(at))
+    pub fn is_known(&self, statement: usize, config: &[usize]) -> bool {
+        let page = &self.pages[statement];
+        page.settled(page.set(config)).is_some() && config.iter().all(|at| page.places.contains_key(at))
     }
 
     /// Notes a plan of `statement` that was made elsewhere, with `config` at hand. It counts from now on, even where the
@@ -172,9 +196,8 @@ impl Pages {
             page.add_relevant(*at);
         }
         let (at_hand, used) = (page.set(config), page.set(&outcome.used));
-        page.records.push(Record { at_hand, used, cost: outcome.cost, value: outcome.value });
-        page.answers.clear();
-        page.answers.insert(at_hand, Answer::Settled(page.records.len() - 1));
+        // Before all but the plan without candidates: the first that answers counts.
+        page.records.insert(1, Record { at_hand, used, cost: outcome.cost, value: outcome.value });
     }
 
     /// How often the planner was asked in all.
@@ -184,7 +207,7 @@ impl Pages {
 
     /// The ledger for as long as nothing else is asked of the planner.
     pub fn with<'a, P: Planner>(&'a mut self, planner: &'a mut P) -> Ledger<'a, P> {
-        Ledger { planner, pages: &mut self.pages, refused: false }
+        Ledger { planner, pages: &mut self.pages, refused: false, unwatched: 0 }
     }
 }
 
@@ -206,9 +229,15 @@ impl<P: Planner> Ledger<'_, P> {
         self.planner.may_plan()
     }
 
-    /// Whether time is up.
+    /// Whether time is up. Looks at the clock after each plan, else now and then.
     pub fn expired(&mut self) -> bool {
-        self.planner.expired()
+        if self.unwatched > 0 {
+            self.unwatched -= 1;
+            return false;
+        }
+        let expired = self.planner.expired();
+        self.unwatched = if expired { 0 } else { UNWATCHED_MAX };
+        expired
     }
 
     /// Whether a plan was wanted when there was no time for it any more.
@@ -239,39 +268,40 @@ impl<P: Planner> Ledger<'_, P> {
     /// [`Self::ratio`] for a set of places.
     pub fn ratio_of(&mut self, statement: usize, set: Set) -> f64 {
         let at = self.record(statement, set);
-        let page = &self.pages[statement];
-        page.records[at].value / page.records[0].value.max(f64::MIN_POSITIVE)
+        self.pages[statement].ratio(at)
+    }
+
+    /// [`Self::ratio_of`] `set` with each of the other places added; NaN where the planner has to be asked, and for the
+    /// places in `set`.
+    pub fn ratios_with_one_more(&self, statement: usize, set: Set) -> Vec<f64> {
+        self.pages[statement].ratios_with_one_more(set)
     }
 
     fn record(&mut self, statement: usize, set: Set) -> usize {
         let page = &mut self.pages[statement];
-        if let Some(Answer::Settled(at) | Answer::Bound(at)) = page.answers.get(&set) {
-            return *at;
-        }
         if let Some(at) = page.settled(set) {
             return at;
         }
-        if page.calls >= page.calls_max {
-            let at = page.bound(set);
-            page.answers.insert(set, Answer::Bound(at));
-            return at;
+        if !page.may_ask() {
+            return page.bound(set);
         }
         if !self.planner.may_plan() {
             self.refused = true;
             return page.bound(set);
         }
         page.calls += 1;
+        self.unwatched = 0;
         let members = page.members(set);
-        let at = match self.planner.plan(statement, &members) {
+        let record = match self.planner.plan(statement, &members) {
             Some(outcome) => {
                 let used = page.set(&outcome.used);
-                page.records.push(Record { at_hand: set, used, cost: outcome.cost, value: outcome.value });
-                page.records.len() - 1
+                Record { at_hand: set, used, cost: outcome.cost, value: outcome.value }
             }
-            None => page.bound(set),
+            // Nobody asks for it again.
+            None => Record { at_hand: set, ..page.records[page.bound(set)] },
         };
-        page.answers.insert(set, Answer::Settled(at));
-        at
+        page.records.push(record);
+        page.records.len() - 1
     }
 }
 

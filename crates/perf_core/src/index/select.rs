@@ -69,8 +69,6 @@ struct Task<'a> {
     choices: &'a [Choice],
     /// For each choice the statements that may use it, with its place in their lists.
     served: Vec<Vec<(usize, u32)>>,
-    /// How many places each statement's list has.
-    places: Vec<usize>,
     budget: f64,
     /// What an index must save.
     least: f64,
@@ -90,7 +88,6 @@ impl<'a> Task<'a> {
                 .enumerate()
                 .map(|(at, choice)| choice.statements.iter().filter_map(|statement| place(*statement, at)).collect())
                 .collect(),
-            places: (0..weights.len()).map(|statement| ledger.relevant(statement)).collect(),
             budget: storage.budget.unwrap_or(f64::INFINITY),
             least: SAVING_MIN * total,
             byte_price: if storage.data > 0.0 { STORAGE_SAVING_MIN * total / storage.data } else { 0.0 },

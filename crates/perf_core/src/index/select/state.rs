@@ -16,6 +16,10 @@ impl Taken {
     /// Not asked yet.
     const UNKNOWN: Taken = Taken { ratio: f64::NAN, saved: f64::NAN };
 
+    fn of(task: &Task<'_>, statement: usize, ratio: f64) -> Taken {
+        Taken { ratio, saved: task.saved(statement, ratio) }
+    }
+
     fn is_known(self) -> bool {
         !self.ratio.is_nan()
     }
@@ -31,8 +35,28 @@ struct Line {
     /// Those of the set that it may use.
     set: Set,
     now: Taken,
-    /// What it would be with each of the candidates it may use put in or taken out, as far as that was asked.
+    /// What it would be with each of the candidates it may use put in or taken out, as far as that was asked; empty when
+    /// nothing was asked yet.
     toggled: Vec<Taken>,
+}
+
+impl Line {
+    /// Notes what one candidate more would make of it, wherever that needs no plan.
+    fn look_ahead<P: Planner>(&mut self, task: &Task<'_>, ledger: &Ledger<'_, P>, statement: usize) {
+        let mut last = self.now;
+        let ratios = ledger.ratios_with_one_more(statement, self.set);
+        let taken = ratios.into_iter().map(|ratio| {
+            if ratio.is_nan() {
+                return Taken::UNKNOWN;
+            }
+            // Most candidates change nothing: their worth need not be worked out again.
+            if ratio != last.ratio {
+                last = if ratio == self.now.ratio { self.now } else { Taken::of(task, statement, ratio) };
+            }
+            last
+        });
+        self.toggled = taken.collect();
+    }
 }
 
 /// What a move does.
@@ -71,19 +95,11 @@ pub(super) struct State {
 impl State {
     /// No candidate at all.
     pub(super) fn empty(task: &Task<'_>) -> State {
-        let lines = task
-            .places
-            .iter()
-            .map(|places| Line {
-                set: 0,
-                now: Taken { ratio: 1.0, saved: 0.0 },
-                toggled: vec![Taken::UNKNOWN; *places],
-            })
-            .collect();
+        let line = Line { set: 0, now: Taken { ratio: 1.0, saved: 0.0 }, toggled: Vec::new() };
         State {
             chosen: Vec::new(),
             is_chosen: vec![false; task.choices.len()],
-            lines,
+            lines: vec![line; task.weights.len()],
             bytes: 0.0,
             worth: 0.0,
             worse: 0,
@@ -126,9 +142,12 @@ impl State {
         let mut effect = Effect { gain: if self.is_chosen[at] { keeping } else { -keeping }, worse: 0 };
         for (statement, place) in &task.served[at] {
             let line = &mut self.lines[*statement];
+            if line.toggled.is_empty() {
+                line.look_ahead(task, ledger, *statement);
+            }
             let then = &mut line.toggled[*place as usize];
             if !then.is_known() {
-                *then = taken(task, ledger, *statement, line.set ^ 1 << place);
+                *then = Taken::of(task, *statement, ledger.ratio_of(*statement, line.set ^ 1 << place));
             }
             effect.gain += then.saved - line.now.saved;
             effect.worse += isize::from(then.is_worse()) - isize::from(line.now.is_worse());
@@ -161,10 +180,12 @@ impl State {
             let line = &mut self.lines[statement];
             let bits = of_one.iter().fold(0, |bits, (_, bit)| bits ^ bit);
             let set = line.set ^ bits;
-            let known = Some(bits).filter(|bits| bits.count_ones() == 1);
-            let known = known.map(|bits| line.toggled[bits.trailing_zeros() as usize]).filter(|then| then.is_known());
-            let now = known.unwrap_or_else(|| taken(task, ledger, statement, set));
-            let next = Line { set, now, toggled: vec![Taken::UNKNOWN; line.toggled.len()] };
+            let asked = line.toggled.get(bits.trailing_zeros() as usize).filter(|then| then.is_known());
+            let now = match asked {
+                Some(then) if bits.count_ones() == 1 => *then,
+                _ => Taken::of(task, statement, ledger.ratio_of(statement, set)),
+            };
+            let next = Line { set, now, toggled: Vec::new() };
             self.worth += now.saved - line.now.saved;
             self.worse = self.worse + usize::from(now.is_worse()) - usize::from(line.now.is_worse());
             self.old_lines.push((statement, std::mem::replace(line, next)));
@@ -205,9 +226,4 @@ impl State {
             Err(place) => self.chosen.insert(place, at),
         }
     }
-}
-
-fn taken<P: Planner>(task: &Task<'_>, ledger: &mut Ledger<'_, P>, statement: usize, set: Set) -> Taken {
-    let ratio = ledger.ratio_of(statement, set);
-    Taken { ratio, saved: task.saved(statement, ratio) }
 }
