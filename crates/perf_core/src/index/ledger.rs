@@ -74,9 +74,18 @@ impl Page {
         members
     }
 
-    /// The record whose plan is the plan for `set` too.
+    /// The record whose plan is the plan for `set` too: that made with just this set, else the first that says so.
     fn settled(&self, set: Set) -> Option<usize> {
-        self.records.iter().position(|one| one.used & !set == 0 && set & !one.at_hand == 0)
+        let mut found = None;
+        for (at, one) in self.records.iter().enumerate() {
+            if one.at_hand == set {
+                return Some(at);
+            }
+            if found.is_none() && one.used & !set == 0 && set & !one.at_hand == 0 {
+                found = Some(at);
+            }
+        }
+        found
     }
 
     /// The cheapest known plan that `set` allows.
@@ -102,7 +111,7 @@ impl Page {
         let open = !set & all(self.relevant.len());
         // The cheapest that needs nothing new, and of those that need one candidate more; cost and record.
         let (mut cheapest, mut with_one): (_, Vec<(Set, usize)>) = (0, Vec::new());
-        let mut settled: Set = 0;
+        let (mut settled, mut exact): (Set, Set) = (0, 0);
         for (at, record) in self.records.iter().enumerate() {
             let missing = record.used & !set;
             if missing.count_ones() > 1 {
@@ -114,7 +123,13 @@ impl Page {
                 with_one.push((missing, at));
             }
             if set & !record.at_hand == 0 {
-                let answers = if missing == 0 { open & record.at_hand } else { missing } & !settled;
+                let more = open & record.at_hand;
+                let answers = if more.count_ones() == 1 && more & exact == 0 {
+                    exact |= more;
+                    more
+                } else {
+                    (if missing == 0 { more } else { missing }) & !settled
+                };
                 settled |= answers;
                 fill(&mut ratios, answers, self.ratio(at));
             }
@@ -181,10 +196,12 @@ impl Pages {
         Pages { pages }
     }
 
-    /// Whether the plan of `statement` with `config` at hand is known, and not just a bound.
-    pub fn is_known(&self, statement: usize, config: &[usize]) -> bool {
+    /// Whether `statement` was planned with exactly `config` at hand. What another plan says of it holds as long as the planner
+    /// finds the cheapest plan; that is nearly always, not always.
+    pub fn is_planned(&self, statement: usize, config: &[usize]) -> bool {
         let page = &self.pages[statement];
-        page.settled(page.set(config)).is_some() && config.iter().all(|at| page.places.contains_key(at))
+        let set = page.set(config);
+        page.records.iter().any(|one| one.at_hand == set) && config.iter().all(|at| page.places.contains_key(at))
     }
 
     /// Notes a plan of `statement` that was made elsewhere, with `config` at hand. It counts from now on, even where the
@@ -361,7 +378,7 @@ mod tests {
         assert_eq!(pages.with(&mut planner).ratio(0, &[0, 1]), 1.3);
         assert_eq!(pages.with(&mut planner).ratio(0, &[1]), 1.3);
         assert_eq!(pages.with(&mut planner).ratio(0, &[0]), 1.0);
-        assert!(pages.is_known(0, &[1]) && !pages.is_known(0, &[0]) && !pages.is_known(0, &[1, 2]));
+        assert!(pages.is_planned(0, &[0, 1]) && !pages.is_planned(0, &[1]) && !pages.is_planned(0, &[0, 1, 2]));
     }
 
     #[test]
@@ -395,6 +412,45 @@ mod tests {
                 }
             }
             prop_assert!(pages.calls() <= calls_max);
+        }
+
+        #[test]
+        fn one_look_tells_what_each_question_would(
+            plans in prop::collection::vec(
+                (prop::collection::btree_set(0usize..6, 0..6), 0usize..64, 1u32..4, 1u32..4, any::<bool>()), 0..12),
+            config in prop::collection::btree_set(0usize..6, 0..6),
+            calls_max in 0usize..2,
+        ) {
+            let mut planner = Cheapest { costs: vec![50.0, 20.0, 70.0, 90.0, 120.0, 10.0], calls: 0 };
+            let mut pages = Pages::new([(base(), calls_max)]);
+            pages.with(&mut planner).add_relevant(0, 0..6);
+            for (at_hand, used, cost, value, learnt) in plans {
+                let at_hand: Vec<usize> = at_hand.into_iter().collect();
+                let used = at_hand.iter().copied().filter(|at| used >> at & 1 == 1).collect();
+                let (cost, value) = (f64::from(cost), f64::from(value));
+                if learnt {
+                    pages.learn(0, &at_hand, &Outcome { cost, value, used });
+                } else {
+                    pages.with(&mut planner).ratio(0, &at_hand);
+                }
+            }
+            let set = config.iter().fold(0, |set, at| set | 1 << at);
+            let ratios = pages.with(&mut planner).ratios_with_one_more(0, set);
+            for (at, told) in ratios.into_iter().enumerate() {
+                if config.contains(&at) {
+                    prop_assert!(told.is_nan());
+                    continue;
+                }
+                let before = pages.calls();
+                let ratio = pages.with(&mut planner).ratio_of(0, set | 1 << at);
+                if told.is_nan() {
+                    prop_assert!(pages.calls() > before);
+                    // That plan may answer for others too.
+                    break;
+                }
+                prop_assert_eq!(told, ratio);
+                prop_assert_eq!(pages.calls(), before);
+            }
         }
     }
 }

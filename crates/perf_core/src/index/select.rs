@@ -22,6 +22,9 @@ const TIE: f64 = 0.0002;
 const PREFERENCE: f64 = 0.03;
 /// `benefit / size^exponent`: from plain benefit to density.
 const EXPONENTS: [f64; 5] = [0.0, 1.0, 0.5, 0.25, 0.75];
+/// Share of a budget that is not planned with. It counts the bytes of the indexes once they are built, and what is known
+/// before are estimates: half of them are off by 1.5 % or more, either way, and several of them together by less than each.
+const HELD_BACK: f64 = 0.02;
 /// Smaller indexes are all the same.
 const BYTES_MIN: f64 = 8192.0;
 /// Rounds of local search after each start, at most.
@@ -88,7 +91,7 @@ impl<'a> Task<'a> {
                 .enumerate()
                 .map(|(at, choice)| choice.statements.iter().filter_map(|statement| place(*statement, at)).collect())
                 .collect(),
-            budget: storage.budget.unwrap_or(f64::INFINITY),
+            budget: storage.planned(),
             least: SAVING_MIN * total,
             byte_price: if storage.data > 0.0 { STORAGE_SAVING_MIN * total / storage.data } else { 0.0 },
         }
@@ -134,13 +137,66 @@ pub struct Storage {
     pub data: f64,
 }
 
+impl Storage {
+    /// What of the budget may be planned with.
+    pub fn planned(self) -> f64 {
+        self.budget.map_or(f64::INFINITY, |budget| budget * (1.0 - HELD_BACK))
+    }
+}
+
+/// Where a search begins.
+#[derive(Clone, Copy)]
+enum Start {
+    /// With what was best before.
+    Before,
+    /// With nothing, building up by `benefit / size^exponent`.
+    Up(f64),
+    /// With everything, taking away by it.
+    Down(f64),
+}
+
+/// The best of `sets`, all within the budget, by what the ledger knows now: if possible one that slows no statement down too
+/// much.
+pub fn best_of<P: Planner>(
+    weights: &[f64],
+    choices: &[Choice],
+    storage: Storage,
+    sets: &[Vec<usize>],
+    ledger: &mut Ledger<'_, P>,
+) -> Selection {
+    let task = Task::of(weights, choices, storage, ledger);
+    let mut best: Option<(bool, Selection)> = None;
+    for chosen in sets {
+        let mut state = State::empty(&task);
+        state.change(&task, ledger, &[], chosen);
+        let is_allowed = state.is_allowed(&task);
+        let better =
+            best.as_ref().is_none_or(
+                |(was_allowed, best)| {
+                    if is_allowed == *was_allowed {
+                        state.worth() > best.worth
+                    } else {
+                        is_allowed
+                    }
+                },
+            );
+        if better {
+            let chosen = state.chosen().to_vec();
+            best = Some((is_allowed, Selection { chosen, worth: state.worth(), cut_short: false }));
+        }
+    }
+    best.map(|(_, best)| best).unwrap_or_default()
+}
+
 /// Chooses among `choices` so that as much weight as possible is saved within the budget. `bundles` are sets of choices
-/// that help together and perhaps not alone, such as those for the arms of an OR.
+/// that help together and perhaps not alone, such as those for the arms of an OR. `before` is a set to begin with: what
+/// was best when less was known, allowed or not.
 pub fn select<P: Planner>(
     weights: &[f64],
     choices: &[Choice],
     bundles: &[Vec<usize>],
     storage: Storage,
+    before: &[usize],
     ledger: &mut Ledger<'_, P>,
 ) -> Selection {
     let task = Task::of(weights, choices, storage, ledger);
@@ -156,13 +212,20 @@ pub fn select<P: Planner>(
     }
     let mut best = Selection::default();
     let mut seen = HashSet::new();
-    let starts = EXPONENTS.iter().flat_map(|exponent| [(true, *exponent), (false, *exponent)]);
-    for (up, exponent) in starts {
+    let first = Some(Start::Before).filter(|_| !before.is_empty());
+    let each = EXPONENTS.into_iter().flat_map(|exponent| [Start::Up(exponent), Start::Down(exponent)]);
+    let starts = first.into_iter().chain(each);
+    for start in starts {
         let mut state = State::empty(&task);
-        let finished = if up {
-            build_up(&task, ledger, &moves, exponent, &mut state)
-        } else {
-            take_away(&task, ledger, exponent, &mut state)
+        let finished = match start {
+            Start::Before => {
+                state.change(&task, ledger, &[], before);
+                take_away(&task, ledger, EXPONENTS[0], &mut state)
+            }
+            Start::Up(exponent) => build_up(&task, ledger, &moves, exponent, &mut state),
+            Start::Down(exponent) => {
+                add_used(&task, ledger, &mut state) && take_away(&task, ledger, exponent, &mut state)
+            }
         };
         state.settle();
         let finished = finished && improve(&task, ledger, &mut state, &mut seen);
@@ -177,7 +240,7 @@ pub fn select<P: Planner>(
             best.cut_short = true;
         }
         // Without a budget to share, density makes no difference worth the planner's time.
-        if task.budget.is_infinite() && exponent > 0.0 {
+        if task.budget.is_infinite() && matches!(start, Start::Up(exponent) if exponent > 0.0) {
             break;
         }
     }
@@ -254,9 +317,8 @@ fn gain<P: Planner>(task: &Task<'_>, ledger: &mut Ledger<'_, P>, state: &mut Sta
     gain
 }
 
-/// Begins with everything that some plan uses when all is at hand, and takes away what is missed least for its size until
-/// the budget holds and nothing superfluous is left. Whether it came to its end.
-fn take_away<P: Planner>(task: &Task<'_>, ledger: &mut Ledger<'_, P>, exponent: f64, state: &mut State) -> bool {
+/// Adds everything that some plan uses when all is at hand. Whether it came to its end.
+fn add_used<P: Planner>(task: &Task<'_>, ledger: &mut Ledger<'_, P>, state: &mut State) -> bool {
     let all: Vec<usize> = (0..task.choices.len()).collect();
     let mut used: Vec<usize> = Vec::new();
     for statement in 0..task.weights.len() {
@@ -268,6 +330,12 @@ fn take_away<P: Planner>(task: &Task<'_>, ledger: &mut Ledger<'_, P>, exponent: 
     used.sort_unstable();
     used.dedup();
     state.change(task, ledger, &[], &used);
+    true
+}
+
+/// Takes away what is missed least for its size until the budget holds and nothing superfluous is left. Whether it came to
+/// its end.
+fn take_away<P: Planner>(task: &Task<'_>, ledger: &mut Ledger<'_, P>, exponent: f64, state: &mut State) -> bool {
     loop {
         let mut best: Option<(f64, usize)> = None;
         let needed = state.is_allowed(task);
