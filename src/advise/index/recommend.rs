@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use std::time::Instant;
 
 use perf_core::index::ledger::{Outcome as PlanOutcome, Pages};
-use perf_core::index::select::{select, Selection, Storage, WORSE_MAX};
+use perf_core::index::select::{best_of, select, Selection, Storage, WORSE_MAX};
 use perf_core::index::{keys_cover, Candidate};
 
 use super::policy::{self, PolicyRow, Resolved};
@@ -30,7 +30,9 @@ const SEARCH_SHARES: (f64, f64) = (0.8, 0.85);
 const UPKEEP_SHARE: f64 = 0.5;
 
 /// How often to select at most, each time with what the real plans of the last selection taught.
-const SELECTIONS_MAX: usize = 6;
+const SELECTIONS_MAX: usize = 12;
+/// Planner calls in all, a statement on average.
+const CALLS_MEAN_MAX: usize = 25;
 /// Share of the time budget after which no index gives way to one of the policy any more.
 const POLICY_SHARE: f64 = 0.9;
 
@@ -107,18 +109,35 @@ pub fn run(workload: &Workload, options: &Options) -> Result<Outcome, Error> {
         }
     }
     let storage = Storage { budget: options.budget_bytes, data: study.relations.values().map(Known::bytes).sum() };
-    let mut selection = select(&weights, &choices, &shortlist.bundles, storage, &mut ledger);
-    for _ in 1..SELECTIONS_MAX {
+    let mut selection = select(&weights, &choices, &shortlist.bundles, storage, &[], &mut ledger);
+    // The first choice rests on few plans. Each set is planned with for real, and the next choice knows those plans, until
+    // it is one that was planned with. One more plan of each statement confirms the last.
+    let calls_max = (CALLS_MEAN_MAX * study.statements.len()).saturating_sub(study.calls + study.statements.len());
+    let mut sets: Vec<Vec<usize>> = Vec::new();
+    loop {
+        let is_new = !sets.contains(&selection.chosen);
+        if is_new {
+            sets.push(std::mem::take(&mut selection.chosen));
+        }
         let mut judge = Judge { study: &study, pool: &pool, pages: &mut pages, deadline };
-        if !judge.finds_harm(&selection) || Instant::now() >= deadline {
+        let learnt = is_new && sets.last().is_some_and(|chosen| judge.learn(chosen, calls_max));
+        let mut oracle = Oracle { study: &study, pool: &pool, plan_until, deadline };
+        let mut ledger = pages.with(&mut oracle);
+        let best = best_of(&weights, &choices, storage, &sets, &mut ledger);
+        let late = Instant::now() >= deadline;
+        let last = late || !learnt || sets.len() >= SELECTIONS_MAX;
+        let next = if last {
+            best
+        } else {
+            select(&weights, &choices, &shortlist.bundles, storage, &best.chosen, &mut ledger)
+        };
+        selection = Selection { cut_short: late || selection.cut_short || next.cut_short, ..next };
+        if last {
             break;
         }
-        // The ledger knows better now.
-        let mut oracle = Oracle { study: &study, pool: &pool, plan_until, deadline };
-        selection = select(&weights, &choices, &shortlist.bundles, storage, &mut pages.with(&mut oracle));
     }
     let mut judge = Judge { study: &study, pool: &pool, pages: &mut pages, deadline: options.deadline };
-    judge.prefer_policy(&mut selection, options.budget_bytes, at(POLICY_SHARE));
+    judge.prefer_policy(&mut selection, storage.planned(), at(POLICY_SHARE));
     judge.drop_parts(&mut selection);
     let plans = judge.confirmed(&mut selection);
     // The evidence names the indexes.
@@ -211,7 +230,7 @@ impl Judge<'_> {
 
     /// Where the policy wants an index that begins with a chosen one and the workload is served as well by it, takes the
     /// policy's: it is what the owner asked for, and the one index serves both.
-    fn prefer_policy(&mut self, selection: &mut Selection, budget_bytes: Option<f64>, until: Instant) {
+    fn prefer_policy(&mut self, selection: &mut Selection, budget: f64, until: Instant) {
         for wanted in (0..self.pool.entries.len()).filter(|at| !self.pool.entries[*at].policy.is_empty()) {
             if Instant::now() >= until {
                 return;
@@ -225,7 +244,7 @@ impl Judge<'_> {
             instead.push(wanted);
             instead.sort_unstable();
             let bytes: f64 = instead.iter().map(|at| self.pool.entries[*at].index.bytes).sum();
-            if budget_bytes.is_some_and(|budget| bytes > budget) {
+            if bytes > budget {
                 continue;
             }
             let (now, then) = (self.saved_by(&selection.chosen), self.saved_by(&instead));
@@ -288,22 +307,25 @@ impl Judge<'_> {
         saved
     }
 
-    /// Plans the statements of whose plan with the chosen indexes the ledger has only a bound, and tells it; whether one takes
-    /// longer than allowed.
-    fn finds_harm(&mut self, selection: &Selection) -> bool {
-        let mut harm = false;
-        for (number, statement) in self.study.statements.iter().enumerate() {
-            let relevant = self.relevant(number, &selection.chosen);
-            if relevant.is_empty() || Instant::now() >= self.deadline || self.pages.is_known(number, &relevant) {
+    /// Plans the statements that were not planned with just these indexes yet, and tells the ledger; whether there was one, and
+    /// time and calls for all.
+    fn learn(&mut self, chosen: &[usize], calls_max: usize) -> bool {
+        let mut learnt = false;
+        for number in 0..self.study.statements.len() {
+            let relevant = self.relevant(number, chosen);
+            if relevant.is_empty() || self.pages.is_planned(number, &relevant) {
                 continue;
+            }
+            if Instant::now() >= self.deadline || self.pages.calls() >= calls_max {
+                return false;
             }
             let Some(plan) = self.oracle().planned(number, &relevant) else { continue };
             let value = self.study.time_of(&plan);
-            harm |= value > WORSE_MAX * self.study.time_of(&statement.base);
             let outcome = PlanOutcome { cost: plan.total_cost, value, used: pool::used(&plan, &relevant) };
             self.pages.learn(number, &relevant, &outcome);
+            learnt = true;
         }
-        harm
+        learnt
     }
 
     /// Plans every statement with the chosen indexes, whatever the ledger says, and gives up an index that makes one take

@@ -10,6 +10,9 @@ use std::collections::HashMap;
 /// Candidates that one statement may use, at most: as many as a set fits into 128 bits.
 pub const RELEVANT_MAX: usize = 128;
 
+/// Questions answered without a plan, at most, between two looks at the clock: some microseconds.
+const UNWATCHED_MAX: u32 = 100;
+
 /// One plan of a statement.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
@@ -32,8 +35,9 @@ pub trait Planner {
 }
 
 /// A set of candidates, by their places in the statement's list.
-type Set = u128;
+pub type Set = u128;
 
+#[derive(Clone, Copy)]
 struct Record {
     at_hand: Set,
     used: Set,
@@ -46,7 +50,6 @@ struct Page {
     relevant: Vec<usize>,
     places: HashMap<usize, u32>,
     records: Vec<Record>,
-    known: HashMap<Set, usize>,
     calls: usize,
     calls_max: usize,
     learnt: usize,
@@ -71,14 +74,18 @@ impl Page {
         members
     }
 
-    /// The record whose plan is the plan for `set` too.
-    fn settled(&mut self, set: Set) -> Option<usize> {
-        if let Some(at) = self.known.get(&set) {
-            return Some(*at);
+    /// The record whose plan is the plan for `set` too: that made with just this set, else the first that says so.
+    fn settled(&self, set: Set) -> Option<usize> {
+        let mut found = None;
+        for (at, one) in self.records.iter().enumerate() {
+            if one.at_hand == set {
+                return Some(at);
+            }
+            if found.is_none() && one.used & !set == 0 && set & !one.at_hand == 0 {
+                found = Some(at);
+            }
         }
-        let at = self.records.iter().position(|one| one.used & !set == 0 && set & !one.at_hand == 0)?;
-        self.known.insert(set, at);
-        Some(at)
+        found
     }
 
     /// The cheapest known plan that `set` allows.
@@ -87,6 +94,74 @@ impl Page {
             .filter(|at| self.records[*at].used & !set == 0)
             .min_by(|a, b| self.records[*a].cost.total_cmp(&self.records[*b].cost))
             .unwrap_or(0)
+    }
+
+    fn ratio(&self, record: usize) -> f64 {
+        self.records[record].value / self.records[0].value.max(f64::MIN_POSITIVE)
+    }
+
+    fn may_ask(&self) -> bool {
+        self.calls < self.calls_max
+    }
+
+    /// For each place that is not in `set`, the ratio with the candidate there added, in one look at the records; NaN where
+    /// the planner has to be asked, and for what is in `set`.
+    fn ratios_with_one_more(&self, set: Set) -> Vec<f64> {
+        let mut ratios = vec![f64::NAN; self.relevant.len()];
+        let open = !set & all(self.relevant.len());
+        // The cheapest that needs nothing new, and of those that need one candidate more; cost and record.
+        let (mut cheapest, mut with_one): (_, Vec<(Set, usize)>) = (0, Vec::new());
+        let (mut settled, mut exact): (Set, Set) = (0, 0);
+        for (at, record) in self.records.iter().enumerate() {
+            let missing = record.used & !set;
+            if missing.count_ones() > 1 {
+                continue;
+            }
+            if missing == 0 {
+                cheapest = if record.cost < self.records[cheapest].cost { at } else { cheapest };
+            } else {
+                with_one.push((missing, at));
+            }
+            if set & !record.at_hand == 0 {
+                let more = open & record.at_hand;
+                let answers = if more.count_ones() == 1 && more & exact == 0 {
+                    exact |= more;
+                    more
+                } else {
+                    (if missing == 0 { more } else { missing }) & !settled
+                };
+                settled |= answers;
+                fill(&mut ratios, answers, self.ratio(at));
+            }
+        }
+        if !self.may_ask() {
+            fill(&mut ratios, open & !settled, self.ratio(cheapest));
+            with_one.sort_by(|a, b| self.records[b.1].cost.total_cmp(&self.records[a.1].cost).then(b.1.cmp(&a.1)));
+            for (place, at) in with_one {
+                let (one, other) = (self.records[at].cost, self.records[cheapest].cost);
+                if one < other || (one == other && at < cheapest) {
+                    fill(&mut ratios, place & !settled, self.ratio(at));
+                }
+            }
+        }
+        ratios
+    }
+}
+
+/// The first `count` places.
+fn all(count: usize) -> Set {
+    if count >= RELEVANT_MAX {
+        Set::MAX
+    } else {
+        (1 << count) - 1
+    }
+}
+
+/// Writes `value` at all places of `set`.
+fn fill(values: &mut [f64], mut set: Set, value: f64) {
+    while set != 0 {
+        values[set.trailing_zeros() as usize] = value;
+        set &= set - 1;
     }
 }
 
@@ -100,6 +175,8 @@ pub struct Ledger<'a, P: Planner> {
     planner: &'a mut P,
     pages: &'a mut Vec<Page>,
     refused: bool,
+    /// How often the clock may still be passed by.
+    unwatched: u32,
 }
 
 impl Pages {
@@ -111,7 +188,6 @@ impl Pages {
                 relevant: Vec::new(),
                 places: HashMap::new(),
                 records: vec![Record { at_hand: 0, used: 0, cost: base.cost, value: base.value }],
-                known: HashMap::from([(0, 0)]),
                 calls: 0,
                 calls_max,
                 learnt: 0,
@@ -120,11 +196,12 @@ impl Pages {
         Pages { pages }
     }
 
-    /// Whether the plan of `statement` with `config` at hand is known, and not just a bound.
-    pub fn is_known(&mut self, statement: usize, config: &[usize]) -> bool {
-        let page = &mut self.pages[statement];
+    /// Whether `statement` was planned with exactly `config` at hand. What another plan says of it holds as long as the planner
+    /// finds the cheapest plan; that is nearly always, not always.
+    pub fn is_planned(&self, statement: usize, config: &[usize]) -> bool {
+        let page = &self.pages[statement];
         let set = page.set(config);
-        page.settled(set).is_some() && config.iter().all(|at| page.places.contains_key(at))
+        page.records.iter().any(|one| one.at_hand == set) && config.iter().all(|at| page.places.contains_key(at))
     }
 
     /// Notes a plan of `statement` that was made elsewhere, with `config` at hand. It counts from now on, even where the
@@ -136,9 +213,8 @@ impl Pages {
             page.add_relevant(*at);
         }
         let (at_hand, used) = (page.set(config), page.set(&outcome.used));
-        page.records.push(Record { at_hand, used, cost: outcome.cost, value: outcome.value });
-        page.known.clear();
-        page.known.insert(at_hand, page.records.len() - 1);
+        // Before all but the plan without candidates: the first that answers counts.
+        page.records.insert(1, Record { at_hand, used, cost: outcome.cost, value: outcome.value });
     }
 
     /// How often the planner was asked in all.
@@ -148,7 +224,7 @@ impl Pages {
 
     /// The ledger for as long as nothing else is asked of the planner.
     pub fn with<'a, P: Planner>(&'a mut self, planner: &'a mut P) -> Ledger<'a, P> {
-        Ledger { planner, pages: &mut self.pages, refused: false }
+        Ledger { planner, pages: &mut self.pages, refused: false, unwatched: 0 }
     }
 }
 
@@ -170,9 +246,15 @@ impl<P: Planner> Ledger<'_, P> {
         self.planner.may_plan()
     }
 
-    /// Whether time is up.
+    /// Whether time is up. Looks at the clock after each plan, else now and then.
     pub fn expired(&mut self) -> bool {
-        self.planner.expired()
+        if self.unwatched > 0 {
+            self.unwatched -= 1;
+            return false;
+        }
+        let expired = self.planner.expired();
+        self.unwatched = if expired { 0 } else { UNWATCHED_MAX };
+        expired
     }
 
     /// Whether a plan was wanted when there was no time for it any more.
@@ -182,7 +264,8 @@ impl<P: Planner> Ledger<'_, P> {
 
     /// The candidates in the plan of `statement` with `config` at hand, and its cost in relation to that without any.
     pub fn plan(&mut self, statement: usize, config: &[usize]) -> (Vec<usize>, f64) {
-        let at = self.record(statement, config);
+        let set = self.pages[statement].set(config);
+        let at = self.record(statement, set);
         let page = &self.pages[statement];
         let record = &page.records[at];
         (page.members(record.used), record.cost / page.records[0].cost.max(f64::MIN_POSITIVE))
@@ -190,18 +273,33 @@ impl<P: Planner> Ledger<'_, P> {
 
     /// What executing `statement` takes with `config` at hand, in relation to without any candidate.
     pub fn ratio(&mut self, statement: usize, config: &[usize]) -> f64 {
-        let at = self.record(statement, config);
-        let page = &self.pages[statement];
-        page.records[at].value / page.records[0].value.max(f64::MIN_POSITIVE)
+        let set = self.pages[statement].set(config);
+        self.ratio_of(statement, set)
     }
 
-    fn record(&mut self, statement: usize, config: &[usize]) -> usize {
+    /// The place of a candidate in the list of `statement`; None when the statement never uses it.
+    pub fn place(&self, statement: usize, candidate: usize) -> Option<u32> {
+        self.pages[statement].places.get(&candidate).copied()
+    }
+
+    /// [`Self::ratio`] for a set of places.
+    pub fn ratio_of(&mut self, statement: usize, set: Set) -> f64 {
+        let at = self.record(statement, set);
+        self.pages[statement].ratio(at)
+    }
+
+    /// [`Self::ratio_of`] `set` with each of the other places added; NaN where the planner has to be asked, and for the
+    /// places in `set`.
+    pub fn ratios_with_one_more(&self, statement: usize, set: Set) -> Vec<f64> {
+        self.pages[statement].ratios_with_one_more(set)
+    }
+
+    fn record(&mut self, statement: usize, set: Set) -> usize {
         let page = &mut self.pages[statement];
-        let set = page.set(config);
         if let Some(at) = page.settled(set) {
             return at;
         }
-        if page.calls >= page.calls_max {
+        if !page.may_ask() {
             return page.bound(set);
         }
         if !self.planner.may_plan() {
@@ -209,17 +307,18 @@ impl<P: Planner> Ledger<'_, P> {
             return page.bound(set);
         }
         page.calls += 1;
+        self.unwatched = 0;
         let members = page.members(set);
-        let at = match self.planner.plan(statement, &members) {
+        let record = match self.planner.plan(statement, &members) {
             Some(outcome) => {
                 let used = page.set(&outcome.used);
-                page.records.push(Record { at_hand: set, used, cost: outcome.cost, value: outcome.value });
-                page.records.len() - 1
+                Record { at_hand: set, used, cost: outcome.cost, value: outcome.value }
             }
-            None => page.bound(set),
+            // Nobody asks for it again.
+            None => Record { at_hand: set, ..page.records[page.bound(set)] },
         };
-        page.known.insert(set, at);
-        at
+        page.records.push(record);
+        page.records.len() - 1
     }
 }
 
@@ -279,7 +378,7 @@ mod tests {
         assert_eq!(pages.with(&mut planner).ratio(0, &[0, 1]), 1.3);
         assert_eq!(pages.with(&mut planner).ratio(0, &[1]), 1.3);
         assert_eq!(pages.with(&mut planner).ratio(0, &[0]), 1.0);
-        assert!(pages.is_known(0, &[1]) && !pages.is_known(0, &[0]) && !pages.is_known(0, &[1, 2]));
+        assert!(pages.is_planned(0, &[0, 1]) && !pages.is_planned(0, &[1]) && !pages.is_planned(0, &[0, 1, 2]));
     }
 
     #[test]
@@ -313,6 +412,45 @@ mod tests {
                 }
             }
             prop_assert!(pages.calls() <= calls_max);
+        }
+
+        #[test]
+        fn one_look_tells_what_each_question_would(
+            plans in prop::collection::vec(
+                (prop::collection::btree_set(0usize..6, 0..6), 0usize..64, 1u32..4, 1u32..4, any::<bool>()), 0..12),
+            config in prop::collection::btree_set(0usize..6, 0..6),
+            calls_max in 0usize..2,
+        ) {
+            let mut planner = Cheapest { costs: vec![50.0, 20.0, 70.0, 90.0, 120.0, 10.0], calls: 0 };
+            let mut pages = Pages::new([(base(), calls_max)]);
+            pages.with(&mut planner).add_relevant(0, 0..6);
+            for (at_hand, used, cost, value, learnt) in plans {
+                let at_hand: Vec<usize> = at_hand.into_iter().collect();
+                let used = at_hand.iter().copied().filter(|at| used >> at & 1 == 1).collect();
+                let (cost, value) = (f64::from(cost), f64::from(value));
+                if learnt {
+                    pages.learn(0, &at_hand, &Outcome { cost, value, used });
+                } else {
+                    pages.with(&mut planner).ratio(0, &at_hand);
+                }
+            }
+            let set = config.iter().fold(0, |set, at| set | 1 << at);
+            let ratios = pages.with(&mut planner).ratios_with_one_more(0, set);
+            for (at, told) in ratios.into_iter().enumerate() {
+                if config.contains(&at) {
+                    prop_assert!(told.is_nan());
+                    continue;
+                }
+                let before = pages.calls();
+                let ratio = pages.with(&mut planner).ratio_of(0, set | 1 << at);
+                if told.is_nan() {
+                    prop_assert!(pages.calls() > before);
+                    // That plan may answer for others too.
+                    break;
+                }
+                prop_assert_eq!(told, ratio);
+                prop_assert_eq!(pages.calls(), before);
+            }
         }
     }
 }

@@ -1,7 +1,14 @@
 //! Choosing indexes under a storage budget: several starts, some building up from nothing and some taking away from all,
 //! each followed by local search, until the deadline. The best set so far is always at hand.
 
+mod state;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashSet;
+
 use super::ledger::{Ledger, Planner};
+use state::State;
 
 /// No statement may take longer than this, compared with no index at all.
 pub const WORSE_MAX: f64 = 1.05;
@@ -15,6 +22,11 @@ const TIE: f64 = 0.0002;
 const PREFERENCE: f64 = 0.03;
 /// `benefit / size^exponent`: from plain benefit to density.
 const EXPONENTS: [f64; 5] = [0.0, 1.0, 0.5, 0.25, 0.75];
+/// Share of a budget that is not planned with. It counts the bytes of the indexes once they are built, and what is known
+/// before are estimates: half of them are off by 1.5 % or more, either way, and several of them together by less than each.
+const HELD_BACK: f64 = 0.02;
+/// Smaller indexes are all the same.
+const BYTES_MIN: f64 = 8192.0;
 /// Rounds of local search after each start, at most.
 const ROUNDS_MAX: usize = 6;
 /// Worth of a statement's becoming e times faster, as a share of its time. Without it, whatever follows the first index of a
@@ -58,6 +70,8 @@ struct Task<'a> {
     /// Each statement's share in what is to be saved.
     weights: &'a [f64],
     choices: &'a [Choice],
+    /// For each choice the statements that may use it, with its place in their lists.
+    served: Vec<Vec<(usize, u32)>>,
     budget: f64,
     /// What an index must save.
     least: f64,
@@ -65,18 +79,22 @@ struct Task<'a> {
     byte_price: f64,
 }
 
-/// A set of candidates and what it does to every statement.
-#[derive(Clone)]
-struct State {
-    chosen: Vec<usize>,
-    ratios: Vec<f64>,
-    bytes: f64,
-    worth: f64,
-}
-
-impl Task<'_> {
-    fn start(&self) -> State {
-        State { chosen: Vec::new(), ratios: vec![1.0; self.weights.len()], bytes: 0.0, worth: 0.0 }
+impl<'a> Task<'a> {
+    fn of<P: Planner>(weights: &'a [f64], choices: &'a [Choice], storage: Storage, ledger: &Ledger<'_, P>) -> Task<'a> {
+        let total = weights.iter().sum::<f64>();
+        let place = |statement: usize, at: usize| ledger.place(statement, at).map(|place| (statement, place));
+        Task {
+            weights,
+            choices,
+            served: choices
+                .iter()
+                .enumerate()
+                .map(|(at, choice)| choice.statements.iter().filter_map(|statement| place(*statement, at)).collect())
+                .collect(),
+            budget: storage.planned(),
+            least: SAVING_MIN * total,
+            byte_price: if storage.data > 0.0 { STORAGE_SAVING_MIN * total / storage.data } else { 0.0 },
+        }
     }
 
     /// What a statement with this ratio is worth: what it saves, and a little for each time it gets faster once more.
@@ -90,42 +108,23 @@ impl Task<'_> {
         self.choices[at].write_cost + self.least + self.byte_price * self.choices[at].bytes
     }
 
-    /// `state` without `out` and with `into`.
-    fn changed<P: Planner>(&self, ledger: &mut Ledger<'_, P>, state: &State, out: &[usize], into: &[usize]) -> State {
-        let mut next = state.clone();
-        let mut touched: Vec<usize> = Vec::new();
-        for at in out {
-            if let Ok(place) = next.chosen.binary_search(at) {
-                next.chosen.remove(place);
-                next.bytes -= self.choices[*at].bytes;
-                next.worth += self.keeping(*at);
-                touched.extend(&self.choices[*at].statements);
-            }
-        }
-        for at in into {
-            if let Err(place) = next.chosen.binary_search(at) {
-                next.chosen.insert(place, *at);
-                next.bytes += self.choices[*at].bytes;
-                next.worth -= self.keeping(*at);
-                touched.extend(&self.choices[*at].statements);
-            }
-        }
-        touched.sort_unstable();
-        touched.dedup();
-        for statement in touched {
-            let ratio = ledger.ratio(statement, &next.chosen);
-            next.worth += self.saved(statement, ratio) - self.saved(statement, next.ratios[statement]);
-            next.ratios[statement] = ratio;
-        }
-        next
-    }
-
-    fn is_allowed(&self, state: &State) -> bool {
-        state.bytes <= self.budget && state.ratios.iter().all(|ratio| *ratio <= WORSE_MAX)
-    }
-
     fn is_preferred(&self, members: &[usize]) -> bool {
         members.iter().any(|at| self.choices[*at].preferred)
+    }
+
+    /// Choices that serve a statement which one of `others` serves.
+    fn serving_as(&self, others: &[usize]) -> Vec<usize> {
+        let mut is_served = vec![false; self.weights.len()];
+        for (statement, _) in others.iter().flat_map(|at| &self.served[*at]) {
+            is_served[*statement] = true;
+        }
+        let serves = |at: &usize| self.served[*at].iter().any(|(statement, _)| is_served[*statement]);
+        (0..self.choices.len()).filter(serves).collect()
+    }
+
+    /// `gain / size^exponent`.
+    fn density(&self, gain: f64, at: usize, exponent: f64) -> f64 {
+        gain / self.choices[at].bytes.max(BYTES_MIN).powf(exponent)
     }
 }
 
@@ -138,19 +137,69 @@ pub struct Storage {
     pub data: f64,
 }
 
+impl Storage {
+    /// What of the budget may be planned with.
+    pub fn planned(self) -> f64 {
+        self.budget.map_or(f64::INFINITY, |budget| budget * (1.0 - HELD_BACK))
+    }
+}
+
+/// Where a search begins.
+#[derive(Clone, Copy)]
+enum Start {
+    /// With what was best before.
+    Before,
+    /// With nothing, building up by `benefit / size^exponent`.
+    Up(f64),
+    /// With everything, taking away by it.
+    Down(f64),
+}
+
+/// The best of `sets`, all within the budget, by what the ledger knows now: if possible one that slows no statement down too
+/// much.
+pub fn best_of<P: Planner>(
+    weights: &[f64],
+    choices: &[Choice],
+    storage: Storage,
+    sets: &[Vec<usize>],
+    ledger: &mut Ledger<'_, P>,
+) -> Selection {
+    let task = Task::of(weights, choices, storage, ledger);
+    let mut best: Option<(bool, Selection)> = None;
+    for chosen in sets {
+        let mut state = State::empty(&task);
+        state.change(&task, ledger, &[], chosen);
+        let is_allowed = state.is_allowed(&task);
+        let better =
+            best.as_ref().is_none_or(
+                |(was_allowed, best)| {
+                    if is_allowed == *was_allowed {
+                        state.worth() > best.worth
+                    } else {
+                        is_allowed
+                    }
+                },
+            );
+        if better {
+            let chosen = state.chosen().to_vec();
+            best = Some((is_allowed, Selection { chosen, worth: state.worth(), cut_short: false }));
+        }
+    }
+    best.map(|(_, best)| best).unwrap_or_default()
+}
+
 /// Chooses among `choices` so that as much weight as possible is saved within the budget. `bundles` are sets of choices
-/// that help together and perhaps not alone, such as those for the arms of an OR.
+/// that help together and perhaps not alone, such as those for the arms of an OR. `before` is a set to begin with: what
+/// was best when less was known, allowed or not.
 pub fn select<P: Planner>(
     weights: &[f64],
     choices: &[Choice],
     bundles: &[Vec<usize>],
     storage: Storage,
+    before: &[usize],
     ledger: &mut Ledger<'_, P>,
 ) -> Selection {
-    let total = weights.iter().sum::<f64>();
-    let byte_price = if storage.data > 0.0 { STORAGE_SAVING_MIN * total / storage.data } else { 0.0 };
-    let budget = storage.budget.unwrap_or(f64::INFINITY);
-    let task = Task { weights, choices, budget, least: SAVING_MIN * total, byte_price };
+    let task = Task::of(weights, choices, storage, ledger);
     let mut moves: Vec<Vec<usize>> =
         (0..choices.len()).filter(|at| !choices[*at].statements.is_empty()).map(|at| vec![at]).collect();
     for bundle in bundles.iter().filter(|bundle| bundle.len() > 1) {
@@ -162,13 +211,26 @@ pub fn select<P: Planner>(
         }
     }
     let mut best = Selection::default();
-    let starts = EXPONENTS.iter().flat_map(|exponent| [(true, *exponent), (false, *exponent)]);
-    for (up, exponent) in starts {
-        let (state, finished) =
-            if up { build_up(&task, ledger, &moves, exponent) } else { take_away(&task, ledger, exponent) };
-        let (state, finished) = if finished { improved(&task, ledger, state) } else { (state, false) };
-        if task.is_allowed(&state) && state.worth > best.worth * (1.0 + 1e-9) {
-            best = Selection { chosen: state.chosen, worth: state.worth, ..best };
+    let mut seen = HashSet::new();
+    let first = Some(Start::Before).filter(|_| !before.is_empty());
+    let each = EXPONENTS.into_iter().flat_map(|exponent| [Start::Up(exponent), Start::Down(exponent)]);
+    let starts = first.into_iter().chain(each);
+    for start in starts {
+        let mut state = State::empty(&task);
+        let finished = match start {
+            Start::Before => {
+                state.change(&task, ledger, &[], before);
+                take_away(&task, ledger, EXPONENTS[0], &mut state)
+            }
+            Start::Up(exponent) => build_up(&task, ledger, &moves, exponent, &mut state),
+            Start::Down(exponent) => {
+                add_used(&task, ledger, &mut state) && take_away(&task, ledger, exponent, &mut state)
+            }
+        };
+        state.settle();
+        let finished = finished && improve(&task, ledger, &mut state, &mut seen);
+        if state.is_allowed(&task) && state.worth() > best.worth * (1.0 + 1e-9) {
+            best = Selection { chosen: state.chosen().to_vec(), worth: state.worth(), ..best };
         }
         if !finished || ledger.expired() {
             best.cut_short = true;
@@ -178,188 +240,216 @@ pub fn select<P: Planner>(
             best.cut_short = true;
         }
         // Without a budget to share, density makes no difference worth the planner's time.
-        if task.budget.is_infinite() && exponent > 0.0 {
+        if task.budget.is_infinite() && matches!(start, Start::Up(exponent) if exponent > 0.0) {
             break;
         }
     }
     best
 }
 
-/// Lazy greedy: a move's gain is computed again only when its last known one could win.
+/// Lazy greedy: a move's gain is computed again only when its last known one could win. Whether it came to its end.
 fn build_up<P: Planner>(
     task: &Task<'_>,
     ledger: &mut Ledger<'_, P>,
     moves: &[Vec<usize>],
     exponent: f64,
-) -> (State, bool) {
-    let mut state = task.start();
+    state: &mut State,
+) -> bool {
     let mut gains: Vec<f64> = vec![f64::INFINITY; moves.len()];
     loop {
         let bytes: Vec<f64> = moves
             .iter()
-            .map(|members| {
-                members.iter().filter(|at| !state.chosen.contains(at)).map(|at| task.choices[*at].bytes).sum()
-            })
+            .map(|members| members.iter().filter(|at| !state.contains(**at)).map(|at| task.choices[*at].bytes).sum())
             .collect();
-        let score = |gain: f64, at: usize| gain / bytes[at].max(8192.0).powf(exponent);
+        let score = |gain: f64, at: usize| gain / bytes[at].max(BYTES_MIN).powf(exponent);
         let mut order: Vec<(usize, f64)> = gains.iter().enumerate().map(|(at, gain)| (at, score(*gain, at))).collect();
         order.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-        let mut best: Option<(usize, f64, State)> = None;
+        let mut best: Option<(usize, f64)> = None;
         for (at, bound) in order {
-            if best.as_ref().is_some_and(|(_, best_score, _)| bound < best_score * (1.0 - PREFERENCE)) {
+            if best.is_some_and(|(_, best_score)| bound < best_score * (1.0 - PREFERENCE)) {
                 break;
             }
-            let done = moves[at].iter().all(|member| state.chosen.contains(member));
+            let done = moves[at].iter().all(|member| state.contains(*member));
             // A bundle's gain may grow when one of its members is chosen; a single's is taken as final.
             let hopeless = gains[at] <= 0.0 && moves[at].len() == 1;
-            if done || hopeless || state.bytes + bytes[at] > task.budget {
+            if done || hopeless || state.bytes() + bytes[at] > task.budget {
                 continue;
             }
             if ledger.expired() {
-                return (state, false);
+                return false;
             }
-            let next = task.changed(ledger, &state, &[], &moves[at]);
-            gains[at] = if task.is_allowed(&next) { next.worth - state.worth } else { f64::NEG_INFINITY };
+            gains[at] = gain(task, ledger, state, &moves[at]);
             if gains[at] <= 0.0 {
                 continue;
             }
             let new = score(gains[at], at);
-            let better = match &best {
+            let better = match best {
                 None => true,
-                Some((other, old, _)) => {
+                Some((other, old)) => {
                     let preferred = |at: usize| task.is_preferred(&moves[at]);
-                    let tolerance = if preferred(at) != preferred(*other) { PREFERENCE } else { TIE };
+                    let tolerance = if preferred(at) != preferred(other) { PREFERENCE } else { TIE };
                     let rank = |at: usize| (!preferred(at), bytes[at] as u64, at);
-                    new > old * (1.0 + tolerance) || (new > old * (1.0 - tolerance) && rank(at) < rank(*other))
+                    new > old * (1.0 + tolerance) || (new > old * (1.0 - tolerance) && rank(at) < rank(other))
                 }
             };
             if better {
-                best = Some((at, new, next));
+                best = Some((at, new));
             }
         }
         match best {
-            Some((_, _, next)) => state = next,
-            None => return (state, true),
+            Some((at, _)) => state.change(task, ledger, &[], &moves[at]),
+            None => return true,
         }
     }
 }
 
-/// Begins with everything that some plan uses when all is at hand, and takes away what is missed least for its size until
-/// the budget holds and nothing superfluous is left.
-fn take_away<P: Planner>(task: &Task<'_>, ledger: &mut Ledger<'_, P>, exponent: f64) -> (State, bool) {
+/// By how much the set is worth more with `members`; minus infinity when it is not allowed.
+fn gain<P: Planner>(task: &Task<'_>, ledger: &mut Ledger<'_, P>, state: &mut State, members: &[usize]) -> f64 {
+    if let [at] = members {
+        let effect = state.effect(task, ledger, *at);
+        return if state.harms(effect) { f64::NEG_INFINITY } else { effect.gain };
+    }
+    let mark = state.mark();
+    let before = state.worth();
+    state.change(task, ledger, &[], members);
+    let gain = if state.is_allowed(task) { state.worth() - before } else { f64::NEG_INFINITY };
+    state.back(mark);
+    gain
+}
+
+/// Adds everything that some plan uses when all is at hand. Whether it came to its end.
+fn add_used<P: Planner>(task: &Task<'_>, ledger: &mut Ledger<'_, P>, state: &mut State) -> bool {
     let all: Vec<usize> = (0..task.choices.len()).collect();
     let mut used: Vec<usize> = Vec::new();
     for statement in 0..task.weights.len() {
         if ledger.expired() {
-            return (task.start(), false);
+            return false;
         }
         used.extend(ledger.plan(statement, &all).0);
     }
     used.sort_unstable();
     used.dedup();
-    let mut state = task.changed(ledger, &task.start(), &[], &used);
+    state.change(task, ledger, &[], &used);
+    true
+}
+
+/// Takes away what is missed least for its size until the budget holds and nothing superfluous is left. Whether it came to
+/// its end.
+fn take_away<P: Planner>(task: &Task<'_>, ledger: &mut Ledger<'_, P>, exponent: f64, state: &mut State) -> bool {
     loop {
-        let mut best: Option<(f64, State)> = None;
-        for at in state.chosen.clone() {
+        let mut best: Option<(f64, usize)> = None;
+        let needed = state.is_allowed(task);
+        for at in state.chosen().to_vec() {
             if ledger.expired() {
-                return (state, false);
+                return false;
             }
-            let next = task.changed(ledger, &state, &[at], &[]);
-            let loss = state.worth - next.worth;
-            let needed = task.is_allowed(&state);
+            let loss = -state.effect(task, ledger, at).gain;
             if needed && loss > 0.0 {
                 continue;
             }
             // What is better gone goes first, whatever its size.
-            let score = if loss <= 0.0 { loss } else { loss / task.choices[at].bytes.max(8192.0).powf(exponent) };
-            if best.as_ref().is_none_or(|(least, _)| score < *least) {
-                best = Some((score, next));
+            let score = if loss <= 0.0 { loss } else { task.density(loss, at, exponent) };
+            if best.is_none_or(|(least, _)| score < least) {
+                best = Some((score, at));
             }
         }
         match best {
-            Some((_, next)) => state = next,
-            None => return (state, true),
+            Some((_, at)) => state.change(task, ledger, &[at], &[]),
+            None => return true,
         }
     }
 }
 
-/// Takes one or two out and fills up again, by worth and by density, while that helps.
-fn improved<P: Planner>(task: &Task<'_>, ledger: &mut Ledger<'_, P>, mut state: State) -> (State, bool) {
+/// Takes one or two out and fills up again, by worth and by density, while that helps. `seen` are the sets from which this
+/// was tried before: it ends where it ended then. Whether it came to its end.
+fn improve<P: Planner>(
+    task: &Task<'_>,
+    ledger: &mut Ledger<'_, P>,
+    state: &mut State,
+    seen: &mut HashSet<Vec<usize>>,
+) -> bool {
     for _ in 0..ROUNDS_MAX {
-        let before = state.worth;
-        for out in outs(task, &state) {
-            if !out.iter().all(|at| state.chosen.contains(at)) {
+        if !seen.insert(state.chosen().to_vec()) {
+            return true;
+        }
+        let before = state.worth();
+        for out in outs(task, state) {
+            if !out.iter().all(|at| state.contains(*at)) {
                 continue;
             }
-            let margin = if task.is_preferred(&out) { PREFERENCE } else { TIE } * state.worth.abs();
-            let rest = task.changed(ledger, &state, &out, &[]);
+            let margin = if task.is_preferred(&out) { PREFERENCE } else { TIE } * state.worth().abs();
+            let (count, bytes, worth) = (state.chosen().len(), state.bytes(), state.worth());
+            let whole = state.mark();
+            state.change(task, ledger, &out, &[]);
+            let rest = state.mark();
+            let mut improved = false;
             for exponent in [0.0, 1.0] {
-                let (filled, finished) = fill(task, ledger, rest.clone(), &out, exponent);
-                let smaller = filled.chosen.len() < state.chosen.len() || filled.bytes < state.bytes;
+                let finished = fill(task, ledger, state, &out, exponent);
+                let smaller = state.chosen().len() < count || state.bytes() < bytes;
                 let needed = if out.is_empty() || smaller { 0.0 } else { margin };
-                if task.is_allowed(&filled) && filled.worth > state.worth + needed {
-                    state = filled;
-                    if !finished {
-                        return (state, false);
+                improved = state.is_allowed(task) && state.worth() > worth + needed;
+                if !finished {
+                    if !improved {
+                        state.back(whole);
                     }
+                    return false;
+                }
+                if improved {
                     break;
                 }
-                if !finished {
-                    return (state, false);
-                }
+                state.back(rest);
+            }
+            if improved {
+                state.settle();
+            } else {
+                state.back(whole);
             }
         }
-        if state.worth <= before * (1.0 + 1e-9) {
+        if state.worth() <= before * (1.0 + 1e-9) {
             break;
         }
     }
-    (state, true)
+    true
 }
 
-/// Adds the best candidate as long as one helps; first of all, instead of `out`, one that is not in it.
+/// Adds the best candidate as long as one helps; first of all, instead of `out`, one that is not in it. Whether it came to
+/// its end.
 fn fill<P: Planner>(
     task: &Task<'_>,
     ledger: &mut Ledger<'_, P>,
-    mut state: State,
+    state: &mut State,
     out: &[usize],
     exponent: f64,
-) -> (State, bool) {
-    let served: Vec<usize> = out.iter().flat_map(|at| task.choices[*at].statements.iter().copied()).collect();
-    let mut candidates: Vec<usize> = (0..task.choices.len())
-        .filter(|at| {
-            let choice = &task.choices[*at];
-            if choice.statements.is_empty() {
-                return false;
-            }
-            // Without a budget to share, only what serves the same statements can gain from a place becoming free.
-            out.is_empty() || task.budget.is_finite() || choice.statements.iter().any(|one| served.contains(one))
-        })
-        .collect();
+) -> bool {
+    let mut candidates: Vec<usize> = if out.is_empty() || task.budget.is_finite() {
+        (0..task.choices.len()).filter(|at| !task.served[*at].is_empty()).collect()
+    } else {
+        // Without a budget to share, only what serves the same statements can gain from a place becoming free.
+        task.serving_as(out)
+    };
     let mut first = !out.is_empty();
     loop {
-        let mut best: Option<(f64, usize, State)> = None;
+        let mut best: Option<(f64, usize)> = None;
         let mut hopeful = Vec::with_capacity(candidates.len());
         for at in candidates {
-            let choice = &task.choices[at];
-            if state.chosen.contains(&at) || state.bytes + choice.bytes > task.budget {
+            if state.contains(at) || state.bytes() + task.choices[at].bytes > task.budget {
                 continue;
             }
             if ledger.expired() {
-                return (state, false);
+                return false;
             }
-            let next = task.changed(ledger, &state, &[], &[at]);
-            let gain = next.worth - state.worth;
-            if gain <= 0.0 || !task.is_allowed(&next) {
+            let effect = state.effect(task, ledger, at);
+            if effect.gain <= 0.0 || state.harms(effect) {
                 continue;
             }
             hopeful.push(at);
-            let score = gain / choice.bytes.max(8192.0).powf(exponent);
-            if !(first && out.contains(&at)) && best.as_ref().is_none_or(|(most, _, _)| score > *most) {
-                best = Some((score, at, next));
+            let score = task.density(effect.gain, at, exponent);
+            if !(first && out.contains(&at)) && best.is_none_or(|(most, _)| score > most) {
+                best = Some((score, at));
             }
         }
-        let Some((_, _, next)) = best else { return (state, true) };
-        state = next;
+        let Some((_, at)) = best else { return true };
+        state.change(task, ledger, &[], &[at]);
         first = false;
         candidates = hopeful;
     }
@@ -368,195 +458,13 @@ fn fill<P: Planner>(
 /// What may be taken out in one move: nothing, each, every two of a relation.
 fn outs(task: &Task<'_>, state: &State) -> Vec<Vec<usize>> {
     let mut outs = vec![Vec::new()];
-    outs.extend(state.chosen.iter().map(|at| vec![*at]));
-    for (place, a) in state.chosen.iter().enumerate() {
-        for b in &state.chosen[place + 1..] {
+    outs.extend(state.chosen().iter().map(|at| vec![*at]));
+    for (place, a) in state.chosen().iter().enumerate() {
+        for b in &state.chosen()[place + 1..] {
             if task.choices[*a].relation == task.choices[*b].relation {
                 outs.push(vec![*a, *b]);
             }
         }
     }
     outs
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::ledger::{Outcome, Pages};
-    use super::*;
-    use proptest::prelude::*;
-
-    /// Each candidate multiplies the cost of its statements; the best one counts. What costs more than 0.9 of the cost
-    /// without takes a third more time than it costs.
-    struct Table {
-        factors: Vec<Vec<f64>>,
-        calls: usize,
-        calls_max: usize,
-    }
-
-    impl Planner for Table {
-        fn plan(&mut self, statement: usize, config: &[usize]) -> Option<Outcome> {
-            self.calls += 1;
-            let factor = |at: usize| self.factors[at][statement];
-            let best =
-                config.iter().copied().filter(|at| factor(*at) < 1.0).min_by(|a, b| factor(*a).total_cmp(&factor(*b)));
-            let cost = 100.0 * best.map_or(1.0, factor);
-            Some(Outcome { cost, value: time(cost), used: best.into_iter().collect() })
-        }
-        fn may_plan(&mut self) -> bool {
-            self.calls <= self.calls_max
-        }
-        fn expired(&mut self) -> bool {
-            false
-        }
-    }
-
-    fn time(cost: f64) -> f64 {
-        if cost > 90.0 && cost < 100.0 {
-            cost * 4.0 / 3.0
-        } else {
-            cost
-        }
-    }
-
-    fn choice(bytes: f64, statements: Vec<usize>) -> Choice {
-        Choice { relation: 1, bytes, write_cost: 0.0, statements, preferred: false }
-    }
-
-    fn base() -> Outcome {
-        Outcome { cost: 100.0, value: 100.0, used: vec![] }
-    }
-
-    fn chosen<P: Planner>(
-        planner: &mut P,
-        weights: &[f64],
-        choices: &[Choice],
-        bundles: &[Vec<usize>],
-        budget: Option<f64>,
-    ) -> Selection {
-        let mut pages = Pages::new(weights.iter().map(|_| (base(), usize::MAX)));
-        let mut ledger = pages.with(planner);
-        for statement in 0..weights.len() {
-            ledger
-                .add_relevant(statement, (0..choices.len()).filter(|at| choices[*at].statements.contains(&statement)));
-        }
-        select(weights, choices, bundles, Storage { budget, data: 0.0 }, &mut ledger)
-    }
-
-    fn run(factors: Vec<Vec<f64>>, bytes: &[f64], budget: Option<f64>, calls_max: usize) -> (Selection, Vec<Choice>) {
-        let count = factors.first().map_or(0, Vec::len);
-        let weights = vec![100.0; count];
-        let choices: Vec<Choice> = factors
-            .iter()
-            .zip(bytes)
-            .map(|(row, bytes)| choice(*bytes, (0..count).filter(|s| row[*s] != 1.0).collect()))
-            .collect();
-        let mut planner = Table { factors, calls: 0, calls_max };
-        (chosen(&mut planner, &weights, &choices, &[], budget), choices)
-    }
-
-    #[test]
-    fn takes_what_helps_and_no_more() {
-        let (selection, _) = run(vec![vec![0.1, 1.0], vec![1.0, 0.5], vec![0.2, 1.0]], &[8192.0; 3], None, usize::MAX);
-        assert_eq!(selection.chosen, [0, 1]);
-        assert!((selection.worth - 139.0 - 5.0 * (10f64.ln() + 2f64.ln())).abs() < 1e-6, "{selection:?}");
-    }
-
-    #[test]
-    fn two_small_beat_one_big_under_a_budget() {
-        let factors = vec![vec![0.1, 1.0, 1.0], vec![1.0, 0.3, 1.0], vec![1.0, 1.0, 0.3]];
-        let (selection, _) = run(factors, &[100_000.0, 50_000.0, 50_000.0], Some(100_000.0), usize::MAX);
-        assert_eq!(selection.chosen, [1, 2]);
-    }
-
-    #[test]
-    fn one_wide_replaces_two_narrow() {
-        let factors = vec![vec![0.1, 1.0], vec![1.0, 0.1], vec![0.1, 0.1]];
-        let (selection, _) = run(factors, &[8192.0, 8192.0, 30_000.0], None, usize::MAX);
-        assert_eq!(selection.chosen, [2]);
-    }
-
-    #[test]
-    fn never_what_harms_a_statement() {
-        let (selection, _) = run(vec![vec![0.1, 0.95]], &[8192.0], None, usize::MAX);
-        assert!(selection.chosen.is_empty());
-    }
-
-    #[test]
-    fn write_cost_outweighs() {
-        let choices = [Choice { write_cost: 105.0, ..choice(8192.0, vec![0]) }];
-        let mut planner = Table { factors: vec![vec![0.1]], calls: 0, calls_max: usize::MAX };
-        assert!(chosen(&mut planner, &[100.0], &choices, &[], None).chosen.is_empty());
-    }
-
-    #[test]
-    fn preferred_wins_a_tie() {
-        let choices = [choice(8192.0, vec![0]), Choice { preferred: true, ..choice(8192.0, vec![0]) }];
-        let mut planner = Table { factors: vec![vec![0.1], vec![0.1]], calls: 0, calls_max: usize::MAX };
-        assert_eq!(chosen(&mut planner, &[100.0], &choices, &[], None).chosen, [1]);
-    }
-
-    /// Helps only with both.
-    struct Both;
-
-    impl Planner for Both {
-        fn plan(&mut self, _: usize, config: &[usize]) -> Option<Outcome> {
-            let both = config == [0, 1];
-            let cost = if both { 1.0 } else { 100.0 };
-            Some(Outcome { cost, value: cost, used: if both { vec![0, 1] } else { vec![] } })
-        }
-        fn may_plan(&mut self) -> bool {
-            true
-        }
-        fn expired(&mut self) -> bool {
-            false
-        }
-    }
-
-    #[test]
-    fn a_bundle_helps_where_its_members_do_not() {
-        let choices = [choice(8192.0, vec![0]), choice(8192.0, vec![0])];
-        assert_eq!(chosen(&mut Both, &[100.0], &choices, &[vec![1, 0]], None).chosen, [0, 1]);
-        assert!(chosen(&mut Both, &[100.0], &choices, &[vec![0, 1]], Some(9000.0)).chosen.is_empty());
-    }
-
-    proptest! {
-        #[test]
-        fn within_budget_net_positive_and_stops(
-            factors in prop::collection::vec(prop::collection::vec(0.05f64..1.1, 4), 1..8),
-            bytes in prop::collection::vec(8192.0f64..1e6, 8),
-            budget in 8192.0f64..2e6,
-            calls_max in 0usize..500,
-        ) {
-            let (selection, choices) = run(factors.clone(), &bytes, Some(budget), calls_max);
-            let used: f64 = selection.chosen.iter().map(|at| choices[*at].bytes).sum();
-            prop_assert!(used <= budget);
-            prop_assert!(selection.worth >= 0.0);
-            for statement in (0..4).filter(|_| !selection.cut_short) {
-                let best = selection.chosen.iter().map(|at| factors[*at][statement]).fold(1.0, f64::min);
-                prop_assert!(time(100.0 * best) <= 100.0 * WORSE_MAX);
-            }
-        }
-
-        #[test]
-        fn no_worse_than_the_best_of_all_sets_by_more_than_a_little(
-            factors in prop::collection::vec(prop::collection::vec(0.05f64..0.9, 4), 1..7),
-            bytes in prop::collection::vec(8192.0f64..1e6, 7),
-            budget in 8192.0f64..2e6,
-        ) {
-            let (selection, choices) = run(factors.clone(), &bytes, Some(budget), usize::MAX);
-            let mut optimum: f64 = 0.0;
-            for set in 0u32..1 << factors.len() {
-                let members: Vec<usize> = (0..factors.len()).filter(|at| set >> at & 1 == 1).collect();
-                if members.iter().map(|at| choices[*at].bytes).sum::<f64>() > budget {
-                    continue;
-                }
-                let saved: f64 = (0..4)
-                    .map(|s| members.iter().map(|at| factors[*at][s]).fold(1.0, f64::min))
-                    .map(|ratio: f64| 100.0 * (1.0 - ratio + FASTER * (1.0 / ratio).ln()))
-                    .sum();
-                optimum = optimum.max(saved - members.len() as f64);
-            }
-            prop_assert!(selection.worth >= 0.97 * optimum - 1e-6, "{} of {optimum}", selection.worth);
-        }
-    }
 }
