@@ -160,7 +160,10 @@ pub fn parse(schedule: &str, time_zone: &str) -> Result<(Option<Schedule>, Serve
     }
     match Schedule::parse(schedule) {
         Ok(schedule) => Ok((Some(schedule), zone)),
-        Err(error) => Err(Error::InvalidArgument { argument: "schedule", value: error.message, accepted: error.hint }),
+        Err(error) => {
+            let value = error.message.trim_start_matches("invalid schedule").trim_start_matches([':', ' ']).to_owned();
+            Err(Error::InvalidArgument { argument: "schedule", value, accepted: error.hint })
+        }
     }
 }
 
