@@ -96,10 +96,21 @@ WHERE j.owner::pg_catalog.oid = pg_catalog.to_regrole(pg_catalog.quote_ident(cur
    OR (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user);
 
 CREATE VIEW perf.job_runs WITH (security_barrier) AS
-SELECT run_id, job_id, scheduled_at, started_at, finished_at, status, attempt, sqlstate, message, lock_wait_ms, detail,
-       job_name, pg_catalog.pg_get_userbyid(owner)::pg_catalog.text AS owner, requested, not_before
-FROM perf.job_run
-WHERE owner::pg_catalog.oid = pg_catalog.to_regrole(pg_catalog.quote_ident(current_user))::pg_catalog.oid
+SELECT r.run_id, r.job_id, r.scheduled_at, r.started_at, r.finished_at, r.status, r.attempt, r.sqlstate, r.message,
+       r.lock_wait_ms, r.detail, r.job_name, pg_catalog.pg_get_userbyid(r.owner)::pg_catalog.text AS owner, r.requested,
+       r.not_before, w.pid, p.phase,
+       CASE WHEN p.total > 0 THEN 100 * p.done::pg_catalog.float8 / p.total END AS phase_done_pct
+FROM perf.job_run r
+LEFT JOIN perf._running_jobs() w ON r.status = 'running' AND w.run_id = r.run_id
+LEFT JOIN LATERAL (
+    SELECT i.phase, i.blocks_done AS done, i.blocks_total AS total
+    FROM pg_catalog.pg_stat_progress_create_index i WHERE i.pid = w.pid
+    UNION ALL
+    SELECT v.phase, v.heap_blks_scanned, v.heap_blks_total FROM pg_catalog.pg_stat_progress_vacuum v WHERE v.pid = w.pid
+    UNION ALL
+    SELECT c.phase, c.heap_blks_scanned, c.heap_blks_total FROM pg_catalog.pg_stat_progress_cluster c WHERE c.pid = w.pid
+    LIMIT 1) p ON true
+WHERE r.owner::pg_catalog.oid = pg_catalog.to_regrole(pg_catalog.quote_ident(current_user))::pg_catalog.oid
    OR (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user);
 
 GRANT SELECT ON perf.jobs, perf.job_runs TO PUBLIC;

@@ -248,3 +248,10 @@ pub unsafe fn run_portal(portal: pg_sys::Portal, receiver: *mut pg_sys::DestRece
         pg_sys::PortalRun(portal, all, true, receiver, receiver, &raw mut completion);
     }
 }
+
+/// Lets a background process connect as a role that may not log in, where the server can.
+#[cfg(any(feature = "pg15", feature = "pg16"))]
+pub const WITHOUT_LOGIN_CHECK: u32 = 0;
+/// Lets a background process connect as a role that may not log in, where the server can.
+#[cfg(any(feature = "pg17", feature = "pg18"))]
+pub const WITHOUT_LOGIN_CHECK: u32 = pg_sys::BGWORKER_BYPASS_ROLELOGINCHECK;

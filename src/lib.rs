@@ -115,7 +115,7 @@ pgrx::extension_sql_file!(
         api::capacity::capacity_sample_now
     ]
 );
-pgrx::extension_sql_file!("../sql/jobs.sql", name = "job_tables");
+pgrx::extension_sql_file!("../sql/jobs.sql", name = "job_tables", requires = [api::jobs::_running_jobs]);
 pgrx::extension_sql_file!(
     "../sql/jobs_functions.sql",
     name = "job_functions",

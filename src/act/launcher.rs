@@ -30,6 +30,7 @@ const UNPLACED_US: i64 = 300 * SECOND_US;
 pub fn register() {
     if !background::is_binary_upgrade() {
         background::register_static("perf_opt launcher", "perf_opt_launcher_main");
+        background::register_at_promotion("perf_opt promotion", "perf_opt_promotion_main");
     }
 }
 
@@ -82,6 +83,14 @@ pub extern "C-unwind" fn perf_opt_launcher_main(_argument: pg_sys::Datum) {
     }
     // Not 0: the postmaster takes that for "never again". Superfluous when the server shuts down.
     background::exit(1);
+}
+
+/// Entry point of a process that only tells the launcher that the server takes writes now, and ends.
+#[pg_guard]
+#[no_mangle]
+pub extern "C-unwind" fn perf_opt_promotion_main(_argument: pg_sys::Datum) {
+    registry::wake_launcher();
+    background::exit(0);
 }
 
 #[pg_guard]

@@ -6,8 +6,9 @@ use serde_json::json;
 
 use super::or_raise;
 use crate::act::define::{self, Definition};
-use crate::act::executor;
+use crate::act::{board, executor};
 use crate::error::Error;
+use crate::pg::names;
 use crate::pg::text::Text;
 
 /// The value of an argument that may not be NULL.
@@ -88,4 +89,11 @@ fn job_cancel(run_id: Option<i64>) -> bool {
 #[pg_extern]
 fn job_wait(run_id: Option<i64>, timeout: default!(Option<Interval>, "'1 min'")) -> Text {
     or_raise(given("run_id", run_id).and_then(|run_id| define::wait(run_id, given("timeout", timeout)?)).map(Text))
+}
+
+/// Runs under way in this database.
+#[pg_extern(volatile)]
+fn _running_jobs() -> TableIterator<'static, (name!(run_id, i64), name!(pid, Option<i32>))> {
+    let places = if crate::memory::is_ready() { board::of_database(names::current_database()) } else { Vec::new() };
+    TableIterator::new(places.into_iter().map(|place| (place.run_id, (place.pid != 0).then_some(place.pid))))
 }

@@ -292,6 +292,12 @@ pub fn launcher_ended() {
     registry.launcher_latch = 0;
 }
 
+/// Makes the launcher look around.
+pub fn wake_launcher() {
+    let latch = REGISTRY.share().launcher_latch;
+    background::wake(latch);
+}
+
 /// Changes with every event after which databases must be looked at again.
 pub fn changes() -> u64 {
     REGISTRY.share().changes

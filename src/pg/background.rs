@@ -40,6 +40,12 @@ pub fn register_static(name: &str, function: &str) {
     builder(name, name, function).set_restart_time(Some(std::time::Duration::from_secs(1))).load();
 }
 
+/// Registers a process that the postmaster starts once when the server takes writes: at start, or at a standby's
+/// promotion.
+pub fn register_at_promotion(name: &str, function: &str) {
+    builder(name, name, function).set_start_time(BgWorkerStartTime::RecoveryFinished).set_restart_time(None).load();
+}
+
 /// Asks the postmaster for a process that is never restarted by itself. False when no worker slot is free.
 pub fn start_dynamic(name: &str, kind: &str, function: &str, argument: i64) -> bool {
     // SAFETY: a plain global of this process.
@@ -151,10 +157,7 @@ pub fn connect_to_database(dbid: u32) {
 /// Connects to a database as a role, with what a login of that role would have: its settings, its rights, no more.
 /// A role that may not connect ends the process, except one that may not log in where the server can look past that.
 pub fn connect_as(dbid: u32, role: u32) {
-    #[cfg(any(feature = "pg15", feature = "pg16"))]
-    let flags = 0;
-    #[cfg(any(feature = "pg17", feature = "pg18"))]
-    let flags = pg_sys::BGWORKER_BYPASS_ROLELOGINCHECK;
+    let flags = crate::compat::WITHOUT_LOGIN_CHECK;
     // SAFETY: once per process.
     unsafe {
         pg_sys::BackgroundWorkerInitializeConnectionByOid(pg_sys::Oid::from(dbid), pg_sys::Oid::from(role), flags);

@@ -415,6 +415,36 @@ class Places(JobTest):
         self.sql("CREATE EXTENSION perf_opt")
         self.assertEqual(self.run_now(self.schedule("again", "manual", "SELECT 1"))["status"], "succeeded")
 
+    def test_progress_and_process_of_a_run(self) -> None:
+        self.sql("CREATE TABLE t AS SELECT g AS a FROM generate_series(1, 300000) g")
+        run_id = self.value("SELECT perf.job_run_now($1::bigint)",
+                            (self.schedule("build", "manual", "CREATE INDEX CONCURRENTLY t_a ON t (a)"),))
+        with self.cluster.connect(self.database) as blocker:
+            # The build waits for our snapshot in its last phase but one: long enough to be seen.
+            blocker.query("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM t WHERE a < 0")
+            self.wait_until(lambda: self.sql("SELECT r.phase FROM perf.job_runs r JOIN pg_stat_activity a ON a.pid = r.pid "
+                                             "WHERE r.run_id = $1::bigint AND a.application_name = 'perf_opt job build' "
+                                             "AND r.phase LIKE 'waiting for%'", (run_id,)) != [], 20, "the build to wait")
+        self.wait_until(lambda: self.job_run(run_id)["status"] == "succeeded", 20, "the build")
+        self.assertEqual((self.job_run(run_id)["pid"], self.job_run(run_id)["phase"]), (None, None))
+
+    def test_old_history_is_removed(self) -> None:
+        # In one transaction: the scheduler tidies up when it starts, which is when it hears of the jobs.
+        with self.cluster.connect(self.database) as session:
+            session.query("BEGIN")
+            job, other = (session.query(f"SELECT perf.job_schedule('{name}', 'manual', 'SELECT 1')").scalar()
+                          for name in ("old", "rare"))
+            session.query("INSERT INTO perf.job_run (job_id, job_name, owner, requested, scheduled_at, finished_at, status) "
+                          f"SELECT {job}, 'old', 'postgres', true, at, at, 'succeeded' "
+                          "FROM generate_series(now() - '30 days'::interval, now() - '20 days'::interval, '1 day') at")
+            session.query("INSERT INTO perf.job_run (job_id, job_name, owner, requested, scheduled_at, finished_at, status) "
+                          f"VALUES ({other}, 'rare', 'postgres', true, now() - '1 year'::interval, "
+                          "now() - '1 year'::interval, 'failed')")
+            session.query("COMMIT")
+        self.wait_until(lambda: len(self.runs(job)) == 1, 15, "the old runs to go")
+        # The latest run of a job stays, however old it is.
+        self.assertEqual([run["status"] for run in self.runs(other)], ["failed"])
+
     def test_database_renamed_and_dropped(self) -> None:
         job = self.schedule("often", "1 s", "SELECT 1")
         self.wait_for_runs(job, 1)
@@ -444,11 +474,11 @@ class Places(JobTest):
         self.assertEqual(standby.sql("SELECT name FROM perf.jobs"), [("often",)])
         self.assertEqual(standby.sql("SELECT 1 FROM pg_stat_activity WHERE backend_type IN ('perf_opt scheduler', "
                                      "'perf_opt job')"), [])
+        self.wait_until(lambda: primary.scalar("SELECT count(*) FROM ran") > 0, 15, "a run on the primary")
+        primary.wait_for_replay(standby)
         primary.stop("immediate")
         standby.promote()
         self.wait_until(lambda: standby.scalar("SELECT count(*) FROM ran WHERE server = 'standby'") > 0, 5, "a run")
-        delay = standby.scalar("SELECT extract(epoch FROM min(started_at) - pg_postmaster_start_time()) FROM perf.job_runs")
-        self.assertIsNotNone(delay)
 
     def test_dump_and_restore_keep_jobs(self) -> None:
         self.schedule("kept", "1 hour", "SELECT 1", time_zone="Europe/Berlin", priority=7)
