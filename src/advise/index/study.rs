@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::time::Instant;
 
-use perf_core::index::candidates::Needs;
+use perf_core::index::needs::Needs;
 use perf_core::index::{Candidate, Key, Kind};
 use perf_core::outcome::unpack_sqlstate;
 use pgrx::{pg_sys, PgSqlErrorCode};
