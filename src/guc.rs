@@ -177,11 +177,13 @@ pub fn thresholds_ns() -> [u64; 3] {
     [setting_now(&SLOW_MS), setting_now(&CRITICAL_MS), setting_now(&EMERGENCY_MS)].map(threshold_ns)
 }
 
-/// The lowest of the three, in nanoseconds.
+/// The lowest of the three, in nanoseconds: for each statement, so in a few instructions. One that is off is -1, and more
+/// than all others as a number without sign.
 #[inline]
 pub fn slow_threshold_ns() -> u64 {
-    let [slow, critical, emergency] = thresholds_ns();
-    slow.min(critical).min(emergency)
+    let [slow, critical, emergency] =
+        [setting_now(&SLOW_MS), setting_now(&CRITICAL_MS), setting_now(&EMERGENCY_MS)].map(|ms| ms as u32);
+    u64::from(slow.min(critical).min(emergency)) * 1_000_000
 }
 
 #[inline]

@@ -11,7 +11,7 @@ use pgrx::prelude::*;
 use crate::collect::pending::{self, Position};
 use crate::error::Error;
 use crate::memory::slow_ring::{self, SlowSample};
-use crate::memory::statements::{self, Snapshot};
+use crate::memory::survey::{self, Snapshot};
 use crate::pg::names::Visibility;
 use crate::pg::text::DbText;
 use crate::pg::{background, names};
@@ -302,7 +302,7 @@ fn _pending_statements(
         .collect();
     if all_databases.unwrap_or(false) {
         let here = names::current_database();
-        let elsewhere = statements::snapshot(None, true);
+        let elsewhere = survey::snapshot(None, true);
         rows.extend(elsewhere.iter().filter(|item| item.key.dbid != here).map(|item| {
             let delta = Delta { entry: 0, counters: item.counters, histogram: item.histogram };
             pending_row(item, &delta, &Position::default(), now, &viewer)

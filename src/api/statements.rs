@@ -2,15 +2,17 @@
 
 use super::or_raise;
 use crate::error::Error;
-use crate::memory::{self, statements, Memory};
+use crate::memory::survey::{self, EntryView};
+use crate::memory::table::Key;
+use crate::memory::{self, Memory};
 use crate::pg::names::{current_database, database_oid, Names, Visibility};
 use crate::pg::srf::{Row, RowSink};
 use crate::pg::text::DbText;
+use perf_core::counters::Counters;
 use perf_core::histogram::{lower_ns, Histogram, BUCKETS};
 use perf_core::outcome::unpack_sqlstate;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
-use statements::{Counters, EntryView, Key};
 
 const COLUMNS: usize = 32;
 const NOT_VISIBLE: &[u8] = b"<insufficient privilege>";
@@ -54,7 +56,7 @@ fn statements(fcinfo: pg_sys::FunctionCallInfo) {
     let visibility = Visibility::of_current_role();
     let texts = core::cell::RefCell::new(Vec::new());
     let copies = core::cell::RefCell::new(Vec::new());
-    statements::visit(
+    survey::visit(
         &memory,
         |entry| copy(entry, only, &visibility, &mut copies.borrow_mut(), &mut texts.borrow_mut()),
         || {
@@ -169,7 +171,7 @@ fn latency_histogram(
 fn histogram_of(memory: &Memory, queryid: u64) -> Histogram {
     let (dbid, visibility) = (current_database(), Visibility::of_current_role());
     let mut sum = Histogram::default();
-    statements::visit(
+    survey::visit(
         memory,
         |entry| {
             let key = entry.key;
@@ -191,7 +193,7 @@ fn histogram_of(memory: &Memory, queryid: u64) -> Histogram {
 fn reset(queryid: default!(Option<i64>, "NULL"), database: default!(Option<&str>, "NULL")) -> i64 {
     let memory = or_raise(memory::require());
     let only = or_raise(database.map(known_database).transpose());
-    let removed = statements::reset(&memory, |key, is_other| {
+    let removed = survey::reset(&memory, |key, is_other| {
         let database_matches = only.is_none_or(|dbid| key.dbid == dbid);
         let statement_matches = queryid.is_none_or(|queryid| !is_other && key.queryid == queryid as u64);
         database_matches && statement_matches

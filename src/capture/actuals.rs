@@ -1,14 +1,82 @@
 //! Counts the rows that the nodes of a costly statement's plan really gave, for the advisor to correct estimates with. Only
 //! the few executions that are sampled are counted; the others keep the executor without instruments. Locks nothing.
 
+use core::ffi::{c_int, c_void};
+use core::ptr;
 use perf_core::cardinality::{Gathered, Identity};
-use pgrx::{pg_sys, PgList};
+use pgrx::{is_a, pg_sys, PgList};
 
 use crate::pg::attempt::attempt;
 use crate::pg::cardinality::{self, Loops};
 
 /// Plans below are not counted: their estimates decide nothing, and the decision itself would cost too much.
 pub const COSTLY: f64 = 1_000.0;
+
+/// Among the instruments that an execution asks for: give each node one, as for `INSTRUMENT_ROWS`. A bit that the server has
+/// no use for, so that it can be told whether anybody else wants to see what they count.
+pub const COUNT_ROWS: c_int = 1 << 20;
+/// The execution was not run to its end at one go: its counts say nothing.
+const INCOMPLETE: c_int = 1 << 21;
+
+/// After each run of an execution, `whole` when the first ran it to its end.
+///
+/// # Safety
+/// `query` is a live descriptor whose executor is open.
+#[inline(always)]
+pub unsafe fn end_run(query: *mut pg_sys::QueryDesc, whole: bool) {
+    // SAFETY: as promised.
+    unsafe {
+        if instruments(query) & COUNT_ROWS != 0 {
+            end_counted_run(query, whole);
+        }
+    }
+}
+
+/// Whether an execution that has come to its end has counted the rows of its nodes.
+///
+/// # Safety
+/// `query` is a live descriptor whose executor is open.
+#[inline(always)]
+pub unsafe fn has_counted(query: *const pg_sys::QueryDesc) -> bool {
+    // SAFETY: as promised.
+    unsafe { instruments(query) & (COUNT_ROWS | INCOMPLETE) == COUNT_ROWS }
+}
+
+#[inline(always)]
+unsafe fn instruments(query: *const pg_sys::QueryDesc) -> c_int {
+    // SAFETY: the caller vouches for an open executor.
+    unsafe { (*query).estate.as_ref() }.map_or(0, |estate| estate.es_instrument)
+}
+
+#[cold]
+#[inline(never)]
+unsafe fn end_counted_run(query: *mut pg_sys::QueryDesc, whole: bool) {
+    use pg_sys::InstrumentOption as I;
+    let by_others = I::INSTRUMENT_TIMER | I::INSTRUMENT_BUFFERS | I::INSTRUMENT_ROWS | I::INSTRUMENT_WAL;
+    // SAFETY: the caller vouches for an open executor; inside the statement's transaction, without a lightweight lock.
+    unsafe {
+        if !whole {
+            (*(*query).estate).es_instrument |= INCOMPLETE;
+        }
+        // Whoever prints the plan without having asked for counts prints all that is printed without being asked for.
+        if (*(*query).estate).es_instrument & by_others as c_int == 0 {
+            attempt(|| Some(forget_hash_tables((*query).planstate, ptr::null_mut())));
+        }
+    }
+}
+
+/// Hash tables describe themselves in an EXPLAIN without ANALYZE too, if their node has an instrument.
+unsafe extern "C-unwind" fn forget_hash_tables(state: *mut pg_sys::PlanState, nothing: *mut c_void) -> bool {
+    // SAFETY: the walker hands over the nodes of a live execution; the tag says which struct a node is.
+    unsafe {
+        if !state.is_null() && is_a(state.cast(), pg_sys::NodeTag::T_HashState) {
+            let hash = state.cast::<pg_sys::HashState>();
+            (*hash).hinstrument = ptr::null_mut();
+            (*hash).shared_info = ptr::null_mut();
+        }
+        !state.is_null() && pg_sys::planstate_tree_walker(state, Some(forget_hash_tables), nothing)
+    }
+}
 
 /// How a node was executed.
 #[derive(Clone, Copy)]

@@ -9,8 +9,8 @@
 //! CALL and DO are different: a ROLLBACK inside them ends a transaction without an error. They get a handler of their
 //! own (see `guard`) and are left alone by aborts.
 
+use super::fence::{capturing, fenced};
 use super::frames::{frames, Frames, Kind};
-use super::hooks::{attached, capturing, fenced};
 use super::record::{self, Failed};
 use super::source::StatementText;
 use crate::guc::{self, Track};
@@ -229,8 +229,9 @@ pub unsafe fn guard(index: usize, call: impl FnOnce()) {
 }
 
 /// An error is being written to the log. When no statement is on the stack, it came before or after the executor's part
-/// of one: while it was parsed, analysed or opened, or when its transaction was committed.
-pub fn on_logged(error: &pg_sys::ErrorData) {
+/// of one: while it was parsed, analysed or opened, or when its transaction was committed. `attached` gives the memory to
+/// record in.
+pub fn on_logged(error: &pg_sys::ErrorData, attached: fn(&mut Frames) -> Option<&'static Memory>) {
     let fatal = error.elevel == pgrx::PgLogLevel::FATAL as i32;
     let frames = frames();
     if (!fatal && error.elevel != pgrx::PgLogLevel::ERROR as i32) || guc::track() == Track::None {

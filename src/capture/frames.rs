@@ -66,36 +66,6 @@ pub struct Open {
     pub execution: Execution,
 }
 
-/// Queries whose nodes count their rows, the latest of them. Those that fail stay until their place is needed.
-pub struct Measured {
-    queries: [(*mut pg_sys::QueryDesc, u64); MAX_MEASURED],
-    next: usize,
-}
-
-/// More at once are not looked at.
-const MAX_MEASURED: usize = 8;
-
-const NOT_MEASURED: (*mut pg_sys::QueryDesc, u64) = (core::ptr::null_mut(), 0);
-
-impl Measured {
-    pub fn remember(&mut self, query: *mut pg_sys::QueryDesc, queryid: u64) {
-        self.forget(query);
-        self.queries[self.next % MAX_MEASURED] = (query, queryid);
-        self.next = self.next.wrapping_add(1);
-    }
-
-    pub fn forget(&mut self, query: *mut pg_sys::QueryDesc) {
-        self.queries.iter_mut().filter(|known| known.0 == query).for_each(|known| *known = NOT_MEASURED);
-    }
-
-    /// Whether a query is measured; from now on it is not.
-    pub fn take(&mut self, query: *mut pg_sys::QueryDesc, queryid: u64) -> bool {
-        let found = self.queries.contains(&(query, queryid));
-        self.forget(query);
-        found
-    }
-}
-
 /// Planning time waiting for the execution it belongs to.
 #[derive(Clone, Copy)]
 pub struct Planned {
@@ -124,7 +94,6 @@ pub struct Frames {
     /// One place more than there may be open, to put together what is recorded at once.
     pub open: [Open; MAX_OPEN + 1],
     pub planned: [Planned; MAX_PLANNED],
-    pub measured: Measured,
     pub failed_text: [[u8; FAILED_TEXT]; MAX_DEPTH],
 }
 
@@ -164,7 +133,6 @@ static FRAMES: ProcessLocal<Frames> = ProcessLocal::new(Frames {
     stack: [NO_FRAME; MAX_DEPTH],
     open: [NO_OPEN; MAX_OPEN + 1],
     planned: [Planned { queryid: 0, plans: 0, planning_ns: 0, toplevel: false }; MAX_PLANNED],
-    measured: Measured { queries: [NOT_MEASURED; MAX_MEASURED], next: 0 },
     failed_text: [[0; FAILED_TEXT]; MAX_DEPTH],
 });
 

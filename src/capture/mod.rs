@@ -7,10 +7,13 @@
 //! learnt from the abort of its (sub)transaction, or from the exit of the process.
 
 pub mod actuals;
+mod entry;
 mod failure;
+mod fence;
 pub mod frames;
 pub mod hooks;
 mod plan;
 mod record;
 mod sample;
 mod source;
+mod utility;

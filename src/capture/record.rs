@@ -54,6 +54,11 @@ fn slowness(elapsed_ns: u64) -> Option<Severity> {
     if elapsed_ns <= guc::slow_threshold_ns() {
         return None;
     }
+    severity_of(elapsed_ns)
+}
+
+#[cold]
+fn severity_of(elapsed_ns: u64) -> Option<Severity> {
     Severity::of_ns(elapsed_ns, &guc::thresholds_ns())
 }
 
@@ -150,22 +155,16 @@ pub unsafe fn keep_text(memory: &Memory, open: &Open) {
 }
 
 /// A utility statement returned.
-pub fn utility(memory: &Memory, frame: &Frame, elapsed_ns: u64, rows: u64, usage: &Usage) {
-    let severity = slowness(elapsed_ns);
-    let execution = Execution {
-        calls: 1,
-        slowness: severity.map_or(0, |severity| severity as u8 + 1),
-        rows,
-        elapsed_ns,
-        usage: *usage,
-        at: statement_start(),
-        ..Execution::default()
-    };
+#[inline]
+pub fn utility(memory: &Memory, frame: &Frame, execution: &mut Execution) {
+    let severity = slowness(execution.elapsed_ns);
+    execution.slowness = severity.map_or(0, |severity| severity as u8 + 1);
+    execution.at = statement_start();
     let text = text_of(frame, StatementText::of(frame.text, frame.location, frame.len));
     let key = key(frame.queryid, frame.toplevel);
-    slab::record(memory, &key, &execution, &text);
+    slab::record(memory, &key, execution, &text);
     if let Some(severity) = severity {
-        keep_slow(memory, severity, &About::new(&key, &execution, Outcome::Ok, &text));
+        keep_slow(memory, severity, &About::new(&key, execution, Outcome::Ok, &text));
     }
 }
 

@@ -14,7 +14,7 @@ use super::pending::{self, Position};
 use super::registry;
 use crate::error::Error;
 use crate::memory::slow_ring::{self, SlowSample};
-use crate::memory::statements::{self, Snapshot};
+use crate::memory::survey::{self, Snapshot};
 use crate::pg::names;
 use crate::pg::text::DbText;
 
@@ -405,7 +405,7 @@ fn write_texts(
     }
     if !missing.is_empty() {
         let mut found: HashMap<i64, DbText> = HashMap::new();
-        for item in statements::snapshot(Some(names::current_database()), true) {
+        for item in survey::snapshot(Some(names::current_database()), true) {
             let queryid = item.key.queryid as i64;
             if let (true, Some(text)) = (missing.contains(&queryid), item.text) {
                 found.insert(queryid, text);

@@ -10,7 +10,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use perf_core::delta::{self, Entry, Pending, Written};
 
 use super::registry;
-use crate::memory::statements::{self, Key, Snapshot};
+use crate::memory::survey::{self, Snapshot};
+use crate::memory::table::Key;
 use crate::pg::query::select_under_snapshot;
 use crate::pg::{background, names};
 
@@ -98,7 +99,7 @@ pub fn of_current_database(
     with_text: bool,
 ) -> (Vec<Snapshot>, Pending) {
     let was_reset = position.collected_at != 0 && registry::resets() != position.resets;
-    let snapshot = statements::snapshot(Some(names::current_database()), with_text);
+    let snapshot = survey::snapshot(Some(names::current_database()), with_text);
     let pending = delta::pending(&entries(&snapshot), written, was_reset);
     (snapshot, pending)
 }

@@ -217,7 +217,7 @@ impl Collector {
         let slow_lost = self.memo.take_over(next);
         background::transaction(limit_ms, || {
             let Ok(at) = pgrx::datum::TimestampWithTimeZone::try_from(now) else { return Ok(()) };
-            sampler::sample(at, Some(crate::memory::statements::totals())).map(|_| ())
+            sampler::sample(at, Some(crate::memory::survey::totals())).map(|_| ())
         })?;
         Ok(Some((slow_lost, self.rotate(limit_ms, now)?)))
     }

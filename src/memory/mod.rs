@@ -12,6 +12,8 @@ pub mod samples;
 pub mod slab;
 pub mod slow_ring;
 pub mod statements;
+pub mod survey;
+pub mod table;
 pub mod text;
 
 use crate::error::Error;
@@ -50,7 +52,7 @@ pub struct Header {
     /// Distinguishes this life of shared memory from the ones before and after.
     pub started_at: i64,
     /// Where the next search for a victim starts, for each partition; guarded by its lock.
-    pub hands: [AtomicU32; statements::MAX_PARTITIONS],
+    pub hands: [AtomicU32; table::MAX_PARTITIONS],
 }
 
 /// Where everything is. Filled once in the postmaster, inherited by every process.
@@ -58,7 +60,7 @@ pub struct Header {
 pub struct Memory {
     pub header: *mut Header,
     pub locks: *mut pg_sys::LWLockPadded,
-    pub statements: statements::Table,
+    pub statements: table::Table,
     pub text: text::Arena,
     pub slabs: slab::Slabs,
     pub rings: slow_ring::Rings,
@@ -108,15 +110,15 @@ impl Memory {
     }
 
     pub fn other_lock(&self) -> *mut pg_sys::LWLock {
-        self.lock(statements::MAX_PARTITIONS)
+        self.lock(table::MAX_PARTITIONS)
     }
 
     pub fn drain_lock(&self) -> *mut pg_sys::LWLock {
-        self.lock(statements::MAX_PARTITIONS + 1)
+        self.lock(table::MAX_PARTITIONS + 1)
     }
 }
 
-const LOCKS: usize = statements::MAX_PARTITIONS + 2;
+const LOCKS: usize = table::MAX_PARTITIONS + 2;
 
 /// Sizes of the parts, each a multiple of a cache line.
 struct Sizes {
@@ -132,7 +134,7 @@ impl Sizes {
         let statements = guc::max_statements();
         Sizes {
             header: line(size_of::<Header>()),
-            statements: line(statements::Table::bytes(statements)),
+            statements: line(table::Table::bytes(statements)),
             text: line(text::Arena::bytes(statements)),
             slabs: line(slab::Slabs::bytes(max_backends())),
             rings: line(slow_ring::Rings::bytes()),
@@ -178,7 +180,7 @@ pub fn startup() {
         Memory {
             header: base.cast(),
             locks: pg_sys::GetNamedLWLockTranche(NAME.as_ptr()),
-            statements: statements::Table::at(statements, guc::max_statements()),
+            statements: table::Table::at(statements, guc::max_statements()),
             text: text::Arena::at(text, guc::max_statements()),
             slabs: slab::Slabs::at(slabs, max_backends()),
             rings: slow_ring::Rings::at(rings),

@@ -7,7 +7,8 @@
 use perf_core::cardinality::{self, Identity};
 
 use super::get_ref;
-use super::statements::{self, Key};
+use super::survey;
+use super::table::Key;
 use crate::pg::text::DbText;
 
 /// A parameter of a sampled execution.
@@ -143,7 +144,7 @@ fn decode(bytes: &[u8], encoding: i32) -> Option<Sample> {
 pub fn of_database(dbid: u32) -> Vec<(Key, Vec<Sample>)> {
     let Some(memory) = get_ref() else { return Vec::new() };
     let mut stored = Vec::new();
-    statements::visit(
+    survey::visit(
         memory,
         |entry| {
             if entry.key.dbid == dbid && !entry.is_other {

@@ -1,6 +1,7 @@
-//! The table of statements: one entry for each (queryid, database, user, top level or nested), in partitions with a
-//! lock each. An entry is found through the hash chain of its bucket; buckets belong to partitions, entries to none
-//! until they are used, so the table holds exactly as many statements as the setting says.
+//! The statements of the whole server: one entry for each (queryid, database, user, top level or nested), in partitions with
+//! a lock each. An entry is found through the hash chain of its bucket; buckets belong to partitions, entries to none
+//! until they are used, so the table holds exactly as many statements as the setting says. Here is what writes it; `table`
+//! says how it lies in memory, `survey` reads all of it.
 //!
 //! When no entry is free, a new statement takes the entry that is worth least among a few of its partition; what that
 //! one had counted is added to the `(other)` row of its database and user, so sums over all rows stay exact.
@@ -8,82 +9,22 @@
 //! Locks: a partition's lock guards its chains, its entries and their texts. The `other` lock guards the `(other)`
 //! rows and may be taken while holding a partition's.
 
-use super::text::{self, Chain};
-use super::{get_ref, slab, FreeList, Header, Memory, NONE};
+use super::table::{clear, unlink, Entry, Other, SAMPLES};
+use super::text;
+use super::{get_ref, Memory};
 use crate::pg::local::ProcessLocal;
 use crate::pg::lwlock::LwLockGuard;
 use crate::pg::raw;
-use crate::pg::text::DbText;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::Ordering;
 
+pub use super::table::Key;
 pub use perf_core::counters::{Counters, Execution, Usage};
-use perf_core::histogram::{bucket_of_ns, Histogram, Octaves, BUCKETS};
+use perf_core::histogram::{bucket_of_ns, Octaves, BUCKETS};
 
-pub const MAX_PARTITIONS: usize = 128;
 /// Entries looked at to find a victim.
 const VICTIM_SAMPLE: usize = 8;
-/// Rows for what was evicted, one for each database and user; the first is for all that find no row.
-const OTHERS: usize = 256;
 /// A statement's only execution is sampled when it took longer.
 const SAMPLE_NS: u64 = 1_000_000;
-/// Samples with literals kept for a statement.
-pub const SAMPLES: usize = 3;
-
-/// What makes two executions the same statement.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub struct Key {
-    pub queryid: u64,
-    pub dbid: u32,
-    pub userid: u32,
-    pub toplevel: bool,
-}
-
-impl Key {
-    /// Well-mixed bits, of which the table uses the highest.
-    #[inline]
-    fn hash(&self) -> u64 {
-        let other = (u64::from(self.dbid) << 32 | u64::from(self.userid)) ^ (u64::from(self.toplevel) << 63);
-        (self.queryid ^ other.wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_mul(0xff51_afd7_ed55_8ccd)
-    }
-}
-
-#[repr(C)]
-pub struct Entry {
-    key: Key,
-    /// Next in the bucket's chain, or in the free list: number + 1.
-    next: AtomicU32,
-    encoding: i32,
-    text: Chain,
-    samples: [Chain; SAMPLES],
-    next_sample: u32,
-    /// Calls when the latest sample was stored.
-    sampled_calls: u64,
-    /// Where `histogram` has counts; a free entry's histogram is all zeros.
-    octaves: Octaves,
-    counters: Counters,
-    histogram: Histogram,
-}
-
-#[repr(C)]
-struct Other {
-    dbid: u32,
-    userid: u32,
-    used: bool,
-    counters: Counters,
-    histogram: Histogram,
-}
-
-/// Where the table is.
-#[derive(Clone, Copy)]
-pub struct Table {
-    others: *mut Other,
-    base: *mut Entry,
-    heads: *mut AtomicU32,
-    pub entries: usize,
-    bucket_bits: u32,
-    partition_bits: u32,
-}
 
 /// Gives the text of a statement when an entry has to be made for it.
 pub trait Source {
@@ -100,94 +41,6 @@ pub enum Recorded {
     Kept,
     /// It was added to `(other)`.
     Folded,
-}
-
-impl Table {
-    fn buckets(entries: usize) -> usize {
-        entries.next_power_of_two()
-    }
-
-    pub fn bytes(entries: usize) -> usize {
-        OTHERS * size_of::<Other>() + entries * size_of::<Entry>() + Self::buckets(entries) * size_of::<AtomicU32>()
-    }
-
-    /// # Safety
-    /// `base` has [`bytes`](Self::bytes) bytes, aligned to 64.
-    pub unsafe fn at(base: *mut u8, entries: usize) -> Table {
-        let bucket_bits = Self::buckets(entries).ilog2();
-        // SAFETY: the parts lie one behind the other inside the area; sizes are multiples of 8, and the last has the
-        // smallest alignment.
-        unsafe {
-            let others: *mut Other = base.cast();
-            let first: *mut Entry = others.add(OTHERS).cast();
-            Table {
-                others,
-                base: first,
-                heads: first.add(entries).cast(),
-                entries,
-                bucket_bits,
-                partition_bits: bucket_bits.min(MAX_PARTITIONS.ilog2()),
-            }
-        }
-    }
-
-    pub fn init(&self, header: &Header) {
-        for number in (0..self.entries as u32).rev() {
-            self.free_list(header).push(number);
-        }
-    }
-
-    fn free_list<'a>(&'a self, header: &'a Header) -> FreeList<'a, impl Fn(u32) -> &'a AtomicU32> {
-        // SAFETY: the list holds only numbers below `entries`.
-        FreeList { head: &header.free_entries, next: move |number| unsafe { &(*self.entry(number)).next } }
-    }
-
-    fn entry(&self, number: u32) -> *mut Entry {
-        debug_assert!((number as usize) < self.entries);
-        // SAFETY: numbers come from the free list or a chain, which hold only numbers below `entries`.
-        unsafe { self.base.add(number as usize) }
-    }
-
-    fn head(&self, bucket: usize) -> &AtomicU32 {
-        // SAFETY: buckets are computed from `bucket_bits` bits.
-        unsafe { &*self.heads.add(bucket) }
-    }
-
-    #[inline]
-    fn bucket(&self, hash: u64) -> usize {
-        (hash >> (64 - self.bucket_bits)) as usize
-    }
-
-    #[inline]
-    fn partition(&self, hash: u64) -> usize {
-        (hash >> (64 - self.partition_bits)) as usize
-    }
-
-    pub fn partitions(&self) -> usize {
-        1 << self.partition_bits
-    }
-
-    fn buckets_of(&self, partition: usize) -> core::ops::Range<usize> {
-        let each = 1usize << (self.bucket_bits - self.partition_bits);
-        partition * each..(partition + 1) * each
-    }
-
-    /// The entry of a key. The caller holds the lock of its partition.
-    #[inline]
-    fn find(&self, key: &Key, hash: u64) -> Option<*mut Entry> {
-        let mut link = self.head(self.bucket(hash)).load(Ordering::Relaxed);
-        while let Some(number) = link.checked_sub(1) {
-            let entry = self.entry(number);
-            // SAFETY: linked entries are initialised, and the partition's lock keeps writers away.
-            unsafe {
-                if (*entry).key == *key {
-                    return Some(entry);
-                }
-                link = (*entry).next.load(Ordering::Relaxed);
-            }
-        }
-        None
-    }
 }
 
 /// Adds one execution to the table itself, making an entry if there is none.
@@ -370,7 +223,7 @@ fn with_other(memory: &Memory, key: &Key, change: impl FnOnce(&mut Other)) {
     // SAFETY: a valid lock; the order partition, other is kept everywhere.
     let _guard = unsafe { LwLockGuard::exclusive(memory.other_lock()) };
     // SAFETY: OTHERS rows exist, all-zero bytes are valid ones, and the lock keeps everybody else away.
-    let others = unsafe { core::slice::from_raw_parts_mut(memory.statements.others, OTHERS) };
+    let others = unsafe { &mut *memory.statements.others() };
     let (spare, rows) = match others.split_first_mut() {
         Some(split) => split,
         None => return,
@@ -453,222 +306,8 @@ fn evict(memory: &Memory, partition: usize, now: i64) -> Option<u32> {
     Some(number)
 }
 
-/// Makes an entry that was unlinked as good as new.
-fn clear(memory: &Memory, entry: &mut Entry) {
-    text::free(memory, &mut entry.text);
-    entry.samples.iter_mut().for_each(|sample| text::free(memory, sample));
-    entry.next_sample = 0;
-    entry.sampled_calls = 0;
-    entry.histogram.clear_octaves(entry.octaves);
-    entry.octaves = Octaves::default();
-    entry.counters = Counters::default();
-}
-
-/// Takes an entry out of its bucket's chain. The caller holds the partition's lock exclusively.
-fn unlink(table: &Table, bucket: usize, number: u32) {
-    // SAFETY: a linked entry of a partition whose lock is held.
-    let next = unsafe { (*table.entry(number)).next.load(Ordering::Relaxed) };
-    let mut word = table.head(bucket);
-    loop {
-        let link = word.load(Ordering::Relaxed);
-        let Some(at) = link.checked_sub(1) else { return };
-        if at == number {
-            word.store(next, Ordering::Relaxed);
-            return;
-        }
-        // SAFETY: as above.
-        word = unsafe { &(*table.entry(at)).next };
-    }
-}
-
-/// An entry as a reader sees it.
-pub struct EntryView<'a> {
-    pub key: Key,
-    pub is_other: bool,
-    pub counters: &'a Counters,
-    pub histogram: &'a Histogram,
-    /// Where the histogram has counts.
-    pub octaves: Octaves,
-    encoding: i32,
-    text: Chain,
-    samples: &'a [Chain],
-    memory: &'a Memory,
-}
-
-impl EntryView<'_> {
-    /// Appends the text to `out`, in the encoding returned.
-    pub fn text_into(&self, out: &mut Vec<u8>) -> i32 {
-        text::read(self.memory, self.text, out);
-        self.encoding
-    }
-
-    /// The stored samples' bytes.
-    pub fn samples(&self) -> Vec<Vec<u8>> {
-        let read = |chain: &Chain| {
-            let mut bytes = Vec::with_capacity(chain.len as usize);
-            text::read(self.memory, *chain, &mut bytes);
-            bytes
-        };
-        self.samples.iter().filter(|chain| chain.len > 0).map(read).collect()
-    }
-
-    pub fn encoding(&self) -> i32 {
-        self.encoding
-    }
-}
-
-/// Shows every entry and every `(other)` row to `visit`, a partition after the other, each under its lock: `visit` must
-/// not raise, call the server or take long. `between` runs after each partition, without a lock.
-///
-/// # Errors
-/// None of its own; `between` may raise.
-pub fn visit(memory: &Memory, mut visit: impl FnMut(&EntryView), mut between: impl FnMut()) {
-    slab::drain_all(memory);
-    let table = &memory.statements;
-    for partition in 0..table.partitions() {
-        // SAFETY: a valid lock that this process does not hold; `visit` does not raise.
-        let guard = unsafe { LwLockGuard::shared(memory.partition_lock(partition)) };
-        for bucket in table.buckets_of(partition) {
-            let mut link = table.head(bucket).load(Ordering::Relaxed);
-            while let Some(number) = link.checked_sub(1) {
-                // SAFETY: a linked entry of a partition whose lock is held.
-                let entry = unsafe { &*table.entry(number) };
-                visit(&EntryView {
-                    key: entry.key,
-                    is_other: false,
-                    counters: &entry.counters,
-                    histogram: &entry.histogram,
-                    octaves: entry.octaves,
-                    encoding: entry.encoding,
-                    text: entry.text,
-                    samples: &entry.samples,
-                    memory,
-                });
-                link = entry.next.load(Ordering::Relaxed);
-            }
-        }
-        drop(guard);
-        between();
-    }
-    // SAFETY: as above.
-    let guard = unsafe { LwLockGuard::shared(memory.other_lock()) };
-    // SAFETY: OTHERS rows exist, and the lock keeps writers away.
-    let others = unsafe { core::slice::from_raw_parts(memory.statements.others, OTHERS) };
-    for other in others.iter().filter(|other| other.used) {
-        visit(&EntryView {
-            key: Key { queryid: 0, dbid: other.dbid, userid: other.userid, toplevel: true },
-            is_other: true,
-            counters: &other.counters,
-            histogram: &other.histogram,
-            octaves: Octaves::ALL,
-            encoding: -1,
-            text: Chain::default(),
-            samples: &[],
-            memory,
-        });
-    }
-    drop(guard);
-    between();
-}
-
-/// Removes the entries that `wanted` picks (`None` stands for an `(other)` row) and returns how many there were.
-pub fn reset(memory: &Memory, wanted: impl Fn(&Key, bool) -> bool) -> u64 {
-    slab::drain_all(memory);
-    let table = &memory.statements;
-    let header = memory.header();
-    let mut removed = 0;
-    for partition in 0..table.partitions() {
-        // SAFETY: a valid lock that this process does not hold; nothing below raises.
-        let _guard = unsafe { LwLockGuard::exclusive(memory.partition_lock(partition)) };
-        for bucket in table.buckets_of(partition) {
-            let mut link = table.head(bucket).load(Ordering::Relaxed);
-            while let Some(number) = link.checked_sub(1) {
-                // SAFETY: a linked entry of a partition whose lock is held exclusively.
-                let entry = unsafe { &mut *table.entry(number) };
-                link = entry.next.load(Ordering::Relaxed);
-                if wanted(&entry.key, false) {
-                    unlink(table, bucket, number);
-                    clear(memory, entry);
-                    table.free_list(header).push(number);
-                    header.entries_used.fetch_sub(1, Ordering::Relaxed);
-                    removed += 1;
-                }
-            }
-        }
-    }
-    // SAFETY: as above.
-    let _guard = unsafe { LwLockGuard::exclusive(memory.other_lock()) };
-    // SAFETY: OTHERS rows exist, and the lock keeps everybody else away.
-    let others = unsafe { core::slice::from_raw_parts_mut(memory.statements.others, OTHERS) };
-    for other in others.iter_mut().filter(|other| other.used) {
-        let key = Key { queryid: 0, dbid: other.dbid, userid: other.userid, toplevel: true };
-        if wanted(&key, true) {
-            // The row stays taken: a search for a row stops at the first free one.
-            other.counters = Counters::default();
-            other.histogram = Histogram::default();
-            removed += 1;
-        }
-    }
-    removed
-}
-
-/// A copy of an entry.
-pub struct Snapshot {
-    pub key: Key,
-    /// The `(other)` row of a database and user; its queryid is 0.
-    pub is_other: bool,
-    pub counters: Counters,
-    pub histogram: Histogram,
-    /// In the current database's encoding.
-    pub text: Option<DbText>,
-}
-
-/// Copies of all entries, or of one database's; exact for every statement that finished before the call.
-pub fn snapshot(dbid: Option<u32>, with_text: bool) -> Vec<Snapshot> {
-    let Some(memory) = get_ref() else { return Vec::new() };
-    let mut copies = Vec::new();
-    visit(
-        memory,
-        |entry| {
-            if dbid.is_some_and(|dbid| entry.key.dbid != dbid) || (entry.is_other && entry.counters.calls == 0) {
-                return;
-            }
-            let mut bytes = Vec::new();
-            let encoding = if with_text { entry.text_into(&mut bytes) } else { -1 };
-            copies.push((
-                Snapshot {
-                    key: entry.key,
-                    is_other: entry.is_other,
-                    counters: *entry.counters,
-                    histogram: *entry.histogram,
-                    text: None,
-                },
-                bytes,
-                encoding,
-            ));
-        },
-        || {},
-    );
-    copies
-        .into_iter()
-        .map(|(mut copy, bytes, encoding)| {
-            if encoding >= 0 {
-                copy.text = Some(DbText::convert(bytes, encoding));
-            }
-            copy
-        })
-        .collect()
-}
-
-/// Top-level executions since the server started, in all databases.
-pub fn totals() -> u64 {
-    get_ref().map_or(0, slab::executions_recorded)
-}
-
 /// The bucket of an execution, for slabs.
 #[inline]
 pub fn bucket_of(execution: &Execution) -> usize {
     bucket_of_ns(execution.elapsed_ns)
 }
-
-const _: () = assert!(NONE == 0, "zeroed memory must mean empty chains");

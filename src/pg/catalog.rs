@@ -107,11 +107,22 @@ pub struct Partition {
     pub schema: String,
     /// Name, unquoted.
     pub name: String,
-    /// It has partitions itself, and so no storage.
-    pub is_partitioned: bool,
+    /// What it is.
+    pub kind: PartitionKind,
 }
 
-/// The partitions of `parent` that may carry an index, those nearer to it first. Waits for no lock.
+/// What a partition is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PartitionKind {
+    /// A table.
+    Plain,
+    /// It has partitions itself, and so no storage.
+    Partitioned,
+    /// A foreign table: no index can be made on it here.
+    Foreign,
+}
+
+/// The partitions of `parent`, at every depth, those nearer to it first. Waits for no lock.
 pub fn partitions(parent: pg_sys::Oid) -> Vec<Partition> {
     rows(
         "WITH RECURSIVE tree (relid, parent, level) AS (
@@ -119,11 +130,10 @@ pub fn partitions(parent: pg_sys::Oid) -> Vec<Partition> {
              UNION ALL
              SELECT i.inhrelid, i.inhparent, t.level OPERATOR(pg_catalog.+) 1
                FROM tree t JOIN pg_catalog.pg_inherits i ON i.inhparent OPERATOR(pg_catalog.=) t.relid)
-         SELECT c.oid, t.parent, n.nspname::pg_catalog.text, c.relname::pg_catalog.text, c.relkind OPERATOR(pg_catalog.=) 'p'
+         SELECT c.oid, t.parent, n.nspname::pg_catalog.text, c.relname::pg_catalog.text, c.relkind::pg_catalog.text
            FROM tree t
            JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) t.relid
            JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
-          WHERE c.relkind OPERATOR(pg_catalog.=) ANY (ARRAY['r', 'p']::pg_catalog.\"char\"[])
           ORDER BY t.level, c.relname, c.oid",
         &[parent.into()],
         |row| {
@@ -132,7 +142,11 @@ pub fn partitions(parent: pg_sys::Oid) -> Vec<Partition> {
                 parent: row.get::<pg_sys::Oid>(2)?.unwrap_or(pg_sys::InvalidOid),
                 schema: row.get::<Text>(3)?.unwrap_or_default().0,
                 name: row.get::<Text>(4)?.unwrap_or_default().0,
-                is_partitioned: row.get::<bool>(5)?.unwrap_or(false),
+                kind: match row.get::<Text>(5)?.unwrap_or_default().0.as_str() {
+                    "p" => PartitionKind::Partitioned,
+                    "f" => PartitionKind::Foreign,
+                    _ => PartitionKind::Plain,
+                },
             }))
         },
     )

@@ -1,204 +1,38 @@
 //! What-if planning in the asking backend: one statement, any number of index configurations, nothing executed.
 //!
-//! Owns four planner hooks (relation info, path list, statistics of index keys, EXPLAIN's index names), installed at the first call or at preload,
-//! chained, and silent unless this backend is inside [`plan`]: the state they read is a thread-local pointer that a guard
-//! sets and resets. They also look at the planner's own parameter list, so that a query which some user function plans
-//! while ours is being planned is left alone.
+//! Four planner hooks (relation info, path list, statistics of index keys, EXPLAIN's index names) are installed at the first
+//! call or at preload, and silent unless this backend is inside [`plan`]: see `hooks`. They also look at the planner's own
+//! parameter list, so that a query which some user function plans while ours is being planned is left alone. `request` is
+//! what is asked and answered, `harvest` what a statement asks of its relations, `plan_tree` and `work` read finished plans.
 //!
 //! Called by the advisors and by `perf.what_if`. Locks what the statement's own planning locks, in a subtransaction that is
 //! always rolled back: locks, settings, role, snapshots and memory are as before when [`plan`] returns or raises. Plan
 //! caches are not involved.
 
 mod harvest;
+mod hooks;
 mod limit;
 mod plan_tree;
+mod request;
 mod work;
 
 use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
 use std::panic::AssertUnwindSafe;
 use std::ptr;
-use std::sync::Once;
 
-use perf_core::cardinality::Identity;
-use perf_core::index::candidates::Needs;
-use perf_core::index::work::Work;
 use pgrx::pg_sys::panic::CaughtError;
-use pgrx::{pg_guard, pg_sys, PgList, PgMemoryContexts, PgSqlErrorCode, PgTryBuilder};
+use pgrx::{pg_sys, PgList, PgMemoryContexts, PgSqlErrorCode, PgTryBuilder};
 
 use super::cardinality::Corrections;
-use super::expressions::Expressions;
-use super::hypothetical::Hypothetical;
 use super::ident;
 use crate::compat;
+pub use hooks::install_hooks;
+use hooks::{Active, ActiveGuard};
 pub use limit::Deadline;
 pub use plan_tree::{Scan, UsedIndex};
-
-/// One parameter value as text, with its type.
-#[derive(Clone, Debug)]
-pub struct Parameter {
-    /// Type.
-    pub type_oid: pg_sys::Oid,
-    /// Text form; None for NULL.
-    pub value: Option<String>,
-}
-
-/// A statement to plan.
-#[derive(Clone, Debug, Default)]
-pub struct Statement<'a> {
-    /// One statement.
-    pub text: &'a str,
-    /// The `search_path` to resolve it with; None for the current one.
-    pub search_path: Option<&'a str>,
-    /// The role to plan it as; None for the current one.
-    pub role: Option<pg_sys::Oid>,
-    /// Values of `$1`, `$2`, ...; when any is missing the plan is generic.
-    pub parameters: &'a [Parameter],
-    /// Rows that nodes of its plan gave when it ran, to correct estimates with.
-    pub cardinalities: &'a [(Identity, f64)],
-    /// How long to wait for a lock, in ms; None for the session's own `lock_timeout`.
-    pub lock_timeout_ms: Option<u32>,
-    /// Take the query out of a PREPARE, EXPLAIN, DECLARE CURSOR, CREATE TABLE AS or COPY around it: that is the text a
-    /// captured query may have come in.
-    pub unwrap: bool,
-}
-
-/// Which indexes the planner is to see besides or instead of the real ones.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Configuration<'a> {
-    /// Indexes to add.
-    pub hypothetical: &'a [&'a Hypothetical],
-    /// Indexes to hide.
-    pub hidden: &'a [pg_sys::Oid],
-    /// Collect what the statement asks of its relations, and here the expressions in it.
-    pub harvest: Option<&'a RefCell<Expressions>>,
-    /// Print the plan as EXPLAIN does.
-    pub explain: bool,
-}
-
-/// What the statement writes.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Write {
-    /// Target relation.
-    pub relation: pg_sys::Oid,
-    /// What it does there.
-    pub command: WriteCommand,
-    /// Rows a call, as the planner sees it.
-    pub rows: f64,
-    /// Columns that an UPDATE sets.
-    pub columns: Vec<i16>,
-}
-
-/// How a statement writes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WriteCommand {
-    /// INSERT.
-    Insert,
-    /// UPDATE.
-    Update,
-    /// DELETE.
-    Delete,
-}
-
-/// One plan.
-#[derive(Clone, Debug, Default)]
-pub struct Planned {
-    /// The planner's total cost; of all queries together when rules make several.
-    pub total_cost: f64,
-    /// Rows out of the top node.
-    pub rows: f64,
-    /// Scans in plan order.
-    pub scans: Vec<Scan>,
-    /// Number of Sort nodes.
-    pub sorts: u32,
-    /// EXPLAIN's text, when asked for.
-    pub text: Option<String>,
-    /// What it asks of its relations, when asked for.
-    pub needs: Vec<Needs>,
-    /// What it writes.
-    pub writes: Vec<Write>,
-    /// What executing it would do.
-    pub work: Work,
-    /// Whether it has parameters (`$1`, ...).
-    pub has_parameters: bool,
-    /// The largest factor, at least 1, between rows that were expected and rows that were counted; None when none were.
-    pub misestimate: Option<f64>,
-}
-
-/// Why there is no plan.
-pub enum Failure {
-    /// The server raised an ERROR.
-    Raised(Box<CaughtError>),
-    /// It is not exactly one statement: how many.
-    NotOne(usize),
-    /// It is a utility statement.
-    Utility,
-    /// Planning took longer than the call's [`Deadline`] allows.
-    TimedOut,
-}
-
-impl Failure {
-    /// One line that says why.
-    pub fn message(&self) -> String {
-        match self {
-            Failure::Raised(caught) => report_of(caught).message().to_owned(),
-            Failure::NotOne(count) => format!("{count} statements instead of one"),
-            Failure::Utility => "a utility statement has no plan".to_owned(),
-            Failure::TimedOut => "planning took too long".to_owned(),
-        }
-    }
-
-    /// SQLSTATE of a raised error.
-    pub fn code(&self) -> Option<PgSqlErrorCode> {
-        match self {
-            Failure::Raised(caught) => Some(report_of(caught).sql_error_code()),
-            _ => None,
-        }
-    }
-
-    /// Whether somebody held a lock on what the statement reads.
-    pub fn is_locked(&self) -> bool {
-        self.code() == Some(PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE)
-    }
-}
-
-fn report_of(caught: &CaughtError) -> &pg_sys::panic::ErrorReportWithLevel {
-    match caught {
-        CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => report,
-        CaughtError::RustPanic { ereport, .. } => ereport,
-    }
-}
-
-/// What the hooks read while one configuration is being planned.
-struct Active<'a> {
-    /// Tells our planner run from one started by a user function inside it.
-    parameters: pg_sys::ParamListInfo,
-    configuration: Configuration<'a>,
-    oids: &'a [pg_sys::Oid],
-    needs: RefCell<Vec<Needs>>,
-    seen: RefCell<work::Seen>,
-}
-
-thread_local! {
-    static ACTIVE: Cell<*const Active<'static>> = const { Cell::new(ptr::null()) };
-}
-
-/// Sets [`ACTIVE`] and resets it when dropped, on the error path too.
-struct ActiveGuard {
-    before: *const Active<'static>,
-}
-
-impl ActiveGuard {
-    fn set(active: &Active<'_>) -> Self {
-        ActiveGuard { before: ACTIVE.replace(ptr::from_ref(active).cast()) }
-    }
-}
-
-impl Drop for ActiveGuard {
-    fn drop(&mut self) {
-        ACTIVE.set(self.before);
-    }
-}
+use request::report_of;
+pub use request::{Configuration, Failure, Parameter, Planned, Statement, WriteCommand};
 
 /// Plans `statement` once for each configuration, in order. An ERROR of the statement is a [`Failure`], and so is the end of
 /// the time that a [`Deadline`] leaves; a cancel request, a shutdown and a lack of memory are raised again once everything
@@ -516,152 +350,5 @@ unsafe fn explain(plan: *mut pg_sys::PlannedStmt, text: &CStr, parameters: pg_sy
         let printed = ident::from_server(CStr::from_ptr((*buffer).data)).trim_end().to_owned();
         pg_sys::FreeQueryDesc(descriptor);
         printed
-    }
-}
-
-static HOOKS: Once = Once::new();
-static mut NEXT_RELATION_INFO: pg_sys::get_relation_info_hook_type = None;
-static mut NEXT_PATHLIST: pg_sys::set_rel_pathlist_hook_type = None;
-static mut NEXT_INDEX_STATISTICS: pg_sys::get_index_stats_hook_type = None;
-static mut NEXT_INDEX_NAME: pg_sys::explain_get_index_name_hook_type = None;
-
-/// Puts the hooks in front of those of other extensions; once for a process.
-pub fn install_hooks() {
-    // SAFETY: hooks are set by the backend's only thread, or by the postmaster before it forks.
-    HOOKS.call_once(|| unsafe {
-        NEXT_RELATION_INFO = pg_sys::get_relation_info_hook;
-        pg_sys::get_relation_info_hook = Some(relation_info);
-        NEXT_PATHLIST = pg_sys::set_rel_pathlist_hook;
-        pg_sys::set_rel_pathlist_hook = Some(pathlist);
-        NEXT_INDEX_STATISTICS = pg_sys::get_index_stats_hook;
-        pg_sys::get_index_stats_hook = Some(index_statistics);
-        NEXT_INDEX_NAME = pg_sys::explain_get_index_name_hook;
-        pg_sys::explain_get_index_name_hook = Some(index_name);
-    });
-}
-
-/// The state of the planner run that `root` belongs to, if it is ours.
-///
-/// # Safety
-/// `root` is a planner's; the result must not outlive the hook call.
-unsafe fn active<'a>(root: *mut pg_sys::PlannerInfo) -> Option<&'a Active<'static>> {
-    let active = ACTIVE.get();
-    if active.is_null() {
-        return None;
-    }
-    // SAFETY: the guard that set the pointer lives on the stack below this hook call, and so does what it points to.
-    unsafe { ((*(*root).glob).boundParams == (*active).parameters).then(|| &*active) }
-}
-
-#[pg_guard]
-#[allow(ffi_unwind_calls, reason = "the next hook is C code, which may raise an ERROR through us")]
-unsafe extern "C-unwind" fn relation_info(
-    root: *mut pg_sys::PlannerInfo,
-    relation: pg_sys::Oid,
-    is_parent: bool,
-    rel: *mut pg_sys::RelOptInfo,
-) {
-    // SAFETY: arguments are passed on as they came; the list of indexes is the planner's own, and changed as its hook may.
-    unsafe {
-        if let Some(next) = NEXT_RELATION_INFO {
-            pg_sys::ffi::pg_guard_ffi_boundary(|| next(root, relation, is_parent, rel));
-        }
-        let Some(active) = active(root) else { return };
-        if !active.configuration.hidden.is_empty() {
-            hide(active.configuration.hidden, rel);
-        }
-        if !is_parent {
-            for (index, oid) in active.configuration.hypothetical.iter().zip(active.oids) {
-                index.inject(*oid, relation, rel);
-            }
-        }
-    }
-}
-
-/// Takes indexes out of the planner's sight. Unique ones stay, as proof of uniqueness, but can no longer be scanned.
-///
-/// # Safety
-/// `rel` is under construction in the planner.
-unsafe fn hide(hidden: &[pg_sys::Oid], rel: *mut pg_sys::RelOptInfo) {
-    // SAFETY: a new list of the same nodes; the nodes are the planner's own.
-    unsafe {
-        let mut kept = PgList::<pg_sys::IndexOptInfo>::new();
-        for index in PgList::<pg_sys::IndexOptInfo>::from_pg((*rel).indexlist).iter_ptr() {
-            if hidden.contains(&(*index).indexoid) {
-                if !(*index).unique {
-                    continue;
-                }
-                (*index).amhasgettuple = false;
-                (*index).amhasgetbitmap = false;
-            }
-            kept.push(index);
-        }
-        (*rel).indexlist = kept.into_pg();
-    }
-}
-
-#[pg_guard]
-#[allow(ffi_unwind_calls, reason = "the next hook is C code, which may raise an ERROR through us")]
-unsafe extern "C-unwind" fn pathlist(
-    root: *mut pg_sys::PlannerInfo,
-    rel: *mut pg_sys::RelOptInfo,
-    rti: pg_sys::Index,
-    rte: *mut pg_sys::RangeTblEntry,
-) {
-    // SAFETY: arguments are passed on as they came, and only read.
-    unsafe {
-        if let Some(next) = NEXT_PATHLIST {
-            pg_sys::ffi::pg_guard_ffi_boundary(|| next(root, rel, rti, rte));
-        }
-        let Some(active) = active(root) else { return };
-        active.seen.borrow_mut().note(rel, rte);
-        let Some(expressions) = active.configuration.harvest else { return };
-        if let Some(needs) = harvest::needs(root, rel, rti, rte, &mut expressions.borrow_mut()) {
-            active.needs.borrow_mut().push(needs);
-        }
-    }
-}
-
-#[pg_guard]
-#[allow(ffi_unwind_calls, reason = "the next hook is C code, which may raise an ERROR through us")]
-unsafe extern "C-unwind" fn index_statistics(
-    root: *mut pg_sys::PlannerInfo,
-    index: pg_sys::Oid,
-    number: pg_sys::AttrNumber,
-    data: *mut pg_sys::VariableStatData,
-) -> bool {
-    // SAFETY: arguments are the planner's own.
-    unsafe {
-        if let Some(active) = active(root) {
-            let known = active.oids.iter().zip(active.configuration.hypothetical).find(|(oid, _)| **oid == index);
-            if let Some((_, hypothetical)) = known {
-                hypothetical.serve_statistics(root, number, data);
-                return true;
-            }
-        }
-        match NEXT_INDEX_STATISTICS {
-            Some(next) => pg_sys::ffi::pg_guard_ffi_boundary(|| next(root, index, number, data)),
-            None => false,
-        }
-    }
-}
-
-#[pg_guard]
-#[allow(ffi_unwind_calls, reason = "the next hook is C code, which may raise an ERROR through us")]
-unsafe extern "C-unwind" fn index_name(oid: pg_sys::Oid) -> *const std::ffi::c_char {
-    let active = ACTIVE.get();
-    // SAFETY: as in `active`; the name lives as long as the configuration, which outlives the printing of the plan.
-    unsafe {
-        if !active.is_null() {
-            let active = &*active;
-            let known = active.oids.iter().zip(active.configuration.hypothetical).find(|(known, _)| **known == oid);
-            if let Some((_, index)) = known {
-                return index.name.as_ptr();
-            }
-        }
-        match NEXT_INDEX_NAME {
-            Some(next) => pg_sys::ffi::pg_guard_ffi_boundary(|| next(oid)),
-            None => ptr::null(),
-        }
     }
 }

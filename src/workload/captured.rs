@@ -10,7 +10,7 @@ use super::queries::{SampleParam, Source, StatementSample, Workload, WorkloadSta
 use crate::error::Error;
 use crate::memory;
 use crate::memory::samples::{self, Sample, Value};
-use crate::memory::statements::{self, Snapshot};
+use crate::memory::survey::{self, Snapshot};
 use crate::pg::names::current_database;
 use crate::pg::role;
 
@@ -25,7 +25,7 @@ pub fn read() -> Result<Workload, Error> {
     let dbid = current_database();
     let mut samples: HashMap<_, _> = samples::of_database(dbid).into_iter().collect();
     let mut captured: Vec<Snapshot> =
-        statements::snapshot(Some(dbid), true).into_iter().filter(|item| !item.is_other).collect();
+        survey::snapshot(Some(dbid), true).into_iter().filter(|item| !item.is_other).collect();
     captured.sort_by_key(|item| std::cmp::Reverse(time_ns(item)));
     let all: Vec<&Snapshot> = captured.iter().filter(|item| time_ns(item) > 0).take(STATEMENTS_MAX).collect();
     let first_seen = all.iter().map(|item| item.counters.first_seen).min();

@@ -225,11 +225,15 @@ class Locked(AdvisorTest):
 
     def test_policy_table(self) -> None:
         self.session.query("INSERT INTO perf.index_policy (policy_no, table_name, columns, priority) VALUES (99, 't', '{a}', 'low')")
+        ask = ("SELECT id, status, reason FROM perf.index_recommendations(queries => '{SELECT * FROM u WHERE b = 5}') "
+               "WHERE relation = 'public.t'")
+        free = self.session.query(ask).rows
+        self.assertEqual([row[1] for row in free], ["not_needed"])
         self.holder.query("BEGIN; LOCK TABLE t IN ACCESS EXCLUSIVE MODE")
-        rows = self.session.query("SELECT status, reason FROM perf.index_recommendations(queries => '{SELECT * FROM u WHERE b = 5}') "
-                                  "WHERE relation = 't'").rows
-        self.assertEqual([status for status, _ in rows], ["not_applicable"])
-        self.assertIn("locked by another session", rows[0][1])
+        locked = self.session.query(ask).rows
+        self.assertEqual([row[1] for row in locked], ["not_applicable"])
+        self.assertIn("ublic.t is locked by another session", locked[0][2])
+        self.assertEqual(locked[0][0], free[0][0], "a row keeps its id, whoever has locked its table")
 
     def test_dropped_meanwhile(self) -> None:
         """Tables come and go while the advisor reads: every call gives an answer or an honest error."""

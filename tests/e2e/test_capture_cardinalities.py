@@ -189,3 +189,51 @@ class CardinalitiesTest(CaptureTest):
         self.reset()
         self.run_sql(*[PAIR] * 3)
         self.assertGreater(self.only()["time_after_pct"], 5 * expected)
+
+
+class BesideAutoExplainTest(CaptureTest):
+    """Executions that are counted look to auto_explain like all others, whichever of the two was loaded first."""
+
+    JOIN = "SELECT count(*) FROM fact f JOIN dim d ON d.id = f.c WHERE f.a = 7 AND f.b = 7"
+
+    def logged(self, libraries: str, *options: str) -> list[str]:
+        """The plans that auto_explain logs of three executions, at least two of them counted; misestimates are told."""
+        cluster = self.private_cluster({**self.settings, "shared_preload_libraries": libraries,
+                                        "auto_explain.log_min_duration": 0})
+        name = self.fresh_database(cluster)
+        with cluster.connect(name) as session:
+            session.query("SET auto_explain.log_min_duration = -1")
+            for statement in TABLES:
+                session.query(statement)
+            for option in (*options, "enable_nestloop = off", "enable_mergejoin = off"):
+                session.query(f"SET {option}")
+            session.query("SELECT perf.reset()")
+            mark = cluster.log_mark()
+            session.query("SET auto_explain.log_min_duration = 0")
+            for _ in range(3):
+                session.query(self.JOIN)
+            session.query("SET auto_explain.log_min_duration = -1")
+            counted = session.query("SELECT (e ->> 'rows_misestimate')::float8 AS misestimate FROM perf.index_recommendations() r "
+                                    "CROSS JOIN jsonb_array_elements(r.evidence) e WHERE r.status = 'recommended'").rows
+            self.assertEqual([row[0] > 50 for row in counted], [True], "at least one execution was counted")
+        with cluster.log_path.open("rb") as log:
+            log.seek(mark)
+            plans = log.read().decode().split("Query Text: ")[1:]
+        plans = [plan for plan in plans if plan.startswith(self.JOIN)]
+        self.assertEqual(len(plans), 3)
+        self.assertTrue(all("Hash Join" in plan for plan in plans), plans)
+        return plans
+
+    def test_what_nobody_asked_for_is_not_logged(self) -> None:
+        for libraries in ("perf_opt, auto_explain", "auto_explain, perf_opt"):
+            for options in ((), PARALLEL):
+                with self.subTest(libraries=libraries, parallel=bool(options)):
+                    for plan in self.logged(libraries, *options):
+                        self.assertNotRegex(plan, "Buckets:|actual|Workers Launched|Heap Blocks|Memory Usage")
+
+    def test_what_auto_explain_asks_for_is_logged(self) -> None:
+        for libraries in ("perf_opt, auto_explain", "auto_explain, perf_opt"):
+            with self.subTest(libraries=libraries):
+                for plan in self.logged(libraries, "auto_explain.log_analyze = on", "auto_explain.log_timing = off"):
+                    self.assertIn("Buckets:", plan)
+                    self.assertIn("actual rows=", plan)

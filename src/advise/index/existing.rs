@@ -16,6 +16,8 @@ use crate::pg::text::Text;
 /// An index of a relation.
 #[derive(Clone, Debug)]
 pub struct Existing {
+    /// OID.
+    pub oid: pg_sys::Oid,
     /// Its name, unquoted.
     pub name: String,
     /// Its keys, if all of them can be described.
@@ -30,9 +32,13 @@ pub struct Existing {
 }
 
 /// An index as the catalog has it.
-#[derive(Default)]
-struct Row {
-    name: String,
+pub struct Row {
+    /// OID.
+    pub oid: pg_sys::Oid,
+    /// OID of its table.
+    pub relation: pg_sys::Oid,
+    /// Its name, unquoted.
+    pub name: String,
     bytes: i64,
     is_valid: bool,
     method: pg_sys::Oid,
@@ -50,19 +56,44 @@ struct Row {
 
 /// The indexes of `relation`; expressions of theirs get numbers.
 pub fn of(relation: &Relation, expressions: &RefCell<Expressions>) -> Vec<Existing> {
-    let rows = catalog::rows(
+    read(&[relation.oid], false)
+        .into_iter()
+        .map(|row| {
+            let index = described(relation, &row, &mut expressions.borrow_mut());
+            let is_plain = index.as_ref().is_some_and(|index| {
+                index.kind == Kind::Btree
+                    && index.predicate.is_none()
+                    && index.keys.iter().all(|key| key.opclass == 0 && key.column().is_some())
+            });
+            let keys = index.as_ref().map_or_else(Vec::new, |index| index.keys.clone());
+            Existing { oid: row.oid, name: row.name, keys, bytes: row.bytes, is_plain, index }
+        })
+        .collect()
+}
+
+/// The indexes of `partitions` that the index of the whole can take in: valid, no part of another yet, and enforcing
+/// nothing.
+pub fn attachable(partitions: &[pg_sys::Oid]) -> Vec<Row> {
+    read(partitions, true)
+}
+
+fn read(relations: &[pg_sys::Oid], attachable: bool) -> Vec<Row> {
+    catalog::rows(
         "SELECT c.relname::pg_catalog.text, i.indkey::pg_catalog.int2[], i.indoption::pg_catalog.int2[],
                 i.indnkeyatts::pg_catalog.int4,
                 c.relpages::pg_catalog.int8 OPERATOR(pg_catalog.*) pg_catalog.current_setting('block_size')::pg_catalog.int8,
                 i.indisvalid, c.relam, i.indclass::pg_catalog.oid[], i.indcollation::pg_catalog.oid[],
-                i.indexprs::pg_catalog.text, i.indpred::pg_catalog.text
+                i.indexprs::pg_catalog.text, i.indpred::pg_catalog.text, i.indexrelid, i.indrelid
            FROM pg_catalog.pg_index i
            JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) i.indexrelid
-          WHERE i.indrelid OPERATOR(pg_catalog.=) $1
+          WHERE i.indrelid OPERATOR(pg_catalog.=) ANY ($1)
+            AND (NOT $2 OR (i.indisvalid AND i.indislive AND NOT c.relispartition AND NOT i.indisunique AND NOT i.indisexclusion))
           ORDER BY 1",
-        &[relation.oid.into()],
+        &[relations.to_vec().into(), attachable.into()],
         |row| {
             Ok(Some(Row {
+                oid: row.get::<pg_sys::Oid>(12)?.unwrap_or(pg_sys::InvalidOid),
+                relation: row.get::<pg_sys::Oid>(13)?.unwrap_or(pg_sys::InvalidOid),
                 name: row.get::<Text>(1)?.unwrap_or_default().0,
                 columns: row.get::<Vec<i16>>(2)?.unwrap_or_default(),
                 options: row.get::<Vec<i16>>(3)?.unwrap_or_default(),
@@ -77,23 +108,11 @@ pub fn of(relation: &Relation, expressions: &RefCell<Expressions>) -> Vec<Existi
             }))
         },
     )
-    .unwrap_or_default();
-    rows.into_iter()
-        .map(|row| {
-            let index = described(relation, &row, &mut expressions.borrow_mut());
-            let is_plain = index.as_ref().is_some_and(|index| {
-                index.kind == Kind::Btree
-                    && index.predicate.is_none()
-                    && index.keys.iter().all(|key| key.opclass == 0 && key.column().is_some())
-            });
-            let keys = index.as_ref().map_or_else(Vec::new, |index| index.keys.clone());
-            Existing { name: row.name, keys, bytes: row.bytes, is_plain, index }
-        })
-        .collect()
+    .unwrap_or_default()
 }
 
 /// The index as a candidate, if it is valid and could be one.
-fn described(relation: &Relation, row: &Row, expressions: &mut Expressions) -> Option<Candidate> {
+pub fn described(relation: &Relation, row: &Row, expressions: &mut Expressions) -> Option<Candidate> {
     let kinds = [Kind::Btree, Kind::Hash, Kind::Brin, Kind::Gin];
     let kind = kinds.into_iter().find(|kind| method_of(*kind) == row.method)?;
     if !row.is_valid || row.keys == 0 {

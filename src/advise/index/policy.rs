@@ -1,12 +1,15 @@
 //! The rows of `perf.index_policy`, resolved against the database. Reads the table through SPI; its absence is no rows.
 
+use std::collections::HashSet;
+
 use perf_core::index::{Candidate, Key};
 use pgrx::pg_sys;
 
+use super::ddl;
 use crate::error::Error;
-use crate::pg::catalog;
 use crate::pg::relation::{btree_opclass, Relation, Unusable};
 use crate::pg::text::Text;
+use crate::pg::{catalog, ident};
 
 /// One row, as written.
 #[derive(Clone, Debug, Default)]
@@ -31,8 +34,38 @@ pub enum Resolved {
     Index(Relation, Candidate),
 }
 
-/// Reads all rows in their order.
-pub fn read() -> Result<Vec<PolicyRow>, Error> {
+/// A row with what it means here.
+pub struct PolicyCase {
+    /// As written.
+    pub row: PolicyRow,
+    /// Its table: qualified where there is one, else as written. Whether it can be looked at makes no difference.
+    pub table: String,
+    /// As resolved.
+    pub resolved: Resolved,
+}
+
+impl PolicyCase {
+    fn of(row: PolicyRow) -> Self {
+        let oid = find(&row.table_name);
+        let table = oid.and_then(ident::relation).unwrap_or_else(|| row.table_name.clone());
+        PolicyCase { resolved: resolve(&row, oid), row, table }
+    }
+
+    /// The parts of the stable id of what it asks for.
+    pub fn identity(&self) -> Vec<String> {
+        ddl::plain_identity(&self.table, &self.row.columns)
+    }
+}
+
+/// All rows of the policy in their order, resolved through the `search_path`. Of rows that ask for the same index only the
+/// first counts.
+pub fn cases() -> Result<Vec<PolicyCase>, Error> {
+    let mut seen = HashSet::new();
+    let cases = read()?.into_iter().map(PolicyCase::of);
+    Ok(cases.filter(|case| seen.insert(case.identity())).collect())
+}
+
+fn read() -> Result<Vec<PolicyRow>, Error> {
     let exists = catalog::value::<bool>("SELECT pg_catalog.to_regclass('perf.index_policy') IS NOT NULL", &[]);
     if exists != Ok(Some(true)) {
         return Ok(Vec::new());
@@ -61,13 +94,17 @@ pub fn read() -> Result<Vec<PolicyRow>, Error> {
     })
 }
 
-/// Resolves a row through the `search_path`.
-pub fn resolve(row: &PolicyRow) -> Resolved {
-    let table = &row.table_name;
+/// The relation that a name means, whoever has it locked.
+fn find(name: &str) -> Option<pg_sys::Oid> {
     let look_up = "SELECT pg_catalog.to_regclass($1)::pg_catalog.oid";
-    let found = catalog::is_relation_name(table)
-        .then(|| catalog::value::<pg_sys::Oid>(look_up, &[Text(table.clone()).into()]).ok().flatten());
-    let Some(Some(oid)) = found else {
+    catalog::is_relation_name(name)
+        .then(|| catalog::value::<pg_sys::Oid>(look_up, &[Text(name.to_owned()).into()]).ok().flatten())
+        .flatten()
+}
+
+fn resolve(row: &PolicyRow, oid: Option<pg_sys::Oid>) -> Resolved {
+    let table = &row.table_name;
+    let Some(oid) = oid else {
         return Resolved::NotApplicable(format!("table {table} does not exist in this database."));
     };
     let relation = match Relation::read(oid) {

@@ -8,14 +8,14 @@ use std::time::Instant;
 use perf_core::index::ledger::{Outcome as PlanOutcome, Pages};
 use perf_core::index::select::{best_of, select, Selection, Storage, WORSE_MAX};
 use perf_core::index::{keys_cover, Candidate};
+use pgrx::pg_sys;
 
-use super::policy::{self, PolicyRow, Resolved};
+use super::policy::{self, Resolved};
 use super::pool::{self, is_covered, Oracle, Pool, IMPROVED};
 use super::rows::{self, Gain, Recommendation};
 use super::study::{self, Known, Study};
 use super::upkeep;
 use crate::error::Error;
-use crate::pg::ident;
 use crate::pg::planner::{Planned, UsedIndex};
 use crate::workload::queries::Workload;
 
@@ -56,20 +56,11 @@ pub struct Outcome {
     pub notices: Vec<String>,
 }
 
-/// A policy row with what it means here.
-pub struct PolicyCase {
-    /// As written.
-    pub row: PolicyRow,
-    /// As resolved.
-    pub resolved: Resolved,
-}
-
 /// Recommends indexes for `workload` and judges every row of the policy.
 pub fn run(workload: &Workload, options: &Options) -> Result<Outcome, Error> {
     let budget = options.deadline.saturating_duration_since(options.started);
     let mut study = study::run(workload, options.started + budget.mul_f64(STUDY_SHARE))?;
-    let cases: Vec<PolicyCase> =
-        policy::read()?.into_iter().map(|row| PolicyCase { resolved: policy::resolve(&row), row }).collect();
+    let cases = policy::cases()?;
     for case in &cases {
         if let Resolved::Index(relation, _) = &case.resolved {
             if let Entry::Vacant(place) = study.relations.entry(relation.oid.to_u32()) {
@@ -159,16 +150,16 @@ pub fn run(workload: &Workload, options: &Options) -> Result<Outcome, Error> {
     );
     let mut rows =
         rows::make(&rows::Findings { workload, study: &study, pool: &pool, cases: &cases, gains, alone, options });
-    let used: HashSet<String> = plans
+    let used: HashSet<pg_sys::Oid> = plans
         .iter()
         .flatten()
         .flat_map(|plan| &plan.scans)
         .flat_map(|scan| &scan.indexes)
         .filter_map(|index| match index {
-            UsedIndex::Real(oid) => ident::relation(*oid),
+            UsedIndex::Real(oid) => Some(*oid),
             UsedIndex::Hypothetical(_) => None,
         })
-        .chain(rows.iter().filter_map(|row| row.existing.clone()))
+        .chain(rows.iter().flat_map(|row| row.existing.iter().copied()))
         .collect();
     let upkeep: Vec<Recommendation> = upkeep.into_iter().filter(|row| agrees(row, &rows, &used)).collect();
     // What to do comes before what is as the policy wants it.
@@ -178,10 +169,10 @@ pub fn run(workload: &Workload, options: &Options) -> Result<Outcome, Error> {
 }
 
 /// Whether advice on an existing index goes together with the other rows: an index that they keep or that their plans use is
-/// not dropped, and a failed one is not rebuilt where they make one in its place.
-fn agrees(advice: &Recommendation, rows: &[Recommendation], used: &HashSet<String>) -> bool {
+/// not dropped, and a failed one is not rebuilt where they make one in its place. Plans use the parts of a partitioned index.
+fn agrees(advice: &Recommendation, rows: &[Recommendation], used: &HashSet<pg_sys::Oid>) -> bool {
     match advice.action {
-        "drop" => !advice.existing.as_ref().is_some_and(|index| used.contains(index)),
+        "drop" => !advice.existing.iter().any(|index| used.contains(index)),
         "reindex" if advice.size_bytes.is_none() => !rows.iter().any(|row| {
             row.status == "recommended"
                 && row.relation == advice.relation

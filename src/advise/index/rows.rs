@@ -3,18 +3,19 @@
 use std::collections::{HashMap, HashSet};
 
 use perf_core::index::{name, Candidate};
+use pgrx::pg_sys;
 use serde_json::{json, Value};
 
-use super::policy::Resolved;
-use super::pool::{Entry, Pool};
-use super::recommend::{Options, PolicyCase};
+use super::policy::{PolicyCase, Resolved};
+use super::pool::{Entry, NamedPart, Pool};
+use super::recommend::Options;
 use super::study::{Known, Studied, Study};
 use super::what_if::used_name;
 use super::{ddl, existing};
 use crate::capture::actuals::COSTLY;
 use crate::pg::hypothetical::Hypothetical;
+use crate::pg::ident;
 use crate::pg::planner::{Planned, Scan};
-use crate::pg::{catalog, ident};
 use crate::workload::queries::Workload;
 
 /// Statements listed in the evidence of one row, at most: those that gain most.
@@ -56,8 +57,8 @@ pub struct Recommendation {
     pub policy_gain: Option<String>,
     pub reason: String,
     pub evidence: Value,
-    /// Not a column: the quoted, qualified name of the existing index that the row is about.
-    pub existing: Option<String>,
+    /// Not a column: the existing index that the row is about, with its parts in partitions, or those that it attaches.
+    pub existing: Vec<pg_sys::Oid>,
 }
 
 /// One statement that an index improves.
@@ -122,11 +123,17 @@ pub fn name_all(pool: &mut Pool, study: &Study, chosen: &[usize]) {
             name
         };
         let chosen = unused(&known.relation.schema, &known.relation.name);
-        entry.parts = catalog::partitions(known.relation.oid)
+        let definition = ddl::definition(&known.relation, &entry.candidate, &expressions);
+        entry.parts = known
+            .partitions
+            .parts_of(&definition)
             .into_iter()
             .map(|part| {
-                let name = unused(&part.schema, &part.name);
-                (part, name)
+                let name = match part.ready {
+                    Some(ready) => ready.name.clone(),
+                    None => unused(&part.partition.schema, &part.partition.name),
+                };
+                NamedPart { partition: part.partition.clone(), name, ready: part.ready.map(|ready| ready.oid) }
             })
             .collect();
         entry.index.name = ident::until_nul(&chosen);
@@ -204,7 +211,7 @@ impl Findings<'_> {
         let expressions = self.study.expressions.borrow();
         let parts = ddl::identity(known, candidate, &expressions);
         Recommendation {
-            id: name::stable_id(&parts.iter().map(String::as_str).collect::<Vec<_>>()),
+            id: stable_id(&parts),
             action: "create",
             access_method: candidate.kind.access_method().to_owned(),
             confidence: "low",
@@ -266,6 +273,7 @@ impl Findings<'_> {
             policy_gain: case.and_then(|case| case.row.expected_gain.clone()),
             reason: self.reason(known, entry, &statements, best),
             evidence: self.evidence(&statements),
+            existing: entry.parts.iter().filter_map(|part| part.ready).collect(),
             ..self.described(known, &entry.candidate)
         }
     }
@@ -296,6 +304,7 @@ impl Findings<'_> {
         }
         if known.relation.kind == b'p' {
             reason.push_str("; the table is partitioned, so each partition gets its own index");
+            reason.push_str(&about_parts(known, entry));
         }
         reason.push('.');
         reason
@@ -332,15 +341,10 @@ impl Findings<'_> {
             ..row
         };
         let unresolved = |status, reason: String| Recommendation {
-            id: name::stable_id(
-                &[case.row.table_name.as_str(), "btree"]
-                    .into_iter()
-                    .chain(case.row.columns.iter().map(String::as_str))
-                    .collect::<Vec<_>>(),
-            ),
+            id: stable_id(&case.identity()),
             action: "create",
             status,
-            relation: case.row.table_name.clone(),
+            relation: case.table.clone(),
             columns: case.row.columns.clone(),
             access_method: "btree".to_owned(),
             confidence: "low",
@@ -350,7 +354,7 @@ impl Findings<'_> {
             ..Recommendation::default()
         };
         let locked = || {
-            let table = &case.row.table_name;
+            let table = &case.table;
             sentence(&format!("{table} is locked by another session, so it was not judged; ask again."))
         };
         let candidate = match &case.resolved {
@@ -376,7 +380,7 @@ impl Findings<'_> {
                 confidence: "high",
                 basis: "measured",
                 reason: format!("Index {} already serves these columns.", ident::quote(&index.name)),
-                existing: Some(ident::qualified(&known.relation.schema, &index.name)),
+                existing: vec![index.oid],
                 ..row
             }));
         }
@@ -464,6 +468,40 @@ impl Findings<'_> {
             ..row
         }
     }
+}
+
+/// Names listed in a reason, at most.
+const NAMED_MAX: usize = 3;
+
+/// What a partitioned index makes of partitions that cannot have a part of it, and of those that have it already.
+fn about_parts(known: &Known, entry: &Entry) -> String {
+    let mut words = String::new();
+    let ready: Vec<String> =
+        entry.parts.iter().filter(|part| part.ready.is_some()).map(|part| part.name.clone()).collect();
+    if !ready.is_empty() {
+        words.push_str(&format!("; what is there already becomes part of it: {}", named(&ready)));
+    }
+    let foreign: Vec<String> = known.partitions.foreign().map(|part| part.name.clone()).collect();
+    if !foreign.is_empty() {
+        words.push_str(&format!(
+            "; foreign tables get none from here, so look to them where they are: {}",
+            named(&foreign)
+        ));
+    }
+    words
+}
+
+/// `a, b, c and 4 more`.
+fn named(names: &[String]) -> String {
+    let first = names.iter().take(NAMED_MAX).cloned().collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(NAMED_MAX) {
+        0 => first,
+        more => format!("{first} and {more} more"),
+    }
+}
+
+fn stable_id(parts: &[String]) -> String {
+    name::stable_id(&parts.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
 /// Whether the gain of a statement hangs on row estimates that are wrong, or that nobody has checked.

@@ -5,12 +5,13 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::time::Instant;
 
-use perf_core::index::candidates::Needs;
+use perf_core::index::needs::Needs;
 use perf_core::index::{Candidate, Key, Kind};
 use perf_core::outcome::unpack_sqlstate;
 use pgrx::{pg_sys, PgSqlErrorCode};
 
 use super::existing::{self, Existing};
+use super::parts::Partitions;
 use crate::compat;
 use crate::error::Error;
 use crate::pg::expressions::Expressions;
@@ -119,6 +120,8 @@ pub struct Known {
     pub relation: Relation,
     /// Its partitions with storage.
     pub leaves: Vec<Relation>,
+    /// Its partitions at every depth, and what they have.
+    pub partitions: Partitions,
     /// Its indexes.
     pub existing: Vec<Existing>,
     /// Share of HOT updates.
@@ -140,6 +143,7 @@ impl Known {
         let relation = Relation::read(oid)?;
         let leaves = super::what_if::leaves_of(&relation);
         Ok(Known {
+            partitions: Partitions::of(&relation, &leaves, expressions),
             leaves,
             existing: existing::of(&relation, expressions),
             hot_share: existing::hot_share(oid),

@@ -2,7 +2,7 @@
 
 use pgrx::{is_a, pg_sys, PgList};
 
-use super::{Planned, Write, WriteCommand};
+use super::request::{Planned, Write, WriteCommand};
 
 /// How a relation is read.
 #[derive(Clone, Debug, PartialEq)]

@@ -38,4 +38,16 @@ INSERT INTO perf.index_policy (policy_no, table_name, columns, priority) VALUES 
 SELECT status, reason FROM perf.index_recommendations(include_inapplicable => true, queries => '{SELECT 1}') WHERE relation = 'a.b.c.d';
 ROLLBACK;
 SELECT * FROM perf.what_if('SELECT 1', without => '{a.b.c.d}');
+-- Rows that ask for the same index are one: the first counts. It is the same however its table is written and whatever becomes of it.
+BEGIN;
+INSERT INTO perf.index_policy (policy_no, table_name, columns, priority) VALUES
+    (91, 'transactions', '{amount}', 'low'), (92, 'index_policy_rows.transactions', '{amount}', 'high'), (93, 'transactions', '{amount,id}', 'low'),
+    (94, 'gone', '{a}', 'medium'), (95, 'gone', '{a}', 'high'), (96, 'users', '{missing}', 'low');
+CREATE VIEW rows AS SELECT id, source, relation, columns, priority, status FROM perf.index_recommendations(include_inapplicable => true, queries => ARRAY[
+    'SELECT * FROM transactions WHERE amount = 5']) WHERE columns[1] IN ('amount', 'a', 'missing');
+SELECT source, relation, columns, status, count(*) OVER (PARTITION BY id) AS of_this_id FROM rows ORDER BY relation, columns;
+SELECT id FROM rows WHERE columns = '{amount}' \gset
+CREATE INDEX ON transactions (amount);
+SELECT relation, columns, priority, status FROM rows WHERE id = :'id';
+ROLLBACK;
 DROP SCHEMA index_policy_rows CASCADE;

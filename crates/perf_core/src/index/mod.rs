@@ -9,6 +9,7 @@ pub mod candidates;
 pub mod ledger;
 pub mod merge;
 pub mod name;
+pub mod needs;
 pub mod pattern;
 pub mod select;
 pub mod size;

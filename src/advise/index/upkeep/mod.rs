@@ -15,8 +15,7 @@ use perf_core::index::{keys_cover, Kind};
 use pgrx::pg_sys;
 
 use self::read::{Found, Server};
-use super::policy::Resolved;
-use super::recommend::PolicyCase;
+use super::policy::{PolicyCase, Resolved};
 use super::rows::Recommendation;
 use super::study::Study;
 use crate::error::Error;

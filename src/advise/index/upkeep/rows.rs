@@ -10,6 +10,7 @@ use serde_json::{json, Value};
 
 use super::read::Server;
 use super::Case;
+use crate::advise::index::ddl::concurrently;
 use crate::advise::index::pool;
 use crate::advise::index::rows::{summary, Recommendation, EVIDENCE_MAX, HIGH_PCT, MEDIUM_PCT};
 use crate::advise::index::study::{Known, Studied, Study};
@@ -99,7 +100,7 @@ impl Writer<'_> {
             action,
             source: "workload",
             status: "recommended",
-            existing: Some(ident::qualified(&found.schema, &found.name)),
+            existing: found.parts.clone(),
             columns: definition.keys.clone(),
             access_method: found.index.method.clone(),
             ddl: Some(ddl),
@@ -310,14 +311,4 @@ impl Writer<'_> {
             })
             .collect()
     }
-}
-
-/// `CREATE INDEX` becomes `CREATE INDEX CONCURRENTLY`.
-fn concurrently(create: &str) -> String {
-    for start in ["CREATE INDEX ", "CREATE UNIQUE INDEX "] {
-        if let Some(rest) = create.strip_prefix(start) {
-            return format!("{start}CONCURRENTLY {rest}");
-        }
-    }
-    create.to_owned()
 }

@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use perf_core::index::candidates::INCLUDE_MAX;
 use pgrx::{is_a, pg_sys, PgList};
 
+use super::place::{bits, restrictions, Place};
 use super::subject::Subject;
-use super::{bits, restrictions, Place};
 use crate::pg::relation::{default_opclass, statistics_tuple, with_slot};
 
 /// Bytes of all columns in an index that is to spare visits to the table, at most.

@@ -1,7 +1,7 @@
 //! Tables that are read as children of another: what is asked of the parent is asked of them, under their own column
 //! numbers. Reads planner nodes only.
 
-use perf_core::index::candidates::Needs;
+use perf_core::index::needs::Needs;
 use perf_core::index::{Key, Part};
 use pgrx::{pg_sys, PgList};
 

@@ -3,7 +3,7 @@
 use perf_core::index::Part;
 use pgrx::{is_a, pg_sys, PgList};
 
-use super::Place;
+use super::place::Place;
 use crate::compat;
 use crate::pg::ident;
 use crate::pg::relation::btree_opclass;
