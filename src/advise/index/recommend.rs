@@ -29,8 +29,9 @@ const SEARCH_SHARES: (f64, f64) = (0.8, 0.85);
 /// Share of the time budget after which existing indexes are judged no further; the search has the rest.
 const UPKEEP_SHARE: f64 = 0.5;
 
-/// How often to select at most, each time with what the real plans of the last selection taught.
-const SELECTIONS_MAX: usize = 6;
+/// How often to select at most, each time with what the real plans of the last selection taught: indexes that look alike
+/// do the same harm one after the other. Mostly it takes fewer than ten, none of which plans much.
+const SELECTIONS_MAX: usize = 20;
 /// Share of the time budget after which no index gives way to one of the policy any more.
 const POLICY_SHARE: f64 = 0.9;
 

@@ -157,6 +157,9 @@ impl Counter<'_> {
                     self.work.add(Step::HashProbe, rows_of(left));
                     let keys = PgList::<pg_sys::Node>::from_pg((*plan.cast::<pg_sys::HashJoin>()).hashclauses).len();
                     self.work.add(Step::Operation, rows_of(left) * keys as f64);
+                    // The outer side of a key may ask a subplan.
+                    let subplans = Effort::of((*plan.cast::<pg_sys::HashJoin>()).hashclauses.cast()).subplans;
+                    self.evaluate(plan, Effort { subplans, ..Effort::default() }, rows_of(left));
                     if !right.is_null() {
                         let inner = bytes(right, self.corrections.rows(right));
                         self.work.add(Step::HashMiss, missed(inner) * rows_of(left));
