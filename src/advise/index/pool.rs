@@ -322,7 +322,7 @@ impl<'a> Oracle<'a> {
 impl ledger::Planner for Oracle<'_> {
     fn plan(&mut self, statement: usize, config: &[usize]) -> Option<Outcome> {
         let plan = self.planned(statement, config)?;
-        Some(Outcome { cost: plan.total_cost, value: self.study.time_of(&plan), used: used(&plan, config) })
+        Some(Outcome { cost: plan.total_cost, value: self.study.judged(statement, &plan), used: used(&plan, config) })
     }
 
     fn may_plan(&mut self) -> bool {

@@ -29,8 +29,9 @@ const SEARCH_SHARES: (f64, f64) = (0.8, 0.85);
 /// Share of the time budget after which existing indexes are judged no further; the search has the rest.
 const UPKEEP_SHARE: f64 = 0.5;
 
-/// How often to select at most, each time with what the real plans of the last selection taught.
-const SELECTIONS_MAX: usize = 12;
+/// How often to select at most, each time with what the real plans of the last selection taught: indexes that look alike
+/// do the same harm one after the other. Mostly it takes fewer than ten.
+const SELECTIONS_MAX: usize = 20;
 /// Planner calls in all, a statement on average.
 const CALLS_MEAN_MAX: usize = 25;
 /// Share of the time budget after which no index gives way to one of the policy any more.
@@ -136,7 +137,7 @@ pub fn run(workload: &Workload, options: &Options) -> Result<Outcome, Error> {
     let mut judge = Judge { study: &study, pool: &pool, pages: &mut pages, deadline: options.deadline };
     let gains = judge.gains(&selection, &plans);
     let alone = judge.alone(&selection);
-    let calls = pages.calls() + study.calls + plans.len();
+    let calls = pages.calls() + study.calls;
     if selection.cut_short || study.cut_short || hurried {
         study
             .notices
@@ -153,7 +154,7 @@ pub fn run(workload: &Workload, options: &Options) -> Result<Outcome, Error> {
     let used: HashSet<pg_sys::Oid> = plans
         .iter()
         .flatten()
-        .flat_map(|plan| &plan.scans)
+        .flat_map(|confirmed| &confirmed.plan.scans)
         .flat_map(|scan| &scan.indexes)
         .filter_map(|index| match index {
             UsedIndex::Real(oid) => Some(*oid),
@@ -192,6 +193,19 @@ fn opened(study: &Study) -> Pages {
     }))
 }
 
+/// The plan that a statement has with the chosen indexes.
+struct Confirmed {
+    plan: Planned,
+    /// The candidates that it was made with.
+    config: Vec<usize>,
+}
+
+/// What is known of a statement with a set of candidates: how long it may take in relation to today, and what its plan uses.
+struct Verdict {
+    ratio: f64,
+    used: Vec<usize>,
+}
+
 /// A wider index of the policy in place of a chosen index that is its beginning may lose this share of what that one saves.
 const POLICY_TOLERANCE: f64 = 0.02;
 
@@ -201,6 +215,12 @@ struct Judge<'a> {
     pool: &'a Pool,
     pages: &'a mut Pages,
     deadline: Instant,
+}
+
+impl Confirmed {
+    fn uses(&self, candidates: &[usize]) -> bool {
+        pool::used(&self.plan, &self.config).iter().any(|at| candidates.contains(at))
+    }
 }
 
 impl Judge<'_> {
@@ -310,19 +330,37 @@ impl Judge<'_> {
             if Instant::now() >= self.deadline || self.pages.calls() >= calls_max {
                 return false;
             }
-            let Some(plan) = self.oracle().planned(number, &relevant) else { continue };
-            let value = self.study.time_of(&plan);
-            let outcome = PlanOutcome { cost: plan.total_cost, value, used: pool::used(&plan, &relevant) };
-            self.pages.learn(number, &relevant, &outcome);
-            learnt = true;
+            learnt |= self.learnt(number, &relevant).is_some();
         }
         learnt
     }
 
+    /// The plan of a statement with `config`, which the ledger is told of; None when it cannot be made.
+    fn learnt(&mut self, number: usize, config: &[usize]) -> Option<(Planned, Verdict)> {
+        let plan = self.oracle().planned(number, config)?;
+        let (value, used) = (self.study.judged(number, &plan), pool::used(&plan, config));
+        let outcome = PlanOutcome { cost: plan.total_cost, value, used: used.clone() };
+        self.pages.learn(number, config, &outcome);
+        let ratio = value / self.study.time_of(&self.study.statements[number].base);
+        Some((plan, Verdict { ratio, used }))
+    }
+
+    /// What the ledger knows for sure, without asking the planner.
+    fn known(&mut self, number: usize, config: &[usize]) -> Option<Verdict> {
+        if !self.pages.is_known(number, config) {
+            return None;
+        }
+        let mut oracle = Oracle::until(self.study, self.pool, self.deadline);
+        let mut ledger = self.pages.with(&mut oracle);
+        Some(Verdict { ratio: ledger.ratio(number, config), used: ledger.plan(number, config).0 })
+    }
+
     /// Plans every statement with the chosen indexes, whatever the ledger says, and gives up an index that makes one take
-    /// longer than allowed.
-    fn confirmed(&self, selection: &mut Selection) -> Vec<Option<Planned>> {
-        let mut plans: Vec<Option<Planned>> = (0..self.study.statements.len()).map(|_| None).collect();
+    /// longer than allowed. Where a statement cannot be planned, because its tables are locked now or time is up, what the
+    /// ledger knows counts; where that knows nothing, the indexes that might serve the statement are given up: nobody can
+    /// say that they do no harm.
+    fn confirmed(&mut self, selection: &mut Selection) -> Vec<Option<Confirmed>> {
+        let mut plans: Vec<Option<Confirmed>> = (0..self.study.statements.len()).map(|_| None).collect();
         let mut stale: Vec<usize> = (0..plans.len()).collect();
         while !stale.is_empty() {
             for number in std::mem::take(&mut stale) {
@@ -331,24 +369,29 @@ impl Judge<'_> {
                 if relevant.is_empty() {
                     continue;
                 }
-                // Past the deadline what cannot be confirmed is not told.
-                if Instant::now() >= self.deadline {
-                    selection.cut_short = true;
-                    continue;
-                }
-                let Some(plan) = self.oracle().planned(number, &relevant) else { continue };
-                let base = self.study.time_of(&self.study.statements[number].base);
-                let ratio = self.study.time_of(&plan) / base;
-                let guilty = pool::used(&plan, &relevant)
-                    .into_iter()
-                    .min_by(|a, b| self.pool.entries[*a].statements.len().cmp(&self.pool.entries[*b].statements.len()));
-                match guilty {
-                    Some(guilty) if ratio > WORSE_MAX => {
-                        selection.chosen.retain(|at| *at != guilty);
-                        stale.extend(&self.pool.entries[guilty].statements);
+                let is_late = Instant::now() >= self.deadline;
+                selection.cut_short |= is_late;
+                let learnt = if is_late { None } else { self.learnt(number, &relevant) };
+                let (plan, verdict) = match learnt {
+                    Some((plan, verdict)) => (Some(plan), Some(verdict)),
+                    None => (None, self.known(number, &relevant)),
+                };
+                let given_up = match verdict {
+                    None => relevant,
+                    Some(verdict) if verdict.ratio > WORSE_MAX => self.guilty(&verdict.used),
+                    Some(_) => {
+                        plans[number] = plan.map(|plan| Confirmed { plan, config: relevant });
+                        continue;
                     }
-                    _ => plans[number] = Some(plan),
-                }
+                };
+                selection.chosen.retain(|at| !given_up.contains(at));
+                // A plan that uses none of them stays what it is without them.
+                stale.extend(
+                    given_up
+                        .iter()
+                        .flat_map(|at| &self.pool.entries[*at].statements)
+                        .filter(|number| plans[**number].as_ref().is_none_or(|confirmed| confirmed.uses(&given_up))),
+                );
             }
             stale.sort_unstable();
             stale.dedup();
@@ -356,14 +399,18 @@ impl Judge<'_> {
         plans
     }
 
+    /// Of the indexes in a plan that does harm, the one that serves the fewest statements.
+    fn guilty(&self, used: &[usize]) -> Vec<usize> {
+        used.iter().copied().min_by_key(|at| self.pool.entries[*at].statements.len()).into_iter().collect()
+    }
+
     /// What each chosen candidate contributes. A statement whose plan uses several shares its gain among them by what it
     /// would lose without each.
-    fn gains(&mut self, selection: &Selection, plans: &[Option<Planned>]) -> Vec<(usize, Gain)> {
+    fn gains(&mut self, selection: &Selection, plans: &[Option<Confirmed>]) -> Vec<(usize, Gain)> {
         let mut gains: Vec<(usize, Gain)> = selection.chosen.iter().map(|at| (*at, Gain::default())).collect();
         for (number, statement) in self.study.statements.iter().enumerate() {
-            let Some(after) = &plans[number] else { continue };
-            let relevant = self.relevant(number, &selection.chosen);
-            let used = pool::used(after, &relevant);
+            let Some(Confirmed { plan: after, config: relevant }) = &plans[number] else { continue };
+            let used = pool::used(after, relevant);
             let ratio = self.study.time_of(after) / self.study.time_of(&statement.base);
             if used.is_empty() || ratio > IMPROVED {
                 continue;
@@ -382,7 +429,7 @@ impl Judge<'_> {
                 let share = if sum > 0.0 { loss / sum } else { 1.0 / used.len() as f64 };
                 if let Some((_, gain)) = gains.iter_mut().find(|(chosen, _)| chosen == at) {
                     gain.saved += saved * share;
-                    gain.statements.push((number, rows::change(self.study, self.pool, number, &relevant, after)));
+                    gain.statements.push((number, rows::change(self.study, self.pool, number, relevant, after)));
                 }
             }
         }
@@ -390,7 +437,7 @@ impl Judge<'_> {
     }
 
     /// What each policy candidate that was not chosen would save on its own, as a share of the workload; None when time is
-    /// up.
+    /// up, or a statement that it might serve cannot be planned.
     fn alone(&mut self, selection: &Selection) -> Vec<(usize, Option<f64>)> {
         let pool = self.pool;
         (0..pool.entries.len())
@@ -401,7 +448,13 @@ impl Judge<'_> {
                     if Instant::now() >= self.deadline {
                         return (at, None);
                     }
-                    saved += self.study.statements[*number].weight * (1.0 - self.ratio(*number, &[at]).min(1.0));
+                    // The ledger's answer may be a bound, and says then that the index is of less use than it is.
+                    let verdict = match self.known(*number, &[at]) {
+                        Some(verdict) => Some(verdict),
+                        None => self.learnt(*number, &[at]).map(|(_, verdict)| verdict),
+                    };
+                    let Some(verdict) = verdict else { return (at, None) };
+                    saved += self.study.statements[*number].weight * (1.0 - verdict.ratio.min(1.0));
                 }
                 (at, Some(saved / self.study.total_weight.max(f64::MIN_POSITIVE)))
             })

@@ -242,6 +242,13 @@ impl Study {
         plan.work.milliseconds() + if self.is_measured { 0.0 } else { AROUND_MS } + f64::MIN_POSITIVE
     }
 
+    /// The same for a plan that is to take the place of the statement's plan of today: it may do harm where that cannot be
+    /// ruled out.
+    pub fn judged(&self, statement: usize, plan: &Planned) -> f64 {
+        let base = &self.statements[statement].base;
+        self.time_of(base) - base.work.milliseconds() + plan.work.instead_of(&base.work)
+    }
+
     fn read_relations(&mut self) {
         let mut locked = Vec::new();
         for oid in self.statements.iter().flat_map(|statement| &statement.base.needs).map(|needs| needs.relation) {

@@ -143,7 +143,7 @@ unsafe extern "C-unwind" fn pathlist(
             pg_sys::ffi::pg_guard_ffi_boundary(|| next(root, rel, rti, rte));
         }
         let Some(active) = active(root) else { return };
-        active.seen.borrow_mut().note(rel, rte);
+        active.seen.borrow_mut().note(root, rel, rte);
         let Some(expressions) = active.configuration.harvest else { return };
         if let Some(needs) = harvest::needs(root, rel, rti, rte, &mut expressions.borrow_mut()) {
             active.needs.borrow_mut().push(needs);

@@ -2,101 +2,23 @@
 //! hook noted of the relations and index paths the planner looked at: a plan does not say how many entries its index scans
 //! read, a path does.
 
-use perf_core::index::work::{Step, Work};
-use pgrx::{pg_guard, pg_sys, PgList};
+mod effort;
+mod order;
+mod seen;
+
+use perf_core::index::work::{missed, visited, Step, Work};
+use pgrx::{pg_sys, PgList};
 
 use crate::pg::cardinality::Corrections;
-use crate::pg::relation;
+use effort::Effort;
+use order::{first_parameter, fixes_all_keys, Orders};
+pub use seen::Seen;
 
-/// An index path, as the planner priced it.
-#[derive(Clone, Copy, Debug)]
-struct SeenIndex {
-    index: pg_sys::Oid,
-    rows: f64,
-    total_cost: f64,
-    /// Entries that one scan reads.
-    entries: f64,
-    /// How far the index follows the order of the table, 0 to 1.
-    correlation: f64,
-    /// Share of the table's pages that are all-visible, 0 to 1.
-    all_visible: f64,
-}
+/// Bytes of a page.
+const PAGE: f64 = 8192.0;
 
-/// A relation, as the planner saw it.
-#[derive(Clone, Copy, Debug)]
-struct SeenRelation {
-    relation: pg_sys::Oid,
-    tuples: f64,
-    pages: f64,
-}
-
-/// What the path hook noted during one planner run.
-#[derive(Debug, Default)]
-pub struct Seen {
-    indexes: Vec<SeenIndex>,
-    relations: Vec<SeenRelation>,
-}
-
-impl Seen {
-    /// Notes the paths of one relation.
-    ///
-    /// # Safety
-    /// Called by the planner's path-list hook with its arguments.
-    pub unsafe fn note(&mut self, rel: *mut pg_sys::RelOptInfo, rte: *mut pg_sys::RangeTblEntry) {
-        // SAFETY: planner nodes, alive during the hook.
-        unsafe {
-            if (*rte).rtekind != pg_sys::RTEKind::RTE_RELATION {
-                return;
-            }
-            let relation = (*rte).relid;
-            self.relations.push(SeenRelation { relation, tuples: (*rel).tuples, pages: f64::from((*rel).pages) });
-            for list in [(*rel).pathlist, (*rel).partial_pathlist] {
-                for path in PgList::<pg_sys::Path>::from_pg(list).iter_ptr() {
-                    self.note_path(path, rel, relation);
-                }
-            }
-        }
-    }
-
-    /// # Safety
-    /// `path` is a path of `rel`.
-    unsafe fn note_path(&mut self, path: *mut pg_sys::Path, rel: *mut pg_sys::RelOptInfo, relation: pg_sys::Oid) {
-        // SAFETY: the tag says which struct it is.
-        unsafe {
-            if !pgrx::is_a(path.cast(), pg_sys::NodeTag::T_IndexPath) {
-                return;
-            }
-            let index_path = path.cast::<pg_sys::IndexPath>();
-            let info = (*index_path).indexinfo;
-            let first = if (*info).nkeycolumns > 0 { *(*info).indexkeys as i16 } else { 0 };
-            self.indexes.push(SeenIndex {
-                index: (*info).indexoid,
-                rows: (*path).rows,
-                total_cost: (*path).total_cost,
-                entries: ((*index_path).indexselectivity * (*info).tuples).max(1.0),
-                correlation: relation::correlation(relation, first).abs(),
-                all_visible: (*rel).allvisfrac,
-            });
-        }
-    }
-
-    fn index(&self, index: pg_sys::Oid, rows: f64, total_cost: f64) -> Option<&SeenIndex> {
-        let distance = |seen: &SeenIndex| {
-            (seen.rows - rows).abs() / rows.max(1.0) + 0.1 * (seen.total_cost - total_cost).abs() / total_cost.max(1e-9)
-        };
-        self.indexes.iter().filter(|seen| seen.index == index).min_by(|a, b| distance(a).total_cmp(&distance(b)))
-    }
-
-    fn relation(&self, relation: pg_sys::Oid) -> Option<&SeenRelation> {
-        self.relations.iter().find(|seen| seen.relation == relation)
-    }
-}
-
-/// Pages of a table that a processor's cache holds: visits to a smaller table are near wherever they go.
-const CACHED_PAGES: f64 = 4_000.0;
-
-/// So many times more rows than the first table gives are more than its own.
-const MULTIPLIED: f64 = 1.2;
+/// An inner side of fewer rows than this is rounded too much to be held against those of the join.
+const COMPARABLE_MIN: f64 = 1.5;
 
 /// How the executor spills: from `work_mem` and `hash_mem_multiplier`, in bytes.
 struct Limits {
@@ -114,7 +36,7 @@ pub unsafe fn of(planned: *mut pg_sys::PlannedStmt, seen: &Seen, corrections: &C
         let sort_bytes = f64::from(pg_sys::work_mem) * 1024.0;
         let limits = Limits { sort_bytes, hash_bytes: sort_bytes * pg_sys::hash_mem_multiplier };
         let mut counter =
-            Counter { planned, seen, corrections, limits, work: Work::default(), jumping: false, done: Vec::new() };
+            Counter { planned, seen, corrections, limits, work: Work::default(), fed: Vec::new(), done: Vec::new() };
         counter.node((*planned).planTree, 1.0);
         counter.work
     }
@@ -126,21 +48,19 @@ struct Counter<'a> {
     corrections: &'a Corrections,
     limits: Limits,
     work: Work,
-    /// The loop around the node asks for keys in no order of the table that they come from.
-    jumping: bool,
+    /// The parameters that loops around the node set.
+    fed: Vec<Fed>,
     /// Plans of CTEs and uncorrelated subqueries that are counted already: they run once.
     done: Vec<i32>,
 }
 
-/// What evaluating a list of expressions once takes.
-#[derive(Default)]
-struct Effort {
-    operations: f64,
-    numeric: f64,
-    text: f64,
-    patterns: f64,
-    /// Plan number, whether it runs anew for every row.
-    subplans: Vec<(i32, bool)>,
+/// A parameter that a loop sets for what is inside it.
+struct Fed {
+    number: i32,
+    /// How far its values come in order, 0 to 1.
+    sorted: f64,
+    /// How many of the rows that the planner expects of a search for it there are.
+    found: f64,
 }
 
 impl Counter<'_> {
@@ -180,8 +100,13 @@ impl Counter<'_> {
                     input = self.fetched((*plan.cast::<pg_sys::IndexOnlyScan>()).indexid, plan, loops, true);
                 }
                 pg_sys::NodeTag::T_BitmapIndexScan => {
-                    self.work.add(Step::Descent, loops);
-                    self.work.add(Step::IndexEntry, rows);
+                    let index = (*plan.cast::<pg_sys::BitmapIndexScan>()).indexid;
+                    let seen = self.seen.path(index, (*plan).plan_rows, (*plan).total_cost);
+                    let left_out = seen.map_or(0.0, |seen| seen.read - seen.entries);
+                    self.work.add(Step::IndexEntry, rows + left_out * loops);
+                    let pages = self.seen.index(index).map_or(0.0, |seen| seen.pages);
+                    let fed = self.search(plan);
+                    self.descents(loops, pages, fed.0);
                     return;
                 }
                 pg_sys::NodeTag::T_BitmapAnd | pg_sys::NodeTag::T_BitmapOr => {
@@ -201,10 +126,8 @@ impl Counter<'_> {
                     input = tuples;
                     self.work.add(Step::BitmapTuple, tuples);
                     if let Some(seen) = self.seen.relation(relation) {
-                        // Pages hit by that many tuples thrown at random.
                         let each = tuples / loops.max(1.0);
-                        let pages = seen.pages * -(-each / seen.pages.max(1.0)).exp_m1();
-                        self.work.add(Step::BitmapPage, pages * loops);
+                        self.work.add(Step::BitmapPage, visited(seen.pages, each) * loops);
                     }
                     self.node(left, loops);
                 }
@@ -213,12 +136,17 @@ impl Counter<'_> {
                     let outer = rows_of(left);
                     input = (rows_of(right) * outer / loops.max(1e-9)).max(rows).min(outer * 1e3 + rows);
                     let inner = self.inner_loops(plan, outer, loops);
-                    let jumping = self.is_jumping(left);
-                    let around = std::mem::replace(&mut self.jumping, jumping);
+                    let around = self.fed.len();
+                    let found = found_share(plan.cast());
+                    let fed = PgList::<pg_sys::NestLoopParam>::from_pg((*plan.cast::<pg_sys::NestLoop>()).nestParams);
+                    for param in fed.iter_ptr() {
+                        let sorted = self.orders().of(plan, (*param).paramval.cast());
+                        self.fed.push(Fed { number: (*param).paramno, sorted, found });
+                    }
                     self.node(right, inner);
-                    self.jumping = around;
+                    self.fed.truncate(around);
                     tests.push((*plan.cast::<pg_sys::Join>()).joinqual);
-                    self.conditions(&tests, rows);
+                    self.conditions(plan, &tests, rows);
                     self.targets(plan, rows);
                     self.work.add(Step::Operation, input - rows);
                     return;
@@ -229,8 +157,12 @@ impl Counter<'_> {
                     self.work.add(Step::HashProbe, rows_of(left));
                     let keys = PgList::<pg_sys::Node>::from_pg((*plan.cast::<pg_sys::HashJoin>()).hashclauses).len();
                     self.work.add(Step::Operation, rows_of(left) * keys as f64);
+                    // The outer side of a key may ask a subplan.
+                    let subplans = Effort::of((*plan.cast::<pg_sys::HashJoin>()).hashclauses.cast()).subplans;
+                    self.evaluate(plan, Effort { subplans, ..Effort::default() }, rows_of(left));
                     if !right.is_null() {
                         let inner = bytes(right, self.corrections.rows(right));
+                        self.work.add(Step::HashMiss, missed(inner) * rows_of(left));
                         if inner > self.limits.hash_bytes {
                             self.work.add(
                                 Step::TemporaryPage,
@@ -252,6 +184,8 @@ impl Counter<'_> {
                 pg_sys::NodeTag::T_Hash => {
                     self.node(left, loops);
                     self.work.add(Step::HashBuild, rows_of(left));
+                    let table = bytes(plan, self.corrections.rows(left));
+                    self.work.add(Step::HashMiss, missed(table) * rows_of(left));
                     return;
                 }
                 pg_sys::NodeTag::T_Sort | pg_sys::NodeTag::T_IncrementalSort => {
@@ -283,6 +217,7 @@ impl Counter<'_> {
                     self.work.add(if hashed { Step::Group } else { Step::Operation }, groups * whole);
                     if hashed {
                         self.work.add(Step::HashProbe, input);
+                        self.work.add(Step::HashMiss, missed(bytes(plan, groups)) * input);
                         if bytes(plan, groups) > self.limits.hash_bytes && !left.is_null() {
                             self.work
                                 .add(Step::TemporaryPage, whole * bytes(left, self.corrections.rows(left)) / 8192.0);
@@ -290,7 +225,7 @@ impl Counter<'_> {
                     }
                     // Transitions run for every tuple, conditions for every group.
                     self.targets(plan, input);
-                    self.conditions(&tests, groups * loops);
+                    self.conditions(plan, &tests, groups * loops);
                     return;
                 }
                 pg_sys::NodeTag::T_Limit => {
@@ -337,7 +272,7 @@ impl Counter<'_> {
                     self.node(right, loops);
                 }
             }
-            self.conditions(&tests, input);
+            self.conditions(plan, &tests, input);
             self.targets(plan, rows);
         }
     }
@@ -353,6 +288,11 @@ impl Counter<'_> {
         }
     }
 
+    /// What is known of the orders in the plan.
+    fn orders(&self) -> Orders<'_> {
+        Orders { planned: self.planned, seen: self.seen, corrections: self.corrections }
+    }
+
     /// Counts an index scan; the tuples its conditions are asked of.
     ///
     /// # Safety
@@ -360,46 +300,63 @@ impl Counter<'_> {
     unsafe fn fetched(&mut self, index: pg_sys::Oid, plan: *mut pg_sys::Plan, loops: f64, only: bool) -> f64 {
         // SAFETY: as promised.
         let (estimated, cost, rows) = unsafe { ((*plan).plan_rows, (*plan).total_cost, self.corrections.rows(plan)) };
-        let seen = self.seen.index(index, estimated, cost);
+        let path = self.seen.path(index, estimated, cost).copied();
+        // SAFETY: as promised.
+        let (sorted, found) = unsafe { self.search(plan) };
         // Where a filter is asked of what was read, it may be the filter that is misjudged.
         // SAFETY: as promised.
         let is_filtered = unsafe { !(*plan).qual.is_null() };
-        let entries = seen.map_or(rows, |seen| if is_filtered { seen.entries.max(rows) } else { rows }) * loops;
+        let entries = path.map_or(rows, |path| if is_filtered { (path.entries * found).max(rows) } else { rows });
+        let left_out = path.map_or(0.0, |path| path.read - path.entries);
+        let visits = loops * if only { entries * (1.0 - path.map_or(0.0, |path| path.all_visible)) } else { entries };
+        self.work.add(Step::IndexEntry, (entries + left_out) * loops);
+        let index = self.seen.index(index);
+        let (followed, leaves) = index.map_or((0.0, 0.0), |seen| (seen.correlation.powi(2), seen.pages));
+        // SAFETY: as promised.
+        let fixed = index.is_some_and(|index| unsafe { fixes_all_keys(plan, index) });
+        self.descents(loops, leaves, sorted);
         // SAFETY: as promised.
         let relation = unsafe { super::plan_tree::scanned(plan.cast(), self.planned) };
-        let pages = self.seen.relation(relation).map_or(0.0, |seen| seen.pages);
-        let scattered = 1.0 - seen.map_or(0.0, |seen| seen.correlation * seen.correlation);
-        let near = 1.0 - scattered * (pages / CACHED_PAGES).min(1.0);
-        self.work.add(Step::Descent, loops.max(1.0));
-        self.work.add(Step::IndexEntry, entries);
-        let visits = if only { entries * (1.0 - seen.map_or(0.0, |seen| seen.all_visible)) } else { entries };
-        let mut far = visits * (1.0 - near);
-        if self.jumping && pages > CACHED_PAGES {
-            // Each search ends somewhere else, however close to each other its own entries are.
-            far = far.max(visits.min(loops));
-        }
-        self.work.add(Step::NearFetch, visits - far);
-        self.work.add(Step::FarFetch, far);
-        entries
+        let (tuples, pages) = self.seen.relation(relation).map_or((0.0, 0.0), |seen| (seen.tuples, seen.pages));
+        // Each search begins somewhere else, unless it is for the next key in an index that follows the table's order.
+        let searches = visits.min(loops.max(1.0));
+        let near_searches = searches * sorted * followed;
+        let rest = visits - searches;
+        let followers = rest * followed;
+        // Entries of one key are in the order of the table: when there are many, several are on each page.
+        let runs = if fixed { rest - followers } else { 0.0 };
+        let dense = (runs / searches.max(1.0) / pages.max(1.0)).min(1.0);
+        let run_pages = visited(pages, runs / searches.max(1.0)) * searches.max(1.0) * dense;
+        let ordered = visited(pages, near_searches) + followers * pages / tuples.max(1.0) + run_pages;
+        let far = visits - near_searches - followers - runs * dense;
+        let missed = missed(pages * PAGE);
+        self.work.add(Step::OrderedPage, ordered * missed);
+        self.work.add(Step::FarFetch, far * missed);
+        self.work.add(Step::NearFetch, visits - far * missed);
+        entries * loops
     }
 
-    /// Whether the rows of `outer` come in another order than that of the table that gives the keys for a search in another:
-    /// when there are more of them than the table has that is read first, they were multiplied by searches themselves.
+    /// How far the searches of an index scan come in order, and how much of what the planner expects each to find there is.
     ///
     /// # Safety
-    /// `outer` is NULL or a node of the plan.
-    unsafe fn is_jumping(&self, outer: *mut pg_sys::Plan) -> bool {
-        let mut leaf = outer;
-        // SAFETY: as promised; children are NULL or plans.
-        unsafe {
-            while !leaf.is_null() && !(*leaf).lefttree.is_null() {
-                if is_bitmap_or_sort(leaf) {
-                    break;
-                }
-                leaf = (*leaf).lefttree;
+    /// `plan` is a node.
+    unsafe fn search(&self, plan: *mut pg_sys::Plan) -> (f64, f64) {
+        // SAFETY: as promised. Without a parameter it is the same search each time; of one that is not known nothing is.
+        match unsafe { first_parameter(plan) } {
+            Some(number) => {
+                self.fed.iter().rev().find(|fed| fed.number == number).map_or((0.0, 1.0), |fed| (fed.sorted, fed.found))
             }
-            self.corrections.rows(outer) > MULTIPLIED * self.corrections.rows(leaf)
+            None => (1.0, 1.0),
         }
+    }
+
+    /// Counts searches in an index of so many pages.
+    fn descents(&mut self, loops: f64, pages: f64, sorted: f64) {
+        let (loops, missed) = (loops.max(1.0), missed(pages * PAGE));
+        let far = loops * (1.0 - sorted) * missed;
+        self.work.add(Step::FarDescent, far);
+        self.work.add(Step::Descent, loops - far);
+        self.work.add(Step::OrderedLeaf, visited(pages, loops * sorted) * missed);
     }
 
     /// How often the inner side of a nested loop runs: less than once an outer row when the planner expects to find the
@@ -448,14 +405,14 @@ impl Counter<'_> {
     ///
     /// # Safety
     /// `lists` are lists of expressions of the plan.
-    unsafe fn conditions(&mut self, lists: &[*mut pg_sys::List], tuples: f64) {
+    unsafe fn conditions(&mut self, plan: *mut pg_sys::Plan, lists: &[*mut pg_sys::List], tuples: f64) {
         let mut share = 1.0;
         for list in lists {
             // SAFETY: as promised.
             unsafe {
                 for condition in PgList::<pg_sys::Node>::from_pg(*list).iter_ptr() {
                     let effort = Effort::of(condition);
-                    self.evaluate(effort, tuples * share);
+                    self.evaluate(plan, effort, tuples * share);
                     share = 0.5;
                 }
             }
@@ -470,118 +427,61 @@ impl Counter<'_> {
         // SAFETY: a target list holds target entries.
         unsafe {
             let effort = Effort::of((*plan).targetlist.cast());
-            self.evaluate(effort, tuples);
+            self.evaluate(plan, effort, tuples);
         }
     }
 
     /// # Safety
     /// The subplans are those of the plan.
-    unsafe fn evaluate(&mut self, effort: Effort, tuples: f64) {
+    unsafe fn evaluate(&mut self, plan: *mut pg_sys::Plan, effort: Effort, tuples: f64) {
         self.work.add(Step::Operation, effort.operations * tuples);
         self.work.add(Step::NumericOperation, effort.numeric * tuples);
         self.work.add(Step::TextOperation, effort.text * tuples);
-        self.work.add(Step::PatternMatch, effort.patterns * tuples);
-        for (number, anew) in effort.subplans {
-            if !anew {
-                self.work.add(Step::HashProbe, tuples);
-            }
-            // SAFETY: as promised.
-            unsafe { self.subplan(number, tuples, !anew) };
-        }
-    }
-}
-
-impl Effort {
-    /// # Safety
-    /// `node` is NULL, an expression or a list of expressions of a finished plan.
-    unsafe fn of(node: *mut pg_sys::Node) -> Effort {
-        let mut effort = Effort::default();
-        // SAFETY: the walker reads only.
-        unsafe { walk(node, (&raw mut effort).cast()) };
-        effort
-    }
-
-    fn count(&mut self, type_oid: pg_sys::Oid, result: pg_sys::Oid) {
-        if type_oid == pg_sys::NUMERICOID || result == pg_sys::NUMERICOID {
-            self.numeric += 1.0;
-            return;
-        }
-        // SAFETY: a syscache lookup; zero for no such type.
-        let length = unsafe { pg_sys::get_typlen(type_oid) };
-        if length == -1 {
-            self.text += 1.0;
-        } else {
-            self.operations += 1.0;
-        }
-    }
-}
-
-/// Adds what one node does to the [`Effort`] behind `context`.
-#[pg_guard]
-unsafe extern "C-unwind" fn walk(node: *mut pg_sys::Node, context: *mut std::ffi::c_void) -> bool {
-    if node.is_null() {
-        return false;
-    }
-    // SAFETY: `context` is the effort that `Effort::of` lent; the tag says which struct a node is.
-    unsafe {
-        let effort = &mut *context.cast::<Effort>();
-        let first = |list: *mut pg_sys::List| {
-            PgList::<pg_sys::Node>::from_pg(list).get_ptr(0).map_or(pg_sys::InvalidOid, |arg| pg_sys::exprType(arg))
-        };
-        match (*node).type_ {
-            pg_sys::NodeTag::T_OpExpr | pg_sys::NodeTag::T_DistinctExpr | pg_sys::NodeTag::T_NullIfExpr => {
-                let expression = node.cast::<pg_sys::OpExpr>();
-                // iclikesel, icnlikesel, regexeqsel to icregexnesel with likesel among them, prefixsel.
-                let support = pg_sys::get_oprrest((*expression).opno).to_u32();
-                if matches!(support, 1814 | 1815 | 1818..=1823 | 3437) {
-                    effort.patterns += 1.0;
-                } else {
-                    effort.count(first((*expression).args), (*expression).opresulttype);
+        self.work.add(Step::TextFunction, effort.text_functions * tuples);
+        for asked in effort.subplans {
+            // SAFETY: as promised; a correlated plan has an argument for each of its parameters.
+            unsafe {
+                let anew = !(*asked).parParam.is_null();
+                if !anew {
+                    self.work.add(Step::HashProbe, tuples);
                 }
+                let around = self.fed.len();
+                let orders = self.orders();
+                let numbers = (*asked).parParam;
+                let mut fed = Vec::new();
+                let arguments = PgList::<pg_sys::Node>::from_pg((*asked).args);
+                for (at, argument) in (0..).zip(arguments.iter_ptr()) {
+                    let number = pg_sys::list_nth_int(numbers, at);
+                    fed.push(Fed { number, sorted: orders.of(plan, argument), found: 1.0 });
+                }
+                self.fed.extend(fed);
+                self.subplan((*asked).plan_id, tuples, !anew);
+                self.fed.truncate(around);
             }
-            pg_sys::NodeTag::T_FuncExpr => {
-                let expression = node.cast::<pg_sys::FuncExpr>();
-                effort.count(first((*expression).args), (*expression).funcresulttype);
-            }
-            pg_sys::NodeTag::T_ScalarArrayOpExpr => {
-                let expression = node.cast::<pg_sys::ScalarArrayOpExpr>();
-                effort.count(first((*expression).args), pg_sys::BOOLOID);
-                effort.operations += 1.0;
-            }
-            pg_sys::NodeTag::T_Aggref => {
-                let aggregate = node.cast::<pg_sys::Aggref>();
-                let argument = PgList::<pg_sys::TargetEntry>::from_pg((*aggregate).args)
-                    .get_ptr(0)
-                    .map_or(pg_sys::INT8OID, |entry| pg_sys::exprType((*entry).expr.cast()));
-                effort.count(argument, pg_sys::InvalidOid);
-            }
-            pg_sys::NodeTag::T_CaseExpr | pg_sys::NodeTag::T_CoalesceExpr | pg_sys::NodeTag::T_NullTest => {
-                effort.operations += 1.0;
-            }
-            pg_sys::NodeTag::T_SubPlan => {
-                let plan = node.cast::<pg_sys::SubPlan>();
-                effort.subplans.push(((*plan).plan_id, !(*plan).parParam.is_null()));
-            }
-            _ => {}
         }
-        pg_sys::expression_tree_walker(node, Some(walk), context)
     }
 }
 
-/// Whether a node gives rows in an order of its own, or of the table.
+/// How much of what the planner expects the inner side of a loop to find there is. A search by a parameter is estimated from
+/// the values of the searched column alone, which sampling takes for fewer than they are in a large table; the join, from
+/// those of both columns.
 ///
 /// # Safety
-/// `plan` is a node.
-unsafe fn is_bitmap_or_sort(plan: *mut pg_sys::Plan) -> bool {
-    // SAFETY: as promised.
-    let tag = unsafe { (*plan.cast::<pg_sys::Node>()).type_ };
-    matches!(
-        tag,
-        pg_sys::NodeTag::T_BitmapHeapScan
-            | pg_sys::NodeTag::T_Sort
-            | pg_sys::NodeTag::T_IncrementalSort
-            | pg_sys::NodeTag::T_Agg
-    )
+/// `join` is a nested loop.
+unsafe fn found_share(join: *mut pg_sys::NestLoop) -> f64 {
+    // SAFETY: as promised; a join has both inputs.
+    unsafe {
+        let plan = &(*join).join.plan;
+        let (outer, inner) = ((*plan.lefttree).plan_rows, (*plan.righttree).plan_rows);
+        let is_plain = (*join).join.jointype == pg_sys::JoinType::JOIN_INNER
+            && (*join).join.joinqual.is_null()
+            && plan.qual.is_null();
+        if is_plain && inner > COMPARABLE_MIN && outer > 0.0 {
+            (plan.plan_rows / (outer * inner)).min(1.0)
+        } else {
+            1.0
+        }
+    }
 }
 
 /// How much of its input an incremental sort reads before it gives its first row, as its cost tells.

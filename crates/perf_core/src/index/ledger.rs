@@ -196,6 +196,12 @@ impl Pages {
         Pages { pages }
     }
 
+    /// Whether the plan of `statement` with `config` at hand is known, and not just a bound.
+    pub fn is_known(&self, statement: usize, config: &[usize]) -> bool {
+        let page = &self.pages[statement];
+        page.settled(page.set(config)).is_some() && config.iter().all(|at| page.places.contains_key(at))
+    }
+
     /// Whether `statement` was planned with exactly `config` at hand. What another plan says of it holds as long as the planner
     /// finds the cheapest plan; that is nearly always, not always.
     pub fn is_planned(&self, statement: usize, config: &[usize]) -> bool {
