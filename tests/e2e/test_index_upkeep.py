@@ -72,6 +72,26 @@ class IndexUpkeepTest(ClusterTest):
         self.cluster.sql(row[2], dbname=database)
         self.assertNotEqual(self.advised(self.cluster, database)["idle_b"][0], "reindex")
 
+    def test_recommended_index_that_is_being_built(self) -> None:
+        database = self.fresh_database()
+        self.cluster.sql("CREATE TABLE orders (id int PRIMARY KEY, customer int, note text); INSERT INTO orders "
+                         "SELECT g, g % 5000, repeat('x', 80) FROM generate_series(1, 50000) g; ANALYZE orders", dbname=database)
+        advice = ("SELECT status, ddl, reason FROM perf.index_recommendations(queries => "
+                  "ARRAY['SELECT note FROM orders WHERE customer = 17']) WHERE action = 'create'")
+        (status, ddl, _), = self.cluster.sql(advice, dbname=database)
+        self.assertEqual(status, "recommended")
+        with self.cluster.connect(database) as writer, self.cluster.connect(database) as builder:
+            writer.query("BEGIN; INSERT INTO orders VALUES (0, 0, '')")
+            builder.send_async(ddl)
+            invalid = "SELECT count(*) FROM pg_index WHERE NOT indisvalid"
+            self.wait_until(lambda: self.cluster.scalar(invalid, dbname=database) == 1, what="the build to begin")
+            (status, no_ddl, reason), = self.cluster.sql(advice, dbname=database)
+            self.assertEqual((status, no_ddl), ("building", None))
+            self.assertIn("it is being built now", reason)
+            writer.query("COMMIT")
+            builder.wait()
+        self.assertEqual([row for row in self.cluster.sql(advice, dbname=database) if row[0] != "exists"], [])
+
     def test_standby(self) -> None:
         primary = self.private_cluster(self.settings)
         primary.sql("CREATE EXTENSION perf_opt")

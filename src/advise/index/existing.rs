@@ -2,6 +2,7 @@
 //! nothing.
 
 use std::cell::RefCell;
+use std::collections::HashSet;
 
 use perf_core::index::{Candidate, Key, Kind, Part};
 use pgrx::pg_sys;
@@ -29,6 +30,8 @@ pub struct Existing {
     /// All of it; None for an index that is not valid, or is what no candidate can be: of another access method, under
     /// another collation, on rows of several conditions.
     pub index: Option<Candidate>,
+    /// The same of an index that is not valid: a build of it goes on, or has failed.
+    pub unfinished: Option<Candidate>,
 }
 
 /// An index as the catalog has it.
@@ -59,14 +62,15 @@ pub fn of(relation: &Relation, expressions: &RefCell<Expressions>) -> Vec<Existi
     read(&[relation.oid], false)
         .into_iter()
         .map(|row| {
-            let index = described(relation, &row, &mut expressions.borrow_mut());
+            let described = described(relation, &row, &mut expressions.borrow_mut());
+            let (index, unfinished) = if row.is_valid { (described, None) } else { (None, described) };
             let is_plain = index.as_ref().is_some_and(|index| {
                 index.kind == Kind::Btree
                     && index.predicate.is_none()
                     && index.keys.iter().all(|key| key.opclass == 0 && key.column().is_some())
             });
             let keys = index.as_ref().map_or_else(Vec::new, |index| index.keys.clone());
-            Existing { oid: row.oid, name: row.name, keys, bytes: row.bytes, is_plain, index }
+            Existing { oid: row.oid, name: row.name, keys, bytes: row.bytes, is_plain, index, unfinished }
         })
         .collect()
 }
@@ -111,11 +115,11 @@ fn read(relations: &[pg_sys::Oid], attachable: bool) -> Vec<Row> {
     .unwrap_or_default()
 }
 
-/// The index as a candidate, if it is valid and could be one.
+/// The index as a candidate, if it could be one.
 pub fn described(relation: &Relation, row: &Row, expressions: &mut Expressions) -> Option<Candidate> {
     let kinds = [Kind::Btree, Kind::Hash, Kind::Brin, Kind::Gin];
     let kind = kinds.into_iter().find(|kind| method_of(*kind) == row.method)?;
-    if !row.is_valid || row.keys == 0 {
+    if row.keys == 0 {
         return None;
     }
     let mut stored = match &row.expressions {
@@ -152,6 +156,28 @@ pub fn described(relation: &Relation, row: &Row, expressions: &mut Expressions) 
     };
     let include = row.columns.iter().skip(row.keys).copied().collect();
     Some(Candidate { relation: relation.oid.to_u32(), kind, keys, include, predicate, free: 0 })
+}
+
+/// The index that is `candidate`, no more and no less, whose build goes on or has failed.
+pub fn unfinished<'a>(existing: &'a [Existing], candidate: &Candidate) -> Option<&'a Existing> {
+    let equals = |index: &Candidate| index.covers(candidate) && candidate.covers(index);
+    existing.iter().find(|one| one.unfinished.as_ref().is_some_and(equals))
+}
+
+/// Tables whose indexes somebody may be at: whoever builds, rebuilds or drops an index concurrently holds SHARE UPDATE
+/// EXCLUSIVE on its table from beginning to end. The locks are there for everybody to see, the progress views are not.
+pub fn being_changed() -> Result<HashSet<pg_sys::Oid>, pgrx::spi::Error> {
+    let busy = catalog::rows(
+        "SELECT DISTINCT l.relation FROM pg_catalog.pg_locks l
+          WHERE l.locktype OPERATOR(pg_catalog.=) 'relation'
+            AND l.mode OPERATOR(pg_catalog.=) ANY (ARRAY['ShareUpdateExclusiveLock', 'ShareLock', 'ShareRowExclusiveLock',
+                                                         'ExclusiveLock', 'AccessExclusiveLock'])
+            AND l.database OPERATOR(pg_catalog.=) (SELECT d.oid FROM pg_catalog.pg_database d
+                                                    WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())",
+        &[],
+        |row| row.get::<pg_sys::Oid>(1),
+    )?;
+    Ok(busy.into_iter().collect())
 }
 
 /// The existing index that does all that `candidate` would. One on all rows does what one on some of them would.

@@ -164,7 +164,7 @@ pub fn run(workload: &Workload, options: &Options) -> Result<Outcome, Error> {
         .collect();
     let upkeep: Vec<Recommendation> = upkeep.into_iter().filter(|row| agrees(row, &rows, &used)).collect();
     // What to do comes before what is as the policy wants it.
-    let todo = rows.iter().take_while(|row| row.status == "recommended").count();
+    let todo = rows.iter().take_while(|row| ["recommended", "building"].contains(&row.status)).count();
     rows.splice(todo..todo, upkeep);
     Ok(Outcome { rows, notices: study.notices })
 }

@@ -243,6 +243,12 @@ impl Findings<'_> {
         let generic = statements.iter().any(|one| one.0.generic);
         let case = entry.policy.first().and_then(|at| self.cases.get(*at));
         let (ddl, undo) = self.ddl(known, entry);
+        let under_way = existing::unfinished(&known.existing, &entry.candidate)
+            .filter(|_| existing::being_changed().is_ok_and(|busy| busy.contains(&known.relation.oid)));
+        let mut reason = self.reason(known, entry, &statements, best);
+        if let Some(index) = under_way {
+            reason.push_str(&format!("; it is being built now, as {}", ident::quote(&index.name)));
+        }
         Recommendation {
             priority: if benefit >= HIGH_PCT || fast_on_top {
                 "high"
@@ -253,9 +259,14 @@ impl Findings<'_> {
             }
             .to_owned(),
             source: if case.is_some() { "both" } else { "workload" },
-            status: "recommended",
-            ddl: Some(ddl),
-            undo_ddl: Some(undo),
+            status: if under_way.is_some() { "building" } else { "recommended" },
+            ddl: under_way.is_none().then_some(ddl),
+            undo_ddl: Some(match under_way {
+                Some(index) => {
+                    format!("DROP INDEX CONCURRENTLY {}", ident::qualified(&known.relation.schema, &index.name))
+                }
+                None => undo,
+            }),
             size_bytes: Some(entry.index.bytes as i64),
             benefit_pct: Some(benefit),
             benefit_ms_per_hour: self.workload.hours.map(|hours| net / hours),
@@ -271,7 +282,7 @@ impl Findings<'_> {
             },
             basis: "what_if",
             policy_gain: case.and_then(|case| case.row.expected_gain.clone()),
-            reason: self.reason(known, entry, &statements, best),
+            reason,
             evidence: self.evidence(&statements),
             existing: entry.parts.iter().filter_map(|part| part.ready).collect(),
             ..self.described(known, &entry.candidate)

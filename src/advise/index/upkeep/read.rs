@@ -1,11 +1,12 @@
 //! What the catalogs and counters say of every index that the caller may know of. Reads catalogs and statistics only: no
 //! table is locked, and none is waited for.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use perf_core::index::upkeep::{Counters, Index, Key, YOUNG_DAYS};
 use pgrx::pg_sys;
 
+use crate::advise::index::existing;
 use crate::advise::index::study::OWN_SCHEMA;
 use crate::error::Error;
 use crate::pg::catalog;
@@ -252,25 +253,12 @@ fn add_parts(found: &mut [Found]) {
     }
 }
 
-/// Tells a failed build from one that goes on: whoever builds, rebuilds or drops an index concurrently holds SHARE UPDATE
-/// EXCLUSIVE on its table from beginning to end. The locks are there for everybody to see, the progress views are not.
+/// Tells a failed build from one that goes on.
 fn note_builders(found: &mut [Found]) -> Result<(), Error> {
     if found.iter().all(|one| one.index.valid) {
         return Ok(());
     }
-    let busy: HashSet<pg_sys::Oid> = catalog::rows(
-        "SELECT DISTINCT l.relation FROM pg_catalog.pg_locks l
-          WHERE l.locktype OPERATOR(pg_catalog.=) 'relation'
-            AND l.mode OPERATOR(pg_catalog.=) ANY (ARRAY['ShareUpdateExclusiveLock', 'ShareLock', 'ShareRowExclusiveLock',
-                                                         'ExclusiveLock', 'AccessExclusiveLock'])
-            AND l.database OPERATOR(pg_catalog.=) (SELECT d.oid FROM pg_catalog.pg_database d
-                                                    WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())",
-        &[],
-        |row| row.get::<pg_sys::Oid>(1),
-    )
-    .map_err(unreadable)?
-    .into_iter()
-    .collect();
+    let busy = existing::being_changed().map_err(unreadable)?;
     for one in found.iter_mut().filter(|one| !one.index.valid) {
         one.index.building = busy.contains(&one.relation);
     }
