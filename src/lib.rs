@@ -14,6 +14,7 @@ mod memory;
 
 mod collect;
 
+mod indexes;
 mod workload;
 
 mod act;
