@@ -248,3 +248,23 @@ pub unsafe fn run_portal(portal: pg_sys::Portal, receiver: *mut pg_sys::DestRece
         pg_sys::PortalRun(portal, all, true, receiver, receiver, &raw mut completion);
     }
 }
+
+/// What the buffer table knows a block of a relation's main fork by.
+///
+/// # Safety
+/// The relation is open.
+pub unsafe fn buffer_tag(relation: pg_sys::Relation, block: u32) -> pg_sys::BufferTag {
+    let fork = pg_sys::ForkNumber::MAIN_FORKNUM;
+    // SAFETY: see the function's contract.
+    #[cfg(feature = "pg15")]
+    unsafe {
+        pg_sys::BufferTag { rnode: (*relation).rd_node, forkNum: fork, blockNum: block }
+    }
+    // SAFETY: see the function's contract.
+    #[cfg(not(feature = "pg15"))]
+    unsafe {
+        let file = (*relation).rd_locator;
+        let (space, database, number) = (file.spcOid, file.dbOid, file.relNumber);
+        pg_sys::BufferTag { spcOid: space, dbOid: database, relNumber: number, forkNum: fork, blockNum: block }
+    }
+}

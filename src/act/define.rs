@@ -16,7 +16,7 @@ use super::runs::{rows, timestamp};
 use crate::collect::partitions::spi_failed;
 use crate::collect::registry;
 use crate::error::Error;
-use crate::pg::{background, names, privilege, query};
+use crate::pg::{background, catalog, names, privilege, query};
 
 const JOBS: &std::ffi::CStr = c"job";
 const NAME_CHARACTERS: usize = 200;
@@ -166,6 +166,20 @@ impl Definition<'_> {
         registry::note_jobs_change();
         Ok(job_id)
     }
+}
+
+/// The current role's job of a name and kind: number and options.
+pub fn own_job(name: &str, kind: &str) -> Result<Option<(i64, Value)>, Error> {
+    let owner = privilege::current_role();
+    let found = privilege::as_owner(JOBS, || {
+        catalog::rows(
+            "SELECT job_id, options FROM perf.job WHERE owner = $1 AND name = $2 AND kind = $3",
+            &[owner.into(), name.into(), kind.into()],
+            |row| Ok(row.get::<i64>(1)?.zip(row.get::<JsonB>(2)?)),
+        )
+        .map_err(spi_failed)
+    })?;
+    Ok(found.into_iter().next().map(|(job_id, options)| (job_id, options.0)))
 }
 
 /// Locks the row of a job that the current role may see. Inside of the tables' owner's rights.
