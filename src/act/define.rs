@@ -86,6 +86,7 @@ fn check_positive(argument: &'static str, interval: Option<Interval>) -> Result<
 impl Definition<'_> {
     fn check(&self) -> Result<(), Error> {
         check_preloaded()?;
+        background::refuse_in_recovery(c"the definition of a job");
         if self.name.trim().is_empty() || self.name.chars().count() > NAME_CHARACTERS {
             return Err(invalid("name", self.name, "A name of 1 to 200 characters."));
         }

@@ -17,12 +17,12 @@ use serde_json::{json, Value};
 use super::{Outcome, Write};
 use crate::act::executor::{self, Failure};
 use crate::act::jobs::{to_server, to_unix};
-use crate::act::runs::{rows, timestamp, Order};
+use crate::act::runs::{timestamp, Order};
 use crate::collect::partitions::spi_failed;
 use crate::error::Error;
 use crate::pg::buffers::Loaded;
 use crate::pg::zone::ServerZone;
-use crate::pg::{background, buffers, ident, privilege};
+use crate::pg::{background, buffers, catalog, ident, privilege};
 
 /// The kind of job.
 pub const KIND: &str = "prewarm";
@@ -187,10 +187,11 @@ type Known = Vec<(pg_sys::Oid, Use)>;
 fn profile(job_id: i64, hour: i64) -> Result<(Known, &'static str), Error> {
     let read = |query: &str| {
         privilege::as_owner(PROFILE, || {
-            rows(query, &[job_id.into(), hour.into()], |row| {
+            let found = catalog::rows(query, &[job_id.into(), hour.into()], |row| {
                 let used = Use { touched: row.get(2)?.unwrap_or(0.0), reads: row.get(3)?.unwrap_or(0.0) };
-                Ok((row.get::<pg_sys::Oid>(1)?.unwrap_or(pg_sys::InvalidOid), used))
-            })
+                Ok(row.get::<pg_sys::Oid>(1)?.map(|oid| (oid, used)))
+            });
+            found.map_err(spi_failed)
         })
     };
     let known = read(

@@ -12,7 +12,7 @@ use crate::act::executor::{self, Failure};
 use crate::act::runs::{rows, Order};
 use crate::collect::partitions::spi_failed;
 use crate::error::Error;
-use crate::pg::{background, privilege, select_only};
+use crate::pg::{background, catalog, privilege, select_only};
 
 const STATEMENTS: &std::ffi::CStr = c"prewarm_statement";
 const QUERY_CANCELED: &str = "57014";
@@ -80,18 +80,19 @@ pub fn unmark(statement_id: i64) -> Result<bool, Error> {
 pub fn all(time_zone: &str, hour: i64) -> Result<Vec<Marked>, Error> {
     let role = privilege::current_role();
     let marked = privilege::as_owner(STATEMENTS, || {
-        rows(
+        let found = catalog::rows(
             "SELECT statement_id, statement, queryid FROM perf.prewarm_statement WHERE owner = $1 ORDER BY statement_id",
             &[role.into()],
             |row| {
-                let statement = row.get::<String>(2)?.unwrap_or_default();
-                Ok((row.get::<i64>(1)?.unwrap_or_default(), statement, row.get::<i64>(3)?))
+                let queryid = row.get::<i64>(3)?;
+                Ok(row.get::<i64>(1)?.zip(row.get::<String>(2)?).map(|(id, statement)| (id, statement, queryid)))
             },
-        )
+        );
+        found.map_err(spi_failed)
     })?;
     let mut found = Vec::new();
     for (statement_id, statement, queryid) in marked {
-        let calls = rows(
+        let calls = catalog::rows(
             "SELECT coalesce(max(h.calls) FILTER (WHERE h.hour OPERATOR(pg_catalog.=) $3), 0)::pg_catalog.float8,
                     coalesce(max(h.calls), 0)::pg_catalog.float8
                FROM (SELECT (pg_catalog.date_part('isodow', l.at) OPERATOR(pg_catalog.-) 1) OPERATOR(pg_catalog.*) 24
@@ -99,12 +100,13 @@ pub fn all(time_zone: &str, hour: i64) -> Result<Vec<Marked>, Error> {
                        FROM (SELECT pg_catalog.timezone($2, s.bucket_at) AS at, s.calls
                                FROM perf.statement_history_visible s
                               WHERE s.queryid OPERATOR(pg_catalog.=) $1
-                                AND s.collected_at OPERATOR(pg_catalog.>) pg_catalog.now() OPERATOR(pg_catalog.-)
-                                    '28 days'::pg_catalog.interval) l
+                                AND s.collected_at OPERATOR(pg_catalog.>)
+                                    (pg_catalog.now() OPERATOR(pg_catalog.-) '28 days'::pg_catalog.interval)) l
                       GROUP BY 1) h",
             &[queryid.into(), time_zone.into(), (hour as f64).into()],
-            |row| Ok((row.get::<f64>(1)?.unwrap_or(0.0), row.get::<f64>(2)?.unwrap_or(0.0))),
-        )?;
+            |row| Ok(row.get::<f64>(1)?.zip(row.get::<f64>(2)?)),
+        )
+        .map_err(spi_failed)?;
         let (of_hour, busiest) = calls.into_iter().next().unwrap_or((0.0, 0.0));
         let reason = if busiest <= 0.0 {
             "marked; no call of it is known, so that it is run ahead of every hour".to_owned()
