@@ -42,6 +42,15 @@ fn bytes(argument: &'static str, value: Option<i64>) -> Result<i64, Error> {
     }
 }
 
+fn positive(argument: &'static str, value: Option<Interval>) -> Result<Interval, Error> {
+    match given(argument, value)? {
+        value if value.as_micros() > 0 => Ok(value),
+        value => {
+            Err(out_of_range(argument, format!("{} s", value.as_micros() as f64 / 1e6), "An interval above zero."))
+        }
+    }
+}
+
 fn limits(
     max_bloat_pct: Option<f64>,
     min_size_bytes: Option<i64>,
@@ -50,10 +59,7 @@ fn limits(
 ) -> Result<Limits, Error> {
     let max_bloat_pct = percent("max_bloat_pct", max_bloat_pct)?;
     let min_size_bytes = bytes("min_size_bytes", min_size_bytes)? as f64;
-    let window = given("max_duration", max_duration)?.as_micros() as f64;
-    if window <= 0.0 {
-        return Err(out_of_range("max_duration", format!("{} s", window / 1e6), "An interval above zero."));
-    }
+    let window = positive("max_duration", max_duration)?.as_micros() as f64;
     let min_free_bytes = bytes("min_free_bytes", min_free_bytes)? as f64;
     Ok(Limits { max_bloat_pct, min_size_bytes, min_free_bytes, window_ms: window / 1e3 })
 }
@@ -110,7 +116,7 @@ fn index_maintenance(
 > {
     let (cases, run_id) = or_raise((|| {
         let limits = limits(max_bloat_pct, min_size_bytes, max_duration, min_free_bytes)?;
-        let lock_timeout = given("lock_timeout", lock_timeout)?;
+        let lock_timeout = positive("lock_timeout", lock_timeout)?;
         let run_id = if given("dry_run", dry_run)? {
             None
         } else {
@@ -156,7 +162,7 @@ fn index_maintenance_schedule(
         let schedule = given("schedule", schedule)?;
         let limits = limits(max_bloat_pct, min_size_bytes, max_duration, min_free_bytes)?;
         let zone = given("time_zone", time_zone)?;
-        let times = (None, Some(given("lock_timeout", lock_timeout)?));
+        let times = (None, Some(positive("lock_timeout", lock_timeout)?));
         let options = maintenance::to_options(&limits);
         definition(SCHEDULED_MAINTENANCE, maintenance::KIND, schedule, zone, options, times).store()
     })())

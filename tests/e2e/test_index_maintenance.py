@@ -109,7 +109,9 @@ class Rebuilding(IndexMaintenanceTest):
             # What is left cannot be dropped either while the writer is there.
             self.assertEqual(self.value(LEFT), 1)
             run = self.maintain(lock_timeout="300 ms")
-            self.assertEqual((run["status"], run["sqlstate"]), ("failed", "55P03"))
+            self.assertEqual((run["status"], run["sqlstate"], run["detail"]["failed"]), ("failed", "55P03", 1))
+            self.assertEqual(self.became(run, "t_a")["reason"], "another index of its table has just failed")
+            self.assertEqual(self.value(LEFT), 1)
             writer.query("ROLLBACK")
         run = self.maintain()
         self.assertEqual(run["status"], "succeeded", run)

@@ -8,8 +8,8 @@
 use std::collections::HashMap;
 
 use perf_core::index::maintenance::{
-    expected_ms, has_room, has_time, is_named_after, judge, leftover_stem, work_bytes, Action, Facts, Limits, State,
-    BYTES_PER_S,
+    expected_ms, has_room, has_time, is_named_after, judge, leftover_stem, measured_rate, work_bytes, Action, Facts,
+    Limits, State, BYTES_PER_S,
 };
 use pgrx::pg_sys;
 use pgrx::spi::Spi;
@@ -93,7 +93,6 @@ struct More {
     may_rebuild: bool,
     may_drop: bool,
     directory: String,
-    table_bytes: f64,
     /// Of its last measured rebuild, for as many rows as it has now.
     rebuilt_bytes: Option<f64>,
 }
@@ -104,8 +103,7 @@ pub fn list(limits: &Limits) -> Result<Vec<Case>, Error> {
     found.retain(|one| !one.index.partitioned);
     for one in &mut found {
         // The catalog knows sizes as of the last VACUUM only; one that cannot be asked is in somebody's hands.
-        let blocks = buffers::blocks(pg_sys::Oid::from(one.index.oid)).unwrap_or(0);
-        one.index.bytes = f64::from(blocks) * f64::from(pg_sys::BLCKSZ);
+        one.index.bytes = bytes_of(pg_sys::Oid::from(one.index.oid));
     }
     let concerned: Vec<&Found> =
         found.iter().filter(|one| !one.index.valid || one.index.bytes >= limits.min_size_bytes.max(1.0)).collect();
@@ -139,7 +137,7 @@ pub fn list(limits: &Limits) -> Result<Vec<Case>, Error> {
             action,
             reason,
             table: one.relation,
-            table_bytes: more.table_bytes,
+            table_bytes: bytes_of(one.relation),
             directory: more.directory.clone(),
         });
     }
@@ -149,6 +147,11 @@ pub fn list(limits: &Limits) -> Result<Vec<Case>, Error> {
         first.then(b.facts.freed_bytes().total_cmp(&a.facts.freed_bytes())).then_with(|| a.index.cmp(&b.index))
     });
     Ok(cases)
+}
+
+/// Size of a table or an index; 0 when it cannot be asked.
+fn bytes_of(oid: pg_sys::Oid) -> f64 {
+    f64::from(buffers::blocks(oid).unwrap_or(0)) * f64::from(pg_sys::BLCKSZ)
 }
 
 /// How the last build of an index went. What a rebuild left has the rebuilt index's definition and a name made of its name;
@@ -194,7 +197,6 @@ fn more(found: &[&Found]) -> Result<HashMap<u32, More>, Error> {
                      ELSE pg_catalog.concat('pg_tblspc/', coalesce(nullif(c.reltablespace, 0::pg_catalog.oid),
                               (SELECT d.dattablespace FROM pg_catalog.pg_database d
                                 WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()))) END,
-                t.relpages::pg_catalog.float8 OPERATOR(pg_catalog.*) pg_catalog.current_setting('block_size')::pg_catalog.int4,
                 c.reltuples::pg_catalog.float8
            FROM pg_catalog.pg_class c
            JOIN pg_catalog.pg_index i ON i.indexrelid OPERATOR(pg_catalog.=) c.oid
@@ -208,20 +210,19 @@ fn more(found: &[&Found]) -> Result<HashMap<u32, More>, Error> {
                 row.get::<bool>(2)?.unwrap_or(false),
                 row.get::<bool>(3)?.unwrap_or(false),
                 row.get::<Text>(4)?.unwrap_or_default().0,
-                row.get::<f64>(5)?.unwrap_or(0.0),
-                row.get::<f64>(6)?.unwrap_or(-1.0),
+                row.get::<f64>(5)?.unwrap_or(-1.0),
             )))
         },
     )
     .map_err(spi_failed)?;
     Ok(known
         .into_iter()
-        .map(|(oid, may_rebuild, may_drop, directory, table_bytes, tuples)| {
+        .map(|(oid, may_rebuild, may_drop, directory, tuples)| {
             let rebuilt_bytes = rebuilds.get(&oid).map(|(bytes, then)| {
                 // Rows that came since take their room.
                 bytes * if *then > 0.0 && tuples > 0.0 { (tuples / then).max(1.0) } else { 1.0 }
             });
-            (oid, More { may_rebuild, may_drop, directory, table_bytes, rebuilt_bytes })
+            (oid, More { may_rebuild, may_drop, directory, rebuilt_bytes })
         })
         .collect())
 }
@@ -252,12 +253,14 @@ struct Report {
     /// Measured: what rebuilds got through, and how long that took.
     work_bytes: f64,
     work_ms: f64,
+    /// Tables that something failed on: what stood in its way stands in the way of the next one too.
+    blocked: Vec<pg_sys::Oid>,
     last_failure: Option<Failure>,
 }
 
 impl Report {
     fn detail(&self) -> Value {
-        let bytes_per_s = (self.work_ms > 0.0).then(|| (1e3 * self.work_bytes / self.work_ms).round());
+        let bytes_per_s = measured_rate(self.work_bytes, self.work_ms).map(f64::round);
         json!({
             "rebuilt": self.rebuilt, "dropped": self.dropped, "skipped": self.skipped, "failed": self.failed,
             "freed_bytes": self.freed_bytes.round(), "bytes_per_s": bytes_per_s, "indexes": self.indexes,
@@ -272,12 +275,13 @@ impl Report {
         }));
     }
 
-    fn failed(&mut self, index: &str, relation: &str, action: &str, failure: &Failure) {
+    fn failed(&mut self, case: &Case, failure: &Failure) {
         self.failed += 1;
         self.indexes.push(json!({
-            "index": index, "relation": relation, "action": action, "sqlstate": failure.sqlstate,
+            "index": case.index, "relation": case.relation, "action": case.action.name(), "sqlstate": failure.sqlstate,
             "message": failure.message,
         }));
+        self.blocked.push(case.table);
         self.last_failure = Some(failure.clone());
     }
 }
@@ -291,11 +295,14 @@ pub fn run(order: &Order, write: Write) -> Result<(), Failure> {
         let reason = format!("run {earlier} of index maintenance has not ended: one at a time");
         return executor::transaction(|| write(skipped(reason, json!({}))));
     }
-    let (cases, mut bytes_per_s) = executor::transaction(|| Ok((list(&limits)?, measured_rate(order)?)))?;
+    let (cases, mut bytes_per_s) = executor::transaction(|| Ok((list(&limits)?, last_rate(order)?)))?;
     let mut report = Report::default();
     for case in &cases {
         match case.action {
             Action::Skip => report.skip(case, &case.reason),
+            _ if report.blocked.contains(&case.table) => {
+                report.skip(case, "another index of its table has just failed")
+            }
             Action::Drop => drop_leftover(case, &mut report)?,
             Action::Reindex => {
                 let elapsed_ms = (background::now() - started) as f64 / 1e3;
@@ -306,9 +313,7 @@ pub fn run(order: &Order, write: Write) -> Result<(), Failure> {
                     Ok(()) => rebuild(case, &limits, &mut report)?,
                     Err(reason) => report.skip(case, &reason),
                 }
-                if report.work_ms > 0.0 {
-                    bytes_per_s = 1e3 * report.work_bytes / report.work_ms;
-                }
+                bytes_per_s = measured_rate(report.work_bytes, report.work_ms).unwrap_or(bytes_per_s);
             }
         }
         executor::transaction(|| note(order, &report))?;
@@ -337,7 +342,7 @@ fn note(order: &Order, report: &Report) -> Result<(), Failure> {
 }
 
 /// Bytes a second of this job's last run that measured it.
-fn measured_rate(order: &Order) -> Result<f64, Error> {
+fn last_rate(order: &Order) -> Result<f64, Error> {
     let found = privilege::as_owner(RUNS, || {
         rows(
             "SELECT (detail->>'bytes_per_s')::float8 FROM perf.job_run
@@ -354,8 +359,22 @@ fn is_end_of_run(failure: &Failure) -> bool {
     failure.sqlstate == QUERY_CANCELED || board::is_cancelled(background::my_pid())
 }
 
+/// Drops what a rebuild left, if it is what it was when it was listed: it may have been rebuilt by hand meanwhile.
 fn drop_leftover(case: &Case, report: &mut Report) -> Result<(), Failure> {
     let Some(ddl) = case.ddl() else { return Ok(()) };
+    let is_left = executor::transaction(|| {
+        let invalid = rows(
+            "SELECT i.indexrelid FROM pg_catalog.pg_index i
+              WHERE i.indexrelid OPERATOR(pg_catalog.=) $1 AND NOT i.indisvalid",
+            &[case.oid.into()],
+            |row| row.get::<pg_sys::Oid>(1),
+        )?;
+        Ok(!invalid.is_empty() && ident::relation(case.oid).as_deref() == Some(&case.index))
+    })?;
+    if !is_left {
+        report.skip(case, "no longer what a rebuild has left");
+        return Ok(());
+    }
     match executor::statement(&ddl) {
         Ok(()) => {
             report.dropped += 1;
@@ -368,7 +387,7 @@ fn drop_leftover(case: &Case, report: &mut Report) -> Result<(), Failure> {
         }
         Err(failure) if is_end_of_run(&failure) => Err(failure),
         Err(failure) => {
-            report.failed(&case.index, &case.relation, "drop", &failure);
+            report.failed(case, &failure);
             Ok(())
         }
     }
@@ -381,7 +400,7 @@ fn rebuild(case: &Case, limits: &Limits, report: &mut Report) -> Result<(), Fail
         if is_end_of_run(&failure) {
             return Err(failure);
         }
-        report.failed(&case.index, &case.relation, "reindex", &failure);
+        report.failed(case, &failure);
         // What the attempt has left costs every write until it is dropped.
         let left = executor::transaction(|| Ok(list(limits)?))?;
         for left in left.iter().filter(|left| left.action == Action::Drop && left.table == case.table) {

@@ -4,6 +4,10 @@
 /// A rebuild is expected to get through this many bytes of table and index in a second until one was measured: slow enough
 /// for most disks, so that the first one does not overrun its window.
 pub const BYTES_PER_S: f64 = 20.0 * 1024.0 * 1024.0;
+/// What is measured is believed down to a tenth of that: a rebuild that waited for others says little of the next one.
+const BYTES_PER_S_MIN: f64 = BYTES_PER_S / 10.0;
+/// A rebuild of less says nothing of how fast one is.
+const MEASURED_BYTES_MIN: f64 = 64.0 * 1024.0 * 1024.0;
 /// Free space that a rebuild must find, in sizes of the index: the new index, and as much again for its sort.
 const FREE_SHARE: f64 = 2.0;
 /// Longest name of a relation, in bytes.
@@ -151,6 +155,11 @@ pub fn work_bytes(table_bytes: f64, fresh_bytes: f64) -> f64 {
     2.0 * table_bytes.max(0.0) + fresh_bytes.max(0.0)
 }
 
+/// How fast rebuilds were that got through so many bytes; None when that was too little to tell.
+pub fn measured_rate(work_bytes: f64, ms: f64) -> Option<f64> {
+    (work_bytes >= MEASURED_BYTES_MIN && ms > 0.0).then(|| (1e3 * work_bytes / ms).max(BYTES_PER_S_MIN))
+}
+
 /// Whether a rebuild may begin; the reason when not.
 pub fn has_time(elapsed_ms: f64, expected_ms: f64, window_ms: f64) -> Result<(), String> {
     if elapsed_ms >= window_ms {
@@ -238,6 +247,13 @@ mod tests {
         assert_eq!(has_time(3e6, 1e6, 3.6e6), Err("expected to take 1000 s, and the window has 600 s left".to_owned()));
         assert_eq!(has_time(100.0, 0.0, 100.0), Err("the window of 0 s is over".to_owned()));
         assert_eq!(expected_ms(1e9, 1e8, 2.1e8), 10_000.0);
+    }
+
+    #[test]
+    fn a_wait_is_no_measure_of_speed() {
+        assert_eq!(measured_rate(1e9, 10_000.0), Some(1e8));
+        assert_eq!(measured_rate(1e6, 60_000.0), None);
+        assert_eq!(measured_rate(1e8, 3_600_000.0), Some(BYTES_PER_S_MIN));
     }
 
     #[test]
