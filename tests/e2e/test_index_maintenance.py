@@ -142,6 +142,26 @@ class Rebuilding(IndexMaintenanceTest):
         self.assertEqual(self.ended(first)["status"], "succeeded")
 
 
+    def test_in_a_tablespace_of_its_own(self) -> None:
+        with self.cluster.connect() as session:
+            session.query("SET allow_in_place_tablespaces = on")
+            session.query("CREATE TABLESPACE apart LOCATION ''")
+        self.addCleanup(self.cluster.sql, "DROP TABLESPACE apart")
+        self.addCleanup(self.sql, "DROP TABLE t")
+        self.bloat("t")
+        self.sql("ALTER INDEX t_a SET TABLESPACE apart")
+        self.assertEqual(self.maintain()["detail"]["rebuilt"], 1)
+        self.assertEqual(self.value("SELECT tablespace FROM pg_indexes WHERE indexname = 't_a'"), "apart")
+
+    def test_names_that_need_quotes(self) -> None:
+        self.sql('CREATE SCHEMA "My schema"; SET search_path = "My schema";' + BLOATED.format(name='"Tablé"').replace(
+            '"Tablé"_a', '"In""dex; DROP"'))
+        self.sql('VACUUM ANALYZE "My schema"."Tablé"')
+        run = self.maintain()
+        self.assertEqual([(row["index"], row["action"]) for row in run["detail"]["indexes"]],
+                         [('"My schema"."In""dex; DROP"', "reindex")])
+
+
 class NotRebuilding(IndexMaintenanceTest):
     """What is left alone, and why."""
 

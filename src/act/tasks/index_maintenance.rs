@@ -35,8 +35,8 @@ const QUERY_CANCELED: &str = "57014";
 /// Limits as a job keeps them.
 pub fn to_options(limits: &Limits) -> Value {
     json!({
-        "max_bloat_pct": limits.max_bloat_pct, "min_size_bytes": limits.min_size_bytes,
-        "min_free_bytes": limits.min_free_bytes, "window_ms": limits.window_ms,
+        "max_bloat_pct": limits.max_bloat_pct, "min_size_bytes": limits.min_size_bytes as i64,
+        "min_free_bytes": limits.min_free_bytes as i64, "window_ms": limits.window_ms as i64,
     })
 }
 
@@ -190,18 +190,13 @@ fn more(found: &[&Found]) -> Result<HashMap<u32, More>, Error> {
                 OR CASE WHEN pg_catalog.current_setting('server_version_num')::pg_catalog.int4 OPERATOR(pg_catalog.>=) 170000
                         THEN pg_catalog.has_table_privilege(t.oid, 'MAINTAIN') ELSE false END,
                 pg_catalog.pg_has_role(c.relowner, 'USAGE') OR pg_catalog.pg_has_role(n.nspowner, 'USAGE'),
-                CASE coalesce(nullif(c.reltablespace, 0::pg_catalog.oid),
-                              (SELECT d.dattablespace FROM pg_catalog.pg_database d
-                                WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()))
-                     WHEN 1663::pg_catalog.oid THEN 'base'
-                     ELSE pg_catalog.concat('pg_tblspc/', coalesce(nullif(c.reltablespace, 0::pg_catalog.oid),
-                              (SELECT d.dattablespace FROM pg_catalog.pg_database d
-                                WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()))) END,
+                c.reltablespace, d.dattablespace,
                 c.reltuples::pg_catalog.float8
            FROM pg_catalog.pg_class c
            JOIN pg_catalog.pg_index i ON i.indexrelid OPERATOR(pg_catalog.=) c.oid
            JOIN pg_catalog.pg_class t ON t.oid OPERATOR(pg_catalog.=) i.indrelid
            JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+           JOIN pg_catalog.pg_database d ON d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()
           WHERE c.oid OPERATOR(pg_catalog.=) ANY ($1)",
         &[oids.into()],
         |row| {
@@ -209,22 +204,31 @@ fn more(found: &[&Found]) -> Result<HashMap<u32, More>, Error> {
                 row.get::<pg_sys::Oid>(1)?.map_or(0, pg_sys::Oid::to_u32),
                 row.get::<bool>(2)?.unwrap_or(false),
                 row.get::<bool>(3)?.unwrap_or(false),
-                row.get::<Text>(4)?.unwrap_or_default().0,
-                row.get::<f64>(5)?.unwrap_or(-1.0),
+                [row.get::<pg_sys::Oid>(4)?, row.get::<pg_sys::Oid>(5)?],
+                row.get::<f64>(6)?.unwrap_or(-1.0),
             )))
         },
     )
     .map_err(spi_failed)?;
     Ok(known
         .into_iter()
-        .map(|(oid, may_rebuild, may_drop, directory, tuples)| {
+        .map(|(oid, may_rebuild, may_drop, tablespaces, tuples)| {
             let rebuilt_bytes = rebuilds.get(&oid).map(|(bytes, then)| {
                 // Rows that came since take their room.
                 bytes * if *then > 0.0 && tuples > 0.0 { (tuples / then).max(1.0) } else { 1.0 }
             });
-            (oid, More { may_rebuild, may_drop, directory, rebuilt_bytes })
+            (oid, More { may_rebuild, may_drop, directory: directory_of(tablespaces), rebuilt_bytes })
         })
         .collect())
+}
+
+/// Where the files of a relation are, by its own tablespace and the database's.
+fn directory_of(tablespaces: [Option<pg_sys::Oid>; 2]) -> String {
+    let set = tablespaces.into_iter().flatten().find(|oid| *oid != pg_sys::InvalidOid);
+    match set {
+        Some(oid) if oid != pg_sys::DEFAULTTABLESPACE_OID => format!("pg_tblspc/{}", oid.to_u32()),
+        _ => "base".to_owned(),
+    }
 }
 
 /// Bytes and rows after the last rebuild, by index.
@@ -260,10 +264,10 @@ struct Report {
 
 impl Report {
     fn detail(&self) -> Value {
-        let bytes_per_s = measured_rate(self.work_bytes, self.work_ms).map(f64::round);
+        let bytes_per_s = measured_rate(self.work_bytes, self.work_ms).map(|rate| rate as i64);
         json!({
             "rebuilt": self.rebuilt, "dropped": self.dropped, "skipped": self.skipped, "failed": self.failed,
-            "freed_bytes": self.freed_bytes.round(), "bytes_per_s": bytes_per_s, "indexes": self.indexes,
+            "freed_bytes": self.freed_bytes as i64, "bytes_per_s": bytes_per_s, "indexes": self.indexes,
         })
     }
 
@@ -271,7 +275,7 @@ impl Report {
         self.skipped += 1;
         self.indexes.push(json!({
             "index": case.index, "relation": case.relation, "action": "skip", "reason": reason,
-            "bytes_before": case.facts.size_bytes.round(),
+            "bytes_before": case.facts.size_bytes as i64,
         }));
     }
 
@@ -381,7 +385,7 @@ fn drop_leftover(case: &Case, report: &mut Report) -> Result<(), Failure> {
             report.freed_bytes += case.facts.size_bytes;
             report.indexes.push(json!({
                 "index": case.index, "relation": case.relation, "action": "drop", "reason": case.reason,
-                "bytes_before": case.facts.size_bytes, "bytes_after": 0,
+                "bytes_before": case.facts.size_bytes as i64, "bytes_after": 0,
             }));
             Ok(())
         }
@@ -415,8 +419,9 @@ fn rebuild(case: &Case, limits: &Limits, report: &mut Report) -> Result<(), Fail
     report.work_bytes += work_bytes(case.table_bytes, after.unwrap_or(0.0));
     report.work_ms += ms;
     report.indexes.push(json!({
-        "index": case.index, "relation": case.relation, "action": "reindex", "reason": case.reason, "ms": ms.round(),
-        "bytes_before": case.facts.size_bytes, "bytes_after": after, "estimated_bytes": case.facts.expected_bytes(),
+        "index": case.index, "relation": case.relation, "action": "reindex", "reason": case.reason, "ms": ms.round() as i64,
+        "bytes_before": case.facts.size_bytes as i64, "bytes_after": after.map(|bytes| bytes as i64),
+        "estimated_bytes": case.facts.expected_bytes().map(|bytes| bytes as i64),
     }));
     Ok(())
 }

@@ -93,8 +93,8 @@ pub fn all(time_zone: &str, hour: i64) -> Result<Vec<Marked>, Error> {
     let mut found = Vec::new();
     for (statement_id, statement, queryid) in marked {
         let calls = catalog::rows(
-            "SELECT coalesce(max(h.calls) FILTER (WHERE h.hour OPERATOR(pg_catalog.=) $3), 0)::pg_catalog.float8,
-                    coalesce(max(h.calls), 0)::pg_catalog.float8
+            "SELECT coalesce(pg_catalog.max(h.calls) FILTER (WHERE h.hour OPERATOR(pg_catalog.=) $3), 0)::pg_catalog.float8,
+                    coalesce(pg_catalog.max(h.calls), 0)::pg_catalog.float8
                FROM (SELECT (pg_catalog.date_part('isodow', l.at) OPERATOR(pg_catalog.-) 1) OPERATOR(pg_catalog.*) 24
                             OPERATOR(pg_catalog.+) pg_catalog.date_part('hour', l.at) AS hour, pg_catalog.sum(l.calls) AS calls
                        FROM (SELECT pg_catalog.timezone($2, s.bucket_at) AS at, s.calls
@@ -147,7 +147,7 @@ pub fn run(due: &[Marked], order: &Order, started: i64) -> Result<Vec<Value>, Fa
             Err(failure) => Some(failure.message),
         };
         executor::transaction(|| Ok(note(one.statement_id, ms, failure.as_deref())?))?;
-        outcomes.push(json!({ "statement_id": one.statement_id, "ms": ms.round(), "error": failure }));
+        outcomes.push(json!({ "statement_id": one.statement_id, "ms": ms.round() as i64, "error": failure }));
     }
     Ok(outcomes)
 }
