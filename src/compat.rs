@@ -255,3 +255,23 @@ pub const WITHOUT_LOGIN_CHECK: u32 = 0;
 /// Lets a background process connect as a role that may not log in, where the server can.
 #[cfg(any(feature = "pg17", feature = "pg18"))]
 pub const WITHOUT_LOGIN_CHECK: u32 = pg_sys::BGWORKER_BYPASS_ROLELOGINCHECK;
+
+/// What the buffer table knows a block of a relation's main fork by.
+///
+/// # Safety
+/// The relation is open.
+pub unsafe fn buffer_tag(relation: pg_sys::Relation, block: u32) -> pg_sys::BufferTag {
+    let fork = pg_sys::ForkNumber::MAIN_FORKNUM;
+    // SAFETY: see the function's contract.
+    #[cfg(feature = "pg15")]
+    unsafe {
+        pg_sys::BufferTag { rnode: (*relation).rd_node, forkNum: fork, blockNum: block }
+    }
+    // SAFETY: see the function's contract.
+    #[cfg(not(feature = "pg15"))]
+    unsafe {
+        let file = (*relation).rd_locator;
+        let (space, database, number) = (file.spcOid, file.dbOid, file.relNumber);
+        pg_sys::BufferTag { spcOid: space, dbOid: database, relNumber: number, forkNum: fork, blockNum: block }
+    }
+}

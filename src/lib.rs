@@ -14,6 +14,7 @@ mod memory;
 
 mod collect;
 
+mod indexes;
 mod workload;
 
 mod act;
@@ -128,5 +129,19 @@ pgrx::extension_sql_file!(
         api::jobs::job_run_now,
         api::jobs::job_cancel,
         api::jobs::job_wait
+    ]
+);
+pgrx::extension_sql_file!("../sql/maintenance.sql", name = "maintenance_tables", requires = ["job_tables"]);
+pgrx::extension_sql_file!(
+    "../sql/maintenance_functions.sql",
+    name = "maintenance_functions",
+    requires = [
+        "maintenance_tables",
+        api::maintenance::index_maintenance,
+        api::maintenance::index_maintenance_schedule,
+        api::maintenance::prewarm,
+        api::maintenance::prewarm_schedule,
+        api::maintenance::prewarm_mark,
+        api::maintenance::prewarm_unmark
     ]
 );

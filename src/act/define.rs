@@ -6,7 +6,7 @@
 
 use perf_core::schedule::CatchUp;
 use pgrx::datum::{Interval, TimestampWithTimeZone};
-use pgrx::pg_sys;
+use pgrx::{pg_sys, JsonB};
 use serde_json::Value;
 
 use super::board;
@@ -86,6 +86,7 @@ fn check_positive(argument: &'static str, interval: Option<Interval>) -> Result<
 impl Definition<'_> {
     fn check(&self) -> Result<(), Error> {
         check_preloaded()?;
+        background::refuse_in_recovery(c"the definition of a job");
         if self.name.trim().is_empty() || self.name.chars().count() > NAME_CHARACTERS {
             return Err(invalid("name", self.name, "A name of 1 to 200 characters."));
         }
@@ -166,6 +167,19 @@ impl Definition<'_> {
         registry::note_jobs_change();
         Ok(job_id)
     }
+}
+
+/// The current role's job of a name and kind: number and options.
+pub fn own_job(name: &str, kind: &str) -> Result<Option<(i64, Value)>, Error> {
+    let owner = privilege::current_role();
+    let found = privilege::as_owner(JOBS, || {
+        Ok(rows(
+            c"SELECT job_id, options FROM perf.job WHERE owner = $1 AND name = $2 AND kind = $3",
+            &[owner.into(), text(name), text(kind)],
+            |row| row.get::<i64>(1).zip(row.get::<JsonB>(2)),
+        ))
+    })?;
+    Ok(found.into_iter().flatten().next().map(|(job_id, options)| (job_id, options.0)))
 }
 
 /// Locks the row of a job that the current role may see. Inside of the tables' owner's rights.

@@ -440,3 +440,24 @@ pub fn prune(before: i64, most: i64, batch: i64) -> u64 {
         &[timestamp(before).into(), most.into(), batch.into()],
     )
 }
+
+/// Notes what a run has done so far, so that it is known whatever becomes of it. For the run's own worker.
+pub fn note(order: &Order, detail: &Value) {
+    run(
+        c"UPDATE perf.job_run SET detail = detail || $3 WHERE run_id = $1 AND attempt = $2 AND status = 'running'",
+        &[order.run_id.into(), order.attempt.into(), Document(detail.clone()).into()],
+    );
+}
+
+/// A run of the same kind of job that was claimed before this one and has not ended.
+pub fn earlier_of_kind(order: &Order) -> Option<i64> {
+    let found = rows(
+        c"SELECT r.run_id FROM perf.job_run r JOIN perf.job j USING (job_id), perf.job_run me
+         WHERE r.status = 'running' AND j.kind = $2 AND me.run_id = $1
+           AND (r.started_at, r.run_id) < (me.started_at, me.run_id)
+         ORDER BY r.started_at LIMIT 1",
+        &[order.run_id.into(), text(&order.kind)],
+        |row| row.get::<i64>(1),
+    );
+    found.into_iter().flatten().next()
+}

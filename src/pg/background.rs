@@ -273,6 +273,12 @@ pub fn in_recovery() -> bool {
     unsafe { pg_sys::RecoveryInProgress() }
 }
 
+/// Raises an ERROR on a standby, as the server does for commands that write.
+pub fn refuse_in_recovery(what: &CStr) {
+    // SAFETY: may raise; reads shared state otherwise.
+    unsafe { pg_sys::PreventCommandDuringRecovery(what.as_ptr()) }
+}
+
 /// The clock, as the server's TimestampTz (microseconds since 2000-01-01).
 pub fn now() -> i64 {
     // SAFETY: reads the clock.

@@ -18,6 +18,7 @@ pub mod normalize;
 pub mod normalized;
 pub mod outcome;
 pub mod patterns;
+pub mod prewarm;
 pub mod schedule;
 pub mod series;
 pub mod stats;

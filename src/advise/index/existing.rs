@@ -2,7 +2,6 @@
 //! nothing.
 
 use std::cell::RefCell;
-use std::collections::HashSet;
 
 use perf_core::index::{Candidate, Key, Kind, Part};
 use pgrx::pg_sys;
@@ -162,22 +161,6 @@ pub fn described(relation: &Relation, row: &Row, expressions: &mut Expressions) 
 pub fn unfinished<'a>(existing: &'a [Existing], candidate: &Candidate) -> Option<&'a Existing> {
     let equals = |index: &Candidate| index.covers(candidate) && candidate.covers(index);
     existing.iter().find(|one| one.unfinished.as_ref().is_some_and(equals))
-}
-
-/// Tables whose indexes somebody may be at: whoever builds, rebuilds or drops an index concurrently holds SHARE UPDATE
-/// EXCLUSIVE on its table from beginning to end. The locks are there for everybody to see, the progress views are not.
-pub fn being_changed() -> Result<HashSet<pg_sys::Oid>, pgrx::spi::Error> {
-    let busy = catalog::rows(
-        "SELECT DISTINCT l.relation FROM pg_catalog.pg_locks l
-          WHERE l.locktype OPERATOR(pg_catalog.=) 'relation'
-            AND l.mode OPERATOR(pg_catalog.=) ANY (ARRAY['ShareUpdateExclusiveLock', 'ShareLock', 'ShareRowExclusiveLock',
-                                                         'ExclusiveLock', 'AccessExclusiveLock'])
-            AND l.database OPERATOR(pg_catalog.=) (SELECT d.oid FROM pg_catalog.pg_database d
-                                                    WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())",
-        &[],
-        |row| row.get::<pg_sys::Oid>(1),
-    )?;
-    Ok(busy.into_iter().collect())
 }
 
 /// The existing index that does all that `candidate` would. One on all rows does what one on some of them would.

@@ -13,6 +13,7 @@ use super::study::{Known, Studied, Study};
 use super::what_if::used_name;
 use super::{ddl, existing};
 use crate::capture::actuals::COSTLY;
+use crate::indexes;
 use crate::pg::hypothetical::Hypothetical;
 use crate::pg::ident;
 use crate::pg::planner::{Planned, Scan};
@@ -244,7 +245,7 @@ impl Findings<'_> {
         let case = entry.policy.first().and_then(|at| self.cases.get(*at));
         let (ddl, undo) = self.ddl(known, entry);
         let under_way = existing::unfinished(&known.existing, &entry.candidate)
-            .filter(|_| existing::being_changed().is_ok_and(|busy| busy.contains(&known.relation.oid)));
+            .filter(|_| indexes::being_changed().is_ok_and(|busy| busy.contains(&known.relation.oid)));
         let mut reason = self.reason(known, entry, &statements, best);
         if let Some(index) = under_way {
             reason.push_str(&format!("; it is being built now, as {}", ident::quote(&index.name)));

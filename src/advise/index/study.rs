@@ -14,6 +14,7 @@ use super::existing::{self, Existing};
 use super::parts::Partitions;
 use crate::compat;
 use crate::error::Error;
+use crate::indexes::OWN_SCHEMA;
 use crate::pg::expressions::Expressions;
 use crate::pg::planner::{self, Configuration, Deadline, Failure, Parameter, Planned, Statement};
 use crate::pg::relation::{Relation, Unusable};
@@ -35,9 +36,6 @@ const SAMPLES_MAX: usize = 8;
 const AROUND_MS: f64 = 0.1;
 /// Never wait longer for a lock that somebody else holds.
 const LOCK_TIMEOUT_MS: u32 = 20;
-
-/// The extension's schema, as the control file fixes it.
-pub const OWN_SCHEMA: &str = "perf";
 
 /// One statement with its plan of today.
 pub struct Studied {

@@ -7,6 +7,7 @@
 
 pub mod candidates;
 pub mod ledger;
+pub mod maintenance;
 pub mod merge;
 pub mod name;
 pub mod needs;

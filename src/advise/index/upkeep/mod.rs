@@ -1,34 +1,29 @@
 //! Advice on the indexes that exist: which to drop and which to rebuild. Called by `recommend` once the workload is studied.
 //!
-//! `read` collects facts from the catalogs, `perf_core::index::upkeep` judges them, and this module asks the planner what
+//! `crate::indexes` collects facts from the catalogs, `perf_core::index::upkeep` judges them, and this module asks the planner what
 //! each drop would cost the workload: one that makes a statement dearer is not recommended. `rows` says what is left.
 //! Plans and locks as planning does, and for a moment each table that it has something to say of; never waits for a lock.
 
-mod read;
 mod rows;
 
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
+use perf_core::index::keys_cover;
 use perf_core::index::upkeep::{self as decide, Action, Finding, Verdict, BLOAT_BYTES_MIN};
-use perf_core::index::{keys_cover, Kind};
 use pgrx::pg_sys;
 
-use self::read::{Found, Server};
 use super::policy::{PolicyCase, Resolved};
 use super::rows::Recommendation;
 use super::study::Study;
 use crate::error::Error;
-use crate::pg::hypothetical::{Hypothetical, KeyPart, Samples};
+use crate::indexes::{self, Found, Server};
 use crate::pg::planner::{Configuration, Planned, UsedIndex};
 use crate::pg::relation::Relation;
 use crate::workload::queries::Workload;
 
 /// A drop may make no statement dearer than this: the planner's cost moves that much with the size of an index alone.
 const WORSE_MAX: f64 = 1.01;
-/// `indoption` of a key: DESC, NULLS FIRST.
-const DESCENDING: i16 = 1;
-const NULLS_FIRST: i16 = 2;
 
 /// A verdict that stands, and the statements that were planned without the index.
 struct Case<'a> {
@@ -51,8 +46,8 @@ pub fn run(
         return Ok(Vec::new());
     }
     let server = Server::read()?;
-    let mut all = read::indexes(server.days)?;
-    let foreign_keys = read::foreign_keys()?;
+    let mut all = indexes::indexes(server.days)?;
+    let foreign_keys = indexes::foreign_keys()?;
     note_wanted(&mut all, study, policy);
     estimate_builds(&mut all, deadline);
     let mut pricing = Pricing { study, hidden: Vec::new(), plans: HashMap::new(), deadline };
@@ -65,9 +60,9 @@ pub fn run(
         pgrx::check_for_interrupts!();
         let left: Vec<&Found> =
             group.iter().filter(|one| !pricing.hidden.contains(&pg_sys::Oid::from(one.index.oid))).collect();
-        let indexes: Vec<decide::Index> = left.iter().map(|one| one.index.clone()).collect();
+        let judged: Vec<decide::Index> = left.iter().map(|one| one.index.clone()).collect();
         let keys = foreign_keys.get(&group[0].relation.to_u32()).map_or(&[][..], Vec::as_slice);
-        for verdict in decide::judge(&indexes, keys, server.counters()) {
+        for verdict in decide::judge(&judged, keys, server.counters()) {
             let found = left[verdict.index];
             let replanned = match (verdict.action, verdict.finding) {
                 (Action::Reindex, _) | (_, Finding::Invalid { .. }) => Vec::new(),
@@ -142,49 +137,14 @@ fn real(index: &UsedIndex) -> Option<pg_sys::Oid> {
 fn estimate_builds(all: &mut [Found], deadline: Instant) {
     let mut last: Option<Relation> = None;
     for one in all.iter_mut() {
-        let index = &one.index;
-        let countable = index.valid && index.method == "btree" && !index.partitioned && index.expressions.is_empty();
-        if !countable || one.excludes || index.bytes < BLOAT_BYTES_MIN || Instant::now() >= deadline {
+        if !one.is_countable() || one.excludes || one.index.bytes < BLOAT_BYTES_MIN || Instant::now() >= deadline {
             continue;
         }
         if last.as_ref().map(|relation| relation.oid) != Some(one.relation) {
             last = Relation::read(one.relation).ok();
         }
-        one.index.fresh_bytes = last.as_ref().and_then(|relation| fresh_bytes(one, relation));
+        one.index.fresh_bytes = last.as_ref().and_then(|relation| one.fresh_bytes(relation));
     }
-}
-
-/// Size of a fresh build; None without statistics.
-fn fresh_bytes(found: &Found, relation: &Relation) -> Option<f64> {
-    let keys = found
-        .index
-        .keys
-        .iter()
-        .map(|key| {
-            let column = relation.column(key.column)?;
-            let mut part = KeyPart::of_column(column.number, column.type_oid, pg_sys::Oid::from(key.collation));
-            part.set_class(pg_sys::Oid::from(key.class))?;
-            part.descending = key.options & DESCENDING != 0;
-            part.nulls_first = key.options & NULLS_FIRST != 0;
-            Some(part)
-        })
-        .collect::<Option<Vec<KeyPart>>>()?;
-    let fillfactor = fillfactor(&found.index.settings)?;
-    let mut fresh = Hypothetical::new(&found.name, relation.oid, Kind::Btree, keys);
-    fresh.storage.fillfactor = fillfactor;
-    fresh.include.clone_from(&found.index.include);
-    fresh.predicate_share = found.share?;
-    fresh.settle(relation, &[], &Samples::default());
-    fresh.has_statistics.then_some(fresh.bytes)
-}
-
-/// The fillfactor among storage parameters, if it is set; None where others change the size too.
-fn fillfactor(settings: &str) -> Option<Option<f64>> {
-    let mut fillfactor = None;
-    for setting in settings.trim_matches(['{', '}']).split(',').filter(|setting| !setting.is_empty()) {
-        fillfactor = Some(setting.strip_prefix("fillfactor=")?.parse().ok()?);
-    }
-    Some(fillfactor)
 }
 
 /// What the planner says of life without an index.

@@ -8,12 +8,12 @@ use perf_core::index::{name, Candidate, Key};
 use pgrx::pg_sys;
 use serde_json::{json, Value};
 
-use super::read::Server;
 use super::Case;
 use crate::advise::index::ddl::concurrently;
 use crate::advise::index::pool;
 use crate::advise::index::rows::{summary, Recommendation, EVIDENCE_MAX, HIGH_PCT, MEDIUM_PCT};
 use crate::advise::index::study::{Known, Studied, Study};
+use crate::indexes::Server;
 use crate::pg::ident;
 use crate::pg::index_definition::{self, Definition};
 use crate::pg::relation::Unusable;

@@ -1,16 +1,24 @@
-//! What the catalogs and counters say of every index that the caller may know of. Reads catalogs and statistics only: no
+//! The indexes that exist: what the catalogs and counters say of every index that the caller may know of, and what a fresh
+//! build of one would take. Read by the index advisor and by index maintenance. Reads catalogs and statistics only: no
 //! table is locked, and none is waited for.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use perf_core::index::upkeep::{Counters, Index, Key, YOUNG_DAYS};
+use perf_core::index::Kind;
 use pgrx::pg_sys;
 
-use crate::advise::index::existing;
-use crate::advise::index::study::OWN_SCHEMA;
 use crate::error::Error;
 use crate::pg::catalog;
+use crate::pg::hypothetical::{Hypothetical, KeyPart, Samples};
+use crate::pg::relation::Relation;
 use crate::pg::text::Text;
+
+/// The extension's schema, as the control file fixes it.
+pub const OWN_SCHEMA: &str = "perf";
+/// `indoption` of a key: DESC, NULLS FIRST.
+const DESCENDING: i16 = 1;
+const NULLS_FIRST: i16 = 2;
 
 /// An index with what is needed to judge it, price it and write about it.
 pub struct Found {
@@ -91,6 +99,47 @@ impl Server {
             Counters::Complete
         }
     }
+}
+
+impl Found {
+    /// Whether the size of a fresh build can be estimated at all.
+    pub fn is_countable(&self) -> bool {
+        let index = &self.index;
+        index.valid && index.method == "btree" && !index.partitioned && index.expressions.is_empty()
+    }
+
+    /// Size of a fresh build; None without statistics. `relation` is its table.
+    pub fn fresh_bytes(&self, relation: &Relation) -> Option<f64> {
+        let keys = self
+            .index
+            .keys
+            .iter()
+            .map(|key| {
+                let column = relation.column(key.column)?;
+                let mut part = KeyPart::of_column(column.number, column.type_oid, pg_sys::Oid::from(key.collation));
+                part.set_class(pg_sys::Oid::from(key.class))?;
+                part.descending = key.options & DESCENDING != 0;
+                part.nulls_first = key.options & NULLS_FIRST != 0;
+                Some(part)
+            })
+            .collect::<Option<Vec<KeyPart>>>()?;
+        let fillfactor = fillfactor(&self.index.settings)?;
+        let mut fresh = Hypothetical::new(&self.name, relation.oid, Kind::Btree, keys);
+        fresh.storage.fillfactor = fillfactor;
+        fresh.include.clone_from(&self.index.include);
+        fresh.predicate_share = self.share?;
+        fresh.settle(relation, &[], &Samples::default());
+        fresh.has_statistics.then_some(fresh.bytes)
+    }
+}
+
+/// The fillfactor among storage parameters, if it is set; None where others change the size too.
+fn fillfactor(settings: &str) -> Option<Option<f64>> {
+    let mut fillfactor = None;
+    for setting in settings.trim_matches(['{', '}']).split(',').filter(|setting| !setting.is_empty()) {
+        fillfactor = Some(setting.strip_prefix("fillfactor=")?.parse().ok()?);
+    }
+    Some(fillfactor)
 }
 
 fn unreadable(error: pgrx::spi::Error) -> Error {
@@ -258,11 +307,27 @@ fn note_builders(found: &mut [Found]) -> Result<(), Error> {
     if found.iter().all(|one| one.index.valid) {
         return Ok(());
     }
-    let busy = existing::being_changed().map_err(unreadable)?;
+    let busy = being_changed().map_err(unreadable)?;
     for one in found.iter_mut().filter(|one| !one.index.valid) {
         one.index.building = busy.contains(&one.relation);
     }
     Ok(())
+}
+
+/// Tables whose indexes somebody may be at: whoever builds, rebuilds or drops an index concurrently holds SHARE UPDATE
+/// EXCLUSIVE on its table from beginning to end. The locks are there for everybody to see, the progress views are not.
+pub fn being_changed() -> Result<HashSet<pg_sys::Oid>, pgrx::spi::Error> {
+    let busy = catalog::rows(
+        "SELECT DISTINCT l.relation FROM pg_catalog.pg_locks l
+          WHERE l.locktype OPERATOR(pg_catalog.=) 'relation'
+            AND l.mode OPERATOR(pg_catalog.=) ANY (ARRAY['ShareUpdateExclusiveLock', 'ShareLock', 'ShareRowExclusiveLock',
+                                                         'ExclusiveLock', 'AccessExclusiveLock'])
+            AND l.database OPERATOR(pg_catalog.=) (SELECT d.oid FROM pg_catalog.pg_database d
+                                                    WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())",
+        &[],
+        |row| row.get::<pg_sys::Oid>(1),
+    )?;
+    Ok(busy.into_iter().collect())
 }
 
 /// The columns of every foreign key, by the table that refers.
