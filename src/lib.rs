@@ -45,6 +45,7 @@ pub extern "C-unwind" fn _PG_init() {
         PREVIOUS_STARTUP.set(pg_sys::shmem_startup_hook);
         pg_sys::shmem_startup_hook = Some(attach_memory);
     }
+    memory::watch::register();
     if guc::worker_enabled() {
         act::launcher::register();
     }
@@ -129,4 +130,9 @@ pgrx::extension_sql_file!(
         api::jobs::job_cancel,
         api::jobs::job_wait
     ]
+);
+pgrx::extension_sql_file!(
+    "../sql/matviews.sql",
+    name = "matviews",
+    requires = ["job_tables", "policy_tables", api::matviews::matview_schedule, api::matviews::matview_unschedule]
 );

@@ -4,6 +4,7 @@ pub mod capacity;
 pub mod health;
 pub mod index;
 pub mod jobs;
+pub mod matviews;
 pub mod observe;
 pub mod statements;
 

@@ -1,6 +1,8 @@
 //! What the kinds of jobs do. Each kind is a row of [`KINDS`]. Called by the worker of a run, outside of any transaction, in
 //! a session of the job's owner; locks what its statements lock.
 
+pub mod matview;
+
 use serde_json::{json, Value};
 
 use super::executor::{self, Failure};
@@ -33,7 +35,8 @@ struct Kind {
     run: fn(&Order, Write) -> Result<(), Failure>,
 }
 
-const KINDS: &[Kind] = &[Kind { name: "command", run: command }];
+const KINDS: &[Kind] =
+    &[Kind { name: "command", run: command }, Kind { name: "matview", run: matview::run }];
 
 /// Does what a run is for.
 pub fn run(order: &Order, write: Write) -> Result<(), Failure> {
