@@ -48,7 +48,8 @@ pub fn run(statement: &'static CStr) -> u64 {
         for raw in parsed.iter_ptr() {
             let text = statement.as_ptr();
             let queries = pg_sys::pg_analyze_and_rewrite_fixedparams(raw, text, ptr::null(), 0, ptr::null_mut());
-            let plans = PgList::<pg_sys::PlannedStmt>::from_pg(pg_sys::pg_plan_queries(queries, text, 0, ptr::null_mut()));
+            let plans =
+                PgList::<pg_sys::PlannedStmt>::from_pg(pg_sys::pg_plan_queries(queries, text, 0, ptr::null_mut()));
             for plan in plans.iter_ptr() {
                 pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
                 pg_sys::ProcessUtility(

@@ -244,6 +244,18 @@ impl Search {
         }
     }
 
+    /// A column or constant of a type.
+    fn value(&mut self, type_oid: u32, column: i32) {
+        // Functions of these are marked immutable, although a configuration or dictionary may be altered.
+        if [pg_sys::REGCONFIGOID, pg_sys::REGDICTIONARYOID].map(u32::from).contains(&type_oid) {
+            self.refuse(|| "it uses a text search configuration, which may be altered".to_owned());
+        }
+        // Row locks change xmax, and nobody counts them.
+        if column < 0 && column != pg_sys::TableOidAttributeNumber {
+            self.refuse(|| "it reads system columns".to_owned());
+        }
+    }
+
     fn function(&mut self, oid: pg_sys::Oid) {
         // SAFETY: as in `class_of`.
         let (name, volatility, language, is_aggregate, version) = unsafe {
@@ -345,6 +357,11 @@ unsafe extern "C-unwind" fn walk(node: *mut pg_sys::Node, context: *mut c_void) 
                 let flags = pg_sys::QTW_EXAMINE_RTES_BEFORE as i32;
                 return pg_sys::query_tree_walker(query, Some(walk), context, flags);
             }
+            pg_sys::NodeTag::T_Var => {
+                let var = node.cast::<pg_sys::Var>();
+                (*search).value(u32::from((*var).vartype), i32::from((*var).varattno));
+            }
+            pg_sys::NodeTag::T_Const => (*search).value(u32::from((*node.cast::<pg_sys::Const>()).consttype), 0),
             tag if !is_known(tag) => {
                 (*search).refuse(|| what_is(tag));
                 return true;
@@ -395,9 +412,7 @@ fn is_known(tag: pg_sys::NodeTag) -> bool {
             | T_GroupingSet
             | T_GroupingFunc
             | T_SubLink
-            | T_Var
             | T_Param
-            | T_Const
             | T_Aggref
             | T_WindowFunc
             | T_SubscriptingRef

@@ -35,8 +35,7 @@ struct Kind {
     run: fn(&Order, Write) -> Result<(), Failure>,
 }
 
-const KINDS: &[Kind] =
-    &[Kind { name: "command", run: command }, Kind { name: "matview", run: matview::run }];
+const KINDS: &[Kind] = &[Kind { name: "command", run: command }, Kind { name: "matview", run: matview::run }];
 
 /// Does what a run is for.
 pub fn run(order: &Order, write: Write) -> Result<(), Failure> {

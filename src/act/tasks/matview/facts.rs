@@ -33,9 +33,7 @@ pub fn structure(view: pg_sys::Oid) -> Facts {
     let found = view_sources::find(view);
     Facts {
         objects: found.objects.into_iter().map(|(name, version)| Object { name, version }).collect(),
-        sources: (found.sources.into_iter())
-            .map(|(oid, version)| Source { oid, version, changes: 0 })
-            .collect(),
+        sources: (found.sources.into_iter()).map(|(oid, version)| Source { oid, version, changes: 0 }).collect(),
         obstacle: found.obstacle,
         ..Facts::default()
     }
