@@ -38,6 +38,8 @@ COMMENT ON COLUMN perf.matview_policy.view_name IS 'Materialized view, unqualifi
 COMMENT ON COLUMN perf.matview_policy.schedule IS 'Schedule as perf.matview_schedule takes it';
 COMMENT ON COLUMN perf.matview_policy.refresh_every IS 'The same as an interval';
 COMMENT ON COLUMN perf.matview_policy.source_tables IS 'Tables the view is computed from, unqualified';
+COMMENT ON COLUMN perf.matview_policy.definition IS 'Query that perf.matview_policy_apply() creates the view with; %s, %1$s, %2$s ... stand for the source tables. NULL: it creates none';
+COMMENT ON COLUMN perf.matview_policy.unique_columns IS 'Columns that are unique in the view, for the index that a concurrent refresh needs';
 COMMENT ON COLUMN perf.matview_policy.expected_gain IS 'The owner''s expectation, not a measurement';
 COMMENT ON COLUMN perf.matview_policy.note IS 'Free text: assumptions and reservations';
 COMMENT ON COLUMN perf.matview_policy.origin IS 'shipped: as the extension ships it (not dumped) | edited: a shipped row that was changed | added: a row of your own. Kept by triggers; leave it out when you insert';

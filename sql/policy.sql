@@ -54,6 +54,8 @@ CREATE TABLE perf.matview_policy (
     source_tables text[] NOT NULL DEFAULT '{}',
     expected_gain text,
     note text,
+    definition text,
+    unique_columns text[] NOT NULL DEFAULT '{}',
     origin text NOT NULL CHECK (origin IN ('shipped', 'edited', 'added'))
 );
 
@@ -364,12 +366,26 @@ BEGIN
     ) AS v;
     GET DIAGNOSTICS loaded = ROW_COUNT; total := total + loaded;
 
-    INSERT INTO perf.matview_policy (view_name, schedule, refresh_every, source_tables, expected_gain, note, origin)
+    INSERT INTO perf.matview_policy
+        (view_name, schedule, refresh_every, source_tables, definition, unique_columns, expected_gain, note, origin)
     SELECT v.*, '50-70 %', NULL, 'loading' FROM (VALUES
-        ('mv_cohort_summary', '1 hour', interval '1 hour', '{game_results}'::text[]),
-        ('mv_active_alerts', '5 min', '5 min', '{alerts}'),
-        ('mv_risk_summary', '10 min', '10 min', '{risk_scores_history}'),
-        ('mv_daily_metrics', 'daily', '1 day', '{metrics_history}')
+        ('mv_cohort_summary', '1 hour', interval '1 hour', '{game_results}'::text[],
+            'SELECT user_id, count(*) AS session_count, sum(stake) AS stake_total, sum(payout) AS payout_total, '
+            'min(created_at) AS first_session_at, max(created_at) AS last_session_at FROM %s GROUP BY user_id',
+            '{user_id}'::text[]),
+        ('mv_active_alerts', '5 min', '5 min', '{alerts}',
+            'SELECT id, alert_type, severity, status, source, user_id, message, triggered_at, acknowledged_at FROM %s '
+            'WHERE status IN (''triggered'', ''acknowledged'', ''escalated'')',
+            '{id}'),
+        ('mv_risk_summary', '10 min', '10 min', '{risk_scores_history}',
+            'SELECT DISTINCT ON (user_id) user_id, score, risk_level, model_version, calculated_at FROM %s '
+            'ORDER BY user_id, calculated_at DESC, id DESC',
+            '{user_id}'),
+        ('mv_daily_metrics', 'daily', '1 day', '{metrics_history}',
+            'SELECT (timestamp AT TIME ZONE ''UTC'')::date AS day, metric_type, source, count(*) AS samples, '
+            'min(value) AS value_min, avg(value) AS value_mean, max(value) AS value_max FROM %s '
+            'GROUP BY (timestamp AT TIME ZONE ''UTC'')::date, metric_type, source',
+            '{day,metric_type,source}')
     ) AS v;
     GET DIAGNOSTICS loaded = ROW_COUNT; total := total + loaded;
 

@@ -20,6 +20,8 @@ pub enum Error {
     Unsupported { message: String, hint: String },
     /// A named object does not exist.
     UndefinedObject { message: String, hint: String },
+    /// The current role may not do this.
+    Denied { message: String, hint: String },
     /// A named column does not exist.
     UndefinedColumn { message: String, hint: String },
 }
@@ -61,6 +63,7 @@ impl Error {
                 (PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message, hint)
             }
             Error::Unsupported { message, hint } => (PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED, message, hint),
+            Error::Denied { message, hint } => (PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, message, hint),
             Error::UndefinedColumn { message, hint } => (PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN, message, hint),
             Error::UndefinedObject { message, hint } => (PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, message, hint),
         }

@@ -46,6 +46,7 @@ pub extern "C-unwind" fn _PG_init() {
         PREVIOUS_STARTUP.set(pg_sys::shmem_startup_hook);
         pg_sys::shmem_startup_hook = Some(attach_memory);
     }
+    memory::watch::register();
     if guc::worker_enabled() {
         act::launcher::register();
     }
@@ -144,4 +145,9 @@ pgrx::extension_sql_file!(
         api::maintenance::prewarm_mark,
         api::maintenance::prewarm_unmark
     ]
+);
+pgrx::extension_sql_file!(
+    "../sql/matviews.sql",
+    name = "matviews",
+    requires = ["job_tables", "policy_tables", api::matviews::matview_schedule, api::matviews::matview_unschedule]
 );

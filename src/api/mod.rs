@@ -5,6 +5,7 @@ pub mod health;
 pub mod index;
 pub mod jobs;
 pub mod maintenance;
+pub mod matviews;
 pub mod observe;
 pub mod statements;
 

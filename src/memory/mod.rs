@@ -5,6 +5,7 @@
 //! - `slab`: an owner word for each backend's slab; one lock (`drain`) that readers take around draining all of them.
 //! - `slow_ring`: a sequence word for each slot, no lock.
 //! - `text`: lock-free lists of free blocks; a chain belongs to its entry and is guarded by the entry's partition.
+//! - `watch`: an area and a lock of its own, taken for nothing else.
 //!
 //! Order: drain, partition, other. No slab is owned while a lock is waited for.
 
@@ -15,6 +16,7 @@ pub mod statements;
 pub mod survey;
 pub mod table;
 pub mod text;
+pub mod watch;
 
 use crate::error::Error;
 use crate::guc;
@@ -163,6 +165,7 @@ pub fn request() {
         pg_sys::RequestAddinShmemSpace(total);
         pg_sys::RequestNamedLWLockTranche(NAME.as_ptr(), LOCKS as i32);
     }
+    watch::request();
 }
 
 /// Attaches the memory and, the first time, initialises it; from shmem_startup_hook.
@@ -197,6 +200,7 @@ pub fn startup() {
         log_size(&sizes);
     }
     MEMORY.set(Some(memory));
+    watch::startup();
 }
 
 fn log_size(sizes: &Sizes) {

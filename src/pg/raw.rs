@@ -59,6 +59,10 @@ unsafe extern "C" {
     pub fn pgstat_get_my_query_id() -> u64;
     /// Never raises while an error is being built, which is when context callbacks run.
     pub fn geterrcode() -> core::ffi::c_int;
+    /// Never raises: looks a lock up in this process's own table.
+    pub fn CheckRelationOidLockedByMe(relation: pg_sys::Oid, mode: pg_sys::LOCKMODE, or_stronger: bool) -> bool;
+    /// Never raises.
+    pub fn GetTopTransactionIdIfAny() -> pg_sys::TransactionId;
     /// Never raises.
     pub fn get_timeout_finish_time(id: core::ffi::c_uint) -> pg_sys::TimestampTz;
 }

@@ -21,7 +21,8 @@ from e2e.cluster import HarnessError, handle_signals  # noqa: E402  (the path mu
 SUITES = {"overhead": "user instructions per transaction", "cputime": "CPU time per transaction",
           "distinct": "millions of distinct statements in 5,000 slots", "view": "cost of reading all statements",
           "failures": "failed statements recorded once each",
-          "advisor": "recommended indexes, built and executed, beside other advisors"}
+          "advisor": "recommended indexes, built and executed, beside other advisors",
+          "jobs": "jobs: refreshes that are skipped"}
 
 
 def main() -> int:
@@ -36,8 +37,10 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, help="overhead, cputime: rounds through the servers")
     parser.add_argument("--profile", type=Path, help="overhead: keep callgrind's breakdown in this directory")
     parser.add_argument("--count", type=int, default=3_000_000, help="distinct: how many statements")
-    parser.add_argument("--part", action="append", choices=("tpch", "whatif", "size", "wide", "demo", "prices"),
-                        help="advisor: only this part")
+    parser.add_argument("--part", action="append", choices=("tpch", "whatif", "size", "wide", "demo", "prices", "skip"),
+                        help="advisor, jobs: only this part")
+    parser.add_argument("--histories", type=int, default=2_000, help="jobs: random histories of part skip")
+    parser.add_argument("--seed", type=int, help="jobs: makes part skip do the same again")
     parser.add_argument("--passes", type=int, default=3, help="advisor: executions of each plan")
     parser.add_argument("--no-peers", action="store_true", help="advisor: perf_opt alone")
     parser.add_argument("--fresh", action="store_true", help="advisor: ask peers again whose advice is remembered")

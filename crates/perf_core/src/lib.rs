@@ -14,6 +14,7 @@ pub mod histogram;
 pub mod host;
 pub mod index;
 pub mod ladder;
+pub mod matview;
 pub mod normalize;
 pub mod normalized;
 pub mod outcome;

@@ -2,6 +2,7 @@
 //! a session of the job's owner; locks what its statements lock.
 
 pub mod index_maintenance;
+pub mod matview;
 pub mod prewarm;
 
 use serde_json::{json, Value};
@@ -38,6 +39,7 @@ struct Kind {
 
 const KINDS: &[Kind] = &[
     Kind { name: "command", run: command },
+    Kind { name: "matview", run: matview::run },
     Kind { name: index_maintenance::KIND, run: index_maintenance::run },
     Kind { name: prewarm::KIND, run: prewarm::run },
 ];
