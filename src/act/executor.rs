@@ -78,7 +78,9 @@ pub fn transaction<R>(body: impl FnOnce() -> Result<R, Failure>) -> Result<R, Fa
 
 /// Runs a text of one or more statements, as the role of this session.
 pub fn script(text: &str, at_end: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
-    let text = CString::new(DbText::from_utf8(text).as_bytes())
+    // Where the database is not in UTF-8, a conversion is looked up in the catalogs, which takes a transaction.
+    let text = if text.is_ascii() { DbText::from_ascii(text) } else { transaction(|| Ok(DbText::from_utf8(text)))? };
+    let text = CString::new(text.as_bytes())
         .map_err(|_| Failure::new("22021", "a command must not contain a zero byte"))?;
     // The server looks at it until the process ends, which is soon: the process runs one job.
     let text: &'static CStr = Box::leak(text.into_boxed_c_str());
