@@ -31,6 +31,9 @@ pub extern "C-unwind" fn perf_opt_job_main(argument: pg_sys::Datum) {
     background::on_exit(on_exit);
     // Attached before signals are let through: whoever cancels the run from now on finds our pid.
     let Some(place) = board::attach(argument, background::my_pid()) else { background::exit(0) };
+    // A cancel that ended the login or the reading of the order would leave nobody to write it down, and the run would be
+    // tried again.
+    background::hold_cancels();
     background::install_client_signal_handlers();
     background::connect_as(place.dbid, place.owner);
     board::connected(background::my_pid());
@@ -61,6 +64,7 @@ fn run(place: &Place) {
     };
     settings(&order);
     background::set_deadline(order.timeout_ms);
+    background::take_cancels();
     let seed = background::random_u64();
     let mut recorded = false;
     let mut write = |outcome: Outcome| -> Result<(), Failure> {

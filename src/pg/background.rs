@@ -345,6 +345,18 @@ pub fn check_for_interrupts() {
     }
 }
 
+/// Lets cancels wait that come from now on, until [`take_cancels`].
+pub fn hold_cancels() {
+    // SAFETY: a counter of this process made for this.
+    unsafe { (&raw mut pg_sys::QueryCancelHoldoffCount).write_volatile(1) };
+}
+
+/// Ends [`hold_cancels`]: one that has come meanwhile is obeyed at the next look.
+pub fn take_cancels() {
+    // SAFETY: as above; an error that was raised in between has set it to zero already.
+    unsafe { (&raw mut pg_sys::QueryCancelHoldoffCount).write_volatile(0) };
+}
+
 /// Forgets a cancel that has come too late.
 pub fn drop_cancel() {
     // SAFETY: a volatile flag made for this.
