@@ -200,10 +200,10 @@ pub fn remove(job_id: i64) -> Result<(), Error> {
         run(
             c"UPDATE perf.job_run SET status = 'cancelled', finished_at = pg_catalog.clock_timestamp(),
                     message = 'the job was removed'
-             WHERE job_id = $1 AND status = 'queued'",
+             WHERE run_id IN (SELECT run_id FROM perf.job_run WHERE job_id = $1 AND status = 'queued'
+                              FOR UPDATE SKIP LOCKED)",
             &[job_id.into()],
         );
-        run(c"DELETE FROM perf.job_state WHERE job_id = $1", &[job_id.into()]);
         run(c"DELETE FROM perf.job WHERE job_id = $1", &[job_id.into()]);
         Ok(())
     })

@@ -232,18 +232,18 @@ pub fn claimed() -> Vec<(i64, i32)> {
     })
 }
 
-/// A claimed run whose worker is gone: to be tried again when its job allows, else its end. False when it had ended.
+/// A claimed run whose worker is gone: to be tried again when its job allows, else its end. False when it had ended, or
+/// somebody has it locked: one user's open transaction must not hold up the scheduler.
 pub fn lost(run_id: i64, attempt: i32, failure: &Failure, status: &str, seed: u64) -> bool {
-    let retries = rows(
-        c"SELECT j.max_retries FROM perf.job_run r JOIN perf.job j USING (job_id) WHERE r.run_id = $1",
-        &[run_id.into()],
+    let found = rows(
+        c"SELECT j.max_retries FROM perf.job_run r LEFT JOIN perf.job j USING (job_id)
+         WHERE r.run_id = $1 AND r.attempt = $2 AND r.status = 'running' FOR UPDATE OF r SKIP LOCKED",
+        &[run_id.into(), attempt.into()],
         |row| row.get::<i32>(1),
     );
-    let max_retries = retries.first().copied().flatten().unwrap_or(0);
-    if attempt <= max_retries {
-        return retry(run_id, attempt, failure, status, seed);
-    }
-    end(run_id, attempt, status, failure, None, None, &json!({}))
+    let Some(max_retries) = found.first().copied() else { return false };
+    (attempt <= max_retries.unwrap_or(0) && retry(run_id, attempt, failure, status, seed))
+        || end(run_id, attempt, status, failure, None, None, &json!({}))
 }
 
 // ---- the worker's steps ----
@@ -280,11 +280,12 @@ pub fn finish(order: &Order, record: &Record, seed: u64) {
     let failure = match &record.ending {
         Ending::Succeeded => return succeed(order, "succeeded", None, record),
         Ending::Skipped(reason) => return succeed(order, "skipped", Some(reason), record),
-        Ending::Failed(failure) if attempt <= order.max_retries => {
-            retry(run_id, attempt, failure, "failed", seed);
-            return;
+        Ending::Failed(failure) => {
+            if attempt <= order.max_retries && retry(run_id, attempt, failure, "failed", seed) {
+                return;
+            }
+            failure.clone()
         }
-        Ending::Failed(failure) => failure.clone(),
         Ending::Cancelled(message) => Failure::new("57014", message.clone()),
     };
     let status = if matches!(record.ending, Ending::Cancelled(_)) { "cancelled" } else { "failed" };
@@ -308,12 +309,14 @@ fn succeed(order: &Order, status: &str, message: Option<&str>, record: &Record) 
         ],
     );
     run(
-        c"UPDATE perf.job_state SET consecutive_failures = 0 WHERE job_id = $1 AND consecutive_failures <> 0",
+        c"UPDATE perf.job_state SET consecutive_failures = 0
+         WHERE job_id IN (SELECT job_id FROM perf.job_state WHERE job_id = $1 AND consecutive_failures <> 0
+                          FOR UPDATE SKIP LOCKED)",
         &[order.job_id.into()],
     );
 }
 
-/// Back to the queue, with the failed try in the detail.
+/// Back to the queue, with the failed try in the detail. False when it had ended, or its job was removed.
 fn retry(run_id: i64, attempt: i32, failure: &Failure, status: &str, seed: u64) -> bool {
     let now = background::now();
     let not_before = perf_core::schedule::retry_at(now, u32::try_from(attempt).unwrap_or(1), seed);
@@ -323,7 +326,8 @@ fn retry(run_id: i64, attempt: i32, failure: &Failure, status: &str, seed: u64) 
          SET status = 'queued', not_before = $3, sqlstate = $4, message = $5,
              detail = pg_catalog.jsonb_set(detail, '{attempts}',
                           COALESCE(detail -> 'attempts', '[]') || pg_catalog.jsonb_build_array($6))
-         WHERE run_id = $1 AND attempt = $2 AND status = 'running'",
+         WHERE run_id = $1 AND attempt = $2 AND status = 'running'
+           AND EXISTS (SELECT FROM perf.job j WHERE j.job_id = job_run.job_id)",
         &[
             run_id.into(),
             attempt.into(),
@@ -376,11 +380,7 @@ fn end(
     if status == "cancelled" {
         return true;
     }
-    run(
-        c"INSERT INTO perf.job_state AS s (job_id, consecutive_failures) VALUES ($1, 1)
-          ON CONFLICT (job_id) DO UPDATE SET consecutive_failures = s.consecutive_failures + 1",
-        &[job_id.into()],
-    );
+    count_failure(job_id);
     let notice = json!({
         "job_id": job_id, "job": name, "run_id": run_id, "status": status, "sqlstate": failure.sqlstate,
         "message": shortened(&failure.message),
@@ -388,6 +388,23 @@ fn end(
     run(c"SELECT pg_catalog.pg_notify('perf_jobs', $1)", &[text(&notice.to_string())]);
     pgrx::log!("perf_opt job {job_id} \"{name}\", run {run_id}: {status} ({}): {}", failure.sqlstate, failure.message);
     true
+}
+
+/// Counts a failure of a job, without waiting for anybody: another run of the job, which has reset the count in its own
+/// transaction, may stay in it for as long as its owner likes. One failure goes uncounted then.
+fn count_failure(job_id: i64) {
+    let counted = run(
+        c"UPDATE perf.job_state SET consecutive_failures = consecutive_failures + 1
+         WHERE job_id IN (SELECT job_id FROM perf.job_state WHERE job_id = $1 FOR UPDATE SKIP LOCKED)",
+        &[job_id.into()],
+    );
+    if counted == 0 {
+        run(
+            c"INSERT INTO perf.job_state (job_id, consecutive_failures) SELECT job_id, 1 FROM perf.job WHERE job_id = $1
+             ON CONFLICT DO NOTHING",
+            &[job_id.into()],
+        );
+    }
 }
 
 /// A notification has room for 8,000 bytes in all.
@@ -428,6 +445,8 @@ pub fn next_retry_at(now: i64) -> Option<i64> {
 
 /// Removes runs that ended before `before`, and the oldest beyond `most`; the latest of each job stays. At most `batch`.
 pub fn prune(before: i64, most: i64, batch: i64) -> u64 {
+    // Not by whoever removes the job: a lock on it in an open transaction of a user's would hold up the scheduler.
+    run(c"DELETE FROM perf.job_state s WHERE NOT EXISTS (SELECT FROM perf.job j WHERE j.job_id = s.job_id)", &[]);
     run(
         c"DELETE FROM perf.job_run WHERE run_id IN (
              SELECT r.run_id FROM perf.job_run r
