@@ -171,7 +171,7 @@ impl Scheduler {
             .min();
         let again = (!refused.is_empty()).then_some(now);
         let unsettled = (!all_settled).then_some(now + SOON_US);
-        let times = [soon, unsettled, starved, late, again, jobs::next_due_at(), runs::next_retry_at(now)];
+        let times = [soon, unsettled, starved, late, again, jobs::next_due_at(now), runs::next_retry_at(now)];
         let wake_at = times.into_iter().flatten().min();
         let idle = wake_at.is_none() && claimed.is_empty() && ready.is_empty() && runs::claimed().is_empty();
         Some(Round { claimed, wake_at, hungry, idle })
