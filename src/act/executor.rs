@@ -176,7 +176,7 @@ unsafe fn run_statements(
                 pg_sys::BeginImplicitTransactionBlock();
             }
             background::check_for_interrupts();
-            run_one(raw, text);
+            run_one(raw, text)?;
             let is_last = index + 1 == count;
             let ends_transaction = (*(*raw).stmt).type_ == pg_sys::NodeTag::T_TransactionStmt;
             if is_last {
@@ -220,9 +220,15 @@ unsafe fn run_statements(
 ///
 /// # Safety
 /// As for [`run_statements`], inside a transaction command; `raw` is one of the parse trees of `text`.
-unsafe fn run_one(raw: *mut pg_sys::RawStmt, text: &CStr) {
+unsafe fn run_one(raw: *mut pg_sys::RawStmt, text: &CStr) -> Result<(), Failure> {
     // SAFETY: see the function's contract; the snapshot popped is the one pushed here, the portal dropped the one created.
     unsafe {
+        let statement = (*raw).stmt;
+        if (*statement).type_ == pg_sys::NodeTag::T_CopyStmt && (*statement.cast::<pg_sys::CopyStmt>()).filename.is_null() {
+            // Without a client the server takes its own standard input and output, which may be its log.
+            let failure = Failure::new("0A000", "a job has no client to COPY from or to");
+            return Err(Failure { hint: Some("COPY from or to a file of the server, or use INSERT.".to_owned()), ..failure });
+        }
         let needs_snapshot = pg_sys::analyze_requires_snapshot(raw);
         if needs_snapshot {
             pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
@@ -243,6 +249,7 @@ unsafe fn run_one(raw: *mut pg_sys::RawStmt, text: &CStr) {
         compat::run_portal(portal, receiver);
         pg_sys::PortalDrop(portal, false);
     }
+    Ok(())
 }
 
 impl From<Error> for Failure {
