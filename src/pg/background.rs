@@ -455,21 +455,23 @@ pub fn extension_installed() -> bool {
     unsafe { pg_sys::get_extension_oid(c"perf_opt".as_ptr(), true) != pg_sys::InvalidOid }
 }
 
-/// Registers `on_end`, called with true at commit and false at abort of every transaction of this backend.
-pub fn on_transaction_end(on_end: fn(bool)) {
-    static CALLBACK: std::sync::OnceLock<fn(bool)> = std::sync::OnceLock::new();
+/// Registers `on_end`, called at the end of every transaction of this backend, when its changes are seen and its row locks
+/// are gone.
+pub fn on_transaction_end(on_end: fn()) {
+    static CALLBACK: std::sync::OnceLock<fn()> = std::sync::OnceLock::new();
     if CALLBACK.set(on_end).is_err() {
         return;
     }
     #[pg_guard]
     unsafe extern "C-unwind" fn at_event(event: pg_sys::XactEvent::Type, _arg: *mut core::ffi::c_void) {
-        let committed = match event {
-            pg_sys::XactEvent::XACT_EVENT_COMMIT => true,
-            pg_sys::XactEvent::XACT_EVENT_ABORT | pg_sys::XactEvent::XACT_EVENT_PREPARE => false,
-            _ => return,
-        };
-        if let Some(callback) = CALLBACK.get() {
-            callback(committed);
+        let is_end = matches!(
+            event,
+            pg_sys::XactEvent::XACT_EVENT_COMMIT
+                | pg_sys::XactEvent::XACT_EVENT_ABORT
+                | pg_sys::XactEvent::XACT_EVENT_PREPARE
+        );
+        if let Some(callback) = CALLBACK.get().filter(|_| is_end) {
+            callback();
         }
     }
     // SAFETY: the callback is a function of this library, which is never unloaded.
