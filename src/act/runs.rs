@@ -381,10 +381,8 @@ fn end(
         return true;
     }
     count_failure(job_id);
-    let notice = json!({
-        "job_id": job_id, "job": name, "run_id": run_id, "status": status, "sqlstate": failure.sqlstate,
-        "message": shortened(&failure.message),
-    });
+    // Without name and message: whoever is connected may listen, and they are the owner's alone.
+    let notice = json!({ "job_id": job_id, "run_id": run_id, "status": status, "sqlstate": failure.sqlstate });
     run(c"SELECT pg_catalog.pg_notify('perf_jobs', $1)", &[text(&notice.to_string())]);
     pgrx::log!("perf_opt job {job_id} \"{name}\", run {run_id}: {status} ({}): {}", failure.sqlstate, failure.message);
     true
@@ -405,12 +403,6 @@ fn count_failure(job_id: i64) {
             &[job_id.into()],
         );
     }
-}
-
-/// A notification has room for 8,000 bytes in all.
-fn shortened(message: &str) -> String {
-    const CHARACTERS: usize = 1_000;
-    message.chars().take(CHARACTERS).collect()
 }
 
 /// A queued run that cannot start: its end.
