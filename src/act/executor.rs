@@ -45,11 +45,17 @@ impl Failure {
         };
         Failure {
             sqlstate: sqlstate_text(code as i32),
-            message: report.message().to_owned(),
-            detail: report.detail().map(str::to_owned),
-            hint: report.hint().map(str::to_owned),
+            message: shortened(report.message()),
+            detail: report.detail().map(shortened),
+            hint: report.hint().map(shortened),
         }
     }
+}
+
+/// The beginning of a text that others make as long as they like: up to 100 tries of a run keep theirs in one row.
+fn shortened(text: &str) -> String {
+    const CHARACTERS_MAX: usize = 2_000;
+    text.chars().take(CHARACTERS_MAX).collect()
 }
 
 /// The five characters of a packed SQLSTATE, six bits each.
