@@ -50,11 +50,12 @@ unsafe extern "C-unwind" fn on_exit(_code: i32, _argument: pg_sys::Datum) {
 
 fn run(place: &Place) {
     let started_at = background::now();
-    let order = match executor::transaction(|| {
+    let (order, table) = match executor::transaction(|| {
         let order = || runs::order(place.run_id, place.attempt);
-        Ok(hooks::unobserved(|| privilege::as_owner_of(RECORDS, order)).flatten())
+        let order = hooks::unobserved(|| privilege::as_owner_of(RECORDS, order)).flatten();
+        Ok(order.map(|order| (order, privilege::table(RECORDS))))
     }) {
-        Ok(Some(order)) => order,
+        Ok(Some(found)) => found,
         // The job was removed since the claim, or the extension was.
         Ok(None) => return,
         Err(failure) => {
@@ -70,11 +71,8 @@ fn run(place: &Place) {
     let mut write = |outcome: Outcome| -> Result<(), Failure> {
         recorded = true;
         let ending = outcome.skipped.map_or(Ending::Succeeded, Ending::Skipped);
-        record(
-            &order,
-            &Record { ending, started_at, lock_wait_ms: outcome.lock_wait_ms, detail: outcome.detail },
-            seed,
-        );
+        let record_of = Record { ending, started_at, lock_wait_ms: outcome.lock_wait_ms, detail: outcome.detail };
+        record(&order, table, &record_of, seed);
         Ok(())
     };
     let result = if board::is_cancelled(background::my_pid()) {
@@ -92,7 +90,7 @@ fn run(place: &Place) {
     for _ in 0..RECORD_TRIES {
         background::drop_cancel();
         match executor::transaction(|| {
-            record(&order, &record_of, seed);
+            record(&order, table, &record_of, seed);
             Ok(())
         }) {
             Ok(()) => return,
@@ -117,8 +115,12 @@ fn ending_of(failure: Failure, order: &Order, started_at: i64) -> Ending {
     }
 }
 
-/// Writes a record inside the open transaction. Nothing is left to write when the extension is gone.
-fn record(order: &Order, record: &Record, seed: u64) {
+/// Writes a record inside the open transaction. Nothing is left to write when the extension is gone, nor when it has come
+/// back: what has the run's number in its new `table` is another run.
+fn record(order: &Order, table: Option<pg_sys::Oid>, record: &Record, seed: u64) {
+    if privilege::table(RECORDS) != table {
+        return;
+    }
     let finish = || privilege::writable(|| runs::finish(order, record, seed));
     hooks::unobserved(|| privilege::as_owner_of(RECORDS, finish));
 }
