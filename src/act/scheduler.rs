@@ -121,6 +121,11 @@ impl Scheduler {
                         (false, true) => round.wake_at,
                         (false, false) => Some(self.starved_until),
                     };
+                    let limit = crate::guc::max_running_jobs();
+                    if round.hungry && now >= self.starved_until && board::free_places(limit) > 0 {
+                        // Given back before anybody knew that we wait for it, so that nobody wakes us.
+                        continue;
+                    }
                     if wake_at.is_none_or(|at| at > background::now()) {
                         self.alarm.wait(wake_at);
                     }
