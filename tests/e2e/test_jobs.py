@@ -70,6 +70,28 @@ class TopLevel(JobTest):
         self.sql("UPDATE perf.job SET command = 'INSERT INTO t VALUES (1)', max_retries = 0")
         self.assertEqual(self.run_now(job)["sqlstate"], "25006")
 
+    def test_characters_beyond_ascii_where_the_database_is_not_in_utf8(self) -> None:
+        for encoding in ("LATIN1", "SQL_ASCII"):
+            with self.subTest(encoding):
+                name = f"jobs_{encoding.lower()}"
+                self.cluster.sql(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'")
+                self.addCleanup(self.cluster.sql, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+                self.cluster.sql("CREATE EXTENSION perf_opt; CREATE TABLE t (a text)", dbname=name)
+                self.database = name
+                run = self.run_now(self.schedule("wörk", "manual", "INSERT INTO t VALUES ('ä'), (chr(228))", max_retries=0))
+                self.assertEqual((run["status"], run["job_name"]), ("succeeded", "wörk"))
+                self.assertEqual(self.value("SELECT min(a) FROM t"), "ä")
+
+    def test_copy_needs_a_client(self) -> None:
+        self.sql("CREATE TABLE t (a int)")
+        mark = self.cluster.log_mark()
+        for command in ("COPY (SELECT 'not a line of the log') TO STDOUT", "COPY t FROM STDIN"):
+            with self.subTest(command):
+                run = self.run_now(self.schedule(command, "manual", command, max_retries=0))
+                self.assertEqual((run["status"], run["sqlstate"]), ("failed", "0A000"))
+        self.cluster.wait_for_log("0A000", since=mark)
+        self.assertNotRegex(self.cluster.log_text()[mark:], "(?m)^not a line")
+
 
 class Waiting(JobTest):
     """job_wait."""
@@ -105,6 +127,38 @@ class Waiting(JobTest):
         # Either the build was faster, or it waits for our snapshot: never for a minute.
         self.assertIn(self.value("SELECT perf.job_wait($1::bigint, '100 s')", (run_id,)), ("running", "succeeded"))
         self.wait_until(lambda: self.job_run(run_id)["status"] == "succeeded", 10, "the index")
+
+    def test_cancelled_means_cancelled_however_early(self) -> None:
+        self.sql("CREATE TABLE t (run int)")
+        job = self.schedule("many", "manual", "SELECT pg_sleep(0.3); INSERT INTO t VALUES (1)", overlap="parallel")
+        cancelled = []
+        with self.cluster.connect(self.database) as session:
+            for number in range(100):
+                run_id = session.query(f"SELECT perf.job_run_now({job})").scalar()
+                time.sleep(0.0007 * (number % 40))  # at different moments of its start
+                if session.query(f"SELECT perf.job_cancel({run_id})").scalar():
+                    cancelled.append(run_id)
+        self.wait_for_runs(job, 100, 60)
+        ends = {run["run_id"]: run["status"] for run in self.runs(job)}
+        self.assertEqual({ends[run_id] for run_id in cancelled}, {"cancelled"})
+        self.assertEqual(self.value("SELECT count(*) FROM t"), 100 - len(cancelled))
+
+    def test_cancel_that_is_taken_back(self) -> None:
+        cluster = self.private_cluster({**SETTINGS, "perf_opt.max_running_jobs": 0})
+        cluster.sql("CREATE EXTENSION perf_opt")
+        # The scheduler has another job to wait for.
+        cluster.sql("SELECT perf.job_schedule('other', 'monthly', 'SELECT 1')")
+        run_id = cluster.scalar("SELECT perf.job_run_now(perf.job_schedule('work', 'manual', 'SELECT 1'))")
+        status = f"SELECT status FROM perf.job_runs WHERE run_id = {run_id}"
+        with cluster.connect() as session:
+            session.query(f"BEGIN; SELECT perf.job_cancel({run_id})")
+            cluster.configure({"perf_opt.max_running_jobs": 8}, reload=True)
+            # It has looked when it has started another one.
+            other = cluster.scalar("SELECT perf.job_run_now(perf.job_schedule('more', 'manual', 'SELECT 1'))")
+            self.assertEqual(cluster.scalar(f"SELECT perf.job_wait({other})"), "succeeded")
+            self.assertEqual(cluster.scalar(status), "queued")
+            session.query("ROLLBACK")
+        self.wait_until(lambda: cluster.scalar(status) == "succeeded", 10, "the run")
 
 
 class Ticks(JobTest):
