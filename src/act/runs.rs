@@ -151,23 +151,28 @@ fn iso(at: i64) -> String {
 /// Queued runs that may start, at most `limit`, most urgent first; and those whose owner cannot run them. A run that
 /// somebody has locked (to cancel it, in a transaction still open) is left to the next look.
 pub fn ready(now: i64, limit: usize) -> (Vec<Ready>, Vec<Refused>) {
+    // The first open run of each job is found in one pass over the open ones. Asked for each of them, as they lie behind
+    // each other, that takes longer than a round may: thousands of runs of one job would hold up all others for ever.
     let found = rows(
-        c"SELECT r.run_id, r.job_id, r.attempt + 1, r.owner::pg_catalog.oid,
+        c"WITH turn AS MATERIALIZED (
+             SELECT run_id, pg_catalog.row_number() OVER (PARTITION BY job_id
+                                                         ORDER BY status = 'running' DESC, scheduled_at, run_id) AS place
+             FROM perf.job_run WHERE status IN ('queued', 'running'))
+         SELECT r.run_id, r.job_id, r.attempt + 1, r.owner::pg_catalog.oid,
                 CASE WHEN a.oid IS NULL THEN 'gone'
                      WHEN NOT a.rolcanlogin AND pg_catalog.current_setting('server_version_num')::int < 170000 THEN 'nologin'
                      WHEN NOT pg_catalog.has_database_privilege(a.oid, d.oid, 'CONNECT') THEN 'connect'
                      WHEN a.rolconnlimit = 0 AND NOT a.rolsuper THEN 'limit'
                      ELSE 'able' END,
                 a.rolname::pg_catalog.text
-         FROM perf.job_run r
+         FROM turn t
+         JOIN perf.job_run r ON r.run_id = t.run_id
          JOIN pg_catalog.pg_database d ON d.datname = pg_catalog.current_database()
          LEFT JOIN perf.job j ON j.job_id = r.job_id
          LEFT JOIN pg_catalog.pg_authid a ON a.oid = r.owner
          WHERE r.status = 'queued'
            AND (r.not_before IS NULL OR r.not_before <= $1)
-           AND (j.overlap = 'parallel'
-                OR NOT EXISTS (SELECT FROM perf.job_run x WHERE x.status IN ('queued', 'running') AND x.job_id = r.job_id
-                               AND (x.status = 'running' OR (x.scheduled_at, x.run_id) < (r.scheduled_at, r.run_id))))
+           AND (t.place = 1 OR j.overlap = 'parallel')
          ORDER BY j.priority DESC NULLS LAST, r.scheduled_at, r.run_id
          LIMIT $2
          FOR UPDATE OF r SKIP LOCKED",
