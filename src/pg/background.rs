@@ -48,14 +48,30 @@ pub fn register_at_promotion(name: &str, function: &str) {
 
 /// Asks the postmaster for a process that is never restarted by itself. False when no worker slot is free.
 pub fn start_dynamic(name: &str, kind: &str, function: &str, argument: i64) -> bool {
-    // SAFETY: a plain global of this process.
-    let me = unsafe { pg_sys::MyProcPid };
-    builder(name, kind, function)
+    // The handle that nobody needs goes with its own memory context: the current one may be that of the process.
+    // SAFETY: the context is made, entered, left and deleted here; nothing in between raises but for want of memory.
+    let (context, outer) = unsafe {
+        let context = pg_sys::AllocSetContextCreateExtended(
+            pg_sys::CurrentMemoryContext,
+            c"perf_opt worker".as_ptr(),
+            pg_sys::ALLOCSET_SMALL_MINSIZE as usize,
+            pg_sys::ALLOCSET_SMALL_INITSIZE as usize,
+            pg_sys::ALLOCSET_SMALL_MAXSIZE as usize,
+        );
+        (context, pg_sys::MemoryContextSwitchTo(context))
+    };
+    let started = builder(name, kind, function)
         .set_restart_time(None)
         .set_argument(Some(pg_sys::Datum::from(argument)))
-        .set_notify_pid(me)
+        .set_notify_pid(my_pid())
         .load_dynamic()
-        .is_ok()
+        .is_ok();
+    // SAFETY: as above; the handle is not used any more.
+    unsafe {
+        pg_sys::MemoryContextSwitchTo(outer);
+        pg_sys::MemoryContextDelete(context);
+    }
+    started
 }
 
 fn builder(name: &str, kind: &str, function: &str) -> BackgroundWorkerBuilder {
