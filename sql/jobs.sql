@@ -55,7 +55,7 @@ CREATE TABLE perf.job_run (
 ) WITH (fillfactor = 70);
 CREATE UNIQUE INDEX job_run_tick ON perf.job_run (job_id, scheduled_at) WHERE NOT requested;
 CREATE INDEX job_run_of_job ON perf.job_run (job_id, run_id);
-CREATE INDEX job_run_open ON perf.job_run (run_id) WHERE status IN ('queued', 'running');
+CREATE INDEX job_run_open ON perf.job_run (job_id, run_id) WHERE status IN ('queued', 'running');
 CREATE INDEX job_run_finished ON perf.job_run (finished_at) WHERE finished_at IS NOT NULL;
 
 SELECT pg_catalog.pg_extension_config_dump('perf.job', '');

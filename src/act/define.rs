@@ -27,6 +27,8 @@ pub const MANUAL: &str = "manual";
 /// What a wait sleeps between two looks, in milliseconds: at first, and at most.
 const LOOK_MS: i64 = 5;
 const LOOK_MAX_MS: i64 = 100;
+/// How often a cancel looks again for a run that is between its claim and its worker.
+const CANCEL_LOOKS: u32 = 200;
 
 /// A job as a user wants it.
 pub struct Definition<'a> {
@@ -214,10 +216,10 @@ pub fn remove(job_id: i64) -> Result<(), Error> {
         run(
             c"UPDATE perf.job_run SET status = 'cancelled', finished_at = pg_catalog.clock_timestamp(),
                     message = 'the job was removed'
-             WHERE job_id = $1 AND status = 'queued'",
+             WHERE run_id IN (SELECT run_id FROM perf.job_run WHERE job_id = $1 AND status = 'queued'
+                              FOR UPDATE SKIP LOCKED)",
             &[job_id.into()],
         );
-        run(c"DELETE FROM perf.job_state WHERE job_id = $1", &[job_id.into()]);
         run(c"DELETE FROM perf.job WHERE job_id = $1", &[job_id.into()]);
         Ok(())
     })
@@ -358,18 +360,30 @@ fn is_of_this_transaction(run_id: i64) -> Result<bool, Error> {
 pub fn cancel(run_id: i64) -> Result<bool, Error> {
     check_preloaded()?;
     let role = privilege::current_role();
-    if !is_open(&status(run_id, role)?) {
-        return Ok(false);
+    registry::note_jobs_change();
+    for _ in 0..CANCEL_LOOKS {
+        if !is_open(&status(run_id, role)?) {
+            return Ok(false);
+        }
+        if cancel_queued(run_id)? || board::cancel(names::current_database(), run_id) {
+            return Ok(true);
+        }
+        // The scheduler has it in its hands: claimed, but not yet given to a worker.
+        background::pause(LOOK_MS);
     }
-    let cancelled = privilege::as_owner(JOBS, || {
-        Ok(rows(
+    Ok(false)
+}
+
+/// Cancels a run that has not been claimed. False when it was, or is just being claimed.
+fn cancel_queued(run_id: i64) -> Result<bool, Error> {
+    privilege::as_owner(JOBS, || {
+        let cancelled = run(
             c"UPDATE perf.job_run SET status = 'cancelled', finished_at = pg_catalog.clock_timestamp(),
                     message = 'cancelled before it started'
-             WHERE run_id = $1 AND status = 'queued' RETURNING run_id",
+             WHERE run_id IN (SELECT run_id FROM perf.job_run WHERE run_id = $1 AND status = 'queued'
+                              FOR UPDATE SKIP LOCKED)",
             &[run_id.into()],
-            |row| row.get::<i64>(1),
-        ))
-    })?;
-    registry::note_jobs_change();
-    Ok(!cancelled.is_empty() || board::cancel(names::current_database(), run_id))
+        );
+        Ok(cancelled > 0)
+    })
 }

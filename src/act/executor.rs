@@ -45,11 +45,17 @@ impl Failure {
         };
         Failure {
             sqlstate: sqlstate_text(code as i32),
-            message: report.message().to_owned(),
-            detail: report.detail().map(str::to_owned),
-            hint: report.hint().map(str::to_owned),
+            message: shortened(report.message()),
+            detail: report.detail().map(shortened),
+            hint: report.hint().map(shortened),
         }
     }
+}
+
+/// The beginning of a text that others make as long as they like: up to 100 tries of a run keep theirs in one row.
+fn shortened(text: &str) -> String {
+    const CHARACTERS_MAX: usize = 2_000;
+    text.chars().take(CHARACTERS_MAX).collect()
 }
 
 /// The five characters of a packed SQLSTATE, six bits each.
@@ -78,7 +84,9 @@ pub fn transaction<R>(body: impl FnOnce() -> Result<R, Failure>) -> Result<R, Fa
 
 /// Runs a text of one or more statements, as the role of this session.
 pub fn script(text: &str, at_end: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
-    let text = CString::new(DbText::from_utf8(text).as_bytes())
+    // Where the database is not in UTF-8, a conversion is looked up in the catalogs, which takes a transaction.
+    let text = if text.is_ascii() { DbText::from_ascii(text) } else { transaction(|| Ok(DbText::from_utf8(text)))? };
+    let text = CString::new(text.as_bytes())
         .map_err(|_| Failure::new("22021", "a command must not contain a zero byte"))?;
     // The server looks at it until the process ends, which is soon: the process runs one job.
     let text: &'static CStr = Box::leak(text.into_boxed_c_str());
@@ -174,7 +182,7 @@ unsafe fn run_statements(
                 pg_sys::BeginImplicitTransactionBlock();
             }
             background::check_for_interrupts();
-            run_one(raw, text);
+            run_one(raw, text)?;
             let is_last = index + 1 == count;
             let ends_transaction = (*(*raw).stmt).type_ == pg_sys::NodeTag::T_TransactionStmt;
             if is_last {
@@ -218,9 +226,15 @@ unsafe fn run_statements(
 ///
 /// # Safety
 /// As for [`run_statements`], inside a transaction command; `raw` is one of the parse trees of `text`.
-unsafe fn run_one(raw: *mut pg_sys::RawStmt, text: &CStr) {
+unsafe fn run_one(raw: *mut pg_sys::RawStmt, text: &CStr) -> Result<(), Failure> {
     // SAFETY: see the function's contract; the snapshot popped is the one pushed here, the portal dropped the one created.
     unsafe {
+        let statement = (*raw).stmt;
+        if (*statement).type_ == pg_sys::NodeTag::T_CopyStmt && (*statement.cast::<pg_sys::CopyStmt>()).filename.is_null() {
+            // Without a client the server takes its own standard input and output, which may be its log.
+            let failure = Failure::new("0A000", "a job has no client to COPY from or to");
+            return Err(Failure { hint: Some("COPY from or to a file of the server, or use INSERT.".to_owned()), ..failure });
+        }
         let needs_snapshot = pg_sys::analyze_requires_snapshot(raw);
         if needs_snapshot {
             pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
@@ -241,6 +255,7 @@ unsafe fn run_one(raw: *mut pg_sys::RawStmt, text: &CStr) {
         compat::run_portal(portal, receiver);
         pg_sys::PortalDrop(portal, false);
     }
+    Ok(())
 }
 
 impl From<Error> for Failure {

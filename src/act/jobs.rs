@@ -175,12 +175,14 @@ fn store_next(job_id: i64, next: Option<i64>) {
     );
 }
 
-/// When the next job is due or ends its pause; `None` when there is none.
-pub fn next_due_at() -> Option<i64> {
+/// When the next job is due or ends its pause; `None` when there is none. Not those that are due and locked: there is
+/// nothing to be done about them at once.
+pub fn next_due_at(now: i64) -> Option<i64> {
     let found = rows(
         c"SELECT pg_catalog.min(GREATEST(next_run_at, paused_until)) FROM perf.job
-         WHERE enabled AND next_run_at IS NOT NULL AND (paused_until IS NULL OR paused_until < 'infinity')",
-        &[],
+         WHERE enabled AND next_run_at IS NOT NULL AND (paused_until IS NULL OR paused_until < 'infinity')
+           AND GREATEST(next_run_at, paused_until) > $1",
+        &[timestamp(now).into()],
         |row| row.get::<TimestampWithTimeZone>(1),
     );
     found.into_iter().flatten().next().map(i64::from)

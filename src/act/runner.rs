@@ -31,6 +31,9 @@ pub extern "C-unwind" fn perf_opt_job_main(argument: pg_sys::Datum) {
     background::on_exit(on_exit);
     // Attached before signals are let through: whoever cancels the run from now on finds our pid.
     let Some(place) = board::attach(argument, background::my_pid()) else { background::exit(0) };
+    // A cancel that ended the login or the reading of the order would leave nobody to write it down, and the run would be
+    // tried again.
+    background::hold_cancels();
     background::install_client_signal_handlers();
     background::connect_as(place.dbid, place.owner);
     board::connected(background::my_pid());
@@ -47,11 +50,12 @@ unsafe extern "C-unwind" fn on_exit(_code: i32, _argument: pg_sys::Datum) {
 
 fn run(place: &Place) {
     let started_at = background::now();
-    let order = match executor::transaction(|| {
+    let (order, table) = match executor::transaction(|| {
         let order = || runs::order(place.run_id, place.attempt);
-        Ok(hooks::unobserved(|| privilege::as_owner_of(RECORDS, order)).flatten())
+        let order = hooks::unobserved(|| privilege::as_owner_of(RECORDS, order)).flatten();
+        Ok(order.map(|order| (order, privilege::table(RECORDS))))
     }) {
-        Ok(Some(order)) => order,
+        Ok(Some(found)) => found,
         // The job was removed since the claim, or the extension was.
         Ok(None) => return,
         Err(failure) => {
@@ -61,16 +65,14 @@ fn run(place: &Place) {
     };
     settings(&order);
     background::set_deadline(order.timeout_ms);
+    background::take_cancels();
     let seed = background::random_u64();
     let mut recorded = false;
     let mut write = |outcome: Outcome| -> Result<(), Failure> {
         recorded = true;
         let ending = outcome.skipped.map_or(Ending::Succeeded, Ending::Skipped);
-        record(
-            &order,
-            &Record { ending, started_at, lock_wait_ms: outcome.lock_wait_ms, detail: outcome.detail },
-            seed,
-        );
+        let record_of = Record { ending, started_at, lock_wait_ms: outcome.lock_wait_ms, detail: outcome.detail };
+        record(&order, table, &record_of, seed);
         Ok(())
     };
     let result = if board::is_cancelled(background::my_pid()) {
@@ -88,7 +90,7 @@ fn run(place: &Place) {
     for _ in 0..RECORD_TRIES {
         background::drop_cancel();
         match executor::transaction(|| {
-            record(&order, &record_of, seed);
+            record(&order, table, &record_of, seed);
             Ok(())
         }) {
             Ok(()) => return,
@@ -113,8 +115,12 @@ fn ending_of(failure: Failure, order: &Order, started_at: i64) -> Ending {
     }
 }
 
-/// Writes a record inside the open transaction. Nothing is left to write when the extension is gone.
-fn record(order: &Order, record: &Record, seed: u64) {
+/// Writes a record inside the open transaction. Nothing is left to write when the extension is gone, nor when it has come
+/// back: what has the run's number in its new `table` is another run.
+fn record(order: &Order, table: Option<pg_sys::Oid>, record: &Record, seed: u64) {
+    if privilege::table(RECORDS) != table {
+        return;
+    }
     let finish = || privilege::writable(|| runs::finish(order, record, seed));
     hooks::unobserved(|| privilege::as_owner_of(RECORDS, finish));
 }

@@ -151,23 +151,28 @@ fn iso(at: i64) -> String {
 /// Queued runs that may start, at most `limit`, most urgent first; and those whose owner cannot run them. A run that
 /// somebody has locked (to cancel it, in a transaction still open) is left to the next look.
 pub fn ready(now: i64, limit: usize) -> (Vec<Ready>, Vec<Refused>) {
+    // The first open run of each job is found in one pass over the open ones. Asked for each of them, as they lie behind
+    // each other, that takes longer than a round may: thousands of runs of one job would hold up all others for ever.
     let found = rows(
-        c"SELECT r.run_id, r.job_id, r.attempt + 1, r.owner::pg_catalog.oid,
+        c"WITH turn AS MATERIALIZED (
+             SELECT run_id, pg_catalog.row_number() OVER (PARTITION BY job_id
+                                                         ORDER BY status = 'running' DESC, scheduled_at, run_id) AS place
+             FROM perf.job_run WHERE status IN ('queued', 'running'))
+         SELECT r.run_id, r.job_id, r.attempt + 1, r.owner::pg_catalog.oid,
                 CASE WHEN a.oid IS NULL THEN 'gone'
                      WHEN NOT a.rolcanlogin AND pg_catalog.current_setting('server_version_num')::int < 170000 THEN 'nologin'
                      WHEN NOT pg_catalog.has_database_privilege(a.oid, d.oid, 'CONNECT') THEN 'connect'
                      WHEN a.rolconnlimit = 0 AND NOT a.rolsuper THEN 'limit'
                      ELSE 'able' END,
                 a.rolname::pg_catalog.text
-         FROM perf.job_run r
+         FROM turn t
+         JOIN perf.job_run r ON r.run_id = t.run_id
          JOIN pg_catalog.pg_database d ON d.datname = pg_catalog.current_database()
          LEFT JOIN perf.job j ON j.job_id = r.job_id
          LEFT JOIN pg_catalog.pg_authid a ON a.oid = r.owner
          WHERE r.status = 'queued'
            AND (r.not_before IS NULL OR r.not_before <= $1)
-           AND (j.overlap = 'parallel'
-                OR NOT EXISTS (SELECT FROM perf.job_run x WHERE x.status IN ('queued', 'running') AND x.job_id = r.job_id
-                               AND (x.status = 'running' OR (x.scheduled_at, x.run_id) < (r.scheduled_at, r.run_id))))
+           AND (t.place = 1 OR j.overlap = 'parallel')
          ORDER BY j.priority DESC NULLS LAST, r.scheduled_at, r.run_id
          LIMIT $2
          FOR UPDATE OF r SKIP LOCKED",
@@ -232,18 +237,18 @@ pub fn claimed() -> Vec<(i64, i32)> {
     })
 }
 
-/// A claimed run whose worker is gone: to be tried again when its job allows, else its end. False when it had ended.
+/// A claimed run whose worker is gone: to be tried again when its job allows, else its end. False when it had ended, or
+/// somebody has it locked: one user's open transaction must not hold up the scheduler.
 pub fn lost(run_id: i64, attempt: i32, failure: &Failure, status: &str, seed: u64) -> bool {
-    let retries = rows(
-        c"SELECT j.max_retries FROM perf.job_run r JOIN perf.job j USING (job_id) WHERE r.run_id = $1",
-        &[run_id.into()],
+    let found = rows(
+        c"SELECT j.max_retries FROM perf.job_run r LEFT JOIN perf.job j USING (job_id)
+         WHERE r.run_id = $1 AND r.attempt = $2 AND r.status = 'running' FOR UPDATE OF r SKIP LOCKED",
+        &[run_id.into(), attempt.into()],
         |row| row.get::<i32>(1),
     );
-    let max_retries = retries.first().copied().flatten().unwrap_or(0);
-    if attempt <= max_retries {
-        return retry(run_id, attempt, failure, status, seed);
-    }
-    end(run_id, attempt, status, failure, None, None, &json!({}))
+    let Some(max_retries) = found.first().copied() else { return false };
+    (attempt <= max_retries.unwrap_or(0) && retry(run_id, attempt, failure, status, seed))
+        || end(run_id, attempt, status, failure, None, None, &json!({}))
 }
 
 // ---- the worker's steps ----
@@ -280,11 +285,12 @@ pub fn finish(order: &Order, record: &Record, seed: u64) {
     let failure = match &record.ending {
         Ending::Succeeded => return succeed(order, "succeeded", None, record),
         Ending::Skipped(reason) => return succeed(order, "skipped", Some(reason), record),
-        Ending::Failed(failure) if attempt <= order.max_retries => {
-            retry(run_id, attempt, failure, "failed", seed);
-            return;
+        Ending::Failed(failure) => {
+            if attempt <= order.max_retries && retry(run_id, attempt, failure, "failed", seed) {
+                return;
+            }
+            failure.clone()
         }
-        Ending::Failed(failure) => failure.clone(),
         Ending::Cancelled(message) => Failure::new("57014", message.clone()),
     };
     let status = if matches!(record.ending, Ending::Cancelled(_)) { "cancelled" } else { "failed" };
@@ -308,12 +314,14 @@ fn succeed(order: &Order, status: &str, message: Option<&str>, record: &Record) 
         ],
     );
     run(
-        c"UPDATE perf.job_state SET consecutive_failures = 0 WHERE job_id = $1 AND consecutive_failures <> 0",
+        c"UPDATE perf.job_state SET consecutive_failures = 0
+         WHERE job_id IN (SELECT job_id FROM perf.job_state WHERE job_id = $1 AND consecutive_failures <> 0
+                          FOR UPDATE SKIP LOCKED)",
         &[order.job_id.into()],
     );
 }
 
-/// Back to the queue, with the failed try in the detail.
+/// Back to the queue, with the failed try in the detail. False when it had ended, or its job was removed.
 fn retry(run_id: i64, attempt: i32, failure: &Failure, status: &str, seed: u64) -> bool {
     let now = background::now();
     let not_before = perf_core::schedule::retry_at(now, u32::try_from(attempt).unwrap_or(1), seed);
@@ -323,7 +331,8 @@ fn retry(run_id: i64, attempt: i32, failure: &Failure, status: &str, seed: u64) 
          SET status = 'queued', not_before = $3, sqlstate = $4, message = $5,
              detail = pg_catalog.jsonb_set(detail, '{attempts}',
                           COALESCE(detail -> 'attempts', '[]') || pg_catalog.jsonb_build_array($6))
-         WHERE run_id = $1 AND attempt = $2 AND status = 'running'",
+         WHERE run_id = $1 AND attempt = $2 AND status = 'running'
+           AND EXISTS (SELECT FROM perf.job j WHERE j.job_id = job_run.job_id)",
         &[
             run_id.into(),
             attempt.into(),
@@ -376,24 +385,29 @@ fn end(
     if status == "cancelled" {
         return true;
     }
-    run(
-        c"INSERT INTO perf.job_state AS s (job_id, consecutive_failures) VALUES ($1, 1)
-          ON CONFLICT (job_id) DO UPDATE SET consecutive_failures = s.consecutive_failures + 1",
-        &[job_id.into()],
-    );
-    let notice = json!({
-        "job_id": job_id, "job": name, "run_id": run_id, "status": status, "sqlstate": failure.sqlstate,
-        "message": shortened(&failure.message),
-    });
+    count_failure(job_id);
+    // Without name and message: whoever is connected may listen, and they are the owner's alone.
+    let notice = json!({ "job_id": job_id, "run_id": run_id, "status": status, "sqlstate": failure.sqlstate });
     run(c"SELECT pg_catalog.pg_notify('perf_jobs', $1)", &[text(&notice.to_string())]);
     pgrx::log!("perf_opt job {job_id} \"{name}\", run {run_id}: {status} ({}): {}", failure.sqlstate, failure.message);
     true
 }
 
-/// A notification has room for 8,000 bytes in all.
-fn shortened(message: &str) -> String {
-    const CHARACTERS: usize = 1_000;
-    message.chars().take(CHARACTERS).collect()
+/// Counts a failure of a job, without waiting for anybody: another run of the job, which has reset the count in its own
+/// transaction, may stay in it for as long as its owner likes. One failure goes uncounted then.
+fn count_failure(job_id: i64) {
+    let counted = run(
+        c"UPDATE perf.job_state SET consecutive_failures = consecutive_failures + 1
+         WHERE job_id IN (SELECT job_id FROM perf.job_state WHERE job_id = $1 FOR UPDATE SKIP LOCKED)",
+        &[job_id.into()],
+    );
+    if counted == 0 {
+        run(
+            c"INSERT INTO perf.job_state (job_id, consecutive_failures) SELECT job_id, 1 FROM perf.job WHERE job_id = $1
+             ON CONFLICT DO NOTHING",
+            &[job_id.into()],
+        );
+    }
 }
 
 /// A queued run that cannot start: its end.
@@ -428,6 +442,8 @@ pub fn next_retry_at(now: i64) -> Option<i64> {
 
 /// Removes runs that ended before `before`, and the oldest beyond `most`; the latest of each job stays. At most `batch`.
 pub fn prune(before: i64, most: i64, batch: i64) -> u64 {
+    // Not by whoever removes the job: a lock on it in an open transaction of a user's would hold up the scheduler.
+    run(c"DELETE FROM perf.job_state s WHERE NOT EXISTS (SELECT FROM perf.job j WHERE j.job_id = s.job_id)", &[]);
     run(
         c"DELETE FROM perf.job_run WHERE run_id IN (
              SELECT r.run_id FROM perf.job_run r

@@ -121,6 +121,11 @@ impl Scheduler {
                         (false, true) => round.wake_at,
                         (false, false) => Some(self.starved_until),
                     };
+                    let limit = crate::guc::max_running_jobs();
+                    if round.hungry && now >= self.starved_until && board::free_places(limit) > 0 {
+                        // Given back before anybody knew that we wait for it, so that nobody wakes us.
+                        continue;
+                    }
                     if wake_at.is_none_or(|at| at > background::now()) {
                         self.alarm.wait(wake_at);
                     }
@@ -145,7 +150,7 @@ impl Scheduler {
             jobs::clock_set_back(now);
         }
         board::give_back_late(self.dbid, now);
-        self.settle_lost();
+        let all_settled = self.settle_lost();
         let look = jobs::queue_due(now);
         let limit = crate::guc::max_running_jobs();
         let places = if now < self.starved_until { 0 } else { board::free_places(limit) };
@@ -170,19 +175,22 @@ impl Scheduler {
             .map(|place| place.reserved_at + board::LAUNCH_LIMIT_US)
             .min();
         let again = (!refused.is_empty()).then_some(now);
-        let times = [soon, starved, late, again, jobs::next_due_at(), runs::next_retry_at(now)];
+        let unsettled = (!all_settled).then_some(now + SOON_US);
+        let times = [soon, unsettled, starved, late, again, jobs::next_due_at(now), runs::next_retry_at(now)];
         let wake_at = times.into_iter().flatten().min();
         let idle = wake_at.is_none() && claimed.is_empty() && ready.is_empty() && runs::claimed().is_empty();
         Some(Round { claimed, wake_at, hungry, idle })
     }
 
     /// Claimed runs without a worker: it was killed, ended by an administrator, or could not connect.
-    fn settle_lost(&self) {
+    /// False when some are to be looked at again.
+    fn settle_lost(&self) -> bool {
         // Rows first: one that ends in between is gone from the board only after its row has said so.
         let claimed = runs::claimed();
         if claimed.is_empty() {
-            return;
+            return true;
         }
+        let mut all_settled = true;
         let places = board::of_database(self.dbid);
         for (run_id, attempt) in claimed {
             if places.iter().any(|place| place.run_id == run_id && place.attempt == attempt) {
@@ -194,8 +202,9 @@ impl Scheduler {
             } else {
                 ("crashed", Failure::new("57P01", "the job's worker ended before its work was done"))
             };
-            runs::lost(run_id, attempt, &failure, status, background::random_u64());
+            all_settled &= runs::lost(run_id, attempt, &failure, status, background::random_u64());
         }
+        all_settled
     }
 
     /// Starts a worker for each claimed run. What could not be started goes back to the queue; false then.

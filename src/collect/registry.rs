@@ -581,7 +581,7 @@ pub fn before_utility(kind: &UtilityKind) {
     }
 }
 
-/// To be called by whoever changes the jobs of the current database: their scheduler hears of it at commit.
+/// To be called by whoever changes the jobs of the current database: their scheduler hears of it at the end.
 pub fn note_jobs_change() {
     if ready() {
         background::on_transaction_end(transaction_ended);
@@ -629,12 +629,13 @@ fn request_leave(dbid: u32) {
 
 /// Called at the end of each transaction of a backend that used `before_utility`: gives back what it held and tells
 /// the launcher to look at the databases again.
-fn transaction_ended(committed: bool) {
+fn transaction_ended() {
     let pending = PENDING.with_borrow_mut(|pending| std::mem::replace(pending, Pending::NOTHING));
     if !ready() {
         return;
     }
-    if pending.jobs && committed {
+    // After a rollback too: what it had locked was passed over, and nothing else would have it looked at again.
+    if pending.jobs {
         jobs_changed(names::current_database());
     }
     if !pending.databases {

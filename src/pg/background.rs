@@ -48,14 +48,30 @@ pub fn register_at_promotion(name: &str, function: &str) {
 
 /// Asks the postmaster for a process that is never restarted by itself. False when no worker slot is free.
 pub fn start_dynamic(name: &str, kind: &str, function: &str, argument: i64) -> bool {
-    // SAFETY: a plain global of this process.
-    let me = unsafe { pg_sys::MyProcPid };
-    builder(name, kind, function)
+    // The handle that nobody needs goes with its own memory context: the current one may be that of the process.
+    // SAFETY: the context is made, entered, left and deleted here; nothing in between raises but for want of memory.
+    let (context, outer) = unsafe {
+        let context = pg_sys::AllocSetContextCreateExtended(
+            pg_sys::CurrentMemoryContext,
+            c"perf_opt worker".as_ptr(),
+            pg_sys::ALLOCSET_SMALL_MINSIZE as usize,
+            pg_sys::ALLOCSET_SMALL_INITSIZE as usize,
+            pg_sys::ALLOCSET_SMALL_MAXSIZE as usize,
+        );
+        (context, pg_sys::MemoryContextSwitchTo(context))
+    };
+    let started = builder(name, kind, function)
         .set_restart_time(None)
         .set_argument(Some(pg_sys::Datum::from(argument)))
-        .set_notify_pid(me)
+        .set_notify_pid(my_pid())
         .load_dynamic()
-        .is_ok()
+        .is_ok();
+    // SAFETY: as above; the handle is not used any more.
+    unsafe {
+        pg_sys::MemoryContextSwitchTo(outer);
+        pg_sys::MemoryContextDelete(context);
+    }
+    started
 }
 
 fn builder(name: &str, kind: &str, function: &str) -> BackgroundWorkerBuilder {
@@ -351,6 +367,18 @@ pub fn check_for_interrupts() {
     }
 }
 
+/// Lets cancels wait that come from now on, until [`take_cancels`].
+pub fn hold_cancels() {
+    // SAFETY: a counter of this process made for this.
+    unsafe { (&raw mut pg_sys::QueryCancelHoldoffCount).write_volatile(1) };
+}
+
+/// Ends [`hold_cancels`]: one that has come meanwhile is obeyed at the next look.
+pub fn take_cancels() {
+    // SAFETY: as above; an error that was raised in between has set it to zero already.
+    unsafe { (&raw mut pg_sys::QueryCancelHoldoffCount).write_volatile(0) };
+}
+
 /// Forgets a cancel that has come too late.
 pub fn drop_cancel() {
     // SAFETY: a volatile flag made for this.
@@ -449,21 +477,23 @@ pub fn extension_installed() -> bool {
     unsafe { pg_sys::get_extension_oid(c"perf_opt".as_ptr(), true) != pg_sys::InvalidOid }
 }
 
-/// Registers `on_end`, called with true at commit and false at abort of every transaction of this backend.
-pub fn on_transaction_end(on_end: fn(bool)) {
-    static CALLBACK: std::sync::OnceLock<fn(bool)> = std::sync::OnceLock::new();
+/// Registers `on_end`, called at the end of every transaction of this backend, when its changes are seen and its row locks
+/// are gone.
+pub fn on_transaction_end(on_end: fn()) {
+    static CALLBACK: std::sync::OnceLock<fn()> = std::sync::OnceLock::new();
     if CALLBACK.set(on_end).is_err() {
         return;
     }
     #[pg_guard]
     unsafe extern "C-unwind" fn at_event(event: pg_sys::XactEvent::Type, _arg: *mut core::ffi::c_void) {
-        let committed = match event {
-            pg_sys::XactEvent::XACT_EVENT_COMMIT => true,
-            pg_sys::XactEvent::XACT_EVENT_ABORT | pg_sys::XactEvent::XACT_EVENT_PREPARE => false,
-            _ => return,
-        };
-        if let Some(callback) = CALLBACK.get() {
-            callback(committed);
+        let is_end = matches!(
+            event,
+            pg_sys::XactEvent::XACT_EVENT_COMMIT
+                | pg_sys::XactEvent::XACT_EVENT_ABORT
+                | pg_sys::XactEvent::XACT_EVENT_PREPARE
+        );
+        if let Some(callback) = CALLBACK.get().filter(|_| is_end) {
+            callback();
         }
     }
     // SAFETY: the callback is a function of this library, which is never unloaded.

@@ -26,7 +26,7 @@ pub fn is_superuser(role: pg_sys::Oid) -> bool {
 ///
 /// An error raised inside leaves the role to the abort of the (sub)transaction, as everything else.
 pub fn as_owner_of<T>(table: &CStr, body: impl FnOnce() -> T) -> Option<T> {
-    let owner = table_owner(table)?;
+    let owner = find_table(table)?.1;
     // SAFETY: the saved role, security context and settings level are put back in the order in which they were changed.
     unsafe {
         let (mut role, mut context) = (pg_sys::InvalidOid, 0);
@@ -82,8 +82,13 @@ pub fn as_owner<T>(table: &CStr, body: impl FnOnce() -> Result<T, Error>) -> Res
     })
 }
 
+/// The table of schema perf; another one after the extension was dropped and created again.
+pub fn table(name: &CStr) -> Option<pg_sys::Oid> {
+    find_table(name).map(|(oid, _)| oid)
+}
+
 /// Whether the table is there, and who owns it.
-fn table_owner(table: &CStr) -> Option<pg_sys::Oid> {
+fn find_table(table: &CStr) -> Option<(pg_sys::Oid, pg_sys::Oid)> {
     // SAFETY: catalog look-ups inside a transaction; the tuple is read as what its cache holds, and released.
     unsafe {
         let schema = pg_sys::get_namespace_oid(c"perf".as_ptr(), true);
@@ -101,6 +106,6 @@ fn table_owner(table: &CStr) -> Option<pg_sys::Oid> {
         }
         let owner = (*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_class>()).relowner;
         pg_sys::ReleaseSysCache(tuple);
-        Some(owner)
+        Some((oid, owner))
     }
 }

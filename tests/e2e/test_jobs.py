@@ -70,6 +70,28 @@ class TopLevel(JobTest):
         self.sql("UPDATE perf.job SET command = 'INSERT INTO t VALUES (1)', max_retries = 0")
         self.assertEqual(self.run_now(job)["sqlstate"], "25006")
 
+    def test_characters_beyond_ascii_where_the_database_is_not_in_utf8(self) -> None:
+        for encoding in ("LATIN1", "SQL_ASCII"):
+            with self.subTest(encoding):
+                name = f"jobs_{encoding.lower()}"
+                self.cluster.sql(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'")
+                self.addCleanup(self.cluster.sql, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+                self.cluster.sql("CREATE EXTENSION perf_opt; CREATE TABLE t (a text)", dbname=name)
+                self.database = name
+                run = self.run_now(self.schedule("wörk", "manual", "INSERT INTO t VALUES ('ä'), (chr(228))", max_retries=0))
+                self.assertEqual((run["status"], run["job_name"]), ("succeeded", "wörk"))
+                self.assertEqual(self.value("SELECT min(a) FROM t"), "ä")
+
+    def test_copy_needs_a_client(self) -> None:
+        self.sql("CREATE TABLE t (a int)")
+        mark = self.cluster.log_mark()
+        for command in ("COPY (SELECT 'not a line of the log') TO STDOUT", "COPY t FROM STDIN"):
+            with self.subTest(command):
+                run = self.run_now(self.schedule(command, "manual", command, max_retries=0))
+                self.assertEqual((run["status"], run["sqlstate"]), ("failed", "0A000"))
+        self.cluster.wait_for_log("0A000", since=mark)
+        self.assertNotRegex(self.cluster.log_text()[mark:], "(?m)^not a line")
+
 
 class Waiting(JobTest):
     """job_wait."""
@@ -105,6 +127,38 @@ class Waiting(JobTest):
         # Either the build was faster, or it waits for our snapshot: never for a minute.
         self.assertIn(self.value("SELECT perf.job_wait($1::bigint, '100 s')", (run_id,)), ("running", "succeeded"))
         self.wait_until(lambda: self.job_run(run_id)["status"] == "succeeded", 10, "the index")
+
+    def test_cancelled_means_cancelled_however_early(self) -> None:
+        self.sql("CREATE TABLE t (run int)")
+        job = self.schedule("many", "manual", "SELECT pg_sleep(0.3); INSERT INTO t VALUES (1)", overlap="parallel")
+        cancelled = []
+        with self.cluster.connect(self.database) as session:
+            for number in range(100):
+                run_id = session.query(f"SELECT perf.job_run_now({job})").scalar()
+                time.sleep(0.0007 * (number % 40))  # at different moments of its start
+                if session.query(f"SELECT perf.job_cancel({run_id})").scalar():
+                    cancelled.append(run_id)
+        self.wait_for_runs(job, 100, 60)
+        ends = {run["run_id"]: run["status"] for run in self.runs(job)}
+        self.assertEqual({ends[run_id] for run_id in cancelled}, {"cancelled"})
+        self.assertEqual(self.value("SELECT count(*) FROM t"), 100 - len(cancelled))
+
+    def test_cancel_that_is_taken_back(self) -> None:
+        cluster = self.private_cluster({**SETTINGS, "perf_opt.max_running_jobs": 0})
+        cluster.sql("CREATE EXTENSION perf_opt")
+        # The scheduler has another job to wait for.
+        cluster.sql("SELECT perf.job_schedule('other', 'monthly', 'SELECT 1')")
+        run_id = cluster.scalar("SELECT perf.job_run_now(perf.job_schedule('work', 'manual', 'SELECT 1'))")
+        status = f"SELECT status FROM perf.job_runs WHERE run_id = {run_id}"
+        with cluster.connect() as session:
+            session.query(f"BEGIN; SELECT perf.job_cancel({run_id})")
+            cluster.configure({"perf_opt.max_running_jobs": 8}, reload=True)
+            # It has looked when it has started another one.
+            other = cluster.scalar("SELECT perf.job_run_now(perf.job_schedule('more', 'manual', 'SELECT 1'))")
+            self.assertEqual(cluster.scalar(f"SELECT perf.job_wait({other})"), "succeeded")
+            self.assertEqual(cluster.scalar(status), "queued")
+            session.query("ROLLBACK")
+        self.wait_until(lambda: cluster.scalar(status) == "succeeded", 10, "the run")
 
 
 class Ticks(JobTest):
@@ -289,6 +343,81 @@ class Failing(JobTest):
             self.assertEqual(waits.rows, [("warning", True)])
             session.query("ROLLBACK")
 
+    def test_removed_while_a_run_fails(self) -> None:
+        job = self.schedule("gone", "manual", "SELECT pg_sleep(1.5); SELECT 1 / 0")
+        run_id = self.value("SELECT perf.job_run_now($1::bigint)", (job,))
+        self.wait_until(lambda: self.job_run(run_id)["status"] == "running", 10, "the run")
+        self.sql("SELECT perf.job_unschedule($1::bigint)", (job,))
+        self.wait_until(lambda: self.job_run(run_id)["status"] not in ("queued", "running"), 10, "the end")
+        run = self.job_run(run_id)
+        self.assertEqual((run["status"], run["attempt"], run["sqlstate"]), ("failed", 1, "22012"))
+
+    def test_endless_messages_are_cut(self) -> None:
+        command = "DO $$BEGIN RAISE EXCEPTION USING MESSAGE = repeat('x', 10000000), HINT = repeat('y', 10000000); END$$"
+        run = self.run_now(self.schedule("loud", "manual", command, max_retries=1))
+        self.assertEqual((run["status"], run["attempt"]), ("failed", 2))
+        self.assertLess(len(run["message"]) + len(str(run["detail"])), 10_000)
+
+
+class Neighbours(JobTest):
+    """What one role does does not hold up the jobs of others."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.sql("CREATE ROLE rude LOGIN")
+        self.addCleanup(self.cluster.sql, "DROP ROLE rude")
+
+    def others_run(self) -> None:
+        """Jobs of somebody else start at once."""
+        for number in range(2):
+            self.assertEqual(self.run_now(self.schedule(f"other {number}", "manual", "SELECT 1"), timeout=5)["status"],
+                             "succeeded")
+
+    def test_removal_that_is_not_committed(self) -> None:
+        command = "SELECT pg_sleep(2); SELECT pg_terminate_backend(pg_backend_pid())"
+        job = self.schedule("rude", "manual", "SELECT 1 / 0", user="rude", max_retries=0)
+        self.assertEqual(self.run_now(job, user="rude")["status"], "failed")
+        self.assertEqual(self.schedule("rude", "manual", command, user="rude", max_retries=0), job)
+        run_id = self.value("SELECT perf.job_run_now($1::bigint)", (job,), user="rude")
+        self.wait_until(lambda: self.job_run(run_id)["status"] == "running", 10, "the run")
+        with self.cluster.connect(self.database, user="rude") as session:
+            session.query(f"BEGIN; SELECT perf.job_unschedule({job})")
+            self.wait_until(lambda: self.job_run(run_id)["status"] == "crashed", 10, "the record of the crash")
+            self.others_run()
+            session.query("ROLLBACK")
+
+    def test_due_job_that_is_locked(self) -> None:
+        job = self.schedule("rude", "1 s", "SELECT 1", user="rude")
+        self.wait_for_runs(job, 1)
+        with self.cluster.connect(self.database, user="rude") as session:
+            session.query(f"BEGIN; SELECT perf.job_pause({job})")
+            self.others_run()
+            transactions = "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database()"
+            before = self.value(transactions)
+            time.sleep(3)
+            # Once a second it looks whether the job is still locked; without a pause it would be thousands of times.
+            self.assertLess(self.value(transactions) - before, 60)
+            session.query("ROLLBACK")
+
+    def test_thousands_of_queued_runs(self) -> None:
+        job = self.schedule("rude", "manual", "SELECT 1", user="rude", priority=-1)
+        # A history for each look to get past, as far as the query makes it.
+        self.sql("INSERT INTO perf.job_run (job_id, job_name, owner, requested, scheduled_at, finished_at, status) SELECT "
+                 "$1::bigint, 'rude', 'rude', true, now(), now(), 'succeeded' FROM generate_series(1, 50000)", (job,))
+        self.sql("INSERT INTO perf.job_run (job_id, job_name, owner, requested, scheduled_at, status) SELECT $1::bigint, "
+                 "'rude', 'rude', true, now() + g * interval '1 us', 'queued' FROM generate_series(1, 20000) g", (job,))
+        self.others_run()
+        self.sql("SELECT perf.job_unschedule($1::bigint)", (job,), user="rude")
+
+    def test_listeners_see_no_names_and_messages(self) -> None:
+        with self.cluster.connect(self.database) as listener:
+            listener.query("LISTEN perf_jobs")
+            self.run_now(self.schedule("private", "manual", "SELECT 'secret'::int", user="rude", max_retries=0), user="rude")
+            listener.query("SELECT 1")
+            payloads = [payload for _, _, payload in listener.notifications]
+        self.assertEqual(len(payloads), 1)
+        self.assertNotRegex(payloads[0], "private|secret")
+
 
 class Ownership(JobTest):
     """Whose job it is, and as whom it runs."""
@@ -414,6 +543,22 @@ class Places(JobTest):
         self.assertEqual(self.sql("SELECT a FROM t"), [(1,)])
         self.sql("CREATE EXTENSION perf_opt")
         self.assertEqual(self.run_now(self.schedule("again", "manual", "SELECT 1"))["status"], "succeeded")
+
+    def test_extension_made_again_while_a_job_runs(self) -> None:
+        def start(name: str, seconds: int) -> int:
+            run_id = self.value("SELECT perf.job_run_now($1::bigint)",
+                                (self.schedule(name, "manual", f"SELECT pg_sleep({seconds})", max_retries=0),))
+            self.wait_until(lambda: self.value("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND "
+                                               f"application_name = 'perf_opt job {name}'") == 1, 10, name)
+            return run_id
+        old = start("old", 4)
+        self.sql("DROP EXTENSION perf_opt")
+        self.sql("CREATE EXTENSION perf_opt")
+        self.assertEqual(start("new", 60), old)  # numbers start again
+        self.wait_until(lambda: self.value("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'perf_opt job old'")
+                        == 0, 10, "the old run to end")
+        self.assertEqual(self.job_run(old)["status"], "running")
+        self.assertTrue(self.value("SELECT perf.job_cancel($1::bigint)", (old,)))
 
     def test_progress_and_process_of_a_run(self) -> None:
         self.sql("CREATE TABLE t AS SELECT g AS a FROM generate_series(1, 300000) g")
