@@ -1,15 +1,27 @@
-"""Suite `jobs`: what jobs do, measured on servers of their own. Each part is a module of this package with `run`."""
+"""Suite `jobs`: start delay and CPU of the scheduler beside pg_cron, its rest when nothing is due, and what is left after
+kill -9, and whether a refresh of a materialized view is ever skipped wrongly. Each part is a module of this package with `run(pg_root, options)`, which gives whether its targets are met, and
+its figures.
+"""
 
 from __future__ import annotations
 
 import importlib
+import json
 from pathlib import Path
 from typing import Any
 
-PARTS = ("skip",)
+from bench import report
+
+PARTS = ("delay", "idle", "kill", "skip")
 
 
 def run(pg_root: Path, options: Any) -> bool:
     """The chosen parts, by default all; whether every target is met."""
-    chosen = [part for part in PARTS if not options.part or part in options.part]
-    return all([importlib.import_module(f"bench.jobs.{part}").run(pg_root, options) for part in chosen])
+    good = True
+    for part in (part for part in PARTS if not options.part or part in options.part):
+        met, figures = importlib.import_module(f"bench.jobs.{part}").run(pg_root, options)
+        good &= met
+        path = report.result_path("jobs")
+        before = json.loads(path.read_text()) if path.exists() else {}
+        report.save("jobs", {**before, part: figures})
+    return good
