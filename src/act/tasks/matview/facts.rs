@@ -97,7 +97,8 @@ pub fn store(
 ) -> Result<(), Failure> {
     as_owner(|| {
         Spi::run_with_args(
-            "INSERT INTO perf.matview_state AS s (view, refreshed_at, mode, duration_ms, rows, sources, writes, obstacle, facts)
+            "INSERT INTO perf.matview_state
+                 (view, refreshed_at, mode, duration_ms, rows, sources, writes, obstacle, facts)
              VALUES ($1, pg_catalog.clock_timestamp(), $2, $3, $4, $5, $6, $7, $8)
              ON CONFLICT (view) DO UPDATE
              SET refreshed_at = excluded.refreshed_at, mode = excluded.mode, duration_ms = excluded.duration_ms,
@@ -120,12 +121,13 @@ pub fn store(
 }
 
 fn to_json(facts: &Facts) -> Value {
+    let sources = facts.sources.iter().map(|source| json!([source.oid, source.version, source.changes]));
     json!({
         "boot": facts.boot.to_string(),
         "database": facts.database,
         "own_changes": facts.own_changes,
         "objects": facts.objects.iter().map(|object| json!([object.name, object.version])).collect::<Vec<_>>(),
-        "sources": facts.sources.iter().map(|source| json!([source.oid, source.version, source.changes])).collect::<Vec<_>>(),
+        "sources": sources.collect::<Vec<_>>(),
         "obstacle": facts.obstacle,
     })
 }

@@ -88,11 +88,9 @@ fn upstream(order: &Order, view: pg_sys::Oid) -> Result<Upstream, Error> {
         return Ok(none);
     }
     let found = privilege::as_owner_of(c"job_run", || {
-        let due = rows(
-            "SELECT scheduled_at FROM perf.job_run WHERE run_id = $1",
-            &[order.run_id.into()],
-            |row| row.get::<TimestampWithTimeZone>(1),
-        )?;
+        let due = rows("SELECT scheduled_at FROM perf.job_run WHERE run_id = $1", &[order.run_id.into()], |row| {
+            row.get::<TimestampWithTimeZone>(1)
+        })?;
         let Some(due) = due.into_iter().flatten().next() else { return Ok(Vec::new()) };
         // A first try only: one that has failed may fail again.
         rows(
@@ -101,7 +99,8 @@ fn upstream(order: &Order, view: pg_sys::Oid) -> Result<Upstream, Error> {
                                                 OR r.run_id IS NULL AND j.enabled AND j.next_run_at <= $2
                                                    AND COALESCE(j.paused_until <= $2, true)), false)
              FROM perf.job j
-             LEFT JOIN perf.job_run r ON r.job_id = j.job_id AND r.status IN ('queued', 'running') AND r.scheduled_at <= $2
+             LEFT JOIN perf.job_run r
+                    ON r.job_id = j.job_id AND r.status IN ('queued', 'running') AND r.scheduled_at <= $2
              WHERE j.kind = 'matview' AND j.target::pg_catalog.oid = ANY ($1)",
             &[read.into(), due.into()],
             |row| Ok(Upstream { running: row.get(1)?.unwrap_or(false), starting: row.get(2)?.unwrap_or(false) }),
