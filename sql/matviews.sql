@@ -13,9 +13,8 @@ CREATE TABLE perf.matview_state (
     facts jsonb NOT NULL
 );
 
--- Bodies that are parsed now: names mean the same whoever calls, under whatever search path.
 CREATE FUNCTION perf._why_not_concurrent(view oid) RETURNS text
-LANGUAGE sql STABLE
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 RETURN (
     SELECT CASE
                WHEN NOT c.relispopulated THEN 'it is not populated'
@@ -36,7 +35,7 @@ RETURN (
 );
 
 CREATE FUNCTION perf._writes_to(relations oid[]) RETURNS bigint
-LANGUAGE sql VOLATILE
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
 RETURN (
     SELECT COALESCE(pg_catalog.sum(pg_catalog.pg_stat_get_tuples_inserted(r) + pg_catalog.pg_stat_get_tuples_updated(r)
                                    + pg_catalog.pg_stat_get_tuples_deleted(r)), 0)::pg_catalog.int8
@@ -83,8 +82,8 @@ WHERE c.relkind = 'm';
 GRANT SELECT ON perf.matviews TO PUBLIC;
 
 -- Creates and schedules the views of perf.matview_policy. What is made belongs to the caller, and lies beside its first
--- source table, which is looked for in the schemas given.
-CREATE FUNCTION perf._matview_policy_apply(schemas name[])
+-- source table, which is looked for in the caller's search path: a default is evaluated before the function sets its own.
+CREATE FUNCTION perf.matview_policy_apply(schemas name[] DEFAULT pg_catalog.current_schemas(false))
 RETURNS TABLE (view_name text, action text, ddl text, reason text, job_id bigint)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
@@ -176,14 +175,6 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION perf.matview_policy_apply()
-RETURNS TABLE (view_name text, action text, ddl text, reason text, job_id bigint)
-LANGUAGE sql VOLATILE
-BEGIN ATOMIC
-    SELECT a.view_name, a.action, a.ddl, a.reason, a.job_id
-    FROM perf._matview_policy_apply(pg_catalog.current_schemas(false)) AS a;
-END;
-
 COMMENT ON TABLE perf.matview_state IS
     'The last refresh of each materialized view by a job, and what its content depended on then; read perf.matviews';
 COMMENT ON VIEW perf.matviews IS
@@ -192,8 +183,6 @@ COMMENT ON FUNCTION perf._why_not_concurrent(oid) IS
 'Why a materialized view cannot be refreshed concurrently; NULL when it can';
 COMMENT ON FUNCTION perf._writes_to(oid[]) IS
 'Rows inserted, updated and deleted in relations since their statistics were reset';
-COMMENT ON FUNCTION perf._matview_policy_apply(name[]) IS
-'perf.matview_policy_apply for tables in the given schemas';
 COMMENT ON FUNCTION perf.matview_schedule(regclass, text, text, text, boolean, interval, interval, int) IS
 'Refreshes a materialized view by schedule, as the current role, which must own it (or, from 17 on, have MAINTAIN on it); returns job_id bigint. One job a view: called again, it changes that job, and makes it yours.
 schedule, time_zone, timeout, lock_timeout, max_retries: as for perf.job_schedule; timeout and lock_timeout NULL for none.
@@ -204,7 +193,7 @@ A run''s detail: mode, why_not_concurrent, duration_ms, rows, refreshed_because,
 Errors: 42P01 for an unknown view, 22023 for another kind of relation or an argument that is not accepted, 22004 for NULL, 42501 when you may not refresh the view, 55000 when perf_opt is not preloaded';
 COMMENT ON FUNCTION perf.matview_unschedule(regclass) IS
 'Refreshes a materialized view no more; its history stays. Errors: 42704 when you have no such job, 42P01 for an unknown view';
-COMMENT ON FUNCTION perf.matview_policy_apply() IS
-'Creates the views of perf.matview_policy whose source tables are in your search path, with the unique indexes that concurrent refreshes need, and schedules all of them; as the current role. May be repeated.
+COMMENT ON FUNCTION perf.matview_policy_apply(name[]) IS
+'Creates the views of perf.matview_policy whose source tables are in the given schemas (your search path, unless you say otherwise), with the unique indexes that concurrent refreshes need, and schedules all of them; as the current role. May be repeated.
 Rows: view_name text, action text (created | exists | scheduled | not_applicable), ddl text (what was run), reason text, job_id bigint (scheduled).
 Errors: whatever creating and scheduling raise; nothing is left behind then';

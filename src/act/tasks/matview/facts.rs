@@ -90,7 +90,7 @@ pub fn load(view: pg_sys::Oid) -> Result<Option<Facts>, Failure> {
 pub fn store(view: pg_sys::Oid, facts: &Facts, mode: &str, duration_ms: f64, row_count: u64, writes: i64) {
     as_owner(|| {
         run(
-            c"INSERT INTO perf.matview_state AS s (view, refreshed_at, mode, duration_ms, rows, sources, writes, obstacle, facts)
+            c"INSERT INTO perf.matview_state (view, refreshed_at, mode, duration_ms, rows, sources, writes, obstacle, facts)
              VALUES ($1, pg_catalog.clock_timestamp(), $2, $3, $4, $5, $6, $7, $8)
              ON CONFLICT (view) DO UPDATE
              SET refreshed_at = excluded.refreshed_at, mode = excluded.mode, duration_ms = excluded.duration_ms,
@@ -111,12 +111,13 @@ pub fn store(view: pg_sys::Oid, facts: &Facts, mode: &str, duration_ms: f64, row
 }
 
 fn to_json(facts: &Facts) -> Value {
+    let sources = facts.sources.iter().map(|source| json!([source.oid, source.version, source.changes]));
     json!({
         "boot": facts.boot.to_string(),
         "database": facts.database,
         "own_changes": facts.own_changes,
         "objects": facts.objects.iter().map(|object| json!([object.name, object.version])).collect::<Vec<_>>(),
-        "sources": facts.sources.iter().map(|source| json!([source.oid, source.version, source.changes])).collect::<Vec<_>>(),
+        "sources": sources.collect::<Vec<_>>(),
         "obstacle": facts.obstacle,
     })
 }

@@ -98,7 +98,8 @@ fn upstream(order: &Order, view: pg_sys::Oid) -> Upstream {
                                                 OR r.run_id IS NULL AND j.enabled AND j.next_run_at <= $2
                                                    AND COALESCE(j.paused_until <= $2, true)), false)
              FROM perf.job j
-             LEFT JOIN perf.job_run r ON r.job_id = j.job_id AND r.status IN ('queued', 'running') AND r.scheduled_at <= $2
+             LEFT JOIN perf.job_run r
+                    ON r.job_id = j.job_id AND r.status IN ('queued', 'running') AND r.scheduled_at <= $2
              WHERE j.kind = 'matview' AND j.target::pg_catalog.oid = ANY ($1)",
             &[read.into(), due.into()],
             |row| Upstream { running: row.get(1).unwrap_or(false), starting: row.get(2).unwrap_or(false) },
