@@ -86,8 +86,8 @@ pub fn transaction<R>(body: impl FnOnce() -> Result<R, Failure>) -> Result<R, Fa
 pub fn script(text: &str, at_end: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
     // Where the database is not in UTF-8, a conversion is looked up in the catalogs, which takes a transaction.
     let text = if text.is_ascii() { DbText::from_ascii(text) } else { transaction(|| Ok(DbText::from_utf8(text)))? };
-    let text = CString::new(text.as_bytes())
-        .map_err(|_| Failure::new("22021", "a command must not contain a zero byte"))?;
+    let text =
+        CString::new(text.as_bytes()).map_err(|_| Failure::new("22021", "a command must not contain a zero byte"))?;
     // The server looks at it until the process ends, which is soon: the process runs one job.
     let text: &'static CStr = Box::leak(text.into_boxed_c_str());
     background::report_statement(Some(text));
@@ -230,10 +230,15 @@ unsafe fn run_one(raw: *mut pg_sys::RawStmt, text: &CStr) -> Result<(), Failure>
     // SAFETY: see the function's contract; the snapshot popped is the one pushed here, the portal dropped the one created.
     unsafe {
         let statement = (*raw).stmt;
-        if (*statement).type_ == pg_sys::NodeTag::T_CopyStmt && (*statement.cast::<pg_sys::CopyStmt>()).filename.is_null() {
+        if (*statement).type_ == pg_sys::NodeTag::T_CopyStmt
+            && (*statement.cast::<pg_sys::CopyStmt>()).filename.is_null()
+        {
             // Without a client the server takes its own standard input and output, which may be its log.
             let failure = Failure::new("0A000", "a job has no client to COPY from or to");
-            return Err(Failure { hint: Some("COPY from or to a file of the server, or use INSERT.".to_owned()), ..failure });
+            return Err(Failure {
+                hint: Some("COPY from or to a file of the server, or use INSERT.".to_owned()),
+                ..failure
+            });
         }
         let needs_snapshot = pg_sys::analyze_requires_snapshot(raw);
         if needs_snapshot {
