@@ -91,6 +91,8 @@ pub fn table(name: &CStr) -> Option<pg_sys::Oid> {
 fn find_table(table: &CStr) -> Option<(pg_sys::Oid, pg_sys::Oid)> {
     // SAFETY: catalog look-ups inside a transaction; the tuple is read as what its cache holds, and released.
     unsafe {
+        // What others have committed since this transaction began counts: the statement that follows sees it as well.
+        pg_sys::AcceptInvalidationMessages();
         let schema = pg_sys::get_namespace_oid(c"perf".as_ptr(), true);
         if schema == pg_sys::InvalidOid {
             return None;
