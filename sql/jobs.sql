@@ -58,7 +58,9 @@ CREATE INDEX job_run_of_job ON perf.job_run (job_id, run_id);
 CREATE INDEX job_run_open ON perf.job_run (job_id, run_id) WHERE status IN ('queued', 'running');
 CREATE INDEX job_run_finished ON perf.job_run (finished_at) WHERE finished_at IS NOT NULL;
 
-SELECT pg_catalog.pg_extension_config_dump('perf.job', '');
+-- A job whose owner is gone would become that of whoever has the role's number where it is restored.
+SELECT pg_catalog.pg_extension_config_dump('perf.job',
+    'WHERE owner::pg_catalog.oid IN (SELECT oid FROM pg_catalog.pg_roles)');
 SELECT pg_catalog.pg_extension_config_dump('perf.job_job_id_seq', '');
 
 CREATE VIEW perf.jobs WITH (security_barrier) AS

@@ -11,7 +11,7 @@ COMMENT ON VIEW perf.job_runs IS
 COMMENT ON FUNCTION perf.job_schedule(text, text, text, text, interval, interval, int, int, text, text) IS
 'Defines a job of the current role, or changes its job of that name; returns job_id bigint. The command (one or more SQL statements) runs at top level in a process of its own, as a session of the owner: VACUUM, CREATE INDEX CONCURRENTLY and procedures that commit may be run.
 schedule: interval (''30 s'', ''5 min'', ''1 day''), hourly, daily, weekly, monthly, cron with five fields (''30 2 * * MON-FRI''), or manual (only on request). time_zone: of the server; wall-clock schedules follow its changes of the clock.
-timeout, lock_timeout: NULL for none. max_retries: 0 to 100 further tries after a failure, 1 s, 2 s, 4 s ... 5 min apart. priority: -100 to 100, higher first.
+timeout, lock_timeout: NULL for none. max_retries: 0 to 100 further tries after a failure, 1 s, 2 s, 4 s ... 5 min apart. priority: -100 to 100, higher first, above 0 for superusers only; at the same priority the owner with the fewest runs under way comes first. All but superusers leave one place to others.
 catch_up: what happens to ticks that were missed: run_once (one run for all) | skip | all (at most 1,000). overlap: a tick while a run has not ended: skip | queue | parallel.
 A failure is logged and sent to the channel perf_jobs as JSON (job_id, run_id, status, sqlstate); perf.job_runs has the message.
 Errors: 22023 for an argument that is not accepted, 22004 for NULL, 42601 for a command that is not SQL, 55000 when perf_opt is not preloaded, 25006 on a standby';

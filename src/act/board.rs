@@ -6,6 +6,8 @@
 //! LWLock guards the table; nothing that can raise and nothing slow happens while it is held. A worker clears its place
 //! under the lock before it exits, so a pid read under the lock belongs to a live worker.
 
+use std::collections::HashMap;
+
 use pgrx::shmem::PgSharedMemoryInitialization;
 use pgrx::{pg_sys, PGRXSharedMemory, PgLwLock};
 
@@ -98,6 +100,15 @@ pub fn startup() {
 pub fn free_places(limit: usize) -> usize {
     let used = BOARD.share().places.iter().filter(|place| place.dbid != 0).count();
     limit.min(MAX_RUNS).saturating_sub(used)
+}
+
+/// How many runs each owner has under way in the whole server.
+pub fn by_owner() -> HashMap<u32, usize> {
+    let mut owners = HashMap::new();
+    for place in BOARD.share().places.iter().filter(|place| place.dbid != 0).copied().collect::<Vec<Place>>() {
+        *owners.entry(place.owner).or_default() += 1;
+    }
+    owners
 }
 
 /// The runs under way in a database.

@@ -100,6 +100,12 @@ impl Definition<'_> {
         if !(-PRIORITY_MAX..=PRIORITY_MAX).contains(&self.priority) {
             return Err(invalid("priority", self.priority, "A number from -100 to 100."));
         }
+        if self.priority > 0 && !privilege::is_superuser(privilege::current_role()) {
+            return Err(Error::Denied {
+                message: format!("only a superuser may put a job before others, with priority {}", self.priority),
+                hint: "Use a priority from -100 to 0.".to_owned(),
+            });
+        }
         if CatchUp::from_name(self.catch_up).is_none() {
             return Err(invalid("catch_up", self.catch_up, "run_once, skip or all."));
         }

@@ -7,7 +7,7 @@
 
 use std::ffi::CStr;
 
-use pgrx::datum::{DatumWithOid, TimestampWithTimeZone};
+use pgrx::datum::{DatumWithOid, Interval, TimestampWithTimeZone};
 use pgrx::{pg_sys, JsonB};
 use serde_json::{json, Value};
 
@@ -25,6 +25,8 @@ pub struct Ready {
     pub owner: u32,
     /// Which try this will be.
     pub attempt: i32,
+    /// The owner is a superuser, who may have all places.
+    pub unlimited: bool,
 }
 
 /// A run whose owner cannot run it.
@@ -94,12 +96,12 @@ pub struct Record {
 }
 
 /// Runs a statement with arguments; the number of rows it changed.
-pub fn run(statement: &CStr, arguments: &[DatumWithOid]) -> u64 {
+pub fn run(statement: &'static CStr, arguments: &[DatumWithOid]) -> u64 {
     query::run_with(statement, arguments, |_| ()).0
 }
 
 /// Rows of a statement, each converted.
-pub fn rows<T>(statement: &CStr, arguments: &[DatumWithOid], convert: impl FnMut(&Row) -> T) -> Vec<T> {
+pub fn rows<T>(statement: &'static CStr, arguments: &[DatumWithOid], convert: impl FnMut(&Row) -> T) -> Vec<T> {
     query::run_with(statement, arguments, convert).1
 }
 
@@ -150,13 +152,18 @@ fn iso(at: i64) -> String {
 
 /// Queued runs that may start, at most `limit`, most urgent first; and those whose owner cannot run them. A run that
 /// somebody has locked (to cancel it, in a transaction still open) is left to the next look.
-pub fn ready(now: i64, limit: usize) -> (Vec<Ready>, Vec<Refused>) {
+///
+/// Of runs of the same priority those of the owner that has the fewest under way come first. `full` are owners that have as
+/// many as they may.
+pub fn ready(now: i64, limit: usize, full: &[u32]) -> (Vec<Ready>, Vec<Refused>) {
+    let full: Vec<pg_sys::Oid> = full.iter().map(|owner| pg_sys::Oid::from(*owner)).collect();
     // The first open run of each job is found in one pass over the open ones. Asked for each of them, as they lie behind
     // each other, that takes longer than a round may: thousands of runs of one job would hold up all others for ever.
     let found = rows(
         c"WITH turn AS MATERIALIZED (
              SELECT run_id, pg_catalog.row_number() OVER (PARTITION BY job_id
-                                                         ORDER BY status = 'running' DESC, scheduled_at, run_id) AS place
+                                                         ORDER BY status = 'running' DESC, scheduled_at, run_id) AS place,
+                    pg_catalog.count(*) FILTER (WHERE status = 'running') OVER (PARTITION BY owner) AS busy
              FROM perf.job_run WHERE status IN ('queued', 'running'))
          SELECT r.run_id, r.job_id, r.attempt + 1, r.owner::pg_catalog.oid,
                 CASE WHEN a.oid IS NULL THEN 'gone'
@@ -164,7 +171,7 @@ pub fn ready(now: i64, limit: usize) -> (Vec<Ready>, Vec<Refused>) {
                      WHEN NOT pg_catalog.has_database_privilege(a.oid, d.oid, 'CONNECT') THEN 'connect'
                      WHEN a.rolconnlimit = 0 AND NOT a.rolsuper THEN 'limit'
                      ELSE 'able' END,
-                a.rolname::pg_catalog.text
+                a.rolname::pg_catalog.text, COALESCE(a.rolsuper, false)
          FROM turn t
          JOIN perf.job_run r ON r.run_id = t.run_id
          JOIN pg_catalog.pg_database d ON d.datname = pg_catalog.current_database()
@@ -173,10 +180,11 @@ pub fn ready(now: i64, limit: usize) -> (Vec<Ready>, Vec<Refused>) {
          WHERE r.status = 'queued'
            AND (r.not_before IS NULL OR r.not_before <= $1)
            AND (t.place = 1 OR j.overlap = 'parallel')
-         ORDER BY j.priority DESC NULLS LAST, r.scheduled_at, r.run_id
+           AND r.owner::pg_catalog.oid <> ALL ($3)
+         ORDER BY j.priority DESC NULLS LAST, t.busy, r.scheduled_at, r.run_id
          LIMIT $2
          FOR UPDATE OF r SKIP LOCKED",
-        &[timestamp(now).into(), (limit as i64).into()],
+        &[timestamp(now).into(), (limit as i64).into(), full.into()],
         |row| {
             let owner = row.get::<pg_sys::Oid>(4).map_or(0, pg_sys::Oid::to_u32);
             let role = row.string(6);
@@ -189,7 +197,7 @@ pub fn ready(now: i64, limit: usize) -> (Vec<Ready>, Vec<Refused>) {
             };
             let run_id = row.get::<i64>(1).unwrap_or_default();
             (
-                Ready { run_id, owner, attempt: row.get::<i32>(3).unwrap_or(1) },
+                Ready { run_id, owner, attempt: row.get::<i32>(3).unwrap_or(1), unlimited: row.get(7).unwrap_or(false) },
                 row.get::<i64>(2).unwrap_or_default(),
                 refusal,
             )
@@ -253,30 +261,32 @@ pub fn lost(run_id: i64, attempt: i32, failure: &Failure, status: &str, seed: u6
 
 // ---- the worker's steps ----
 
-/// What a claimed run is to do; `None` when it is not claimed, or its job is gone.
+/// What a claimed run is to do; `None` when it is not claimed, or its job is gone. Read by hand, not in SQL: this is the first
+/// thing that a new process does, where parsing and planning a join costs more than all the rest of the run.
 pub fn order(run_id: i64, attempt: i32) -> Option<Order> {
-    let found = rows(
-        c"SELECT j.job_id, j.name, j.kind, j.command, j.target::pg_catalog.oid, j.options,
-                (1000 * EXTRACT(epoch FROM j.timeout))::pg_catalog.int8,
-                (1000 * EXTRACT(epoch FROM j.lock_timeout))::pg_catalog.int8, j.max_retries
-         FROM perf.job_run r JOIN perf.job j USING (job_id)
-         WHERE r.run_id = $1 AND r.status = 'running' AND r.attempt = $2",
-        &[run_id.into(), attempt.into()],
-        |row| Order {
-            run_id,
-            attempt,
-            job_id: row.get(1).unwrap_or_default(),
-            name: row.string(2),
-            kind: row.string(3),
-            command: row.get::<Text>(4).map(|command| command.0),
-            target: row.get::<pg_sys::Oid>(5).map(pg_sys::Oid::to_u32),
-            options: row.get::<JsonB>(6).map_or(Value::Null, |options| options.0),
-            timeout_ms: row.get(7),
-            lock_timeout_ms: row.get(8),
-            max_retries: row.get(9).unwrap_or_default(),
-        },
-    );
-    found.into_iter().next()
+    let job_id = query::row_by_key(c"job_run", c"job_run_pkey", run_id, |row| {
+        let claimed = row.named::<Text>(c"status").is_some_and(|status| status.0 == "running")
+            && row.named::<i32>(c"attempt") == Some(attempt);
+        row.named::<i64>(c"job_id").filter(|_| claimed)
+    })
+    .flatten()?;
+    let milliseconds = |interval: Option<Interval>| {
+        interval.map(|interval| i64::try_from(interval.as_micros() / 1_000).unwrap_or(i64::MAX))
+    };
+    let string = |text: Option<Text>| text.unwrap_or_default().0;
+    query::row_by_key(c"job", c"job_pkey", job_id, |row| Order {
+        run_id,
+        attempt,
+        job_id,
+        name: string(row.named(c"name")),
+        kind: string(row.named(c"kind")),
+        command: row.named::<Text>(c"command").map(|command| command.0),
+        target: row.named::<pg_sys::Oid>(c"target").map(pg_sys::Oid::to_u32),
+        options: row.named::<JsonB>(c"options").map_or(Value::Null, |options| options.0),
+        timeout_ms: milliseconds(row.named(c"timeout")),
+        lock_timeout_ms: milliseconds(row.named(c"lock_timeout")),
+        max_retries: row.named(c"max_retries").unwrap_or_default(),
+    })
 }
 
 /// Writes down the end of a try. A failed one goes back to the queue while the job allows more.

@@ -15,7 +15,7 @@ use super::jobs::{self, Look};
 use super::runs::{self, Ready};
 use crate::collect::registry;
 use crate::pg::alarm::Alarm;
-use crate::pg::background;
+use crate::pg::{background, privilege, query};
 
 const SECOND_US: i64 = 1_000_000;
 const ROUND_LIMIT_MS: i32 = 30_000;
@@ -47,6 +47,7 @@ pub extern "C-unwind" fn perf_opt_scheduler_main(argument: pg_sys::Datum) {
     background::install_signal_handlers();
     background::connect_to_database(dbid);
     crate::collect::worker::settings();
+    query::keep_plans();
     let mut scheduler = Scheduler::new(dbid);
     let unneeded = scheduler.work();
     registry::detach_scheduler(dbid, background::my_pid(), unneeded);
@@ -142,7 +143,7 @@ impl Scheduler {
     }
 
     /// One look at everything. `None` when the extension is gone.
-    fn round(&self, now: i64) -> Option<Round> {
+    fn round(&mut self, now: i64) -> Option<Round> {
         if !background::extension_installed() {
             return None;
         }
@@ -153,16 +154,33 @@ impl Scheduler {
         let all_settled = self.settle_lost();
         let look = jobs::queue_due(now);
         let limit = crate::guc::max_running_jobs();
+        // Should the clock have been set back, the wait is not as long as that.
+        self.starved_until = self.starved_until.min(now + SOON_US);
         let places = if now < self.starved_until { 0 } else { board::free_places(limit) };
-        let (ready, refused) = runs::ready(now, places.max(1));
+        // One place is left for others by everybody but superusers.
+        let most = limit.saturating_sub(1).max(1);
+        let mut owners = board::by_owner();
+        let full: Vec<u32> = owners
+            .iter()
+            .filter(|(owner, runs)| **runs >= most && !privilege::is_superuser(pg_sys::Oid::from(**owner)))
+            .map(|(owner, _)| *owner)
+            .collect();
+        let (ready, refused) = runs::ready(now, places.max(1), &full);
         for refused in &refused {
             runs::refuse(refused);
         }
-        let claimed: Vec<Ready> = ready.iter().take(places).copied().collect();
+        let mut claimed: Vec<Ready> = Vec::with_capacity(places);
+        for run in &ready {
+            let runs = owners.entry(run.owner).or_default();
+            if claimed.len() < places && (run.unlimited || *runs < most) {
+                *runs += 1;
+                claimed.push(*run);
+            }
+        }
         if !claimed.is_empty() {
             runs::claim(&claimed);
         }
-        let hungry = ready.len() > claimed.len() || (places > 0 && claimed.len() == places);
+        let hungry = ready.len() > claimed.len() || !full.is_empty() || (places > 0 && claimed.len() == places);
         let soon = match look {
             Look::More => Some(now),
             Look::Locked => Some(now + SOON_US),
@@ -174,7 +192,9 @@ impl Scheduler {
             .filter(|place| place.pid == 0)
             .map(|place| place.reserved_at + board::LAUNCH_LIMIT_US)
             .min();
-        let again = (!refused.is_empty()).then_some(now);
+        // What was read and not taken leaves room for what was not read.
+        let passed_over = !claimed.is_empty() && claimed.len() < places.min(ready.len());
+        let again = (!refused.is_empty() || passed_over).then_some(now);
         let unsettled = (!all_settled).then_some(now + SOON_US);
         let times = [soon, unsettled, starved, late, again, jobs::next_due_at(now), runs::next_retry_at(now)];
         let wake_at = times.into_iter().flatten().min();

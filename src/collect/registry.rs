@@ -11,6 +11,7 @@ use std::cell::RefCell;
 use pgrx::shmem::PgSharedMemoryInitialization;
 use pgrx::{pg_sys, PGRXSharedMemory, PgLwLock};
 
+use crate::error::Error;
 use crate::pg::utility::{self, UtilityKind};
 use crate::pg::{background, names};
 
@@ -565,7 +566,7 @@ pub fn before_utility(kind: &UtilityKind) {
     if !ready() || background::in_recovery() || super::is_worker() {
         return;
     }
-    background::on_transaction_end(transaction_ended);
+    background::on_transaction_end(transaction_ended, refuse_prepare);
     PENDING.with_borrow_mut(|pending| {
         pending.databases = true;
         pending.extension |= matches!(kind, UtilityKind::CreateExtension | UtilityKind::DropExtension);
@@ -584,8 +585,20 @@ pub fn before_utility(kind: &UtilityKind) {
 /// To be called by whoever changes the jobs of the current database: their scheduler hears of it at the end.
 pub fn note_jobs_change() {
     if ready() {
-        background::on_transaction_end(transaction_ended);
+        background::on_transaction_end(transaction_ended, refuse_prepare);
         PENDING.with_borrow_mut(|pending| pending.jobs = true);
+    }
+}
+
+/// What the scheduler is to hear of at commit cannot wait in a prepared transaction, which another session commits: refused,
+/// as the server itself refuses NOTIFY there.
+fn refuse_prepare() {
+    if PENDING.with_borrow(|pending| pending.jobs) {
+        Error::Unsupported {
+            message: "cannot PREPARE a transaction that has changed or started jobs".to_owned(),
+            hint: "Commit it with COMMIT.".to_owned(),
+        }
+        .raise();
     }
 }
 

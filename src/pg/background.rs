@@ -479,9 +479,14 @@ pub fn extension_installed() -> bool {
 
 /// Registers `on_end`, called at the end of every transaction of this backend, when its changes are seen and its row locks
 /// are gone.
-pub fn on_transaction_end(on_end: fn()) {
-    static CALLBACK: std::sync::OnceLock<fn()> = std::sync::OnceLock::new();
-    if CALLBACK.set(on_end).is_err() {
+/// `before_prepare` is called before one is prepared for two-phase commit, and may raise.
+pub fn on_transaction_end(on_end: fn(), before_prepare: fn()) {
+    struct Callbacks {
+        on_end: fn(),
+        before_prepare: fn(),
+    }
+    static CALLBACKS: std::sync::OnceLock<Callbacks> = std::sync::OnceLock::new();
+    if CALLBACKS.set(Callbacks { on_end, before_prepare }).is_err() {
         return;
     }
     #[pg_guard]
@@ -492,8 +497,10 @@ pub fn on_transaction_end(on_end: fn()) {
                 | pg_sys::XactEvent::XACT_EVENT_ABORT
                 | pg_sys::XactEvent::XACT_EVENT_PREPARE
         );
-        if let Some(callback) = CALLBACK.get().filter(|_| is_end) {
-            callback();
+        match CALLBACKS.get() {
+            Some(callbacks) if is_end => (callbacks.on_end)(),
+            Some(callbacks) if event == pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE => (callbacks.before_prepare)(),
+            _ => {}
         }
     }
     // SAFETY: the callback is a function of this library, which is never unloaded.

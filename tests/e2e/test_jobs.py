@@ -518,6 +518,37 @@ class Ownership(JobTest):
         self.assertEqual(self.run_now(job)["status"], "failed")
 
 
+class Sharing(JobTest):
+    """Places are shared."""
+
+    def test_nobody_takes_all_places(self) -> None:
+        self.cluster.configure({"perf_opt.max_running_jobs": 2}, reload=True)
+        self.addCleanup(self.cluster.configure, {"perf_opt.max_running_jobs": 8}, True)
+        for role in ("greedy", "modest"):
+            self.sql(f"CREATE ROLE {role} LOGIN")
+            self.addCleanup(self.cluster.sql, f"DROP ROLE {role}")
+        jobs = [self.schedule(f"g{number}", "manual", "SELECT pg_sleep(60)", user="greedy") for number in range(4)]
+        for job in jobs:
+            self.value("SELECT perf.job_run_now($1::bigint)", (job,))
+        running = "SELECT count(*) FROM perf.job_runs WHERE status = 'running' AND owner = 'greedy'"
+        self.wait_until(lambda: self.value(running) == 1, 15, "the first run")
+        other = self.schedule("m", "manual", "SELECT 1", user="modest", priority=-5)
+        self.assertEqual(self.run_now(other, timeout=10)["status"], "succeeded")
+        self.assertEqual(self.value(running), 1)
+        self.sql("SELECT perf.job_cancel(run_id) FROM perf.job_runs WHERE finished_at IS NULL")
+        self.wait_until(lambda: self.value("SELECT count(*) FROM perf.job_runs WHERE finished_at IS NULL") == 0, 10, "the end")
+
+    def test_two_phase_commit_is_refused(self) -> None:
+        cluster = self.private_cluster({**SETTINGS, "max_prepared_transactions": 2})
+        cluster.sql("CREATE EXTENSION perf_opt")
+        with cluster.connect() as session:
+            session.query("BEGIN; SELECT perf.job_schedule('a', '1 s', 'SELECT 1')")
+            with self.assertRaises(SqlError) as caught:
+                session.query("PREPARE TRANSACTION 'two'")
+            self.assertEqual(caught.exception.sqlstate, "0A000")
+        self.assertEqual(cluster.sql("SELECT * FROM perf.jobs"), [])
+
+
 class Places(JobTest):
     """Databases, standbys, clients."""
 

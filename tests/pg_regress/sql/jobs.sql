@@ -88,6 +88,7 @@ SELECT count(*) FROM perf.jobs;
 SELECT perf.job_unschedule(:job_id);
 SELECT perf.job_pause(:job_id);
 \set VERBOSITY default
+SELECT perf.job_schedule('nightly', '1 hour', 'SELECT 2', priority => 1);
 SELECT perf.job_schedule('nightly', '1 hour', 'SELECT 2') <> :job_id AS own;
 SELECT name, owner, command FROM perf.jobs;
 SELECT * FROM perf.job;
