@@ -18,7 +18,9 @@ use crate::pg::alarm::Alarm;
 use crate::pg::{background, privilege, query};
 
 const SECOND_US: i64 = 1_000_000;
-const ROUND_LIMIT_MS: i32 = 30_000;
+/// None: the server leaves the alarm of a limit armed that is no longer needed, and it would wake us for nothing. What a
+/// round could wait for is a lock, and that has its own limit.
+const ROUND_LIMIT_MS: i32 = 0;
 /// How soon to look again after something that no event will announce: a locked row, a round that failed, want of worker
 /// slots.
 const SOON_US: i64 = SECOND_US;

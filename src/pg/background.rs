@@ -399,7 +399,7 @@ pub fn on_exit(callback: unsafe extern "C-unwind" fn(i32, pg_sys::Datum)) {
     unsafe { pg_sys::before_shmem_exit(Some(callback), pg_sys::Datum::from(0)) }
 }
 
-/// Runs `body` in a transaction with a snapshot and a time limit. Commits when it returns `Ok`; rolls back when it
+/// Runs `body` in a transaction with a snapshot and a time limit; 0 is none. Commits when it returns `Ok`; rolls back when it
 /// returns `Err` or raises, and gives the message. The process goes on either way.
 pub fn transaction<R>(limit_ms: i32, body: impl FnOnce() -> Result<R, Error>) -> Result<R, String> {
     // SAFETY: no transaction is open in the loops that call this; a cancel that came for an earlier one is dropped.
@@ -413,7 +413,9 @@ pub fn transaction<R>(limit_ms: i32, body: impl FnOnce() -> Result<R, Error>) ->
         unsafe {
             pg_sys::StartTransactionCommand();
             pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
-            enable_timeout_after(STATEMENT_TIMEOUT, limit_ms);
+            if limit_ms > 0 {
+                enable_timeout_after(STATEMENT_TIMEOUT, limit_ms);
+            }
         }
         let value = body().map_err(|error| error.message())?;
         // SAFETY: as above.

@@ -98,9 +98,9 @@ def _living(pid: int) -> float:
 
 
 def switches(pid: int) -> int:
-    """How often a process has slept or been put aside so far."""
+    """How often a process has gone to sleep so far."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return sum(int(line.split()[1]) for line in lines if "ctxt_switches" in line)
+    return sum(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt"))
 
 
 def load() -> str:
