@@ -7,6 +7,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use perf_core::backoff::Backoff;
 use pgrx::{pg_guard, pg_sys};
 
 use super::board;
@@ -24,6 +25,9 @@ const ROUND_LIMIT_MS: i32 = 0;
 /// How soon to look again after something that no event will announce: a locked row, a round that failed, want of worker
 /// slots.
 const SOON_US: i64 = SECOND_US;
+/// The same for want of worker slots. Mostly they are only waiting for the postmaster to take leave of processes that have
+/// ended, which takes milliseconds; when others have them, it takes longer each time.
+const SLOT_US: i64 = 5_000;
 const PRUNE_EVERY_US: i64 = 600 * SECOND_US;
 const PRUNE_BATCH: i64 = 10_000;
 const DAY_US: i64 = 86_400 * SECOND_US;
@@ -80,6 +84,7 @@ struct Scheduler {
     pruned_at: i64,
     /// No worker could be started; not to be tried before this time.
     starved_until: i64,
+    starved: Backoff,
     /// Since when there is nothing to do; 0: there is.
     idle_since: i64,
     last_message: String,
@@ -93,6 +98,7 @@ impl Scheduler {
             looked_at: background::now(),
             pruned_at: 0,
             starved_until: 0,
+            starved: Backoff::new(SLOT_US, SOON_US),
             idle_since: 0,
             last_message: String::new(),
         }
@@ -243,9 +249,12 @@ impl Scheduler {
             left = rest;
         }
         if left.is_empty() {
+            if !claimed.is_empty() {
+                self.starved.reset();
+            }
             return true;
         }
-        self.starved_until = background::now() + SOON_US;
+        self.starved_until = background::now() + self.starved.next();
         let unclaimed = background::transaction(ROUND_LIMIT_MS, || {
             runs::unclaim(left, NO_WORKER);
             Ok(())
