@@ -27,6 +27,7 @@ CREATE TABLE perf.job (
     UNIQUE (owner, name)
 );
 CREATE INDEX job_next_run ON perf.job (next_run_at) WHERE enabled AND next_run_at IS NOT NULL;
+CREATE INDEX job_paused ON perf.job (paused_until) WHERE paused_until IS NOT NULL;
 CREATE INDEX job_target ON perf.job (target) WHERE target IS NOT NULL;
 
 -- What workers and the scheduler count of a job. No function of a user's locks a row here, so that a transaction that is

@@ -178,10 +178,13 @@ fn store_next(job_id: i64, next: Option<i64>) {
 /// When the next job is due or ends its pause; `None` when there is none. Not those that are due and locked: there is
 /// nothing to be done about them at once.
 pub fn next_due_at(now: i64) -> Option<i64> {
+    // The first by its index, however many there are; and those that pause, which are few.
     let found = rows(
-        c"SELECT pg_catalog.min(GREATEST(next_run_at, paused_until)) FROM perf.job
-         WHERE enabled AND next_run_at IS NOT NULL AND (paused_until IS NULL OR paused_until < 'infinity')
-           AND GREATEST(next_run_at, paused_until) > $1",
+        c"SELECT LEAST((SELECT pg_catalog.min(next_run_at) FROM perf.job
+                        WHERE enabled AND next_run_at > $1 AND paused_until IS NULL),
+                       (SELECT pg_catalog.min(GREATEST(next_run_at, paused_until)) FROM perf.job
+                        WHERE enabled AND next_run_at IS NOT NULL AND paused_until < 'infinity'
+                          AND GREATEST(next_run_at, paused_until) > $1))",
         &[timestamp(now).into()],
         |row| row.get::<TimestampWithTimeZone>(1),
     );

@@ -1,6 +1,7 @@
-//! The launcher: one process, connected to the shared catalogs only, that finds the databases with the extension and
-//! keeps one collector in each, and one scheduler in each that has jobs. It wakes when the registry changes, when a worker starts or ends, and once a second
-//! to see which statements wait for locks, which needs no database. On a standby it waits for promotion.
+//! The launcher: one process, connected to the shared catalogs only, that finds the databases with the extension and keeps
+//! one collector in each, and one scheduler in each that has jobs. It wakes when the registry changes, when a worker starts
+//! or ends, and once a second to see which statements wait for locks, which needs no database. On a standby it waits for
+//! promotion, of which a process tells it that the postmaster starts then.
 //!
 //! Called by the postmaster. Takes the registry's lock for moments; holds nothing while it starts workers.
 

@@ -6,20 +6,22 @@
 //! raise and nothing slow happens while it is held. A worker clears its pid under the lock before it exits, so a pid
 //! read under the lock belongs to a live worker.
 
-use std::cell::RefCell;
+mod holds;
+mod scheduler;
+
+pub use holds::{before_utility, note_jobs_change};
+pub use scheduler::{
+    attach_scheduler, detach_scheduler, is_scheduler_wanted, job_changes, jobs_changed, reserve_scheduler, run_ended,
+    set_hungry, void_scheduler_launch, Scheduler,
+};
 
 use pgrx::shmem::PgSharedMemoryInitialization;
 use pgrx::{pg_sys, PGRXSharedMemory, PgLwLock};
 
-use crate::error::Error;
-use crate::pg::utility::{self, UtilityKind};
-use crate::pg::{background, names};
+use crate::pg::background;
 
 /// Databases that can have a collector at the same time.
 pub const MAX_DATABASES: usize = 64;
-/// How long a statement waits for the worker to leave.
-const LEAVE_LIMIT_MS: i64 = 5_000;
-const LEAVE_POLL_MS: i64 = 5;
 const ERROR_BYTES: usize = 200;
 
 /// Where the worker of a slot is in its life.
@@ -76,44 +78,6 @@ pub struct Slot {
     pub history_bytes: i64,
     /// The process that starts the jobs of this database.
     pub scheduler: Scheduler,
-}
-
-/// What is known of the scheduler of a database. There is one only where there are jobs.
-#[derive(Clone, Copy)]
-pub struct Scheduler {
-    /// Number of the latest change of the jobs here.
-    changes: u64,
-    /// The change up to which a scheduler has found nothing that it is needed for.
-    unneeded: u64,
-    /// Number of the latest launch; a process with another number must not start.
-    ticket: u32,
-    /// The process, 0 when none is attached.
-    pub pid: i32,
-    latch: usize,
-    /// When the postmaster was asked for it; 0 when it was not, or when it has come.
-    pub launched_at: i64,
-    /// When it attached.
-    pub started_at: i64,
-    /// Its runs wait for places that others have.
-    hungry: bool,
-}
-
-impl Scheduler {
-    const NONE: Scheduler = Scheduler {
-        changes: 0,
-        unneeded: 0,
-        ticket: 0,
-        pid: 0,
-        latch: 0,
-        launched_at: 0,
-        started_at: 0,
-        hungry: false,
-    };
-
-    /// Whether the database has, or may have, jobs.
-    pub fn is_wanted(&self) -> bool {
-        self.changes != self.unneeded
-    }
 }
 
 impl Slot {
@@ -397,104 +361,6 @@ pub fn detach(dbid: u32, pid: i32, phase: Phase) {
     background::wake(latch);
 }
 
-// ---- the scheduler of a database ----
-
-/// The jobs of a database have changed, or it has been found to have some: wakes its scheduler, or whoever starts one.
-pub fn jobs_changed(dbid: u32) {
-    let mut registry = REGISTRY.exclusive();
-    let launcher = registry.launcher_latch;
-    let Some(slot) = registry.find_or_add(dbid) else { return };
-    slot.scheduler.changes += 1;
-    let latch = if slot.scheduler.pid == 0 { launcher } else { slot.scheduler.latch };
-    drop(registry);
-    background::wake(latch);
-}
-
-/// Remembers whether runs of a database wait for places that others have.
-pub fn set_hungry(dbid: u32, hungry: bool) {
-    if let Some(slot) = REGISTRY.exclusive().find(dbid) {
-        slot.scheduler.hungry = hungry;
-    }
-}
-
-/// A worker of a database ended: wakes its scheduler, and those that wait for the place.
-pub fn run_ended(dbid: u32) {
-    let mut latches = [0; MAX_DATABASES];
-    let registry = REGISTRY.share();
-    for (latch, slot) in latches.iter_mut().zip(&registry.slots) {
-        if slot.dbid == dbid || slot.scheduler.hungry {
-            *latch = slot.scheduler.latch;
-        }
-    }
-    drop(registry);
-    latches.into_iter().for_each(background::wake);
-}
-
-/// Whether a database has, or may have, jobs.
-pub fn is_scheduler_wanted(dbid: u32) -> bool {
-    REGISTRY.exclusive().find(dbid).is_some_and(|slot| slot.scheduler.is_wanted())
-}
-
-/// Reserves the right to launch the scheduler of a database: what it is to be started with.
-pub fn reserve_scheduler(dbid: u32, now: i64) -> Option<i64> {
-    let mut registry = REGISTRY.exclusive();
-    let index = registry.slots.iter().position(|slot| slot.dbid == dbid && dbid != 0)?;
-    let slot = &mut registry.slots[index];
-    if slot.holds > 0 || slot.scheduler.pid != 0 || !slot.scheduler.is_wanted() {
-        return None;
-    }
-    slot.scheduler.ticket = slot.scheduler.ticket.wrapping_add(1);
-    slot.scheduler.launched_at = now;
-    Some(slot_argument(index, slot.scheduler.ticket))
-}
-
-/// The launch did not happen, or the scheduler never came: its ticket is void.
-pub fn void_scheduler_launch(dbid: u32) {
-    if let Some(slot) = REGISTRY.exclusive().find(dbid) {
-        slot.scheduler.ticket = slot.scheduler.ticket.wrapping_add(1);
-        slot.scheduler.launched_at = 0;
-    }
-}
-
-/// Takes the scheduler's part of a slot. `None` when the launch is void or the database is held: end at once.
-pub fn attach_scheduler(index: usize, ticket: u32, pid: i32, latch: usize) -> Option<u32> {
-    let mut registry = REGISTRY.exclusive();
-    let slot = registry.slots.get_mut(index)?;
-    if slot.dbid == 0 || slot.scheduler.ticket != ticket || slot.scheduler.pid != 0 {
-        return None;
-    }
-    slot.scheduler.launched_at = 0;
-    if slot.holds > 0 {
-        return None;
-    }
-    slot.scheduler.pid = pid;
-    slot.scheduler.latch = latch;
-    slot.scheduler.started_at = background::now();
-    Some(slot.dbid)
-}
-
-/// The number to remember before the jobs are read, for [`detach_scheduler`].
-pub fn job_changes(dbid: u32) -> u64 {
-    REGISTRY.exclusive().find(dbid).map_or(0, |slot| slot.scheduler.changes)
-}
-
-/// The scheduler ends. `unneeded`: it found no jobs after that change, so that none is started until the next one.
-pub fn detach_scheduler(dbid: u32, pid: i32, unneeded: Option<u64>) {
-    let mut registry = REGISTRY.exclusive();
-    if let Some(slot) = registry.find(dbid) {
-        if slot.scheduler.pid == pid {
-            slot.scheduler.pid = 0;
-            slot.scheduler.latch = 0;
-            if let Some(changes) = unneeded {
-                slot.scheduler.unneeded = changes;
-            }
-        }
-    }
-    let latch = registry.launcher_latch;
-    drop(registry);
-    background::wake(latch);
-}
-
 /// Whether some statement wants this database without a worker.
 pub fn is_held(dbid: u32) -> bool {
     REGISTRY.exclusive().find(dbid).is_some_and(|slot| slot.holds > 0)
@@ -539,136 +405,6 @@ pub fn note_run(dbid: u32, report: &RunReport<'_>) {
             slot.failures = slot.failures.saturating_add(1);
         }
     }
-}
-
-// ---- the utility hook's side ----
-
-thread_local! {
-    /// What this backend's transaction holds, and whether it touches the extension.
-    static PENDING: RefCell<Pending> = const { RefCell::new(Pending::NOTHING) };
-}
-
-struct Pending {
-    held: Vec<u32>,
-    databases: bool,
-    extension: bool,
-    jobs: bool,
-}
-
-impl Pending {
-    const NOTHING: Pending = Pending { held: Vec::new(), databases: false, extension: false, jobs: false };
-}
-
-/// To be called by the utility hook before it runs a statement that [`utility::classify`] recognised. Makes our
-/// worker leave the database concerned and waits for that (at most 5 s, interruptible). What is to happen
-/// afterwards, at commit or abort, is arranged here.
-pub fn before_utility(kind: &UtilityKind) {
-    if !ready() || background::in_recovery() || super::is_worker() {
-        return;
-    }
-    background::on_transaction_end(transaction_ended, refuse_prepare);
-    PENDING.with_borrow_mut(|pending| {
-        pending.databases = true;
-        pending.extension |= matches!(kind, UtilityKind::CreateExtension | UtilityKind::DropExtension);
-    });
-    let dbid = match kind {
-        UtilityKind::CreateDatabase { template } => utility::database_for(template, true),
-        UtilityKind::ExclusiveDatabase { name } => utility::database_for(name, false),
-        UtilityKind::DropExtension => utility::may_drop_extension().then(names::current_database),
-        UtilityKind::CreateExtension => None,
-    };
-    if let Some(dbid) = dbid {
-        request_leave(dbid);
-    }
-}
-
-/// To be called by whoever changes the jobs of the current database: their scheduler hears of it at the end.
-pub fn note_jobs_change() {
-    if ready() {
-        background::on_transaction_end(transaction_ended, refuse_prepare);
-        PENDING.with_borrow_mut(|pending| pending.jobs = true);
-    }
-}
-
-/// What the scheduler is to hear of at commit cannot wait in a prepared transaction, which another session commits: refused,
-/// as the server itself refuses NOTIFY there.
-fn refuse_prepare() {
-    if PENDING.with_borrow(|pending| pending.jobs) {
-        Error::Unsupported {
-            message: "cannot PREPARE a transaction that has changed or started jobs".to_owned(),
-            hint: "Commit it with COMMIT.".to_owned(),
-        }
-        .raise();
-    }
-}
-
-/// Makes our workers of a database leave and keeps it out until this transaction ends.
-fn request_leave(dbid: u32) {
-    let already = PENDING.with_borrow(|pending| pending.held.contains(&dbid));
-    if !already {
-        let held = match REGISTRY.exclusive().find_or_add(dbid) {
-            Some(slot) => {
-                slot.holds += 1;
-                true
-            }
-            None => false,
-        };
-        if !held {
-            return;
-        }
-        PENDING.with_borrow_mut(|pending| pending.held.push(dbid));
-    }
-    let deadline = background::now() + LEAVE_LIMIT_MS * 1_000;
-    let mut asked: Vec<i32> = Vec::new();
-    loop {
-        let pids = {
-            let mut registry = REGISTRY.exclusive();
-            let pids = registry.find(dbid).map_or([0, 0], |slot| [slot.pid, slot.scheduler.pid]);
-            for pid in pids {
-                if pid != 0 && !asked.contains(&pid) {
-                    background::terminate(pid);
-                    asked.push(pid);
-                }
-            }
-            pids
-        };
-        let gone = pids == [0, 0] && !asked.iter().any(|&pid| background::is_attached(pid));
-        if gone || background::now() > deadline {
-            return;
-        }
-        background::pause(LEAVE_POLL_MS);
-    }
-}
-
-/// Called at the end of each transaction of a backend that used `before_utility`: gives back what it held and tells
-/// the launcher to look at the databases again.
-fn transaction_ended() {
-    let pending = PENDING.with_borrow_mut(|pending| std::mem::replace(pending, Pending::NOTHING));
-    if !ready() {
-        return;
-    }
-    // After a rollback too: what it had locked was passed over, and nothing else would have it looked at again.
-    if pending.jobs {
-        jobs_changed(names::current_database());
-    }
-    if !pending.databases {
-        return;
-    }
-    let mut registry = REGISTRY.exclusive();
-    for dbid in pending.held {
-        if let Some(slot) = registry.find(dbid) {
-            slot.holds = slot.holds.saturating_sub(1);
-        }
-    }
-    if pending.extension {
-        if let Some(slot) = registry.find_or_add(names::current_database()) {
-            slot.recheck = true;
-        }
-    }
-    registry.changes += 1;
-    let latch = registry.launcher_latch;
-    drop(registry);
-    background::wake(latch);
 }
 
 /// What a worker is started with: its slot and its ticket in one number.

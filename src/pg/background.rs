@@ -1,5 +1,6 @@
 //! What a background process needs of the server, made safe: registration, signals, the latch, transactions with a
-//! deadline. Called by the launcher and the collector only. Locks nothing.
+//! deadline. Called by the launcher, the collectors, the schedulers and the workers of job runs; what a client's backend may
+//! call too says so. Locks nothing.
 
 use std::ffi::CStr;
 use std::panic::AssertUnwindSafe;

@@ -1,0 +1,142 @@
+//! What a backend's transaction asks of our workers: to leave a database that a statement needs alone, and to look again at
+//! what it has changed once it has ended. Called by the utility hook and the job functions. Locks the registry for moments,
+//! and waits for workers to leave without it.
+
+use std::cell::RefCell;
+
+use super::{jobs_changed, ready, REGISTRY};
+use crate::error::Error;
+use crate::pg::utility::{self, UtilityKind};
+use crate::pg::{background, names};
+
+/// How long a statement waits for the worker to leave.
+const LEAVE_LIMIT_MS: i64 = 5_000;
+const LEAVE_POLL_MS: i64 = 5;
+
+thread_local! {
+    /// What this backend's transaction holds, and whether it touches the extension.
+    static PENDING: RefCell<Pending> = const { RefCell::new(Pending::NOTHING) };
+}
+
+struct Pending {
+    held: Vec<u32>,
+    databases: bool,
+    extension: bool,
+    jobs: bool,
+}
+
+impl Pending {
+    const NOTHING: Pending = Pending { held: Vec::new(), databases: false, extension: false, jobs: false };
+}
+
+/// To be called by the utility hook before it runs a statement that [`utility::classify`] recognised. Makes our
+/// worker leave the database concerned and waits for that (at most 5 s, interruptible). What is to happen
+/// afterwards, at commit or abort, is arranged here.
+pub fn before_utility(kind: &UtilityKind) {
+    if !ready() || background::in_recovery() || crate::collect::is_worker() {
+        return;
+    }
+    background::on_transaction_end(transaction_ended, refuse_prepare);
+    PENDING.with_borrow_mut(|pending| {
+        pending.databases = true;
+        pending.extension |= matches!(kind, UtilityKind::CreateExtension | UtilityKind::DropExtension);
+    });
+    let dbid = match kind {
+        UtilityKind::CreateDatabase { template } => utility::database_for(template, true),
+        UtilityKind::ExclusiveDatabase { name } => utility::database_for(name, false),
+        UtilityKind::DropExtension => utility::may_drop_extension().then(names::current_database),
+        UtilityKind::CreateExtension => None,
+    };
+    if let Some(dbid) = dbid {
+        request_leave(dbid);
+    }
+}
+
+/// To be called by whoever changes the jobs of the current database: their scheduler hears of it at the end.
+pub fn note_jobs_change() {
+    if ready() {
+        background::on_transaction_end(transaction_ended, refuse_prepare);
+        PENDING.with_borrow_mut(|pending| pending.jobs = true);
+    }
+}
+
+/// What the scheduler is to hear of at commit cannot wait in a prepared transaction, which another session commits: refused,
+/// as the server itself refuses NOTIFY there.
+fn refuse_prepare() {
+    if PENDING.with_borrow(|pending| pending.jobs) {
+        Error::Unsupported {
+            message: "cannot PREPARE a transaction that has changed or started jobs".to_owned(),
+            hint: "Commit it with COMMIT.".to_owned(),
+        }
+        .raise();
+    }
+}
+
+/// Makes our workers of a database leave and keeps it out until this transaction ends.
+fn request_leave(dbid: u32) {
+    let already = PENDING.with_borrow(|pending| pending.held.contains(&dbid));
+    if !already {
+        let held = match REGISTRY.exclusive().find_or_add(dbid) {
+            Some(slot) => {
+                slot.holds += 1;
+                true
+            }
+            None => false,
+        };
+        if !held {
+            return;
+        }
+        PENDING.with_borrow_mut(|pending| pending.held.push(dbid));
+    }
+    let deadline = background::now() + LEAVE_LIMIT_MS * 1_000;
+    let mut asked: Vec<i32> = Vec::new();
+    loop {
+        let pids = {
+            let mut registry = REGISTRY.exclusive();
+            let pids = registry.find(dbid).map_or([0, 0], |slot| [slot.pid, slot.scheduler.pid]);
+            for pid in pids {
+                if pid != 0 && !asked.contains(&pid) {
+                    background::terminate(pid);
+                    asked.push(pid);
+                }
+            }
+            pids
+        };
+        let gone = pids == [0, 0] && !asked.iter().any(|&pid| background::is_attached(pid));
+        if gone || background::now() > deadline {
+            return;
+        }
+        background::pause(LEAVE_POLL_MS);
+    }
+}
+
+/// Called at the end of each transaction of a backend that used `before_utility`: gives back what it held and tells
+/// the launcher to look at the databases again.
+fn transaction_ended() {
+    let pending = PENDING.with_borrow_mut(|pending| std::mem::replace(pending, Pending::NOTHING));
+    if !ready() {
+        return;
+    }
+    // After a rollback too: what it had locked was passed over, and nothing else would have it looked at again.
+    if pending.jobs {
+        jobs_changed(names::current_database());
+    }
+    if !pending.databases {
+        return;
+    }
+    let mut registry = REGISTRY.exclusive();
+    for dbid in pending.held {
+        if let Some(slot) = registry.find(dbid) {
+            slot.holds = slot.holds.saturating_sub(1);
+        }
+    }
+    if pending.extension {
+        if let Some(slot) = registry.find_or_add(names::current_database()) {
+            slot.recheck = true;
+        }
+    }
+    registry.changes += 1;
+    let latch = registry.launcher_latch;
+    drop(registry);
+    background::wake(latch);
+}
