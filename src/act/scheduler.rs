@@ -73,6 +73,8 @@ struct Round {
     wake_at: Option<i64>,
     /// Runs wait for a place that somebody else has.
     hungry: bool,
+    /// More might start if there were more places.
+    short: bool,
     /// No job will ever be due, and no run is to be started or has not ended.
     idle: bool,
 }
@@ -131,7 +133,7 @@ impl Scheduler {
                         (false, false) => Some(self.starved_until),
                     };
                     let limit = crate::guc::max_running_jobs();
-                    if round.hungry && now >= self.starved_until && board::free_places(limit) > 0 {
+                    if round.short && now >= self.starved_until && board::free_places(limit) > 0 {
                         // Given back before anybody knew that we wait for it, so that nobody wakes us.
                         continue;
                     }
@@ -188,7 +190,8 @@ impl Scheduler {
         if !claimed.is_empty() {
             runs::claim(&claimed);
         }
-        let hungry = ready.len() > claimed.len() || !full.is_empty() || (places > 0 && claimed.len() == places);
+        let short = claimed.len() == places && !ready.is_empty();
+        let hungry = short || !full.is_empty();
         let soon = match look {
             Look::More => Some(now),
             Look::Locked => Some(now + SOON_US),
@@ -207,7 +210,7 @@ impl Scheduler {
         let times = [soon, unsettled, starved, late, again, jobs::next_due_at(now), runs::next_retry_at(now)];
         let wake_at = times.into_iter().flatten().min();
         let idle = wake_at.is_none() && claimed.is_empty() && ready.is_empty() && runs::claimed().is_empty();
-        Some(Round { claimed, wake_at, hungry, idle })
+        Some(Round { claimed, wake_at, hungry, short, idle })
     }
 
     /// Claimed runs without a worker: it was killed, ended by an administrator, or could not connect.

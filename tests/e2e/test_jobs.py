@@ -535,6 +535,11 @@ class Sharing(JobTest):
         other = self.schedule("m", "manual", "SELECT 1", user="modest", priority=-5)
         self.assertEqual(self.run_now(other, timeout=10)["status"], "succeeded")
         self.assertEqual(self.value(running), 1)
+        # The scheduler rests although runs wait and a place is free.
+        transactions = "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database()"
+        before = self.value(transactions)
+        self.value("SELECT pg_sleep(2)")
+        self.assertLess(self.value(transactions) - before, 60)
         self.sql("SELECT perf.job_cancel(run_id) FROM perf.job_runs WHERE finished_at IS NULL")
         self.wait_until(lambda: self.value("SELECT count(*) FROM perf.job_runs WHERE finished_at IS NULL") == 0, 10, "the end")
 
