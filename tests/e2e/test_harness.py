@@ -112,8 +112,10 @@ class Life(ClusterTest):
 class CleanUp(ClusterTest):
     """However a program that uses the harness ends, it leaves neither a process nor a directory."""
 
+    # A shell that starts the tests in the background has SIGINT ignored, which children inherit.
     PROGRAM = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path.insert(0, sys.argv[1])
 from e2e.cluster import Cluster, handle_signals
 handle_signals()
