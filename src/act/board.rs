@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use pgrx::shmem::PgSharedMemoryInitialization;
 use pgrx::{pg_sys, PGRXSharedMemory, PgLwLock};
 
+use crate::collect::registry::{parse_argument, slot_argument};
 use crate::pg::background;
 
 /// Runs that can be under way at the same time in the whole server.
@@ -105,7 +106,8 @@ pub fn free_places(limit: usize) -> usize {
 /// How many runs each owner has under way in the whole server.
 pub fn by_owner() -> HashMap<u32, usize> {
     let mut owners = HashMap::new();
-    for place in BOARD.share().places.iter().filter(|place| place.dbid != 0).copied().collect::<Vec<Place>>() {
+    let places = BOARD.share().places;
+    for place in places.iter().filter(|place| place.dbid != 0) {
         *owners.entry(place.owner).or_default() += 1;
     }
     owners
@@ -130,7 +132,7 @@ pub fn reserve(dbid: u32, run_id: i64, attempt: i32, owner: u32, limit: usize) -
     let place = &mut board.places[index];
     let ticket = place.ticket.wrapping_add(1);
     *place = Place { dbid, run_id, attempt, owner, ticket, reserved_at: now, ..Place::FREE };
-    Some(i64::from(ticket) << 8 | index as i64)
+    Some(slot_argument(index, ticket))
 }
 
 /// Gives back the place of a run whose worker was not started.
@@ -159,8 +161,7 @@ pub fn was_refused(dbid: u32, run_id: i64, attempt: i32) -> bool {
 
 /// Takes the place over. `None` when the reservation is void: the worker must end at once.
 pub fn attach(argument: pg_sys::Datum, pid: i32) -> Option<Place> {
-    let value = argument.value() as u64;
-    let (index, ticket) = ((value & 0xFF) as usize, (value >> 8) as u32);
+    let (index, ticket) = parse_argument(argument);
     let mut board = BOARD.exclusive();
     let place = board.places.get_mut(index)?;
     if place.dbid == 0 || place.ticket != ticket || place.pid != 0 {

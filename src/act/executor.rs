@@ -18,6 +18,9 @@ use crate::error::Error;
 use crate::pg::background;
 use crate::pg::text::DbText;
 
+/// SQLSTATE of what somebody, or a time limit, has cancelled.
+pub const QUERY_CANCELED: &str = "57014";
+
 /// Why something did not work: what the server would have told a client.
 #[derive(Clone, Debug)]
 pub struct Failure {
@@ -170,7 +173,6 @@ unsafe fn run_statements(
         if count == 0 {
             return Err(Failure::new("22023", "the command has no statement"));
         }
-        let mut at_end = Some(at_end);
         let mut started = true;
         for (index, raw) in statements.iter_ptr().enumerate() {
             if !started {
@@ -184,27 +186,19 @@ unsafe fn run_statements(
             background::check_for_interrupts();
             run_one(raw, text)?;
             let is_last = index + 1 == count;
-            let ends_transaction = (*(*raw).stmt).type_ == pg_sys::NodeTag::T_TransactionStmt;
-            if is_last {
-                if count > 1 {
-                    pg_sys::EndImplicitTransactionBlock();
-                }
-                if ends_transaction {
-                    pg_sys::CommitTransactionCommand();
-                    if pg_sys::IsTransactionBlock() {
-                        return Err(Failure::new("25001", "the command leaves a transaction open"));
-                    }
-                    started = false;
-                } else if pg_sys::IsTransactionBlock() {
-                    return Err(Failure::new("25001", "the command leaves a transaction open"));
-                }
-            } else if ends_transaction {
+            if is_last && count > 1 {
+                pg_sys::EndImplicitTransactionBlock();
+            }
+            if (*(*raw).stmt).type_ == pg_sys::NodeTag::T_TransactionStmt {
                 pg_sys::CommitTransactionCommand();
                 started = false;
-            } else {
+            } else if !is_last {
                 pg_sys::CommandCounterIncrement();
             }
             pg_sys::MemoryContextSwitchTo(context);
+        }
+        if pg_sys::IsTransactionBlock() {
+            return Err(Failure::new("25001", "the command leaves a transaction open"));
         }
         if !started {
             pg_sys::StartTransactionCommand();
@@ -212,9 +206,7 @@ unsafe fn run_statements(
         // A procedure or VACUUM may have left a snapshot or none; ours sees what the command has done.
         pg_sys::CommandCounterIncrement();
         pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
-        if let Some(at_end) = at_end.take() {
-            at_end()?;
-        }
+        at_end()?;
         pg_sys::PopActiveSnapshot();
         pg_sys::CommitTransactionCommand();
         pg_sys::MemoryContextSwitchTo(context);

@@ -10,7 +10,7 @@ use pgrx::{pg_guard, pg_sys};
 use serde_json::json;
 
 use super::board::{self, Place};
-use super::executor::{self, Failure};
+use super::executor::{self, Failure, QUERY_CANCELED};
 use super::runs::{self, Ending, Order, Record};
 use super::tasks::{self, Outcome};
 use crate::capture::hooks;
@@ -19,8 +19,6 @@ use crate::pg::{background, privilege};
 
 /// The table whose owner keeps the records.
 const RECORDS: &std::ffi::CStr = c"job_run";
-/// Cancelled by somebody, or by the run's own time limit.
-const QUERY_CANCELED: &str = "57014";
 /// Tries to write down a failure, should that fail itself.
 const RECORD_TRIES: u32 = 3;
 

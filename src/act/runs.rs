@@ -11,7 +11,7 @@ use pgrx::datum::{DatumWithOid, Interval, TimestampWithTimeZone};
 use pgrx::{pg_sys, JsonB};
 use serde_json::{json, Value};
 
-use super::executor::Failure;
+use super::executor::{Failure, QUERY_CANCELED};
 use crate::pg::background;
 use crate::pg::query::{self, text, Row};
 use crate::pg::text::{Document, Text};
@@ -25,8 +25,6 @@ pub struct Ready {
     pub owner: u32,
     /// Which try this will be.
     pub attempt: i32,
-    /// The owner is a superuser, who may have all places.
-    pub unlimited: bool,
 }
 
 /// A run whose owner cannot run it.
@@ -146,7 +144,8 @@ pub struct Ticks {
     pub last: i64,
 }
 
-fn iso(at: i64) -> String {
+/// The server's time as text.
+pub fn iso(at: i64) -> String {
     pgrx::datum::datetime_support::ToIsoString::to_iso_string(timestamp(at))
 }
 
@@ -171,7 +170,7 @@ pub fn ready(now: i64, limit: usize, full: &[u32]) -> (Vec<Ready>, Vec<Refused>)
                      WHEN NOT pg_catalog.has_database_privilege(a.oid, d.oid, 'CONNECT') THEN 'connect'
                      WHEN a.rolconnlimit = 0 AND NOT a.rolsuper THEN 'limit'
                      ELSE 'able' END,
-                a.rolname::pg_catalog.text, COALESCE(a.rolsuper, false)
+                a.rolname::pg_catalog.text
          FROM turn t
          JOIN perf.job_run r ON r.run_id = t.run_id
          JOIN pg_catalog.pg_database d ON d.datname = pg_catalog.current_database()
@@ -197,7 +196,7 @@ pub fn ready(now: i64, limit: usize, full: &[u32]) -> (Vec<Ready>, Vec<Refused>)
             };
             let run_id = row.get::<i64>(1).unwrap_or_default();
             (
-                Ready { run_id, owner, attempt: row.get::<i32>(3).unwrap_or(1), unlimited: row.get(7).unwrap_or(false) },
+                Ready { run_id, owner, attempt: row.get::<i32>(3).unwrap_or(1) },
                 row.get::<i64>(2).unwrap_or_default(),
                 refusal,
             )
@@ -301,7 +300,7 @@ pub fn finish(order: &Order, record: &Record, seed: u64) {
             }
             failure.clone()
         }
-        Ending::Cancelled(message) => Failure::new("57014", message.clone()),
+        Ending::Cancelled(message) => Failure::new(QUERY_CANCELED, message.clone()),
     };
     let status = if matches!(record.ending, Ending::Cancelled(_)) { "cancelled" } else { "failed" };
     end(run_id, attempt, status, &failure, Some(record.started_at), record.lock_wait_ms, &record.detail);

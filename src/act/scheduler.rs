@@ -169,12 +169,10 @@ impl Scheduler {
         let places = if now < self.starved_until { 0 } else { board::free_places(limit) };
         // One place is left for others by everybody but superusers.
         let most = limit.saturating_sub(1).max(1);
+        let may_start = |owner: u32, runs: usize| runs < most || privilege::is_superuser(pg_sys::Oid::from(owner));
         let mut owners = board::by_owner();
-        let full: Vec<u32> = owners
-            .iter()
-            .filter(|(owner, runs)| **runs >= most && !privilege::is_superuser(pg_sys::Oid::from(**owner)))
-            .map(|(owner, _)| *owner)
-            .collect();
+        let full: Vec<u32> =
+            owners.iter().filter(|(owner, runs)| !may_start(**owner, **runs)).map(|(owner, _)| *owner).collect();
         let (ready, refused) = runs::ready(now, places.max(1), &full);
         for refused in &refused {
             runs::refuse(refused);
@@ -182,7 +180,7 @@ impl Scheduler {
         let mut claimed: Vec<Ready> = Vec::with_capacity(places);
         for run in &ready {
             let runs = owners.entry(run.owner).or_default();
-            if claimed.len() < places && (run.unlimited || *runs < most) {
+            if claimed.len() < places && may_start(run.owner, *runs) {
                 *runs += 1;
                 claimed.push(*run);
             }

@@ -1,18 +1,10 @@
 //! SQL: `capacity_estimate`, `capacity_samples`, `capacity_sample_now`.
 
+use super::or_raise;
 use crate::advise::capacity;
 use crate::collect::sampler;
-use crate::error::Error;
 use pgrx::datum::{Array, Interval, TimestampWithTimeZone};
 use pgrx::prelude::*;
-
-/// Raises what a function refuses with, or gives what it answers.
-fn answer<T>(result: Result<T, Error>) -> T {
-    match result {
-        Ok(value) => value,
-        Err(error) => error.raise(),
-    }
-}
 
 /// Projects database size, used disk, peak connections and statements a second to the given horizons.
 ///
@@ -51,7 +43,7 @@ fn capacity_estimate(
     ),
 > {
     let asked = horizons.map(|array| array.iter().collect());
-    let rows = answer(capacity::horizons(asked).and_then(|horizons| capacity::estimate(&horizons)));
+    let rows = or_raise(capacity::horizons(asked).and_then(|horizons| capacity::estimate(&horizons)));
     TableIterator::new(rows.into_iter().map(|e| {
         (
             e.metric.to_owned(),
@@ -96,7 +88,7 @@ fn capacity_samples(
         name!(value_max, f64),
     ),
 > {
-    let rows = answer(capacity::samples(metric, since));
+    let rows = or_raise(capacity::samples(metric, since));
     TableIterator::new(rows.into_iter().map(|s| (s.sampled_at, s.object, s.min, s.mean, s.p95, s.max)))
 }
 
@@ -104,9 +96,9 @@ fn capacity_samples(
 /// in one session. Returns the rows stored, sums included. Superuser, or EXECUTE granted by one.
 #[pg_extern]
 fn capacity_sample_now() -> i64 {
-    answer(sampler::check_writable());
+    or_raise(sampler::check_writable());
     sampler::observe_backends();
     let now = pgrx::datetime::now();
-    let report = answer(sampler::sample(now, None).and_then(|report| sampler::rotate(now).map(|_| report)));
+    let report = or_raise(sampler::sample(now, None).and_then(|report| sampler::rotate(now).map(|_| report)));
     (report.stored + report.rolled_up) as i64
 }

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use pgrx::prelude::*;
 
+use super::required;
 use crate::advise::index::recommend::{self, Options};
 use crate::advise::index::what_if;
 use crate::error::Error;
@@ -69,10 +70,6 @@ fn what_if(
         })),
         Err(error) => error.raise(),
     }
-}
-
-fn required<T>(argument: &'static str, value: Option<T>) -> Result<T, Error> {
-    value.ok_or(Error::NullArgument { argument })
 }
 
 /// The elements of an array argument; none of them may be NULL.

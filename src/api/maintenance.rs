@@ -5,8 +5,7 @@ use pgrx::datum::{Interval, TimestampWithTimeZone};
 use pgrx::prelude::*;
 use serde_json::Value;
 
-use super::jobs::given;
-use super::or_raise;
+use super::{or_raise, required};
 use crate::act::define::{self, Definition};
 use crate::act::jobs::to_unix;
 use crate::act::tasks::index_maintenance as maintenance;
@@ -29,21 +28,21 @@ fn out_of_range(argument: &'static str, value: impl std::fmt::Display, accepted:
 }
 
 fn percent(argument: &'static str, value: Option<f64>) -> Result<f64, Error> {
-    match given(argument, value)? {
+    match required(argument, value)? {
         value if (0.0..=100.0).contains(&value) => Ok(value),
         value => Err(out_of_range(argument, value, "A percentage from 0 to 100.")),
     }
 }
 
 fn bytes(argument: &'static str, value: Option<i64>) -> Result<i64, Error> {
-    match given(argument, value)? {
+    match required(argument, value)? {
         value if value >= 0 => Ok(value),
         value => Err(out_of_range(argument, value, "A number of bytes, not below zero.")),
     }
 }
 
 fn positive(argument: &'static str, value: Option<Interval>) -> Result<Interval, Error> {
-    match given(argument, value)? {
+    match required(argument, value)? {
         value if value.as_micros() > 0 => Ok(value),
         value => {
             Err(out_of_range(argument, format!("{} s", value.as_micros() as f64 / 1e6), "An interval above zero."))
@@ -117,7 +116,7 @@ fn index_maintenance(
     let (cases, run_id) = or_raise((|| {
         let limits = limits(max_bloat_pct, min_size_bytes, max_duration, min_free_bytes)?;
         let lock_timeout = positive("lock_timeout", lock_timeout)?;
-        let run_id = if given("dry_run", dry_run)? {
+        let run_id = if required("dry_run", dry_run)? {
             None
         } else {
             let options = maintenance::to_options(&limits);
@@ -159,9 +158,9 @@ fn index_maintenance_schedule(
     min_free_bytes: default!(Option<i64>, 1073741824),
 ) -> i64 {
     or_raise((|| {
-        let schedule = given("schedule", schedule)?;
+        let schedule = required("schedule", schedule)?;
         let limits = limits(max_bloat_pct, min_size_bytes, max_duration, min_free_bytes)?;
-        let zone = given("time_zone", time_zone)?;
+        let zone = required("time_zone", time_zone)?;
         let times = (None, Some(positive("lock_timeout", lock_timeout)?));
         let options = maintenance::to_options(&limits);
         definition(SCHEDULED_MAINTENANCE, maintenance::KIND, schedule, zone, options, times).store()
@@ -177,8 +176,8 @@ fn prewarm_schedule(
     min_gain_pct: default!(Option<f64>, 10),
 ) -> i64 {
     or_raise((|| {
-        let schedule = given("schedule", schedule)?;
-        let time_zone = given("time_zone", time_zone)?;
+        let schedule = required("schedule", schedule)?;
+        let time_zone = required("time_zone", time_zone)?;
         let options = prewarm::Options {
             time_zone: time_zone.to_owned(),
             max_bytes: max_bytes.map(|value| bytes("max_bytes", Some(value))).transpose()?,
@@ -216,7 +215,7 @@ fn prewarm(
     ),
 > {
     let rows = or_raise((|| {
-        let dry_run = given("dry_run", dry_run)?;
+        let dry_run = required("dry_run", dry_run)?;
         let Some((job_id, options)) = define::own_job(PREWARM, prewarm::KIND)? else {
             return Err(Error::WrongState {
                 message: "you have no prewarm job, so nothing has been learned".to_owned(),
@@ -270,11 +269,11 @@ fn prewarm(
 /// Marks a statement to be run ahead of the hours that are busy with it; the number of the mark.
 #[pg_extern]
 fn prewarm_mark(statement: Option<&str>) -> i64 {
-    or_raise(given("statement", statement).and_then(statements::mark))
+    or_raise(required("statement", statement).and_then(statements::mark))
 }
 
 /// Takes a mark away; false when there is none of that number.
 #[pg_extern]
 fn prewarm_unmark(statement_id: Option<i64>) -> bool {
-    or_raise(given("statement_id", statement_id).and_then(statements::unmark))
+    or_raise(required("statement_id", statement_id).and_then(statements::unmark))
 }

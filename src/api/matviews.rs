@@ -3,8 +3,7 @@
 use pgrx::datum::Interval;
 use pgrx::prelude::*;
 
-use super::jobs::given;
-use super::or_raise;
+use super::{or_raise, required};
 use crate::act::define;
 use crate::act::tasks::matview;
 use crate::act::tasks::matview::schedule::Request;
@@ -37,14 +36,14 @@ fn matview_schedule(
 ) -> i64 {
     or_raise((|| {
         let request = Request {
-            view: given("view", view)?,
-            schedule: given("schedule", schedule)?,
-            time_zone: given("time_zone", time_zone)?,
-            mode: given("mode", mode)?,
-            skip_unchanged: given("skip_unchanged", skip_unchanged)?,
+            view: required("view", view)?,
+            schedule: required("schedule", schedule)?,
+            time_zone: required("time_zone", time_zone)?,
+            mode: required("mode", mode)?,
+            skip_unchanged: required("skip_unchanged", skip_unchanged)?,
             timeout,
             lock_timeout,
-            max_retries: given("max_retries", max_retries)?,
+            max_retries: required("max_retries", max_retries)?,
         };
         request.store()
     })())
@@ -57,5 +56,5 @@ LANGUAGE c
 AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';
 "#)]
 fn matview_unschedule(view: Option<pg_sys::Oid>) {
-    or_raise(given("view", view).and_then(matview::schedule::job_of_caller).and_then(define::remove));
+    or_raise(required("view", view).and_then(matview::schedule::job_of_caller).and_then(define::remove));
 }

@@ -11,6 +11,11 @@ pub mod statements;
 
 use crate::error::Error;
 
+/// The value of an argument that may not be NULL.
+pub fn required<T>(argument: &'static str, value: Option<T>) -> Result<T, Error> {
+    value.ok_or(Error::NullArgument { argument })
+}
+
 /// The value, or the error raised. Call it in a public function's first lines, where nothing with a destructor is live.
 pub fn or_raise<T>(result: Result<T, Error>) -> T {
     result.unwrap_or_else(|error| error.raise())

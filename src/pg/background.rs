@@ -252,10 +252,8 @@ pub fn wait_with(descriptor: Option<i32>, timeout_ms: Option<i64>) {
         );
         pg_sys::ResetLatch(pg_sys::MyLatch);
         (&raw mut pg_sys::QueryCancelPending).write_volatile(0);
-        if pg_sys::InterruptPending != 0 {
-            pg_sys::ProcessInterrupts();
-        }
     }
+    check_for_interrupts();
     if RELOAD.swap(false, Ordering::SeqCst) {
         // SAFETY: in the main loop of a background process, as the server's own workers do.
         unsafe {
@@ -268,14 +266,12 @@ pub fn wait_with(descriptor: Option<i32>, timeout_ms: Option<i64>) {
 /// Sleeps a little inside a client's backend; cancels and terminations of that client are obeyed.
 pub fn pause(timeout_ms: i64) {
     let events = (pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH) as i32;
-    // SAFETY: plain calls on this process's own latch; ProcessInterrupts may raise, and nothing is held here.
+    // SAFETY: plain calls on this process's own latch.
     unsafe {
         pg_sys::WaitLatch(pg_sys::MyLatch, events, timeout_ms as core::ffi::c_long, pg_sys::PG_WAIT_EXTENSION);
         pg_sys::ResetLatch(pg_sys::MyLatch);
-        if pg_sys::InterruptPending != 0 {
-            pg_sys::ProcessInterrupts();
-        }
     }
+    check_for_interrupts();
 }
 
 /// Clients connected to a database.

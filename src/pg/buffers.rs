@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use pgrx::pg_sys;
 
 use super::background;
+use super::lock::Shared;
 use super::lwlock::LwLockGuard;
 use crate::compat;
 
@@ -46,16 +47,12 @@ pub struct Loaded {
 
 /// Runs `body` on an open table, materialized view or index of the main fork with so many blocks.
 fn with_relation<T>(oid: pg_sys::Oid, body: impl FnOnce(pg_sys::Relation, u32) -> T) -> Result<T, Unusable> {
-    let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
-    // SAFETY: plain lock-manager and relation-cache calls; the relation is opened under the lock just taken and closed with
-    // it. A raised error leaves both to the abort.
+    let Some(_lock) = Shared::try_take(oid) else { return Err(Unusable::Locked) };
+    // SAFETY: plain relation-cache calls; the relation is opened under the lock just taken and closed before it is given
+    // back. A raised error leaves both to the abort.
     unsafe {
-        if !pg_sys::ConditionalLockRelationOid(oid, lock) {
-            return Err(Unusable::Locked);
-        }
         let relation = pg_sys::try_relation_open(oid, pg_sys::NoLock as pg_sys::LOCKMODE);
         if relation.is_null() {
-            pg_sys::UnlockRelationOid(oid, lock);
             return Err(Unusable::Gone);
         }
         let class = (*relation).rd_rel;
@@ -66,7 +63,7 @@ fn with_relation<T>(oid: pg_sys::Oid, body: impl FnOnce(pg_sys::Relation, u32) -
         } else {
             Err(Unusable::NoBlocks)
         };
-        pg_sys::relation_close(relation, lock);
+        pg_sys::relation_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
         result
     }
 }

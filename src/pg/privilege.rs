@@ -82,7 +82,7 @@ pub fn as_owner<T>(table: &CStr, body: impl FnOnce() -> Result<T, Error>) -> Res
     })
 }
 
-/// The table of schema perf; another one after the extension was dropped and created again.
+/// The table, or the index, of schema perf; another one after the extension was dropped and created again.
 pub fn table(name: &CStr) -> Option<pg_sys::Oid> {
     find_table(name).map(|(oid, _)| oid)
 }

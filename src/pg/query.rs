@@ -10,6 +10,7 @@ use std::ffi::CStr;
 use pgrx::datum::DatumWithOid;
 use pgrx::{pg_sys, FromDatum};
 
+use super::privilege;
 use super::text::Text;
 
 thread_local! {
@@ -131,12 +132,7 @@ pub fn row_by_key<T>(table: &CStr, index: &CStr, key: i64, convert: impl FnOnce(
     // leaves them to the abort. The key's column is the first of the table, of type bigint, as in every table used here;
     // the tuple is read before the scan ends.
     unsafe {
-        let schema = pg_sys::get_namespace_oid(c"perf".as_ptr(), true);
-        let (table, index) =
-            (pg_sys::get_relname_relid(table.as_ptr(), schema), pg_sys::get_relname_relid(index.as_ptr(), schema));
-        if table == pg_sys::InvalidOid || index == pg_sys::InvalidOid {
-            return None;
-        }
+        let (table, index) = (privilege::table(table)?, privilege::table(index)?);
         let relation = pg_sys::table_open(table, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
         let mut scan_key = pg_sys::ScanKeyData::default();
         pg_sys::ScanKeyInit(

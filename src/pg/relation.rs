@@ -8,6 +8,7 @@ use perf_core::index::size;
 use pgrx::pg_sys;
 
 use super::ident;
+use super::lock::Shared;
 
 /// Why a relation cannot be looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,16 +111,12 @@ pub struct Opclass {
 impl Relation {
     /// Reads a relation; refuses what no index should be recommended on.
     pub fn read(oid: pg_sys::Oid) -> Result<Relation, Unusable> {
-        // SAFETY: plain lock-manager and syscache calls; the relation is opened only under the lock just taken and closed
-        // with it before returning; the tuple descriptor is used while the relation is open.
+        let Some(_lock) = Shared::try_take(oid) else { return Err(Unusable::Locked) };
+        // SAFETY: plain syscache calls; the relation is opened only under the lock just taken and closed before it is given
+        // back; the tuple descriptor is used while the relation is open.
         unsafe {
-            let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
-            if !pg_sys::ConditionalLockRelationOid(oid, lock) {
-                return Err(Unusable::Locked);
-            }
             let relation = pg_sys::try_relation_open(oid, pg_sys::NoLock as pg_sys::LOCKMODE);
             if relation.is_null() {
-                pg_sys::UnlockRelationOid(oid, lock);
                 return Err(Unusable::Gone);
             }
             let class = (*relation).rd_rel;
@@ -135,7 +132,7 @@ impl Relation {
             } else {
                 Relation::from_open(oid, kind, relation)
             };
-            pg_sys::relation_close(relation, lock);
+            pg_sys::relation_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
             result
         }
     }

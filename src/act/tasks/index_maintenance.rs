@@ -16,7 +16,7 @@ use serde_json::{json, Value};
 
 use super::{Outcome, Write};
 use crate::act::board;
-use crate::act::executor::{self, Failure};
+use crate::act::executor::{self, Failure, QUERY_CANCELED};
 use crate::act::runs::{self, rows, Order};
 use crate::collect::partitions::spi_failed;
 use crate::error::Error;
@@ -29,7 +29,6 @@ use crate::pg::{background, buffers, catalog, filesystem, ident, privilege};
 pub const KIND: &str = "index_maintenance";
 const REBUILDS: &std::ffi::CStr = c"index_rebuild";
 const RUNS: &std::ffi::CStr = c"job_run";
-const QUERY_CANCELED: &str = "57014";
 
 /// Limits as a job keeps them.
 pub fn to_options(limits: &Limits) -> Value {
@@ -296,7 +295,7 @@ pub fn run(order: &Order, write: Write) -> Result<(), Failure> {
     let earlier = executor::transaction(|| Ok(privilege::as_owner(RUNS, || Ok(runs::earlier_of_kind(order)))?))?;
     if let Some(earlier) = earlier {
         let reason = format!("run {earlier} of index maintenance has not ended: one at a time");
-        return executor::transaction(|| write(skipped(reason, json!({}))));
+        return executor::transaction(|| write(Outcome::skipped(reason, json!({}))));
     }
     let (cases, mut bytes_per_s) = executor::transaction(|| Ok((list(&limits)?, last_rate(order)?)))?;
     let mut report = Report::default();
@@ -327,16 +326,14 @@ pub fn run(order: &Order, write: Write) -> Result<(), Failure> {
         _ => executor::transaction(|| {
             let detail = report.detail();
             write(match (done + report.failed, report.skipped) {
-                (0, 0) => skipped("nothing is the matter with any index".to_owned(), detail),
-                (0, skips) => skipped(format!("nothing could be done about {skips} indexes: see detail"), detail),
+                (0, 0) => Outcome::skipped("nothing is the matter with any index".to_owned(), detail),
+                (0, skips) => {
+                    Outcome::skipped(format!("nothing could be done about {skips} indexes: see detail"), detail)
+                }
                 _ => Outcome { detail, ..Outcome::plain() },
             })
         }),
     }
-}
-
-fn skipped(reason: String, detail: Value) -> Outcome {
-    Outcome { skipped: Some(reason), detail, ..Outcome::plain() }
 }
 
 fn note(order: &Order, report: &Report) -> Result<(), Failure> {

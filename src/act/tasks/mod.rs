@@ -22,6 +22,11 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// There was nothing to do.
+    pub fn skipped(reason: String, detail: Value) -> Outcome {
+        Outcome { skipped: Some(reason), lock_wait_ms: None, detail }
+    }
+
     /// Nothing to add.
     pub fn plain() -> Outcome {
         Outcome { skipped: None, lock_wait_ms: None, detail: json!({}) }
@@ -39,7 +44,7 @@ struct Kind {
 
 const KINDS: &[Kind] = &[
     Kind { name: "command", run: command },
-    Kind { name: "matview", run: matview::run },
+    Kind { name: matview::KIND, run: matview::run },
     Kind { name: index_maintenance::KIND, run: index_maintenance::run },
     Kind { name: prewarm::KIND, run: prewarm::run },
 ];

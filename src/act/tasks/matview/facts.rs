@@ -19,7 +19,6 @@ use perf_core::matview::{Facts, Object, Reason, Source};
 use pgrx::{pg_sys, JsonB};
 use serde_json::{json, Value};
 
-use crate::act::executor::Failure;
 use crate::act::runs::{rows, run};
 use crate::memory::watch;
 use crate::pg::query::text;
@@ -63,10 +62,10 @@ pub fn observe(view: pg_sys::Oid) -> Facts {
 }
 
 /// Rows written to the view's tables so far, as the statistics have it: for people, not for decisions.
-pub fn writes(facts: &Facts) -> Result<i64, Failure> {
+pub fn writes(facts: &Facts) -> i64 {
     let sources = source_oids(facts);
     let counted = as_owner(|| rows(c"SELECT perf._writes_to($1)", &[sources.into()], |row| row.get::<i64>(1)));
-    Ok(counted.into_iter().flatten().flatten().next().unwrap_or(0))
+    counted.into_iter().flatten().flatten().next().unwrap_or(0)
 }
 
 fn source_oids(facts: &Facts) -> Vec<pg_sys::Oid> {
@@ -79,11 +78,11 @@ fn as_owner<T>(body: impl FnOnce() -> T) -> Option<T> {
 }
 
 /// What was known at the last refresh.
-pub fn load(view: pg_sys::Oid) -> Result<Option<Facts>, Failure> {
+pub fn load(view: pg_sys::Oid) -> Option<Facts> {
     let found = as_owner(|| {
         rows(c"SELECT facts FROM perf.matview_state WHERE view = $1", &[view.into()], |row| row.get::<JsonB>(1))
     });
-    Ok(found.into_iter().flatten().flatten().next().and_then(|facts| from_json(&facts.0)))
+    found.into_iter().flatten().flatten().next().and_then(|facts| from_json(&facts.0))
 }
 
 /// Writes down a refresh, with what is known from now on.

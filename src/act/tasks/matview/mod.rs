@@ -25,6 +25,8 @@ use crate::pg::refresh::{self, Mode};
 use crate::pg::text::DbText;
 use crate::pg::{background, ident, names, view_sources};
 
+/// The kind of job.
+pub const KIND: &str = "matview";
 /// Tries to find the lock that the view needs, should what it depends on change while it is waited for.
 const LOCK_TRIES: u32 = 3;
 
@@ -47,14 +49,14 @@ pub fn run(order: &Order, write: Write) -> Result<(), Failure> {
 fn skip(view: pg_sys::Oid, detail: &mut Map<String, Value>, write: Write) -> Result<bool, Failure> {
     let started = Instant::now();
     let Some(populated) = view_sources::is_populated(view) else { return Err(view::gone(view)) };
-    let last = facts::load(view)?;
+    let last = facts::load(view);
     let now = facts::observe(view);
     let reason = decide(populated, last.as_ref(), &now);
     detail.insert("decision_ms".to_owned(), json!(milliseconds(started)));
     match reason {
         None => {
-            let skipped = Some("nothing has changed since the last refresh".to_owned());
-            write(Outcome { skipped, lock_wait_ms: None, detail: Value::Object(detail.clone()) })?;
+            let reason = "nothing has changed since the last refresh".to_owned();
+            write(Outcome::skipped(reason, Value::Object(detail.clone())))?;
             Ok(true)
         }
         Some(reason) => {
@@ -70,7 +72,7 @@ fn refresh(view: pg_sys::Oid, wanted: &str, mut detail: Map<String, Value>, writ
     // Under the lock nobody renames the view.
     let Some(name) = ident::relation(view) else { return Err(view::gone(view)) };
     let before = before_refresh(view);
-    let writes = facts::writes(&before)?;
+    let writes = facts::writes(&before);
     let statement = statement(&name, mode)?;
     background::report_statement(Some(statement));
     let started = Instant::now();

@@ -51,7 +51,7 @@ impl Request<'_> {
         take_over(self.view, &name)?;
         Definition {
             name: &name,
-            kind: "matview",
+            kind: super::KIND,
             target: Some(self.view),
             schedule: self.schedule,
             time_zone: self.time_zone,

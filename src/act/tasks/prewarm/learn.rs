@@ -33,28 +33,31 @@ struct State {
 /// the run, from 1.
 pub fn read(job_id: i64, now: i64, zone: &ServerZone) -> Result<i64, Error> {
     owned(|| {
-        let before = state(job_id)?;
+        let before = state(job_id);
         let runs = before.runs + 1;
         run(c"UPDATE perf.prewarm_state SET runs = $2 WHERE job_id = $1", &[job_id.into(), runs.into()]);
         let reading = decide::reading(before.read_at, now);
         if reading == Reading::Wait {
             return Ok(runs);
         }
-        let counters = counters()?;
+        let counters = counters();
         if let Reading::Of(at) = reading {
             let hour = Hour::containing(at, zone);
             let used = difference(&before.counters, &counters);
-            learn(job_id, hour.of_week, &used)?;
-            measure(job_id, hour, &used)?;
+            learn(job_id, hour.of_week, &used);
+            measure(job_id, hour, &used);
         }
-        store(job_id, now, &counters)?;
+        store(job_id, now, &counters);
         Ok(runs)
     })
 }
 
 /// Begins to count anew: what was read up to now says nothing of an hour. Nothing to do for a job without a state.
 pub fn begin(job_id: i64) -> Result<(), Error> {
-    owned(|| store(job_id, super::now(), &counters()?))
+    owned(|| {
+        store(job_id, super::now(), &counters());
+        Ok(())
+    })
 }
 
 /// Hours that were measured, the latest first.
@@ -76,7 +79,7 @@ fn owned<T>(body: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
     privilege::as_owner(PROFILE, || privilege::writable(body))
 }
 
-fn state(job_id: i64) -> Result<State, Error> {
+fn state(job_id: i64) -> State {
     run(c"INSERT INTO perf.prewarm_state (job_id) VALUES ($1) ON CONFLICT DO NOTHING", &[job_id.into()]);
     let found = rows(
         c"SELECT read_at, runs, relids, fetched, hit FROM perf.prewarm_state WHERE job_id = $1 FOR UPDATE",
@@ -92,10 +95,10 @@ fn state(job_id: i64) -> Result<State, Error> {
             }
         },
     );
-    Ok(found.into_iter().next().unwrap_or(State { read_at: None, runs: 0, counters: Counters::new() }))
+    found.into_iter().next().unwrap_or(State { read_at: None, runs: 0, counters: Counters::new() })
 }
 
-fn store(job_id: i64, now: i64, counters: &Counters) -> Result<(), Error> {
+fn store(job_id: i64, now: i64, counters: &Counters) {
     let relids: Vec<pg_sys::Oid> = counters.keys().map(|oid| pg_sys::Oid::from(*oid)).collect();
     let fetched: Vec<i64> = counters.values().map(|(fetched, _)| *fetched).collect();
     let hit: Vec<i64> = counters.values().map(|(_, hit)| *hit).collect();
@@ -104,12 +107,11 @@ fn store(job_id: i64, now: i64, counters: &Counters) -> Result<(), Error> {
         c"UPDATE perf.prewarm_state SET read_at = $2, relids = $3, fetched = $4, hit = $5 WHERE job_id = $1",
         &[job_id.into(), at.into(), relids.into(), fetched.into(), hit.into()],
     );
-    Ok(())
 }
 
 /// Of all tables, materialized views and indexes of users that were ever read. TOAST goes uncounted: nobody but its owner may
 /// read it by name.
-fn counters() -> Result<Counters, Error> {
+fn counters() -> Counters {
     let found = rows(
         c"SELECT s.relid, s.fetched, s.hit
          FROM (SELECT c.oid AS relid, pg_stat_get_blocks_fetched(c.oid) AS fetched, pg_stat_get_blocks_hit(c.oid) AS hit
@@ -124,7 +126,7 @@ fn counters() -> Result<Counters, Error> {
             (oid, (row.get::<i64>(2).unwrap_or(0), row.get::<i64>(3).unwrap_or(0)))
         },
     );
-    Ok(found.into_iter().collect())
+    found.into_iter().collect()
 }
 
 /// What was touched in between. Counters that went back were reset, and say nothing.
@@ -140,7 +142,7 @@ fn difference(before: &Counters, after: &Counters) -> HashMap<u32, Use> {
         .collect()
 }
 
-fn learn(job_id: i64, hour: i64, used: &HashMap<u32, Use>) -> Result<(), Error> {
+fn learn(job_id: i64, hour: i64, used: &HashMap<u32, Use>) {
     let mut known: HashMap<u32, (Option<Use>, Use)> = rows(
         c"SELECT relid, touched, reads FROM perf.prewarm_profile WHERE job_id = $1 AND hour = $2",
         &[job_id.into(), hour.into()],
@@ -176,11 +178,10 @@ fn learn(job_id: i64, hour: i64, used: &HashMap<u32, Use>) -> Result<(), Error> 
          ON CONFLICT (job_id, hour, relid) DO UPDATE SET touched = excluded.touched, reads = excluded.reads",
         &[job_id.into(), hour.into(), relids.into(), touched.into(), reads.into()],
     );
-    Ok(())
 }
 
 /// Notes how an hour went that was warmed or held out.
-fn measure(job_id: i64, hour: Hour, used: &HashMap<u32, Use>) -> Result<(), Error> {
+fn measure(job_id: i64, hour: Hour, used: &HashMap<u32, Use>) {
     let at = timestamp(to_server(hour.at.saturating_mul(SECOND_US)));
     let found = rows(
         c"SELECT relids FROM perf.prewarm_hour WHERE job_id = $1 AND hour_at = $2 AND touched IS NULL",
@@ -201,5 +202,4 @@ fn measure(job_id: i64, hour: Hour, used: &HashMap<u32, Use>) -> Result<(), Erro
         c"DELETE FROM perf.prewarm_hour WHERE job_id = $1 AND hour_at < now() - make_interval(weeks => $2)",
         &[job_id.into(), WEEKS_KEPT.into()],
     );
-    Ok(())
 }

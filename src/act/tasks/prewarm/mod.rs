@@ -11,18 +11,16 @@ pub mod statements;
 use perf_core::prewarm::{self as decide, Decision, Use, Wanted};
 use perf_core::schedule::Zone;
 use pgrx::pg_sys;
-use pgrx::spi::Spi;
 use serde_json::{json, Value};
 
 use super::{Outcome, Write};
 use crate::act::executor::{self, Failure};
 use crate::act::jobs::{to_server, to_unix};
-use crate::act::runs::{timestamp, Order};
-use crate::collect::partitions::spi_failed;
+use crate::act::runs::{self, rows, timestamp, Order};
 use crate::error::Error;
 use crate::pg::buffers::Loaded;
 use crate::pg::zone::ServerZone;
-use crate::pg::{background, buffers, catalog, ident, privilege};
+use crate::pg::{background, buffers, ident, privilege};
 
 /// The kind of job.
 pub const KIND: &str = "prewarm";
@@ -185,24 +183,24 @@ type Known = Vec<(pg_sys::Oid, Use)>;
 
 /// What is known of an hour of the week; of the same hour of other days while nothing is known of this one.
 fn profile(job_id: i64, hour: i64) -> Result<(Known, &'static str), Error> {
-    let read = |query: &str| {
+    let read = |query: &'static std::ffi::CStr| {
         privilege::as_owner(PROFILE, || {
-            let found = catalog::rows(query, &[job_id.into(), hour.into()], |row| {
-                let used = Use { touched: row.get(2)?.unwrap_or(0.0), reads: row.get(3)?.unwrap_or(0.0) };
-                Ok(row.get::<pg_sys::Oid>(1)?.map(|oid| (oid, used)))
+            let found = rows(query, &[job_id.into(), hour.into()], |row| {
+                let used = Use { touched: row.get(2).unwrap_or(0.0), reads: row.get(3).unwrap_or(0.0) };
+                row.get::<pg_sys::Oid>(1).map(|oid| (oid, used))
             });
-            found.map_err(spi_failed)
+            Ok(found.into_iter().flatten().collect::<Known>())
         })
     };
     let known = read(
-        "SELECT relid, touched, reads FROM perf.prewarm_profile WHERE job_id = $1 AND hour = $2
+        c"SELECT relid, touched, reads FROM perf.prewarm_profile WHERE job_id = $1 AND hour = $2
          ORDER BY touched DESC, relid",
     )?;
     if !known.is_empty() {
         return Ok((known, "in this hour of the week"));
     }
     let other = read(
-        "SELECT relid, sum(touched) / days, sum(reads) / days
+        c"SELECT relid, sum(touched) / days, sum(reads) / days
          FROM perf.prewarm_profile,
               (SELECT count(DISTINCT hour) AS days FROM perf.prewarm_profile WHERE job_id = $1 AND hour % 24 = $2 % 24) d
          WHERE job_id = $1 AND hour % 24 = $2 % 24
@@ -232,7 +230,7 @@ pub fn run(order: &Order, write: Write) -> Result<(), Failure> {
         });
     }
     let job_id = order.job_id;
-    let runs = executor::transaction(|| Ok(learn::read(job_id, now(), &zone)?))?;
+    let run_count = executor::transaction(|| Ok(learn::read(job_id, now(), &zone)?))?;
     let hour = Hour::after(now(), &zone);
     let (choices, due, history) = executor::transaction(|| {
         Ok((
@@ -245,13 +243,13 @@ pub fn run(order: &Order, write: Write) -> Result<(), Failure> {
     let about = json!({ "hour_at": iso(hour), "won_pct": won_pct });
     if due.is_empty() && choices.iter().all(|choice| choice.blocks == 0) {
         let reason = "nothing that could be loaded is known of the next hour".to_owned();
-        return executor::transaction(|| write(skipped(reason, about)));
+        return executor::transaction(|| write(Outcome::skipped(reason, about)));
     }
-    match decide::decide(&history, options.min_gain_pct, hour.week, hour.of_week, runs) {
-        Decision::Stop(reason) => executor::transaction(|| write(skipped(reason, about))),
+    match decide::decide(&history, options.min_gain_pct, hour.week, hour.of_week, run_count) {
+        Decision::Stop(reason) => executor::transaction(|| write(Outcome::skipped(reason, about))),
         Decision::Control => executor::transaction(|| {
             store_hour(job_id, hour, false, &choices, &json!({}))?;
-            write(skipped("held out: to compare warmed hours with".to_owned(), about))
+            write(Outcome::skipped("held out: to compare warmed hours with".to_owned(), about))
         }),
         Decision::Warm => {
             let mut detail = warm(order, &options, &choices, hour, started)?;
@@ -266,13 +264,8 @@ pub fn run(order: &Order, write: Write) -> Result<(), Failure> {
     }
 }
 
-fn skipped(reason: String, detail: Value) -> Outcome {
-    Outcome { skipped: Some(reason), detail, ..Outcome::plain() }
-}
-
 fn iso(hour: Hour) -> String {
-    let at = timestamp(to_server(hour.at.saturating_mul(SECOND_US)));
-    pgrx::datum::datetime_support::ToIsoString::to_iso_string(at)
+    runs::iso(to_server(hour.at.saturating_mul(SECOND_US)))
 }
 
 /// Loads what was chosen and runs the statements that are due. What it came to.
@@ -332,8 +325,8 @@ fn store_hour(job_id: i64, hour: Hour, warmed: bool, choices: &[Choice], detail:
     let at = timestamp(to_server(hour.at.saturating_mul(SECOND_US)));
     privilege::as_owner(PROFILE, || {
         privilege::writable(|| {
-            Spi::run_with_args(
-                "INSERT INTO perf.prewarm_hour AS h (job_id, hour_at, warmed, relids, loaded_blocks, read_blocks)
+            runs::run(
+                c"INSERT INTO perf.prewarm_hour AS h (job_id, hour_at, warmed, relids, loaded_blocks, read_blocks)
                  VALUES ($1, $2, $3, $4, $5, $6)
                  ON CONFLICT (job_id, hour_at) DO UPDATE
                  SET warmed = h.warmed OR excluded.warmed, relids = excluded.relids,
@@ -347,8 +340,8 @@ fn store_hour(job_id: i64, hour: Hour, warmed: bool, choices: &[Choice], detail:
                     blocks("loaded_blocks").into(),
                     blocks("read_blocks").into(),
                 ],
-            )
-            .map_err(spi_failed)
+            );
+            Ok(())
         })
     })
 }

@@ -7,7 +7,7 @@ use pgrx::pg_sys;
 use serde_json::{json, Value};
 
 use crate::act::board;
-use crate::act::executor::{self, Failure};
+use crate::act::executor::{self, Failure, QUERY_CANCELED};
 use crate::act::runs::{self, rows, Order};
 use crate::collect::partitions::spi_failed;
 use crate::error::Error;
@@ -16,7 +16,6 @@ use crate::pg::text::Text;
 use crate::pg::{background, catalog, privilege, select_only};
 
 const STATEMENTS: &std::ffi::CStr = c"prewarm_statement";
-const QUERY_CANCELED: &str = "57014";
 /// A statement is cancelled after so long: it shall warm the cache, not hold up the others.
 const LIMIT_MS: i64 = 60_000;
 /// Statements that a role can mark.
