@@ -265,6 +265,9 @@ class Statements(PrewarmTest):
 
     def test_only_ahead_of_its_peak(self) -> None:
         self.value("SELECT perf.prewarm_mark('SELECT 12345')")
+        # The collector makes the partition of today when it starts.
+        self.wait_until(lambda: self.value("SELECT count(*) FROM pg_inherits WHERE inhparent = "
+                                           "'perf.statement_history'::regclass") > 0, 15, "a partition of the history")
         # Called a hundred times in another hour of the week, never in the next one.
         self.sql("INSERT INTO perf.statement_history SELECT now(), now() - interval '5 hours', d.oid, 10, "
                  "(SELECT queryid FROM perf.prewarm_statement), true, 100, " + "0, " * 23 + "now(), now(), '' "
