@@ -211,6 +211,8 @@ class Histories:
     def _leave_open(self, write: str) -> None:
         session = self.connect()
         try:
+            # Its row may be in the hands of another one that is left open, until the round waits for this one's answer.
+            session.query("SET lock_timeout = '200ms'")
             session.query(f"BEGIN; {write}")
         finally:
             self._open.append(session)
