@@ -1,4 +1,4 @@
-//! Days and dates of the proleptic Gregorian calendar. Called by what shows a date and by the schedules.
+//! Days and dates of the proleptic Gregorian calendar. Called by what shows a date, the schedules and the partitions.
 
 /// A date.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +23,15 @@ impl Date {
         let (year, month, day) = (2000 + 400 * cycle + year, month, day - (153 * month + 2) / 5 + 1);
         let (year, month) = if month < 10 { (year, month + 3) } else { (year + 1, month - 9) };
         Date { year, month: month as u32, day: day as u32 }
+    }
+
+    /// The number of days since 1970-01-01: what [`Date::of`] was given.
+    pub fn days(self) -> i64 {
+        // Years that begin in March of 2000, as above.
+        let (year, month) = if self.month > 2 { (self.year, self.month - 3) } else { (self.year - 1, self.month + 9) };
+        let (cycle, year) = ((year - 2000).div_euclid(400), (year - 2000).rem_euclid(400));
+        let day = i64::from((153 * month + 2) / 5 + self.day) - 1;
+        11_017 + 146_097 * cycle + 365 * year + year / 4 - year / 100 + day
     }
 
     /// How many days its month has.
@@ -53,6 +62,7 @@ mod tests {
             let date = epoch.checked_add(jiff::Span::new().days(days)).unwrap();
             let expected = Date { year: date.year().into(), month: date.month() as u32, day: date.day() as u32 };
             assert_eq!(Date::of(days), expected);
+            assert_eq!(expected.days(), days);
             assert_eq!(expected.month_days(), date.days_in_month() as u32);
             assert_eq!(weekday(days), date.weekday().to_sunday_zero_offset() as u32);
         }

@@ -18,6 +18,7 @@ pub mod matview;
 pub mod normalize;
 pub mod normalized;
 pub mod outcome;
+pub mod partition;
 pub mod patterns;
 pub mod prewarm;
 pub mod schedule;

@@ -87,7 +87,8 @@ fn unreachable_name() -> String {
     "perf_opt_idx".to_owned()
 }
 
-fn shortened(base: &str, bytes_max: usize) -> String {
+/// The text, or its beginning up to a character boundary and a hash of the whole.
+pub(crate) fn shortened(base: &str, bytes_max: usize) -> String {
     if base.len() <= bytes_max {
         return base.to_owned();
     }

@@ -34,13 +34,13 @@ use cron::Cron;
 /// Microseconds since 1970-01-01 00:00 UTC.
 pub type Instant = i64;
 
-const SECOND_US: i64 = 1_000_000;
-const MINUTE_US: i64 = 60 * SECOND_US;
-const HOUR_US: i64 = 60 * MINUTE_US;
-const DAY_US: i64 = 24 * HOUR_US;
+pub(crate) const SECOND_US: i64 = 1_000_000;
+pub(crate) const MINUTE_US: i64 = 60 * SECOND_US;
+pub(crate) const HOUR_US: i64 = 60 * MINUTE_US;
+pub(crate) const DAY_US: i64 = 24 * HOUR_US;
 
 /// Instants farther than this from 1970, some 146,000 years, have no ticks: there is room to count beyond them.
-const HORIZON_US: i64 = i64::MAX / 2;
+pub(crate) const HORIZON_US: i64 = i64::MAX / 2;
 
 /// When a job runs. Shown as the text that reads back as the same schedule.
 #[derive(Clone, Debug, PartialEq, Eq)]
