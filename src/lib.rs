@@ -15,6 +15,7 @@ mod memory;
 mod collect;
 
 mod indexes;
+mod partitions;
 mod workload;
 
 mod act;
@@ -62,6 +63,7 @@ unsafe extern "C-unwind" fn request_memory() {
     memory::request();
     collect::registry::request();
     act::board::request();
+    act::requests::request_memory();
 }
 
 #[pgrx::pg_guard]
@@ -74,6 +76,7 @@ unsafe extern "C-unwind" fn attach_memory() {
     memory::startup();
     collect::registry::startup();
     act::board::startup();
+    act::requests::startup();
     // Now that every library has put its hooks in place, so that perf_opt's are called first: pg_stat_statements takes
     // the queryid off a utility statement before it hands it on.
     capture::hooks::install(collect::before_utility);
@@ -144,6 +147,17 @@ pgrx::extension_sql_file!(
         api::maintenance::prewarm_schedule,
         api::maintenance::prewarm_mark,
         api::maintenance::prewarm_unmark
+    ]
+);
+pgrx::extension_sql_file!(
+    "../sql/partitions.sql",
+    name = "partitions",
+    requires = [
+        "job_tables",
+        "policy_tables",
+        api::partitions::partition_manage,
+        api::partitions::partition_unmanage,
+        api::partitions::partition_tick
     ]
 );
 pgrx::extension_sql_file!(

@@ -85,6 +85,41 @@ pub fn transaction<R>(body: impl FnOnce() -> Result<R, Failure>) -> Result<R, Fa
     })
 }
 
+/// Runs `body` in a subtransaction of the open transaction, under a snapshot that sees what came before. What it did is
+/// undone when it fails, and only that.
+pub fn subtransaction<R>(body: impl FnOnce() -> Result<R, Failure>) -> Result<R, Failure> {
+    // SAFETY: a plain read; the values are put back below, as the server's own languages do it for a block with a handler.
+    let (context, owner) = unsafe {
+        let saved = (pg_sys::CurrentMemoryContext, pg_sys::CurrentResourceOwner);
+        pg_sys::BeginInternalSubTransaction(std::ptr::null());
+        pg_sys::MemoryContextSwitchTo(saved.0);
+        saved
+    };
+    let attempt = || {
+        // SAFETY: the snapshot popped is the one pushed here; an abort drops it.
+        unsafe {
+            pg_sys::CommandCounterIncrement();
+            pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+            let value = body()?;
+            pg_sys::PopActiveSnapshot();
+            Ok(value)
+        }
+    };
+    let outcome = PgTryBuilder::new(AssertUnwindSafe(attempt)).catch_others(|cause| Err(Failure::of(cause))).execute();
+    // SAFETY: the subtransaction begun above is the current one, whatever happened.
+    unsafe {
+        if outcome.is_ok() {
+            pg_sys::ReleaseCurrentSubTransaction();
+        } else {
+            pg_sys::MemoryContextSwitchTo(context);
+            pg_sys::RollbackAndReleaseCurrentSubTransaction();
+        }
+        pg_sys::MemoryContextSwitchTo(context);
+        pg_sys::CurrentResourceOwner = owner;
+    }
+    outcome
+}
+
 /// Runs a text of one or more statements, as the role of this session.
 pub fn script(text: &str, at_end: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
     // Where the database is not in UTF-8, a conversion is looked up in the catalogs, which takes a transaction.

@@ -5,6 +5,7 @@ pub mod define;
 pub mod executor;
 pub mod jobs;
 pub mod launcher;
+pub mod requests;
 pub mod runner;
 pub mod runs;
 pub mod scheduler;

@@ -12,6 +12,7 @@ use pgrx::{pg_sys, JsonB};
 use serde_json::{json, Value};
 
 use super::executor::{Failure, QUERY_CANCELED};
+use super::requests::Request;
 use crate::pg::background;
 use crate::pg::query::{self, text, Row};
 use crate::pg::text::{Document, Text};
@@ -59,6 +60,8 @@ pub struct Order {
     pub target: Option<u32>,
     /// What else was asked for.
     pub options: Value,
+    /// The time that the run is to take it to be, in microseconds since 1970; `None`: now.
+    pub as_of: Option<i64>,
     /// Limit of the whole run.
     pub timeout_ms: Option<i64>,
     /// Limit of a wait for a lock.
@@ -117,6 +120,32 @@ pub fn queue(job_id: i64, scheduled_at: i64) {
          SELECT job_id, name, owner, $2, 'queued' FROM perf.job WHERE job_id = $1
          ON CONFLICT DO NOTHING",
         &[job_id.into(), timestamp(scheduled_at).into()],
+    );
+}
+
+/// Queues a run that a backend asks for from within its transaction; its number, -1 when there is no such job.
+pub fn queue_requested(request: &Request) -> i64 {
+    let detail = json!({ "as_of_us": request.as_of_us });
+    let queued = rows(
+        c"INSERT INTO perf.job_run (job_id, job_name, owner, requested, scheduled_at, status, detail)
+         SELECT job_id, name, owner, true, pg_catalog.clock_timestamp(), 'queued', $2 FROM perf.job WHERE job_id = $1
+         RETURNING run_id",
+        &[request.job_id.into(), Document(detail).into()],
+        |row| row.get::<i64>(1),
+    );
+    queued.into_iter().flatten().next().unwrap_or(-1)
+}
+
+/// Queues a run of each job whose table has a concurrent detach that was interrupted, unless one is waiting already: as long
+/// as it is pending no other partition of the table can be detached so.
+pub fn queue_interrupted() {
+    run(
+        c"INSERT INTO perf.job_run (job_id, job_name, owner, requested, scheduled_at, status)
+         SELECT j.job_id, j.name, j.owner, true, pg_catalog.clock_timestamp(), 'queued' FROM perf.job j
+         WHERE j.kind = 'partition' AND j.enabled
+           AND EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhparent = j.target::pg_catalog.oid AND i.inhdetachpending)
+           AND NOT EXISTS (SELECT FROM perf.job_run r WHERE r.job_id = j.job_id AND r.status IN ('queued', 'running'))",
+        &[],
     );
 }
 
@@ -263,10 +292,11 @@ pub fn lost(run_id: i64, attempt: i32, failure: &Failure, status: &str, seed: u6
 /// What a claimed run is to do; `None` when it is not claimed, or its job is gone. Read by hand, not in SQL: this is the first
 /// thing that a new process does, where parsing and planning a join costs more than all the rest of the run.
 pub fn order(run_id: i64, attempt: i32) -> Option<Order> {
-    let job_id = query::row_by_key(c"job_run", c"job_run_pkey", run_id, |row| {
+    let (job_id, as_of) = query::row_by_key(c"job_run", c"job_run_pkey", run_id, |row| {
+        let as_of = row.named::<JsonB>(c"detail").and_then(|detail| detail.0.get("as_of_us").and_then(Value::as_i64));
         let claimed = row.named::<Text>(c"status").is_some_and(|status| status.0 == "running")
             && row.named::<i32>(c"attempt") == Some(attempt);
-        row.named::<i64>(c"job_id").filter(|_| claimed)
+        row.named::<i64>(c"job_id").filter(|_| claimed).map(|job_id| (job_id, as_of))
     })
     .flatten()?;
     let milliseconds = |interval: Option<Interval>| {
@@ -282,6 +312,7 @@ pub fn order(run_id: i64, attempt: i32) -> Option<Order> {
         command: row.named::<Text>(c"command").map(|command| command.0),
         target: row.named::<pg_sys::Oid>(c"target").map(pg_sys::Oid::to_u32),
         options: row.named::<JsonB>(c"options").map_or(Value::Null, |options| options.0),
+        as_of,
         timeout_ms: milliseconds(row.named(c"timeout")),
         lock_timeout_ms: milliseconds(row.named(c"lock_timeout")),
         max_retries: row.named(c"max_retries").unwrap_or_default(),

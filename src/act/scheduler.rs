@@ -13,6 +13,7 @@ use pgrx::{pg_guard, pg_sys};
 use super::board;
 use super::executor::Failure;
 use super::jobs::{self, Look};
+use super::requests;
 use super::runs::{self, Ready};
 use crate::collect::registry;
 use crate::pg::alarm::Alarm;
@@ -75,6 +76,8 @@ struct Round {
     hungry: bool,
     /// More might start if there were more places.
     short: bool,
+    /// Requests for which runs were queued: which, and the run.
+    answers: Vec<(u64, i64)>,
     /// No job will ever be due, and no run is to be started or has not ended.
     idle: bool,
 }
@@ -82,6 +85,8 @@ struct Round {
 struct Scheduler {
     dbid: u32,
     alarm: Alarm,
+    /// Nothing has been looked at since this process began.
+    is_first_round: bool,
     looked_at: i64,
     pruned_at: i64,
     /// No worker could be started; not to be tried before this time.
@@ -97,6 +102,7 @@ impl Scheduler {
         Scheduler {
             dbid,
             alarm: Alarm::new(),
+            is_first_round: true,
             looked_at: background::now(),
             pruned_at: 0,
             starved_until: 0,
@@ -116,6 +122,8 @@ impl Scheduler {
                 Ok(Some(round)) => {
                     self.last_message.clear();
                     self.looked_at = now;
+                    self.is_first_round = false;
+                    round.answers.iter().for_each(|(ticket, run_id)| requests::answered(*ticket, *run_id));
                     registry::set_hungry(self.dbid, round.hungry);
                     let all_started = self.start(&round.claimed);
                     self.prune(now);
@@ -157,11 +165,16 @@ impl Scheduler {
         if !background::extension_installed() {
             return None;
         }
+        if self.is_first_round {
+            runs::queue_interrupted();
+        }
         if now + SET_BACK_US < self.looked_at {
             jobs::clock_set_back(now);
         }
         board::give_back_late(self.dbid, now);
         let all_settled = self.settle_lost();
+        let requested = requests::pending(self.dbid);
+        let answers = requested.iter().map(|one| (one.ticket, runs::queue_requested(one))).collect();
         let look = jobs::queue_due(now);
         let limit = crate::guc::max_running_jobs();
         // Should the clock have been set back, the wait is not as long as that.
@@ -208,7 +221,7 @@ impl Scheduler {
         let times = [soon, unsettled, starved, late, again, jobs::next_due_at(now), runs::next_retry_at(now)];
         let wake_at = times.into_iter().flatten().min();
         let idle = wake_at.is_none() && claimed.is_empty() && ready.is_empty() && runs::claimed().is_empty();
-        Some(Round { claimed, wake_at, hungry, short, idle })
+        Some(Round { claimed, wake_at, hungry, short, answers, idle })
     }
 
     /// Claimed runs without a worker: it was killed, ended by an administrator, or could not connect.

@@ -24,6 +24,13 @@ pub fn qualified(schema: &str, name: &str) -> String {
     format!("{}.{}", quote(schema), quote(name))
 }
 
+/// Quotes a text as a literal, for statements that take no parameters.
+pub fn literal(text: &str) -> String {
+    let text = until_nul(text);
+    // SAFETY: `text` is NUL-terminated and lives through the call; the result is palloc'd and copied at once.
+    unsafe { owned(pg_sys::quote_literal_cstr(text.as_ptr())) }.unwrap_or_default()
+}
+
 /// The quoted, schema-qualified name of a relation; None if it is gone.
 pub fn relation(oid: pg_sys::Oid) -> Option<String> {
     let (schema, name) = relation_parts(oid)?;

@@ -4,7 +4,7 @@
 //! What runs inside is SQL of this extension with values as parameters, under a search path without any schema that others
 //! can write to, so that the owner's rights never meet anybody else's code.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 
 use pgrx::pg_sys;
 
@@ -33,13 +33,54 @@ pub fn as_owner_of<T>(table: &CStr, body: impl FnOnce() -> T) -> Option<T> {
         pg_sys::GetUserIdAndSecContext(&raw mut role, &raw mut context);
         let inner =
             context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32 | pg_sys::SECURITY_RESTRICTED_OPERATION as i32;
-        let level = pg_sys::NewGUCNestLevel();
-        for (name, value) in [
+        let level = set_for_now(&[
             (c"search_path", c"pg_catalog, pg_temp"),
             (c"row_security", c"off"),
             (c"jit", c"off"),
             (c"max_parallel_workers_per_gather", c"0"),
-        ] {
+        ]);
+        pg_sys::SetUserIdAndSecContext(owner, inner);
+        let value = body();
+        pg_sys::SetUserIdAndSecContext(role, context);
+        pg_sys::AtEOXact_GUC(false, level);
+        Some(value)
+    }
+}
+
+/// Runs `body` as whoever runs already, under a search path without any schema that others can write to: names that our
+/// statements do not qualify are the server's own, and what the server prints of expressions qualifies all others. A row
+/// that a policy hides is an error then, rather than overlooked.
+pub fn with_own_path<T>(body: impl FnOnce() -> T) -> T {
+    // SAFETY: the settings level is put back; an error raised inside leaves it to the abort of the (sub)transaction.
+    unsafe {
+        let level = set_for_now(&[(c"search_path", c"pg_catalog, pg_temp"), (c"row_security", c"off")]);
+        let value = body();
+        pg_sys::AtEOXact_GUC(false, level);
+        value
+    }
+}
+
+/// Runs `body` with a limit to each wait for a lock, whatever the session's is.
+pub fn with_lock_timeout<T>(limit_ms: i32, body: impl FnOnce() -> T) -> T {
+    let value = CString::new(limit_ms.to_string()).unwrap_or_default();
+    // SAFETY: as in `with_own_path`.
+    unsafe {
+        let level = set_for_now(&[(c"lock_timeout", &value)]);
+        let value = body();
+        pg_sys::AtEOXact_GUC(false, level);
+        value
+    }
+}
+
+/// Sets settings until the returned level is left.
+///
+/// # Safety
+/// Inside a transaction; whoever calls it ends the level with `AtEOXact_GUC`.
+unsafe fn set_for_now(settings: &[(&CStr, &CStr)]) -> core::ffi::c_int {
+    // SAFETY: NUL-terminated names and values of settings of the server's own.
+    unsafe {
+        let level = pg_sys::NewGUCNestLevel();
+        for (name, value) in settings {
             pg_sys::set_config_option(
                 name.as_ptr(),
                 value.as_ptr(),
@@ -51,11 +92,7 @@ pub fn as_owner_of<T>(table: &CStr, body: impl FnOnce() -> T) -> Option<T> {
                 false,
             );
         }
-        pg_sys::SetUserIdAndSecContext(owner, inner);
-        let value = body();
-        pg_sys::SetUserIdAndSecContext(role, context);
-        pg_sys::AtEOXact_GUC(false, level);
-        Some(value)
+        level
     }
 }
 

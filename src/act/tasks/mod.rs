@@ -3,6 +3,7 @@
 
 pub mod index_maintenance;
 pub mod matview;
+pub mod partition;
 pub mod prewarm;
 
 use serde_json::{json, Value};
@@ -47,6 +48,7 @@ const KINDS: &[Kind] = &[
     Kind { name: matview::KIND, run: matview::run },
     Kind { name: index_maintenance::KIND, run: index_maintenance::run },
     Kind { name: prewarm::KIND, run: prewarm::run },
+    Kind { name: partition::KIND, run: partition::run },
 ];
 
 /// Does what a run is for.

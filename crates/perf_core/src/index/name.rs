@@ -88,7 +88,7 @@ fn unreachable_name() -> String {
 }
 
 /// The text, or its beginning up to a character boundary and a hash of the whole.
-pub(crate) fn shortened(base: &str, bytes_max: usize) -> String {
+pub fn shortened(base: &str, bytes_max: usize) -> String {
     if base.len() <= bytes_max {
         return base.to_owned();
     }

@@ -37,7 +37,8 @@ pub type Instant = i64;
 pub(crate) const SECOND_US: i64 = 1_000_000;
 pub(crate) const MINUTE_US: i64 = 60 * SECOND_US;
 pub(crate) const HOUR_US: i64 = 60 * MINUTE_US;
-pub(crate) const DAY_US: i64 = 24 * HOUR_US;
+/// A day, in microseconds.
+pub const DAY_US: i64 = 24 * HOUR_US;
 
 /// Instants farther than this from 1970, some 146,000 years, have no ticks: there is room to count beyond them.
 pub(crate) const HORIZON_US: i64 = i64::MAX / 2;

@@ -1,0 +1,15 @@
+-- Partitions: what the functions that manage them say of themselves.
+COMMENT ON FUNCTION perf.partition_manage(regclass, text, int, interval, text, text, interval, text, text, text, bigint) IS
+'Manages the partitions of a table by time, as the current role, which must own it; returns job_id bigint. One job a table: called again, it changes that job, and makes it yours.
+parent: partitioned by RANGE of one column of type date, timestamp, timestamptz, uuid (version 7) or bigint (an epoch: see epoch). every: day | week | month | quarter | year, or an interval of minutes, hours, days, weeks, months or years (''6 hours''). premake: partitions made ahead of the clock, 1 and more. Gaps between partitions are filled; partitions attached by hand are respected, whatever their bounds and names.
+retention (NULL: for ever): a partition expires when all of its range is older than that. on_expire: detach | drop | archive. archive_to: schema (moved to archive_schema, which is created if need be) | file (a compressed CSV in perf_opt.archive_directory). compress_after (NULL: never): a partition so old is rewritten densely, in the order of its best key.
+time_zone: what bounds are cut by. epoch: seconds | milliseconds | microseconds | nanoseconds, for a bigint key; NULL: as its partitions tell. max_move_rows: rows of a default partition that are moved to a new one while all others wait; more are left where they are, which perf.partition_tick and perf.partition_check say.
+A new partition has the indexes, constraints, foreign keys, row triggers, privileges, owner, row security, statistics targets, replica identity and comment of the parent, and the storage options, tablespace, access method, publications and own partitions of the newest one. It is attached under SHARE UPDATE EXCLUSIVE: readers and writers pass. Locks are waited for 100 ms at a time, for 30 s.
+Errors: 22023 for another kind of relation or an argument that is not accepted, 22004 for NULL, 0A000 for a key of several columns or an expression, 42501 when you do not own the table, 55000 when perf_opt is not preloaded, 25006 on a standby';
+COMMENT ON FUNCTION perf.partition_unmanage(regclass) IS
+'Manages the partitions of a table no more; they stay as they are. Errors: 42704 when you have no job that does, 22004 for NULL';
+COMMENT ON FUNCTION perf.partition_tick(regclass, timestamptz) IS
+'Does now what is due of the parents that you manage (a superuser: of all), or of one, as if it were as_of, and says what was done.
+relation text. step text: create | move_rows | finalize | detach | drop | archive | compress | gap | read. status text: done | failed | skipped. detail text: bounds, bytes, or the reason. No row: nothing was due. One parent, or step, that fails stops no other.
+The parents'' jobs do it, each step in a transaction of its own, and this waits for them. In a transaction that has changed something, or that has used the parent, the steps are done in it instead, and hold their locks until it ends; partitions are then detached without CONCURRENTLY.
+Errors: 42704 when you do not manage the parent, 22023 for infinity, 22004 for NULL as_of, 25006 on a standby';

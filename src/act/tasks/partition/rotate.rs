@@ -1,0 +1,315 @@
+//! Makes the partitions that a parent needs now and soon, moves rows that have gone to its default partition meanwhile to
+//! where they belong, and ends detaches that were interrupted.
+//!
+//! Called by the look at a parent. A new partition is made like the others, indexes and all, before it is attached, so that
+//! the parent is locked in SHARE UPDATE EXCLUSIVE only: readers and writers pass. With a default partition ATTACH locks that
+//! one in ACCESS EXCLUSIVE while it makes sure that it holds no row of the range. Where it does hold some, the parent is
+//! locked in ACCESS EXCLUSIVE while they are moved: anything less would let a statement that is under way miss them.
+
+use perf_core::partition::{literal, name_nth, Range};
+use pgrx::pg_sys;
+
+use super::{planned, Look, Steps};
+use crate::act::executor::Failure;
+use crate::partitions::like::{self, NewTable};
+use crate::partitions::{Parent, Partition};
+use crate::pg::query::text;
+use crate::pg::{ddl, ident, privilege, query};
+
+/// Names tried for a partition.
+const NAMES_MAX: u32 = 100;
+
+/// All of it. Fails when nothing could be read, or when it is cancelled.
+pub fn rotate(look: &Look, steps: &mut Steps) -> Result<(), Failure> {
+    let (parent, _) = look.ground.read(|| planned(look))?;
+    finalize(look, &parent, steps)?;
+    let (parent, plan) = look.ground.read(|| planned(look))?;
+    for gap in &plan.wide_gaps {
+        let detail = format!(
+            "from {} to {} there is no partition, and more than can be filled; attach one by hand",
+            literal(parent.key, gap.lower),
+            literal(parent.key, gap.upper)
+        );
+        steps.skipped(parent.full_name(), "gap", detail)?;
+    }
+    let now = look
+        .settings
+        .zone()
+        .map_err(Failure::from)
+        .map(|zone| look.settings.ruler(parent.key, &zone).now(look.as_of_us))?;
+    // Rows that come now are in more of a hurry than those that may come some time, and these than gaps in the past.
+    let mut wanted = plan.create;
+    wanted.sort_by_key(|range| (range.upper <= now, (range.lower.saturating_sub(now)).saturating_abs()));
+    for range in wanted {
+        create(look, &parent, range, steps)?;
+    }
+    Ok(())
+}
+
+/// Ends concurrent detaches that were interrupted: as long as one is pending, there can be no other.
+fn finalize(look: &Look, parent: &Parent, steps: &mut Steps) -> Result<(), Failure> {
+    for partition in parent.partitions.iter().filter(|partition| partition.is_detaching) {
+        let statement =
+            format!("ALTER TABLE {} DETACH PARTITION {} FINALIZE", parent.full_name(), partition.full_name());
+        let done = look.ground.step(&[parent.oid, partition.oid], || {
+            ddl::run(&statement);
+            Ok(())
+        });
+        match done {
+            Ok(()) => steps.done(partition.full_name(), "finalize", "its detach had been interrupted")?,
+            Err(failure) => steps.failed(partition.full_name(), "finalize", failure)?,
+        }
+    }
+    Ok(())
+}
+
+/// What came of a range.
+enum Made {
+    /// A partition of this name; so many rows were moved into it from the default partition.
+    Partition(String, u64),
+    /// Somebody else has made one meanwhile.
+    Exists,
+    /// The default partition holds more rows of it than may be moved while others wait.
+    TooMany,
+}
+
+fn create(look: &Look, parent: &Parent, range: Range, steps: &mut Steps) -> Result<(), Failure> {
+    let mut relations = vec![parent.oid];
+    relations.extend(parent.default_partition().map(|partition| partition.oid));
+    let span = format!("from {} to {}", literal(parent.key, range.lower), literal(parent.key, range.upper));
+    match look.ground.step(&relations, || make(look, range)) {
+        Ok(Made::Partition(name, 0)) => steps.done(name, "create", span)?,
+        Ok(Made::Partition(name, moved)) => {
+            steps.done(name, "create", format!("{span}; {moved} rows moved out of the default partition"))?;
+        }
+        Ok(Made::Exists) => {}
+        Ok(Made::TooMany) => {
+            let limit = look.settings.max_move_rows;
+            let default = parent.default_partition().map_or_else(|| parent.full_name(), Partition::full_name);
+            let detail = format!(
+                "it holds more than {limit} rows {span}, which would keep others waiting while they are moved; \
+                 perf.partition_manage(..., max_move_rows => ...) allows more"
+            );
+            steps.skipped(default, "move_rows", detail)?;
+        }
+        Err(failure) => steps.failed(parent.full_name(), "create", with_range(failure, &span))?,
+    }
+    Ok(())
+}
+
+fn with_range(failure: Failure, span: &str) -> Failure {
+    Failure { message: format!("{span}: {}", failure.message), ..failure }
+}
+
+/// Makes the partition for a range, inside a (sub)transaction.
+fn make(look: &Look, range: Range) -> Result<Made, Failure> {
+    // Two managers of one parent take turns, and what is read from here on stays so.
+    lock(look.parent, "SHARE UPDATE EXCLUSIVE");
+    let parent = Parent::read("parent", look.parent, look.settings.epoch)?;
+    if parent.partitions.iter().any(|one| one.range.is_some_and(|other| other.overlaps(&range))) {
+        return Ok(Made::Exists);
+    }
+    let model = parent.newest();
+    let schema = model.map_or(&parent.schema, |model| &model.schema);
+    let name = free_name(look, &parent, schema, &range)?;
+    let bounds = Bounds::of(&parent, &range);
+    let in_default = match parent.default_partition() {
+        Some(default) if default.relkind != b'f' => {
+            Some((default, count(default, &bounds, look.settings.max_move_rows)))
+        }
+        _ => None,
+    };
+    let full_name = ident::qualified(schema, &name);
+    let attach = format!(
+        "ALTER TABLE {} ATTACH PARTITION {full_name} FOR VALUES FROM ({}) TO ({})",
+        parent.full_name(),
+        bounds.lower,
+        bounds.upper
+    );
+    let new = NewTable { schema, name: &name, with_indexes: true };
+    match in_default {
+        Some((_, rows)) if rows > look.settings.max_move_rows => Ok(Made::TooMany),
+        Some((default, rows)) if rows > 0 => {
+            lock(look.parent, "ACCESS EXCLUSIVE");
+            let created = like::create(parent.oid, model.map(|model| model.oid), &new)?;
+            let moved = move_rows(&parent, default, &bounds, created, &full_name, &attach)?;
+            Ok(Made::Partition(full_name, moved))
+        }
+        _ => {
+            like::create(parent.oid, model.map(|model| model.oid), &new)?;
+            ddl::run(&attach);
+            Ok(Made::Partition(full_name, 0))
+        }
+    }
+}
+
+/// A range as SQL.
+struct Bounds {
+    column: String,
+    lower: String,
+    upper: String,
+}
+
+impl Bounds {
+    fn of(parent: &Parent, range: &Range) -> Bounds {
+        Bounds {
+            column: ident::quote(&parent.column),
+            lower: literal(parent.key, range.lower),
+            upper: literal(parent.key, range.upper),
+        }
+    }
+
+    /// The rows of the range: the new one lies between two finite bounds, or reaches as far as the key goes.
+    fn condition(&self) -> String {
+        let lower = (self.lower != "MINVALUE").then(|| format!("{} >= {}", self.column, self.lower));
+        let upper = (self.upper != "MAXVALUE").then(|| format!("{} < {}", self.column, self.upper));
+        let known = [Some(format!("{} IS NOT NULL", self.column)), lower, upper];
+        known.into_iter().flatten().collect::<Vec<_>>().join(" AND ")
+    }
+}
+
+/// Rows of a range in the default partition, counted up to one more than `limit`.
+fn count(default: &Partition, bounds: &Bounds, limit: i64) -> i64 {
+    let statement = format!(
+        "SELECT pg_catalog.count(*) FROM (SELECT FROM {} WHERE {} LIMIT {}) AS found",
+        default.full_name(),
+        bounds.condition(),
+        limit.saturating_add(1)
+    );
+    privilege::with_own_path(|| ddl::value::<i64>(&statement)).unwrap_or(0)
+}
+
+/// Moves the rows of a range from the default partition to `created`, and attaches that. The rows pass through a temporary
+/// table: a change of a table that is attached already is what subscribers of a publication hear of.
+fn move_rows(
+    parent: &Parent,
+    default: &Partition,
+    bounds: &Bounds,
+    created: pg_sys::Oid,
+    full_name: &str,
+    attach: &str,
+) -> Result<u64, Failure> {
+    if let Some(key) = incoming_key(parent.oid) {
+        return Err(Failure {
+            hint: Some("Move the rows by hand, with the foreign key dropped for that time.".to_owned()),
+            ..Failure::new(
+                "0A000",
+                format!(
+                    "{} holds rows of that range, and the foreign key {key} may not let them be moved",
+                    default.full_name()
+                ),
+            )
+        });
+    }
+    privilege::with_own_path(|| {
+        let columns = stored_columns(parent.oid).join(", ");
+        let staging = "pg_temp.perf_opt_moved";
+        let source = default.full_name();
+        ddl::run(&format!("CREATE TEMPORARY TABLE perf_opt_moved (LIKE {source}) ON COMMIT DROP"));
+        let triggers = triggers_off(default.oid, &source);
+        let moved = ddl::run(&format!(
+            "WITH moved AS (DELETE FROM {source} WHERE {} RETURNING {columns})
+             INSERT INTO {staging} ({columns}) SELECT {columns} FROM moved",
+            bounds.condition()
+        ));
+        for statement in triggers {
+            ddl::run(&statement);
+        }
+        ddl::run(attach);
+        let triggers = triggers_off(created, full_name);
+        let arrived = ddl::run(&format!(
+            "INSERT INTO {full_name} ({columns}) OVERRIDING SYSTEM VALUE SELECT {columns} FROM {staging}"
+        ));
+        for statement in triggers {
+            ddl::run(&statement);
+        }
+        ddl::run(&format!("DROP TABLE {staging}"));
+        if arrived != moved {
+            return Err(Failure::new("XX000", format!("{moved} rows left {source}, and {arrived} arrived")));
+        }
+        Ok(moved)
+    })
+}
+
+/// Columns that hold what was written to them, quoted: generated ones are computed again.
+fn stored_columns(relation: pg_sys::Oid) -> Vec<String> {
+    query::run_with(
+        c"SELECT a.attname::text FROM pg_attribute a
+           WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum",
+        &[relation.into()],
+        |row| ident::quote(&row.string(1)),
+    )
+    .1
+}
+
+/// Switches the users' triggers of a partition off: rows that move have not changed. What switches them on again, each as it
+/// was.
+fn triggers_off(relation: pg_sys::Oid, full_name: &str) -> Vec<String> {
+    let found = query::run_with(
+        c"SELECT t.tgname::text, t.tgenabled::text FROM pg_trigger t
+           WHERE t.tgrelid = $1 AND NOT t.tgisinternal AND t.tgenabled <> 'D'",
+        &[relation.into()],
+        |row| (row.string(1), row.string(2)),
+    )
+    .1;
+    found
+        .into_iter()
+        .map(|(name, enabled)| {
+            let name = ident::quote(&name);
+            ddl::run(&format!("ALTER TABLE {full_name} DISABLE TRIGGER {name}"));
+            let when = match enabled.as_str() {
+                "R" => "REPLICA ",
+                "A" => "ALWAYS ",
+                _ => "",
+            };
+            format!("ALTER TABLE {full_name} ENABLE {when}TRIGGER {name}")
+        })
+        .collect()
+}
+
+/// A foreign key of another table that refers to this one.
+fn incoming_key(relation: pg_sys::Oid) -> Option<String> {
+    let found = privilege::with_own_path(|| {
+        query::run_with(
+            c"SELECT format('%I of %s', k.conname, k.conrelid::regclass) FROM pg_constraint k
+               WHERE k.contype = 'f' AND k.confrelid = $1 AND k.conparentid = 0 ORDER BY k.conname LIMIT 1",
+            &[relation.into()],
+            |row| row.string(1),
+        )
+    });
+    found.1.into_iter().next()
+}
+
+/// A name for the partition of a range that no relation of the schema has.
+fn free_name(look: &Look, parent: &Parent, schema: &str, range: &Range) -> Result<String, Failure> {
+    let zone = look.settings.zone()?;
+    let ruler = look.settings.ruler(parent.key, &zone);
+    for n in 1..=NAMES_MAX {
+        let name = name_nth(&parent.name, &ruler, range, n);
+        if !is_taken(schema, &name) {
+            return Ok(name);
+        }
+    }
+    Err(Failure::new("42P07", format!("{NAMES_MAX} names for a partition of {} are taken", parent.full_name())))
+}
+
+/// Whether a relation or a type has the name: a table needs both.
+fn is_taken(schema: &str, name: &str) -> bool {
+    let found = privilege::with_own_path(|| {
+        query::run_with(
+            c"SELECT FROM pg_namespace n WHERE n.nspname = $1
+                 AND (EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = n.oid AND c.relname = $2)
+                      OR EXISTS (SELECT FROM pg_type t WHERE t.typnamespace = n.oid AND t.typname = $2))",
+            &[text(schema), text(name)],
+            |_| (),
+        )
+    });
+    found.0 > 0
+}
+
+/// Locks a table, as LOCK TABLE does, until the end of the (sub)transaction.
+fn lock(relation: pg_sys::Oid, mode: &str) {
+    if let Some(name) = ident::relation(relation) {
+        ddl::run(&format!("LOCK TABLE ONLY {name} IN {mode} MODE"));
+    }
+}
