@@ -197,7 +197,7 @@ fn the_ends_of_the_line_are_in_intervals_without_an_end() {
 
 proptest! {
     #[test]
-    fn intervals_tile_the_line_in_real_zones((zone, from) in zone_and_instant(), (every, key) in every_and_key()) {
+    fn intervals_tile_the_line_in_real_zones((zone, from) in zone_and_instant("1830-01-01 00:00Z"), (every, key) in every_and_key()) {
         let zone = tz(ZONES[zone]);
         assert_tiles(&Ruler { every, key, zone: &zone }, from);
     }
@@ -238,7 +238,7 @@ proptest! {
     }
 
     #[test]
-    fn a_longer_age_is_never_later((zone, now) in zone_and_instant(), days in 0..4000i32, more in 0..100i32, hours in 0..100i64) {
+    fn a_longer_age_is_never_later((zone, now) in zone_and_instant("1830-01-01 00:00Z"), days in 0..4000i32, more in 0..100i32, hours in 0..100i64) {
         let zone = tz(ZONES[zone]);
         for key in [Key::Timestamp, Key::Timestamptz] {
             let ruler = Ruler { every: Every::Day, key, zone: &zone };
