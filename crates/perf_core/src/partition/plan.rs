@@ -61,10 +61,11 @@ pub fn plan(ruler: &Ruler, existing: &[Range], wish: &Wish, utc_us: i64) -> Plan
     for hole in holes(&covered, after).into_iter().rev().chain(holes(&covered, before).into_iter().rev()) {
         let room = CREATED_MAX - plan.create.len();
         let mut filling: Vec<Range> = pieces(ruler, cutoff, hole).take(room + 1).collect();
-        if filling.len() > room {
-            plan.wide_gaps.push(Range { lower: filling[0].lower, upper: hole.upper });
-        } else {
-            plan.create.append(&mut filling);
+        match filling.first() {
+            Some(first) if filling.len() > room => {
+                plan.wide_gaps.push(Range { lower: first.lower, upper: hole.upper });
+            }
+            _ => plan.create.append(&mut filling),
         }
     }
     plan.create.sort_by_key(|range| range.lower);
