@@ -24,14 +24,6 @@ pub fn rotate(look: &Look, steps: &mut Steps) -> Result<(), Failure> {
     let (parent, _) = look.ground.read(|| planned(look))?;
     finalize(look, &parent, steps)?;
     let (parent, plan) = look.ground.read(|| planned(look))?;
-    for gap in &plan.wide_gaps {
-        let detail = format!(
-            "from {} to {} there is no partition, and more than can be filled; attach one by hand",
-            literal(parent.key, gap.lower),
-            literal(parent.key, gap.upper)
-        );
-        steps.skipped(parent.full_name(), "gap", detail)?;
-    }
     let now = look
         .settings
         .zone()
