@@ -40,7 +40,7 @@ COMMENT ON TABLE events_p2026_01 IS 'of January'; COMMENT ON INDEX january_brin 
 """
 JANUARY = "public.events_p2026_01"
 # What may differ afterwards.
-STORAGE = re.compile(r"(, )?fillfactor='?\d+'?(, )?|^.*SET COMPRESSION lz4.*$|\\(un)?restrict \S+", re.MULTILINE)
+STORAGE = re.compile(r"fillfactor='?\d+'?, |(, )?fillfactor='?\d+'?|^.*SET COMPRESSION lz4.*$|\\(un)?restrict \S+", re.MULTILINE)
 
 
 class CompressionTest(ExpiryTest):
