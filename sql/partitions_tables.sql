@@ -75,3 +75,11 @@ WHERE p.owner::pg_catalog.oid = pg_catalog.to_regrole(pg_catalog.quote_ident(cur
    OR (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user);
 
 GRANT SELECT ON perf.partition_archives, perf.partition_compressions TO PUBLIC;
+
+COMMENT ON VIEW perf.partition_archives IS
+'Partitions that your jobs have archived to files; all of them for a superuser: relation, parent, bounds text, archived_at timestamptz, file text (a CSV with a header, compressed with zstd; for the server''s user alone), rows bigint, table_bytes bigint (with indexes and TOAST), content_bytes bigint (uncompressed), file_bytes bigint, sha256 text (of the uncompressed content: zstd -dc FILE | sha256sum), load_sql text (loads it into a table of that name with the columns that it had; needs zstd on the machine, and pg_execute_server_program), owner text';
+COMMENT ON VIEW perf.partition_compressions IS
+'What became of old partitions that your jobs were to compress; all of them for a superuser: relation, parent text, outcome text (compressed | kept: nothing would be gained), reason text (of kept), ordered_by text (the order of its rows), rows bigint, bytes_before, bytes_after bigint (with indexes and TOAST; of a kept one what it would have become), compressed_at timestamptz, is_current boolean (false: it was written anew since, and is looked at again), owner text';
+COMMENT ON TABLE perf.partition_expiry IS 'Partitions that are being let go and not done with; for the jobs that manage partitions. Readable by superusers and the extension''s owner';
+COMMENT ON TABLE perf.partition_archive IS 'Partitions that were archived to files; read perf.partition_archives. Readable by superusers and the extension''s owner';
+COMMENT ON TABLE perf.partition_compression IS 'What became of partitions that were to be compressed; read perf.partition_compressions. Readable by superusers and the extension''s owner';
