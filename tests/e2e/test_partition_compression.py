@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from .cluster import Cluster
+from .jobs_case import SETTINGS
 from .system import run_as_server
-from .test_partition_expiry import ALL_TYPES, NOW, ExpiryTest
+from .test_partition_expiry import ALL, ALL_TYPES, NOW, ExpiryTest
 
 # January is full of holes and in no order; its texts are long enough for TOAST.
 EVENTS = """
@@ -159,6 +161,19 @@ class Compressing(CompressionTest):
         self.assertIn(("public.m_1_a", "compress", "done"), self.steps(parent="m"), self.last)
         self.assertEqual(self.checksum("m"), before)
 
+    def test_as_its_owner(self) -> None:
+        self.sql("DROP ROLE IF EXISTS packer; CREATE ROLE packer LOGIN")
+        self.addCleanup(self.sql, "DROP OWNED BY packer CASCADE; DROP ROLE packer")
+        self.sql("GRANT CREATE, USAGE ON SCHEMA public TO packer; GRANT USAGE ON SCHEMA perf TO packer")
+        self.sql(f"SET ROLE packer; {EVENTS}; {MONTHS.split('CREATE PUBLICATION')[0]}")
+        self.manage("events", user="packer", premake=1, compress_after="1 month")
+        before = self.checksum(JANUARY)
+        self.assertEqual(self.steps(), [(JANUARY, "compress", "done")], self.last)
+        self.assertEqual(self.checksum(JANUARY), before)
+        self.assertEqual(self.value("SELECT outcome FROM perf.partition_compressions", user="packer"), "compressed")
+        self.assertEqual(self.sql("SELECT DISTINCT tableowner::text FROM pg_tables WHERE tablename = 'events_p2026_01'"), [("packer",)])
+        self.check()
+
     def test_not_in_a_transaction(self) -> None:
         self.events()
         with self.cluster.connect(self.database) as session:
@@ -234,3 +249,49 @@ class Neighbours(CompressionTest):
             self.assertIn("a transaction is open that may see its former rows", self.last[0]["detail"])
             old.query("COMMIT")
         self.assertEqual(self.steps(), [(JANUARY, "compress", "done")])
+
+
+class Logs(CompressionTest):
+    """What the write-ahead log has of it."""
+
+    uses_shared_cluster = False
+
+    def start(self, settings: dict[str, Any]) -> None:
+        """A server of its own."""
+        self.own = self.private_cluster({**SETTINGS, **settings})
+        self.database = "postgres"
+        self.sql("CREATE EXTENSION perf_opt")
+
+    @property
+    def cluster(self) -> Cluster:
+        return self.own
+
+    def test_subscribers_hear_nothing_of_it(self) -> None:
+        self.start({"wal_level": "logical"})
+        self.events()
+        self.sql("SELECT pg_create_logical_replication_slot('slot', 'pgoutput')")
+        self.assertEqual(self.steps(), [(JANUARY, "compress", "done")], self.last)
+        self.sql("UPDATE events SET note = 'heard' WHERE id = 1")
+        changes = self.sql("SELECT chr(get_byte(data, 0)) FROM pg_logical_slot_get_binary_changes('slot', NULL, NULL, 'proto_version', '1',"
+                           " 'publication_names', 'january_only')")
+        self.assertEqual([kind for (kind,) in changes if kind in "IUDT"], ["U"])
+
+    def test_crash_with_the_least_of_it(self) -> None:
+        self.start({"wal_level": "minimal", "max_wal_senders": 0, "wal_skip_threshold": 0})
+        self.events()
+        before = self.checksum("events")
+        self.assertEqual(self.steps(), [(JANUARY, "compress", "done")], self.last)
+        self.sql("INSERT INTO events VALUES (70000, '2026-01-31 12:00+00', 'late', repeat('x', 100000))")
+        self.cluster.restart("immediate")
+        self.assertEqual(self.value(ALL.format("(SELECT * FROM events WHERE id <> 70000)")), before)
+        self.assertEqual(self.value("SELECT length(big) FROM events WHERE id = 70000"), 100000)
+        self.check()
+
+    def test_standby(self) -> None:
+        self.start({})
+        self.events()
+        standby = self.cluster.standby()
+        before = self.checksum("events")
+        self.assertEqual(self.steps(), [(JANUARY, "compress", "done")], self.last)
+        self.cluster.wait_for_replay(standby)
+        self.assertEqual(standby.scalar(ALL.format("events")), before)

@@ -449,6 +449,24 @@ class Files(ExpiryTest):
         self.failing("row-level security", detached=True)
         self.assertEqual(self.files(), [])
 
+    def test_another_encoding(self) -> None:
+        self.database = "latin"
+        self.cluster.sql("CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0")
+        self.addCleanup(self.cluster.sql, "DROP DATABASE latin WITH (FORCE)")
+        self.sql("CREATE EXTENSION perf_opt")
+        self.set_directory(self.directory)
+        self.sql("CREATE TABLE \"größe\" (at date NOT NULL, \"länge\" text) PARTITION BY RANGE (at);"
+                 "CREATE TABLE \"größe_1\" PARTITION OF \"größe\" FOR VALUES FROM ('2026-01-01') TO ('2026-02-01');"
+                 "CREATE TABLE \"größe_3\" PARTITION OF \"größe\" FOR VALUES FROM ('2026-03-01') TO ('2026-04-01');"
+                 "INSERT INTO \"größe\" VALUES ('2026-01-05', 'äöü')")
+        self.manage('"größe"', premake=1, retention="1 month", on_expire="archive", archive_to="file")
+        self.assertIn(('public."größe_1"', "archive", "done"), self.steps(parent='"größe"'), self.last)
+        content = subprocess.run(["zstd", "-dc", str(self.directory / self.files()[0])], check=True, capture_output=True).stdout
+        self.assertEqual(content.decode(), "at,länge\n2026-01-05,äöü\n")
+        self.sql('CREATE TABLE "größe_1" (LIKE "größe")')
+        self.sql(self.archives()[0]["load_sql"])
+        self.assertEqual(self.sql('SELECT "länge" FROM "größe_1"'), [("äöü",)])
+
     def test_no_room(self) -> None:
         self.events(on_expire="archive", archive_to="file")
         self.sql("DROP INDEX events_note; INSERT INTO events SELECT 100000 + g, '2026-01-02 00:00+00',"

@@ -2,8 +2,8 @@
 //! back, and what it holds is compared with what was written to it, before the table is dropped; all of it in one
 //! transaction, so that a crash at any moment leaves the table, and the next run writes the file anew.
 //!
-//! Called by the expiry of partitions, in the worker of a run only. Locks the table in SHARE while it is written, so that
-//! nobody changes it, and in ACCESS EXCLUSIVE to drop it.
+//! Called by the expiry of partitions, in the worker of a run only. Locks the table in SHARE ROW EXCLUSIVE while it is written,
+//! so that nobody changes it, and no other run writes to the same file, and in ACCESS EXCLUSIVE to drop it.
 
 use std::path::{Path, PathBuf};
 
@@ -28,8 +28,7 @@ const NAMES_MAX: u32 = 1_000;
 const PARTIAL: &str = ".partial";
 /// Rows are written so that they mean the same to whoever loads them, whatever the session's settings are.
 const SETTINGS: &str = "SET LOCAL datestyle = 'ISO, YMD'; SET LOCAL intervalstyle = 'postgres'; SET LOCAL timezone = 'UTC'; \
-                        SET LOCAL bytea_output = 'hex'; SET LOCAL extra_float_digits = 3; SET LOCAL xmloption = 'content'; \
-                        SET LOCAL statement_timeout = 0";
+                        SET LOCAL bytea_output = 'hex'; SET LOCAL extra_float_digits = 3; SET LOCAL xmloption = 'content'";
 
 /// The directory for files; an error when there is none to write to, or the current role may not have the server write
 /// files.
@@ -104,7 +103,7 @@ pub fn to_file(look: &Look, expired: &Expired) -> Result<Option<String>, Failure
     look.ground.read(|| can_be_dropped(expired))?;
     let (file, is_ours) = look.ground.step(&[], || file_for(expired))?;
     let outcome = executor::transaction(|| {
-        let locked = Ground::Inside.step(&[expired.oid], || Ok(lock_detached(expired, "SHARE")))?;
+        let locked = Ground::Inside.step(&[expired.oid], || Ok(lock_detached(expired, "SHARE ROW EXCLUSIVE")))?;
         if !locked {
             return Ok(None);
         }
@@ -163,6 +162,7 @@ fn file_for(expired: &Expired) -> Result<(PathBuf, bool), Failure> {
         if file.parent() == Some(&directory) {
             return Ok((file, true));
         }
+        remove_partial(expired);
     }
     for n in 1..=NAMES_MAX {
         let file = directory.join(expiry::file_name(&expired.stem, n));
