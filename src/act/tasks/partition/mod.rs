@@ -9,6 +9,7 @@ pub mod ground;
 pub mod manage;
 pub mod rotate;
 pub mod settings;
+pub mod shield;
 pub mod tick;
 
 use perf_core::partition::Plan;

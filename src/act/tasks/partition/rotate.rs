@@ -9,7 +9,7 @@
 use perf_core::partition::{literal, name_nth, Range};
 use pgrx::pg_sys;
 
-use super::{ground, planned, Look, Steps};
+use super::{ground, planned, shield, Look, Steps};
 use crate::act::executor::Failure;
 use crate::partitions::like::{self, NewTable};
 use crate::partitions::{Parent, Partition};
@@ -24,11 +24,8 @@ pub fn rotate(look: &Look, steps: &mut Steps) -> Result<(), Failure> {
     let (parent, _) = look.ground.read(|| planned(look))?;
     finalize(look, &parent, steps)?;
     let (parent, plan) = look.ground.read(|| planned(look))?;
-    let now = look
-        .settings
-        .zone()
-        .map_err(Failure::from)
-        .map(|zone| look.settings.ruler(parent.key, &zone).now(look.as_of_us))?;
+    let zone = look.settings.zone()?;
+    let now = look.settings.ruler(parent.key, &zone).now(look.as_of_us);
     // Rows that come now are in more of a hurry than those that may come some time, and these than gaps in the past.
     let mut wanted = plan.create;
     wanted.sort_by_key(|range| {
@@ -41,10 +38,18 @@ pub fn rotate(look: &Look, steps: &mut Steps) -> Result<(), Failure> {
         };
         (turn, range.lower.saturating_sub(now).saturating_abs())
     });
+    shield::lower(look, &parent)?;
+    let is_shielded = match shield::raise(look, &parent, &wanted, now) {
+        Ok(is_shielded) => is_shielded,
+        Err(failure) => return steps.failed(parent.full_name(), "create", failure),
+    };
     for range in wanted {
         if !create(look, &parent, range, steps)? {
             break;
         }
+    }
+    if is_shielded {
+        shield::lower(look, &parent)?;
     }
     Ok(())
 }
