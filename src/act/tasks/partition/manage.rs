@@ -184,6 +184,8 @@ pub struct Managed {
     pub parent: pg_sys::Oid,
     /// Its job.
     pub job_id: i64,
+    /// Whose rights it has.
+    pub owner: pg_sys::Oid,
     /// How it is managed.
     pub options: serde_json::Value,
 }
@@ -193,7 +195,7 @@ pub fn managed(parent: Option<pg_sys::Oid>) -> Result<Vec<Managed>, Error> {
     let role = privilege::current_role();
     privilege::as_owner(JOBS, || {
         let found = rows(
-            c"SELECT target::pg_catalog.oid, job_id, options FROM perf.job
+            c"SELECT target::pg_catalog.oid, job_id, options, owner::pg_catalog.oid FROM perf.job
              WHERE kind = 'partition' AND ($1 IS NULL OR target = $1)
                AND (owner::pg_catalog.oid = $2 OR (SELECT rolsuper FROM pg_catalog.pg_roles WHERE oid = $2))
              ORDER BY job_id",
@@ -202,6 +204,7 @@ pub fn managed(parent: Option<pg_sys::Oid>) -> Result<Vec<Managed>, Error> {
                 Some(Managed {
                     parent: row.get::<pg_sys::Oid>(1)?,
                     job_id: row.get::<i64>(2)?,
+                    owner: row.get::<pg_sys::Oid>(4)?,
                     options: row.get::<pgrx::JsonB>(3)?.0,
                 })
             },
