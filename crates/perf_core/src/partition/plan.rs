@@ -92,9 +92,9 @@ fn ahead(ruler: &Ruler, now: At, premake: u32) -> Range {
     ahead.intersection(&ruler.key.line())
 }
 
-/// Where holes are filled before and after the intervals ahead. What has no beginning has an end to fill from.
+/// Where holes are filled before and after the intervals ahead. What has no beginning covers up to its end.
 fn around(covered: &[Range], ahead: Range) -> (Range, Range) {
-    let lowest = covered.iter().map(|range| if range.lower == At::MIN { range.upper } else { range.lower }).min();
+    let lowest = covered.first().map(|range| range.lower);
     let highest = covered.iter().filter(|range| range.upper != At::MAX).map(|range| range.upper).max();
     let before = Range { lower: lowest.unwrap_or(ahead.lower), upper: ahead.lower };
     let after = Range { lower: ahead.upper, upper: highest.unwrap_or(ahead.upper) };

@@ -9,7 +9,7 @@
 use perf_core::partition::{literal, name_nth, Range};
 use pgrx::pg_sys;
 
-use super::{planned, Look, Steps};
+use super::{ground, planned, shield, Look, Steps};
 use crate::act::executor::Failure;
 use crate::partitions::like::{self, NewTable};
 use crate::partitions::{Parent, Partition};
@@ -24,24 +24,32 @@ pub fn rotate(look: &Look, steps: &mut Steps) -> Result<(), Failure> {
     let (parent, _) = look.ground.read(|| planned(look))?;
     finalize(look, &parent, steps)?;
     let (parent, plan) = look.ground.read(|| planned(look))?;
-    for gap in &plan.wide_gaps {
-        let detail = format!(
-            "from {} to {} there is no partition, and more than can be filled; attach one by hand",
-            literal(parent.key, gap.lower),
-            literal(parent.key, gap.upper)
-        );
-        steps.skipped(parent.full_name(), "gap", detail)?;
-    }
-    let now = look
-        .settings
-        .zone()
-        .map_err(Failure::from)
-        .map(|zone| look.settings.ruler(parent.key, &zone).now(look.as_of_us))?;
+    let zone = look.settings.zone()?;
+    let now = look.settings.ruler(parent.key, &zone).now(look.as_of_us);
     // Rows that come now are in more of a hurry than those that may come some time, and these than gaps in the past.
     let mut wanted = plan.create;
-    wanted.sort_by_key(|range| (range.upper <= now, (range.lower.saturating_sub(now)).saturating_abs()));
+    wanted.sort_by_key(|range| {
+        let turn = if range.contains(now) {
+            0
+        } else if range.lower > now {
+            1
+        } else {
+            2
+        };
+        (turn, range.lower.saturating_sub(now).saturating_abs())
+    });
+    shield::lower(look, &parent)?;
+    let is_shielded = match shield::raise(look, &parent, &wanted, now) {
+        Ok(is_shielded) => is_shielded,
+        Err(failure) => return steps.failed(parent.full_name(), "create", failure),
+    };
     for range in wanted {
-        create(look, &parent, range, steps)?;
+        if !create(look, &parent, range, steps)? {
+            break;
+        }
+    }
+    if is_shielded {
+        shield::lower(look, &parent)?;
     }
     Ok(())
 }
@@ -73,7 +81,8 @@ enum Made {
     TooMany,
 }
 
-fn create(look: &Look, parent: &Parent, range: Range, steps: &mut Steps) -> Result<(), Failure> {
+/// False when the others would fare no better: a lock could not be had.
+fn create(look: &Look, parent: &Parent, range: Range, steps: &mut Steps) -> Result<bool, Failure> {
     let mut relations = vec![parent.oid];
     relations.extend(parent.default_partition().map(|partition| partition.oid));
     let span = format!("from {} to {}", literal(parent.key, range.lower), literal(parent.key, range.upper));
@@ -92,9 +101,13 @@ fn create(look: &Look, parent: &Parent, range: Range, steps: &mut Steps) -> Resu
             );
             steps.skipped(default, "move_rows", detail)?;
         }
-        Err(failure) => steps.failed(parent.full_name(), "create", with_range(failure, &span))?,
+        Err(failure) => {
+            let is_locked = ground::is_lock_failure(&failure);
+            steps.failed(parent.full_name(), "create", with_range(failure, &span))?;
+            return Ok(!is_locked);
+        }
     }
-    Ok(())
+    Ok(true)
 }
 
 fn with_range(failure: Failure, span: &str) -> Failure {
