@@ -164,7 +164,7 @@ pgrx::extension_sql_file!("../sql/partition_policy.sql", name = "partition_polic
 pgrx::extension_sql_file!(
     "../sql/partition_check.sql",
     name = "partition_check",
-    requires = ["partitions", api::partition_check::partition_check]
+    requires = ["partitions", api::partition_check::partition_advice, api::partition_check::partition_check]
 );
 pgrx::extension_sql_file!(
     "../sql/matviews.sql",

@@ -417,3 +417,82 @@ class Manners(CheckTest):
         self.assertEqual(self.sql(health), [("ok", "1 tables managed: none needs anybody")])
         self.sql("SELECT perf.job_pause($1::bigint)", (job_id,))
         self.assertIn("does not run", self.sql(health)[0][1])
+
+
+class Advice(PartitionTest):
+    """Tables that would gain, by what was captured."""
+
+    def advice(self, min_size_bytes: Optional[int] = 0, user: str = "postgres") -> dict[str, dict[str, Any]]:
+        """Rows by relation."""
+        rows = self.cluster.result("SELECT * FROM perf.partition_advice($1::bigint)", (min_size_bytes,),
+                                   dbname=self.database, user=user).dicts()
+        return {row["relation"]: row for row in rows}
+
+    def table(self, name: str, more: str = "") -> None:
+        """A year of rows."""
+        self.sql(f"CREATE TABLE {name} (id bigint, at timestamptz NOT NULL, due date, note text{more})")
+        self.sql(f"INSERT INTO {name} SELECT g, now() - g * interval '6 minutes', '2020-01-01', repeat('x', 60)"
+                 " FROM generate_series(1, 87600) g")
+        self.sql(f"ANALYZE {name}")
+
+    def ask(self, query: str, times: int = 5) -> None:
+        """Runs it as a client does."""
+        with self.cluster.connect(self.database) as session:
+            session.query("SET max_parallel_workers_per_gather = 0")
+            for _ in range(times):
+                session.query(query)
+
+    def test_ranges_of_time(self) -> None:
+        for name in ("logs", "by_id", "indexed", "referred"):
+            self.table(name, ", UNIQUE (id)" if name == "referred" else "")
+        self.sql("CREATE INDEX ON indexed (at)")
+        self.sql("CREATE TABLE refers (id bigint REFERENCES referred (id))")
+        self.sql("SELECT perf.reset()")
+        for name in ("logs", "indexed", "referred"):
+            self.ask(f"SELECT count(*) FROM {name} WHERE at >= now() - interval '7 days'")
+            self.ask(f"SELECT count(*) FROM {name} WHERE at >= now() - interval '20 days' AND at < now() - interval '9 days'")
+        self.ask("SELECT count(*) FROM by_id WHERE note LIKE '%y%'")
+        found = self.advice()
+        self.assertEqual(set(found), {"public.logs", "public.referred"})
+        logs = found["public.logs"]
+        self.assertEqual((logs["control_column"], logs["every"], logs["basis"]), ("at", "month", "what_if"))
+        self.assertIn(logs["priority"], ("high", "medium"))
+        self.assertEqual(logs["ddl"], "CALL perf.partition_convert('public.logs', 'at', 'month')")
+        statements = logs["evidence"]["statements"]
+        self.assertEqual([(one["calls"], one["kind"]) for one in statements], [(5, "range"), (5, "range")])
+        for one in statements:
+            self.assertLess(one["pages_then"], one["pages_now"] / 5)
+        asked = sorted(one["rows_asked_pct"] for one in statements)
+        self.assertAlmostEqual(asked[0], 100 * 7 / 365, delta=1.5)
+        self.assertAlmostEqual(asked[1], 100 * 11 / 365, delta=1.5)
+        # What the two statements take together, and no more.
+        total = self.value("SELECT sum(total_ms + planning_total_ms) FROM perf.statements()")
+        self.assertLessEqual(logs["expected_benefit_pct"], 100 * sum(one["ms"] for one in statements) / total + 5)
+        referred = found["public.referred"]
+        self.assertEqual((referred["priority"], referred["ddl"]), ("low", None))
+        self.assertIn("foreign key refers_id_fkey of public.refers refers to it", referred["reason"])
+        # Smaller than the server's memory for pages.
+        self.assertEqual(self.advice(None), {})
+        self.sql("UPDATE perf.partition_policy SET every = 'week' WHERE table_name = 'alerts'")
+        self.sql("UPDATE perf.partition_policy SET control_column = 'at' WHERE table_name = 'alerts'")
+        self.sql("ALTER TABLE logs RENAME TO alerts")
+        self.ask("SELECT count(*) FROM alerts WHERE at >= now() - interval '7 days'", 10)
+        self.assertEqual(self.advice()["public.alerts"]["every"], "week")
+
+    def test_deletes_by_age(self) -> None:
+        for name in ("logs", "picky"):
+            self.table(name)
+        self.sql("SELECT perf.reset()")
+        self.ask("DELETE FROM logs WHERE at < now() - interval '300 days'", 1)
+        self.ask("DELETE FROM picky WHERE at < now() - interval '10 days' AND note = 'y'", 1)
+        logs = self.advice()["public.logs"]
+        self.assertEqual(logs["basis"], "measured")
+        self.assertIn("1 delete by its age", logs["reason"])
+        kinds = [one["kind"] for one in logs["evidence"]["statements"]]
+        self.assertEqual(kinds, ["delete_by_age"])
+        for row in self.advice().values():
+            if row["relation"] != "public.logs":
+                self.assertNotIn("delete_by_age", [one["kind"] for one in row["evidence"]["statements"]])
+
+    def test_bad_input(self) -> None:
+        self.assert_sql_error("22023", self.cluster, "SELECT perf.partition_advice(-1)", dbname=self.database)
