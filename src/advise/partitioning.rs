@@ -87,7 +87,11 @@ fn of_table(study: &Study, workload: &Workload, known: &Known) -> Option<Row> {
     if !benefit_pct.is_finite() || benefit_pct < advice::NOTICEABLE_PCT {
         return None;
     }
-    Some(row(workload, known, column, &Found { spread, asked, best, benefit_pct }))
+    let mut writes = study.statements.iter().flat_map(|statement| &statement.base.writes);
+    let is_changed = writes.any(|write| {
+        write.relation == table.oid && write.command == WriteCommand::Update && write.columns.contains(&column.number)
+    });
+    Some(row(workload, known, column, &Found { spread, asked, best, benefit_pct, is_changed }))
 }
 
 /// What is to be told of a table.
@@ -96,6 +100,8 @@ struct Found {
     asked: Vec<Asked>,
     best: Advice,
     benefit_pct: f64,
+    /// Some statement updates the column.
+    is_changed: bool,
 }
 
 fn row(workload: &Workload, known: &Known, column: &Column, found: &Found) -> Row {
@@ -103,7 +109,13 @@ fn row(workload: &Workload, known: &Known, column: &Column, found: &Found) -> Ro
     let relation = table.qualified();
     let every = best.every.to_string();
     let length_us = advice::length_us(best.every.span());
-    let obstacles = obstacles(table.oid, column.number);
+    let mut obstacles = obstacles(table.oid, column.number);
+    if found.is_changed {
+        obstacles.push(format!(
+            "statements change {}, which would move rows between partitions",
+            ident::quote(&column.name)
+        ));
+    }
     let saved = |asked: &Asked| advice::saved(&asked.by_time, length_us, &found.spread);
     let mut asked: Vec<&Asked> = found.asked.iter().filter(|asked| saved(asked) > 0.0).collect();
     asked.sort_by(|a, b| saved(b).total_cmp(&saved(a)).then(a.at.cmp(&b.at)));

@@ -168,6 +168,23 @@ class Ranges(CheckTest):
         self.mends("rows_in_default", "u")
         self.assertEqual(self.value("SELECT count(*) FROM u_rest"), 0)
 
+    def test_gaps_that_are_too_wide(self) -> None:
+        self.sql("CREATE TABLE ticks (at timestamptz NOT NULL) PARTITION BY RANGE (at)")
+        self.sql("CREATE TABLE old PARTITION OF ticks FOR VALUES FROM ('2020-01-01 00:00+00') TO ('2020-01-02 00:00+00')")
+        self.manage("ticks", every="1 hour", premake=1)
+        self.sql("SELECT * FROM perf.partition_tick('ticks')")
+        rows = self.check("ticks")
+        self.assertEqual([row["problem"] for row in rows], ["gap"])
+        self.assertIn("more than are made at once", rows[0]["detail"])
+        self.mends("gap", "ticks")
+        self.assertEqual(self.check(), [])
+
+    def test_too_many_partitions(self) -> None:
+        self.sql("CREATE TABLE many (at date NOT NULL) PARTITION BY RANGE (at)")
+        self.sql("DO $$ BEGIN FOR n IN 0..2000 LOOP EXECUTE format('CREATE TABLE many_%s PARTITION OF many FOR VALUES"
+                 " FROM (%L) TO (%L)', n, current_date - 1990 + n, current_date - 1989 + n); END LOOP; END $$")
+        self.assertEqual(self.problems(), ["too_many_partitions"])
+
     def test_odd_bounds_and_taken_names_are_told(self) -> None:
         self.sql(MONTHS)
         first = self.value(f"SELECT to_char({MONTH} + interval '3 days', 'YYYY-MM-DD')")
@@ -471,11 +488,15 @@ class Advice(PartitionTest):
         referred = found["public.referred"]
         self.assertEqual((referred["priority"], referred["ddl"]), ("low", None))
         self.assertIn("foreign key refers_id_fkey of public.refers refers to it", referred["reason"])
+        # What is updated would move from partition to partition.
+        self.ask("UPDATE logs SET at = now() WHERE id = 7", 1)
+        self.assertIn("statements change at, which would move rows", self.advice()["public.logs"]["reason"])
         # Smaller than the server's memory for pages.
         self.assertEqual(self.advice(None), {})
         self.sql("UPDATE perf.partition_policy SET every = 'week' WHERE table_name = 'alerts'")
         self.sql("UPDATE perf.partition_policy SET control_column = 'at' WHERE table_name = 'alerts'")
-        self.sql("ALTER TABLE logs RENAME TO alerts")
+        self.sql("DROP TABLE logs")
+        self.table("alerts")
         self.ask("SELECT count(*) FROM alerts WHERE at >= now() - interval '7 days'", 10)
         self.assertEqual(self.advice()["public.alerts"]["every"], "week")
 
