@@ -268,7 +268,7 @@ fn staging_table(parent: &Parent, source: &str) -> Result<String, Failure> {
 }
 
 /// Columns that hold what was written to them, quoted: generated ones are computed again.
-fn stored_columns(relation: pg_sys::Oid) -> Vec<String> {
+pub fn stored_columns(relation: pg_sys::Oid) -> Vec<String> {
     query::run_with(
         c"SELECT a.attname::text FROM pg_attribute a
            WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum",
@@ -304,7 +304,7 @@ fn triggers_off(relation: pg_sys::Oid, full_name: &str) -> Vec<String> {
 }
 
 /// A foreign key of another table that refers to this one.
-fn incoming_key(relation: pg_sys::Oid) -> Option<String> {
+pub fn incoming_key(relation: pg_sys::Oid) -> Option<String> {
     let found = privilege::with_own_path(|| {
         query::run_with(
             c"SELECT format('%I of %s', k.conname, k.conrelid::regclass) FROM pg_constraint k
@@ -330,7 +330,7 @@ fn free_name(look: &Look, parent: &Parent, schema: &str, range: &Range) -> Resul
 }
 
 /// Whether a relation or a type has the name: a table needs both.
-fn is_taken(schema: &str, name: &str) -> bool {
+pub fn is_taken(schema: &str, name: &str) -> bool {
     let found = privilege::with_own_path(|| {
         query::run_with(
             c"SELECT FROM pg_namespace n WHERE n.nspname = $1
