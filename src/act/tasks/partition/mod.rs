@@ -5,6 +5,7 @@
 //! transaction. Each step has its own (sub)transaction, so that one that fails stops no other. No step takes ACCESS
 //! EXCLUSIVE on a parent, but for moving rows out of a default partition and for letting go of a partition beside one.
 
+pub mod convert;
 pub mod ground;
 pub mod manage;
 pub mod rotate;
