@@ -216,7 +216,7 @@ pub fn identities(source: &Table) -> Vec<Identity> {
 impl Identity {
     /// Where its sequence stands. Nobody may use it meanwhile.
     pub fn state(&self) -> String {
-        let question = format!("SELECT concat(last_value, ', ', is_called) FROM {}", self.sequence);
+        let question = format!("SELECT concat(last_value, ', ', is_called::text) FROM {}", self.sequence);
         ddl::value::<Text>(&question).map_or_else(|| "1, false".to_owned(), |state| state.0)
     }
 
