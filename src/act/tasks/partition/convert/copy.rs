@@ -34,8 +34,13 @@ pub fn properties(source: &Table, target: &str) -> Vec<String> {
           WHERE obj_description($1, 'pg_class') IS NOT NULL",
         c"SELECT format('ALTER TABLE %s ALTER COLUMN %I SET STATISTICS %s', $2, attname, attstattarget) FROM pg_attribute
           WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped AND coalesce(attstattarget, -1) >= 0 ORDER BY attnum",
-        c"SELECT format('ALTER TABLE %s ALTER COLUMN %I SET (%s)', $2, attname, array_to_string(attoptions, ', '))
-          FROM pg_attribute WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped AND attoptions IS NOT NULL ORDER BY attnum",
+        // Not all that is in there: the server keeps reserved keys of its own beside these, such as the versions of columns.
+        c"SELECT format('ALTER TABLE %s ALTER COLUMN %I SET (%s)', $2, a.attname,
+                        string_agg(format('%I = %L', o.option_name, o.option_value), ', ' ORDER BY o.option_name))
+          FROM pg_attribute a, pg_options_to_table(a.attoptions) o
+          WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped
+            AND o.option_name IN ('n_distinct', 'n_distinct_inherited')
+          GROUP BY a.attnum, a.attname ORDER BY a.attnum",
         c"SELECT format('SECURITY LABEL FOR %I ON TABLE %s IS %L', provider, $2, label) FROM pg_seclabel
           WHERE classoid = 'pg_class'::regclass AND objoid = $1 AND objsubid = 0
           UNION ALL
