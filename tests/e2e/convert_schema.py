@@ -56,7 +56,7 @@ ALTER TABLE "Shop"."Orders" ENABLE ROW LEVEL SECURITY;
 CREATE POLICY see ON "Shop"."Orders" FOR SELECT TO {p}_reader, {p}_clerk USING (amount < 100);
 CREATE POLICY write ON "Shop"."Orders" AS PERMISSIVE FOR INSERT TO {p}_clerk WITH CHECK (customer <= 5);
 CREATE POLICY not_closed ON "Shop"."Orders" AS RESTRICTIVE FOR ALL TO PUBLIC USING (code <> 'closed');
-GRANT SELECT ON "Shop"."Orders" TO {p}_reader;
+GRANT SELECT ON "Shop"."Orders" TO {p}_reader; GRANT INSERT ON "Shop".audit TO {p}_clerk;
 GRANT SELECT, INSERT, UPDATE (amount, note) ON "Shop"."Orders" TO {p}_clerk WITH GRANT OPTION;
 GRANT USAGE ON SEQUENCE "Shop"."Orders_id_seq", "Shop"."Orders_number_seq" TO {p}_clerk;
 ALTER DEFAULT PRIVILEGES IN SCHEMA "Shop" GRANT ALL ON TABLES TO {p}_reader;

@@ -253,7 +253,8 @@ pub fn boundary(settled: &Settled, newest: &Newest) -> Result<At, String> {
     }
     let at = newest.at(settled.key);
     rules::boundary(&settled.ruler(), Settled::now(), at).ok_or_else(|| {
-        let newest = at.map_or_else(|| "the newest value".to_owned(), |at| literal(settled.key, at));
+        let newest = at.filter(|at| *at < settled.key.line().upper).map(|at| literal(settled.key, at));
+        let newest = newest.unwrap_or_else(|| "the newest value".to_owned());
         match settled.key {
             Key::Uuid7 => format!("{newest}, no uuid of version 7 or one of the far future, is the last"),
             _ => format!("{newest}, more than a hundred years from now, is the last"),
