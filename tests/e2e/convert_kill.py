@@ -94,13 +94,13 @@ class Interruption:
     def kill_before(self, call: str, step: str) -> None:
         """Calls, and kills the worker just before a step. The server recovers, as after every such kill."""
         cluster = self.cluster
-        cluster.sql("TRUNCATE hold")
+        cluster.sql("DELETE FROM hold")
         cluster.sql("INSERT INTO hold VALUES ($1)", (step,))
         holder = cluster.connect()
         holder.query(f"SELECT pg_advisory_lock({KEY})")
         caller = Caller(cluster, call)
         pid = wait_until(self.worker, 60, f"the conversion to come to {step!r}; it ended with {caller.error}")
-        cluster.sql("TRUNCATE hold")
+        cluster.sql("DELETE FROM hold")
         self.kill(pid)
         caller.ended()
 

@@ -406,7 +406,7 @@ class Crash(ConvertTest):
                     holder.query("SELECT pg_advisory_lock(4711)")
                     caller = Caller(self.server, call)
                     self.wait_until(self.killing.worker, 60, step)
-                    self.server.sql("TRUNCATE hold")
+                    self.server.sql("DELETE FROM hold")
                     holder.query(f"BEGIN; {hold}")
                     holder.query("SELECT pg_advisory_unlock(4711)")
                     pid = self.wait_until(lambda: self.server.sql(

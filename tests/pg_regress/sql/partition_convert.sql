@@ -150,6 +150,11 @@ DROP MATERIALIZED VIEW frozen;
 CREATE PUBLICATION regress_perf_leaves FOR TABLE t;
 SELECT * FROM blockers('t');
 DROP PUBLICATION regress_perf_leaves;
+CREATE PUBLICATION regress_perf_narrow FOR TABLE t (id, v) WITH (publish_via_partition_root);
+SELECT * FROM blockers('t');
+ALTER PUBLICATION regress_perf_narrow SET TABLE t (id, at);
+SELECT * FROM blockers('t');
+DROP PUBLICATION regress_perf_narrow;
 SELECT * FROM blockers('t');
 
 -- Privileges.

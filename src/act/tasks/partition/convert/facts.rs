@@ -220,6 +220,17 @@ pub fn uniques_without(table: &Table, control: &Control) -> Vec<Unique> {
     )
 }
 
+/// Publications of updates or deletes that do not send the control column.
+pub fn narrow_publications(table: &Table, control: &Control) -> Vec<String> {
+    texts(
+        c"SELECT quote_ident(p.pubname) FROM pg_publication p JOIN pg_publication_rel r ON r.prpubid = p.oid
+          JOIN pg_class c ON c.oid = r.prrelid
+          WHERE r.prrelid = $1 AND r.prattrs IS NOT NULL AND NOT $2 = ANY (r.prattrs::int2[])
+            AND (p.pubupdate OR p.pubdelete) AND c.relreplident IN ('d', 'i') ORDER BY 1",
+        &[table.oid.into(), control.number.into()],
+    )
+}
+
 /// Whether a constraint of the table has the control column among its keys.
 pub fn constraint_has(table: &Table, name: &str, control: &Control) -> bool {
     let found = rows(

@@ -40,9 +40,20 @@ pub fn wanted(table: &Table, control: &Control, known: &[Key]) -> Vec<Key> {
     keys
 }
 
-/// Indexes whose definition is not understood.
+/// Indexes whose definition is not understood, and publications that the wider keys do not fit.
 pub fn obstacles(table: &Table, control: &Control) -> Vec<Obstacle> {
-    let strange = facts::uniques_without(table, control).into_iter().filter(|unique| unique.parsed(table).is_none());
+    let uniques = facts::uniques_without(table, control);
+    let lists = if uniques.is_empty() { Vec::new() } else { facts::narrow_publications(table, control) };
+    let lists = lists.into_iter().map(|publication| Obstacle {
+        step: Step::Keys,
+        sqlstate: "0A000",
+        message: format!(
+            "the column list of publication {publication} lacks {}, which rows are going to be told apart by",
+            control.name
+        ),
+        hint: "Add the column to the list, or use REPLICA IDENTITY FULL without a list.".to_owned(),
+    });
+    let strange = uniques.into_iter().filter(|unique| unique.parsed(table).is_none());
     strange
         .map(|unique| Obstacle {
             step: Step::Keys,
@@ -50,6 +61,7 @@ pub fn obstacles(table: &Table, control: &Control) -> Vec<Obstacle> {
             message: format!("the definition of index {} is not understood", ident::quote(&unique.name)),
             hint: unique.definition,
         })
+        .chain(lists)
         .collect()
 }
 
