@@ -160,6 +160,12 @@ pgrx::extension_sql_file!(
         api::partitions::partition_tick
     ]
 );
+pgrx::extension_sql_file!("../sql/partition_policy.sql", name = "partition_policy", requires = ["partitions"]);
+pgrx::extension_sql_file!(
+    "../sql/partition_check.sql",
+    name = "partition_check",
+    requires = ["partitions", api::partition_check::partition_advice, api::partition_check::partition_check]
+);
 pgrx::extension_sql_file!(
     "../sql/partition_convert.sql",
     name = "partition_convert",

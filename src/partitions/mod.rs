@@ -2,7 +2,13 @@
 //! rotates partitions, by the conversion of tables, by the functions that check and recommend. Reads catalogs only: no
 //! table is locked here, and none is waited for, but by [`like`], which makes a table.
 
+pub mod check;
+mod default_rows;
+mod differences;
+mod index_faults;
+mod jobs;
 pub mod like;
+mod mend;
 
 use perf_core::partition::{range_of_numbers, range_of_uuids, At, EpochUnit, Key, Range};
 use pgrx::pg_sys;

@@ -50,8 +50,7 @@ pub fn plan(ruler: &Ruler, existing: &[Range], wish: &Wish, utc_us: i64) -> Plan
     let compress = rest.into_iter().filter(|at| is_over(&existing[*at], compressed)).collect();
     let mut plan = Plan { expire, compress, ..Plan::default() };
 
-    let mut covered: Vec<Range> = existing.iter().filter(|range| !range.is_empty()).copied().collect();
-    covered.sort_by_key(|range| range.lower);
+    let covered = sorted(existing);
     let ahead = ahead(ruler, now, wish.premake);
     for hole in holes(&covered, ahead) {
         let room = CREATED_MAX - plan.create.len();
@@ -72,6 +71,13 @@ pub fn plan(ruler: &Ruler, existing: &[Range], wish: &Wish, utc_us: i64) -> Plan
     plan
 }
 
+/// Those that hold anything, by their lower bounds.
+pub(super) fn sorted(existing: &[Range]) -> Vec<Range> {
+    let mut covered: Vec<Range> = existing.iter().filter(|range| !range.is_empty()).copied().collect();
+    covered.sort_by_key(|range| range.lower);
+    covered
+}
+
 /// Whether all of it is before a position.
 fn is_over(range: &Range, cutoff: At) -> bool {
     !range.is_empty() && range.upper <= cutoff && range.upper != At::MAX
@@ -86,9 +92,9 @@ fn ahead(ruler: &Ruler, now: At, premake: u32) -> Range {
     ahead.intersection(&ruler.key.line())
 }
 
-/// Where holes are filled before and after the intervals ahead. What has no beginning has an end to fill from.
+/// Where holes are filled before and after the intervals ahead. What has no beginning covers up to its end.
 fn around(covered: &[Range], ahead: Range) -> (Range, Range) {
-    let lowest = covered.iter().map(|range| if range.lower == At::MIN { range.upper } else { range.lower }).min();
+    let lowest = covered.first().map(|range| range.lower);
     let highest = covered.iter().filter(|range| range.upper != At::MAX).map(|range| range.upper).max();
     let before = Range { lower: lowest.unwrap_or(ahead.lower), upper: ahead.lower };
     let after = Range { lower: ahead.upper, upper: highest.unwrap_or(ahead.upper) };
@@ -96,7 +102,7 @@ fn around(covered: &[Range], ahead: Range) -> (Range, Range) {
 }
 
 /// What of a range is not covered. The ranges that cover are sorted by their lower bounds.
-fn holes(covered: &[Range], within: Range) -> Vec<Range> {
+pub(super) fn holes(covered: &[Range], within: Range) -> Vec<Range> {
     let mut holes = Vec::new();
     let mut from = within.lower;
     for range in covered {

@@ -14,7 +14,7 @@ use crate::pg::{background, privilege, query};
 /// How long a step waits for a lock, and so makes others wait who come after it.
 const LOCK_WAIT_MS: i32 = 100;
 /// How long it goes on trying.
-const GIVE_UP: Duration = Duration::from_secs(30);
+const GIVE_UP: Duration = Duration::from_secs(10);
 /// Pause between two tries: at least, and how much more at most.
 const PAUSE_MS: i64 = 50;
 const PAUSE_MORE_MS: u64 = 400;
@@ -65,7 +65,7 @@ impl Ground {
         let started = Instant::now();
         loop {
             let failure = match attempt() {
-                Err(failure) if LOCK_NOT_AVAILABLE.contains(&failure.sqlstate.as_str()) => failure,
+                Err(failure) if is_lock_failure(&failure) => failure,
                 outcome => return outcome,
             };
             if started.elapsed() >= GIVE_UP {
@@ -88,6 +88,11 @@ impl Ground {
             Ground::Inside => executor::subtransaction(body),
         }
     }
+}
+
+/// Whether a lock could not be had.
+pub fn is_lock_failure(failure: &Failure) -> bool {
+    LOCK_NOT_AVAILABLE.contains(&failure.sqlstate.as_str())
 }
 
 /// Who holds locks on relations, in half a sentence; empty when nobody does any more.

@@ -10,6 +10,7 @@ pub mod ground;
 pub mod manage;
 pub mod rotate;
 pub mod settings;
+pub mod shield;
 pub mod tick;
 
 use perf_core::partition::Plan;
@@ -56,7 +57,7 @@ impl Status {
 pub struct Step {
     /// Quoted and qualified: what it was about.
     pub relation: String,
-    /// create, attach, move_rows, detach, finalize, drop, archive, compress, gap or read.
+    /// create, attach, move_rows, detach, finalize, drop, archive, compress or read.
     pub step: &'static str,
     /// What became of it.
     pub status: Status,

@@ -70,6 +70,9 @@ fn holes_are_filled() {
     let plan = planned(&existing, &wish);
     assert_eq!(plan.create, [months(2025, 12, 12), months(2026, 2, 2), months(2026, 4, 6)].concat());
     assert_eq!(plan.expire, [0]);
+    // Nor the part of an interval that ends just where the retention does.
+    let existing = [month(2025, 11), range("2025-12-15 12:00Z", "2026-01-01 00:00Z"), month(2026, 1), month(2026, 2)];
+    assert_eq!(planned(&existing, &wish).create, months(2026, 3, 4));
 }
 
 #[test]

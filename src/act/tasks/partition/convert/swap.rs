@@ -279,9 +279,12 @@ pub fn undo(parent: &Table, first: &Table, renamed: &[Renamed], limit_ms: i64) -
     if security {
         run(&format!("ALTER TABLE {} NO FORCE ROW LEVEL SECURITY", first.full));
     }
-    let rows = ddl::run(&format!("INSERT INTO {} ({columns}) SELECT {columns} FROM {}", first.full, parent.full));
-    // Deferred checks of the moved rows would keep the table from being altered.
+    // Deferred checks of the moved rows would keep the table from being altered. What its constraints and generated columns
+    // call is run as the table's owner, who has defined them.
     run("SET CONSTRAINTS ALL IMMEDIATE");
+    let rows = privilege::as_relation_owner(first.oid, || {
+        ddl::run(&format!("INSERT INTO {} ({columns}) SELECT {columns} FROM {}", first.full, parent.full))
+    });
     if security {
         run(&format!("ALTER TABLE {} FORCE ROW LEVEL SECURITY", first.full));
     }
