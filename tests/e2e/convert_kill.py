@@ -39,7 +39,7 @@ INSERT INTO events (at, code, v) SELECT timestamptz '2026-01-01 00:00+00' + g * 
 STEPS = ("CREATE UNIQUE INDEX%the_key%", "CREATE UNIQUE INDEX%code_once%", "CREATE UNIQUE INDEX%events_once%",
          "%ADD CONSTRAINT perf_convert_not_null%", "%VALIDATE CONSTRAINT perf_convert_not_null", "%SET NOT NULL%",
          "%DROP CONSTRAINT the_key%", "%DROP CONSTRAINT code_once%", "%ADD CONSTRAINT perf_convert_bound%",
-         "%VALIDATE CONSTRAINT perf_convert_bound", "the swap", "making partitions ahead")
+         "%VALIDATE CONSTRAINT perf_convert_bound", "the swap", "ANALYZE%", "making partitions ahead")
 UNDO_STEPS = ("the swap back", "CREATE UNIQUE INDEX%the_key_unpartitioned%", "%DROP CONSTRAINT the_key%",
               "CREATE UNIQUE INDEX%code_once_unpartitioned%", "%DROP CONSTRAINT code_once%", "DROP INDEX%events_once%",
               "%DROP NOT NULL%")

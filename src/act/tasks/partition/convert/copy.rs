@@ -89,6 +89,15 @@ pub fn triggers(source: &Table, target: &str) -> Vec<(String, Vec<String>)> {
     )
 }
 
+/// Whether a trigger of the table runs for each row.
+pub fn has_row_triggers(source: &Table) -> bool {
+    let found = oids(
+        c"SELECT oid FROM pg_trigger WHERE tgrelid = $1 AND NOT tgisinternal AND tgtype & 1 = 1",
+        &[source.oid.into()],
+    );
+    !found.is_empty()
+}
+
 /// The foreign keys of a table that it has by itself, as statements for `target`.
 pub fn foreign_keys(source: &Table, target: &str) -> Vec<String> {
     texts(

@@ -169,9 +169,11 @@ impl Job<'_> {
         statements: &[String],
         mut also: impl FnMut() -> Result<(), Failure>,
     ) -> Result<(), Failure> {
-        let limit_ms = self.patience.lock_ms();
+        let (limit_ms, quiet_ms) = (self.patience.lock_ms(), self.patience.quiet_lock_ms());
         let Some(first) = statements.first() else { return Ok(()) };
         self.quickly(first, table.oid, || {
+            // VACUUM is waited for while everybody else goes on.
+            privilege::with_lock_timeout(quiet_ms, || lock::take(table.oid, Exclusive::ShareUpdate));
             privilege::with_lock_timeout(limit_ms, || lock::take(table.oid, Exclusive::Access));
             let locked = Instant::now();
             statements.iter().for_each(|statement| {
@@ -334,13 +336,13 @@ fn bound(job: &mut Job, conversion: &mut Conversion) -> Result<bool, Failure> {
 }
 
 fn swap(job: &mut Job, conversion: &mut Conversion) -> Result<(), Failure> {
-    let limit_ms = job.patience.lock_ms();
+    let (limit_ms, quiet_ms) = (job.patience.lock_ms(), job.patience.quiet_lock_ms());
     // Durable with the next commit: until then a crash undoes it as a whole, and nobody waits for the disk under the lock.
     background::set_session(c"synchronous_commit", c"off");
     let relation = conversion.relation;
     let before = conversion.clone();
     let swapped = job.quickly("the swap", relation, || {
-        privilege::with_lock_timeout(limit_ms, || lock::take(relation, Exclusive::ShareUpdate));
+        privilege::with_lock_timeout(quiet_ms, || lock::take(relation, Exclusive::ShareUpdate));
         *conversion = before.clone();
         let (table, settled) = look(conversion)?;
         let (_, boundary) = conversion.boundary.clone().ok_or_else(|| Failure::new("XX000", "no end was chosen"))?;
@@ -371,6 +373,10 @@ fn swap(job: &mut Job, conversion: &mut Conversion) -> Result<(), Failure> {
 fn ahead(job: &mut Job, mut conversion: Conversion) -> Result<Value, Failure> {
     let Some(parent) = conversion.parent else { return Err(Failure::new("XX000", "no partitioned table is known")) };
     let settings = settings(&conversion)?;
+    // Nothing else makes statistics of a partitioned table: without them joins and groups of it would be planned blindly.
+    let full = executor::transaction(|| Ok(ident::relation(parent)))?;
+    let full = full.ok_or_else(|| Failure::new("42P01", "the partitioned table is gone"))?;
+    job.slowly(parent, &format!("ANALYZE {full}"))?;
     let started = Instant::now();
     job.doing("making partitions ahead")?;
     // From the end of the first partition on, however far that is from the clock.
@@ -388,9 +394,9 @@ fn ahead(job: &mut Job, mut conversion: Conversion) -> Result<Value, Failure> {
         return Err(Failure::new(sqlstate, format!("{} of {}: {}", step.step, step.relation, step.detail)));
     }
     job.done(format!("{} partitions made ahead", steps.all.len()), started);
-    let (full, first) = executor::transaction(|| {
+    let first = executor::transaction(|| {
         conversion.save(Step::Ahead)?;
-        Ok((ident::relation(parent).unwrap_or_default(), ident::relation(conversion.relation).unwrap_or_default()))
+        Ok(ident::relation(conversion.relation).unwrap_or_default())
     })?;
     let boundary = conversion.boundary.map_or_else(String::new, |(_, boundary)| boundary);
     let request = &conversion.request;

@@ -41,6 +41,13 @@ impl Patience {
         self.lock_ms
     }
 
+    /// Longest wait for a lock that only other DDL and VACUUM queue behind. Autovacuum gives way to whoever has waited for
+    /// deadlock_timeout, so it is longer than that usually is.
+    pub fn quiet_lock_ms(&self) -> i32 {
+        const QUIET_MS: u128 = 5_000;
+        i32::try_from(self.give_up.as_millis().min(QUIET_MS)).unwrap_or(i32::MAX).max(self.lock_ms)
+    }
+
     /// Runs `body` in a transaction, again and again until it has its locks; how many times it had not. `tell` is called now
     /// and then with who is in the way.
     pub fn transaction<T>(

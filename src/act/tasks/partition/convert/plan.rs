@@ -314,7 +314,10 @@ fn steps(study: &Study) -> Vec<(Step, String, &'static str)> {
     let wanted = keys::wanted(table, control, &[]);
     for key in &wanted {
         let note = match key.unique.constraint {
-            Some(_) => format!("-- {} is no longer unique without {}\n", key.columns, control.name),
+            Some(_) => format!(
+                "-- {} is no longer unique without {1}, which ON CONFLICT must name as well\n",
+                key.columns, control.name
+            ),
             None => format!("-- {} stays unique in the first partition only\n", key.columns),
         };
         steps.push((Step::Keys, note + &key.build(table), SHARE_UPDATE));
@@ -340,7 +343,13 @@ fn steps(study: &Study) -> Vec<(Step, String, &'static str)> {
     ));
     steps.push((Step::Bound, format!("ALTER TABLE {} VALIDATE CONSTRAINT {BOUND_CHECK}", table.full), SHARE_UPDATE));
     let swap = swap::prepare(table, settled, &boundary, &wanted);
-    steps.push((Step::Swap, in_transaction(&swap.shown(table, &wanted)), EXCLUSIVE));
+    let note = if swap.has_row_triggers {
+        "-- TG_TABLE_NAME and TG_RELID will be those of the partition in row triggers\n"
+    } else {
+        ""
+    };
+    steps.push((Step::Swap, format!("{note}{}", in_transaction(&swap.shown(table, &wanted))), EXCLUSIVE));
+    steps.push((Step::Ahead, format!("ANALYZE {}", table.full), SHARE_UPDATE));
     steps.push((
         Step::Ahead,
         format!(

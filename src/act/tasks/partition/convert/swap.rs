@@ -54,6 +54,8 @@ impl Renamed {
 pub struct Swap {
     /// What changes its name.
     pub renamed: Vec<Renamed>,
+    /// Some trigger runs for each row.
+    pub has_row_triggers: bool,
     /// Name under which the new table is made, qualified and quoted.
     made_as: String,
     before: Vec<String>,
@@ -160,7 +162,16 @@ pub fn prepare(table: &Table, settled: &Settled, boundary: &str, keys: &[Key]) -
         tables: vec![table.oid],
     };
     let full = table.full.clone();
-    Swap { renamed, made_as, before, burst, identities, under: [handing, after], full }
+    Swap {
+        renamed,
+        has_row_triggers: copy::has_row_triggers(table),
+        made_as,
+        before,
+        burst,
+        identities,
+        under: [handing, after],
+        full,
+    }
 }
 
 /// An index, or a constraint, of `table` for the partitioned one.

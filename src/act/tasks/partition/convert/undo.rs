@@ -55,9 +55,9 @@ fn table(relation: pg_sys::Oid) -> Result<Table, Failure> {
 
 /// The swap, backwards. The number of rows that came from other partitions.
 fn swap_back(job: &mut Job, conversion: &mut Conversion, parent: pg_sys::Oid) -> Result<u64, Failure> {
-    let limit_ms = job.patience.lock_ms();
+    let (limit_ms, quiet_ms) = (job.patience.lock_ms(), job.patience.quiet_lock_ms());
     job.quickly("the swap back", parent, || {
-        privilege::with_lock_timeout(limit_ms, || {
+        privilege::with_lock_timeout(quiet_ms, || {
             lock::take(parent, Exclusive::ShareUpdate);
             lock::take(conversion.relation, Exclusive::ShareUpdate);
         });
