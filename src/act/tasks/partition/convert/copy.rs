@@ -149,7 +149,7 @@ pub fn publications(source: &Table, source_name: &str, target: &str) -> Vec<Stri
     rows(
         c"SELECT format('ALTER PUBLICATION %I DROP TABLE %s', p.pubname, $2),
                  format('ALTER PUBLICATION %I ADD TABLE %s%s%s', p.pubname, $3,
-                        (SELECT format(' (%s)', string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum))
+                        (SELECT ' (' || string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum) || ')'
                          FROM pg_attribute a WHERE a.attrelid = r.prrelid AND a.attnum = ANY (r.prattrs::int2[])),
                         ' WHERE (' || pg_get_expr(r.prqual, r.prrelid) || ')')
           FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid WHERE r.prrelid = $1 ORDER BY p.pubname",
