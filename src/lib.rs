@@ -169,6 +169,20 @@ pgrx::extension_sql_file!(
     requires = ["partitions", api::partition_check::partition_advice, api::partition_check::partition_check]
 );
 pgrx::extension_sql_file!(
+    "../sql/partition_convert.sql",
+    name = "partition_convert",
+    requires = [
+        "job_functions",
+        api::partition_convert::_partition_convert_start,
+        api::partition_convert::_partition_convert_progress
+    ]
+);
+pgrx::extension_sql_file!(
+    "../sql/partition_convert_functions.sql",
+    name = "partition_convert_functions",
+    requires = ["partition_convert", api::partition_convert::partition_convert_plan]
+);
+pgrx::extension_sql_file!(
     "../sql/matviews.sql",
     name = "matviews",
     requires = ["job_tables", "policy_tables", api::matviews::matview_schedule, api::matviews::matview_unschedule]

@@ -10,6 +10,7 @@ pub mod archive_file;
 pub mod compress;
 pub mod compress_facts;
 pub mod compress_state;
+pub mod convert;
 pub mod expire;
 pub mod expire_state;
 pub mod ground;
