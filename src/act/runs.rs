@@ -123,8 +123,17 @@ pub fn queue(job_id: i64, scheduled_at: i64) {
     );
 }
 
-/// Queues a run that a backend asks for from within its transaction; its number, -1 when there is no such job.
+/// Queues a run that a backend asks for from within its transaction; its number, -1 when there is no such job. It takes the
+/// place of one that has failed and waits for its next try, which would keep the backend waiting.
 pub fn queue_requested(request: &Request) -> i64 {
+    run(
+        c"UPDATE perf.job_run SET status = 'skipped', finished_at = pg_catalog.clock_timestamp(),
+                message = 'a run that was asked for took its place'
+         WHERE run_id IN (SELECT run_id FROM perf.job_run
+                          WHERE job_id = $1 AND status = 'queued' AND not_before > pg_catalog.clock_timestamp()
+                          FOR UPDATE SKIP LOCKED)",
+        &[request.job_id.into()],
+    );
     let detail = json!({ "as_of_us": request.as_of_us });
     let queued = rows(
         c"INSERT INTO perf.job_run (job_id, job_name, owner, requested, scheduled_at, status, detail)

@@ -1,6 +1,6 @@
 //! Heavyweight locks taken only when they are free. Called by the partition manager of the history tables, which must never
 //! queue behind a reader: whoever waits for an exclusive lock makes everybody after it wait too. And by the index advisor,
-//! which must not wait for anybody.
+//! which must not wait for anybody. The conversion of tables waits, as long as its caller allows ([`take`]).
 
 use pgrx::pg_sys;
 
@@ -36,6 +36,28 @@ pub fn release_share_update(relation: pg_sys::Oid) {
 fn session_lock(relation: pg_sys::Oid) -> pg_sys::LockRelId {
     // SAFETY: reads a process global.
     pg_sys::LockRelId { relId: relation, dbId: unsafe { pg_sys::MyDatabaseId } }
+}
+
+/// A lock that is waited for, as long as lock_timeout allows, and held until the end of the transaction.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Exclusive {
+    /// Keeps other DDL and VACUUM away; readers and writers go on.
+    ShareUpdate,
+    /// Keeps writers away as well: what a foreign key takes on the table it refers to.
+    ShareRow,
+    /// Keeps everybody away.
+    Access,
+}
+
+/// Waits for a lock on a relation. Whether that is still there, the caller looks afterwards.
+pub fn take(relation: pg_sys::Oid, mode: Exclusive) {
+    let mode = match mode {
+        Exclusive::ShareUpdate => pg_sys::ShareUpdateExclusiveLock,
+        Exclusive::ShareRow => pg_sys::ShareRowExclusiveLock,
+        Exclusive::Access => pg_sys::AccessExclusiveLock,
+    };
+    // SAFETY: as in `try_lock_exclusive`; a raised error leaves what was taken to the abort.
+    unsafe { pg_sys::LockRelationOid(relation, mode as pg_sys::LOCKMODE) }
 }
 
 /// ACCESS SHARE on a relation for as long as this lives: whoever prints an expression opens its table, and would wait.

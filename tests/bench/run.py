@@ -17,13 +17,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
 from bench.jobs import PARTS as JOB_PARTS  # noqa: E402  (the path must be set first)
+from bench.partitions import PARTS as PARTITION_PARTS  # noqa: E402
 from e2e.cluster import HarnessError, handle_signals  # noqa: E402
 
 SUITES = {"overhead": "user instructions per transaction", "cputime": "CPU time per transaction",
           "distinct": "millions of distinct statements in 5,000 slots", "view": "cost of reading all statements",
           "failures": "failed statements recorded once each",
           "advisor": "recommended indexes, built and executed, beside other advisors",
-          "jobs": "start delay and CPU of jobs beside pg_cron, rest when idle, kill -9, skipped refreshes"}
+          "jobs": "start delay and CPU of jobs beside pg_cron, rest when idle, kill -9, skipped refreshes",
+          "partitions": "rotation under load, many partitions, conversion of a live table, beside pg_partman"}
 
 
 def main() -> int:
@@ -39,13 +41,14 @@ def main() -> int:
     parser.add_argument("--profile", type=Path, help="overhead: keep callgrind's breakdown in this directory")
     parser.add_argument("--count", type=int, default=3_000_000, help="distinct: how many statements")
     parser.add_argument("--part", action="append",
-                        choices=("tpch", "whatif", "size", "wide", "demo", "prices", *JOB_PARTS),
-                        help="advisor, jobs: only this part")
+                        choices=("tpch", "whatif", "size", "wide", "demo", "prices", *JOB_PARTS, *PARTITION_PARTS),
+                        help="advisor, jobs, partitions: only this part")
     parser.add_argument("--histories", type=int, default=2_000, help="jobs: random histories of part skip")
     parser.add_argument("--seed", type=int, help="jobs: makes part skip do the same again")
     parser.add_argument("--passes", type=int, default=3, help="advisor: executions of each plan")
     parser.add_argument("--kills", type=int, default=300, help="jobs: how often the part kill kills")
-    parser.add_argument("--no-peers", action="store_true", help="advisor, jobs: perf_opt alone")
+    parser.add_argument("--rows", type=int, default=10_000_000, help="partitions: rows of the table of part convert")
+    parser.add_argument("--no-peers", action="store_true", help="advisor, jobs, partitions: perf_opt alone")
     parser.add_argument("--fresh", action="store_true", help="advisor: ask peers again whose advice is remembered")
     parser.add_argument("--home", type=Path, help="advisor: the directory of the loaded TPC-H cluster")
     options = parser.parse_args()

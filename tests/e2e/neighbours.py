@@ -13,27 +13,31 @@ from typing import Optional
 from .system import HarnessError
 
 PACKAGES = {"hypopg": "postgresql-{}-hypopg", "pg_qualstats": "postgresql-{}-pg-qualstats",
-            "pg_cron": "postgresql-{}-cron"}
+            "pg_cron": "postgresql-{}-cron", "pg_partman": "postgresql-{}-partman"}
+
+# Libraries that are not called what the extension is.
+LIBRARIES = {"pg_partman": "pg_partman_bgw"}
 
 
 def provide(pg_root: Path, major: int, library: str) -> Optional[str]:
     """Puts another extension into the private installation; None when it is there, else why it cannot be."""
     lib_dir, share_dir = (Path(_pg_config(pg_root / "bin" / "pg_config", option))
                           for option in ("--pkglibdir", "--sharedir"))
-    if (lib_dir / f"{library}.so").exists() and (share_dir / "extension" / f"{library}.control").exists():
+    if (lib_dir / f"{LIBRARIES.get(library, library)}.so").exists() and (share_dir / "extension" / f"{library}.control").exists():
         return None
     home = next((parent for parent in pg_root.parents if (parent / ".copy-of").exists()), None)
     if home is None:
         return f"{pg_root} is not a private copy and has no {library}"
     source = Path((home / ".copy-of").read_text().splitlines()[0]) / "pg_config"
     source_lib, source_share = (Path(_pg_config(source, option)) for option in ("--pkglibdir", "--sharedir"))
-    if not (source_lib / f"{library}.so").exists():
+    binary = f"{LIBRARIES.get(library, library)}.so"
+    if not (source_lib / binary).exists():
         package = PACKAGES[library].format(major)
         # What apt installs belongs to the distribution's own server.
         is_packaged = source_lib == Path(f"/usr/lib/postgresql/{major}/lib")
-        if not is_packaged or not _apt_install(package) or not (source_lib / f"{library}.so").exists():
+        if not is_packaged or not _apt_install(package) or not (source_lib / binary).exists():
             return f"the package {package} cannot be had for {source.parent}"
-    shutil.copy2(source_lib / f"{library}.so", lib_dir)
+    shutil.copy2(source_lib / binary, lib_dir)
     for path in (source_share / "extension").glob(f"{library}*"):
         shutil.copy2(path, share_dir / "extension")
     return None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
-from .cluster import SqlError
+from .case import expects_crash
+from .cluster import Cluster, SqlError
 from .jobs_case import JobTest
 
 MONTHS = """
@@ -327,6 +329,24 @@ class DefaultPartitions(PartitionTest):
         self.assertIn("refers_at_fkey of public.refers", steps[0]["detail"])
         self.assertEqual(self.value("SELECT count(*) FROM refers"), 1)
 
+    def test_a_large_default_partition_is_not_read_under_its_lock(self) -> None:
+        self.make("SELECT timestamptz '2020-01-01', repeat('x', 800) FROM generate_series(1, 40000)")
+        self.sql("VACUUM ANALYZE rest")
+        self.sql("ALTER DATABASE " + self.database + " SET log_min_messages = debug1")
+        self.manage("events", premake=2)
+        mark = self.cluster.log_mark()
+        steps = self.tick("events")
+        self.assertEqual([step["status"] for step in steps], ["done"] * 3)
+        told = self.cluster.log_text()[mark:]
+        # The one of now is checked row by row: such a row may come at any moment.
+        self.assertEqual(told.count('partition constraint for default partition "rest" is implied by existing constraints'), 2)
+        self.assertEqual(self.value("SELECT count(*) FROM pg_constraint WHERE conname LIKE 'perf_opt%'"), 0)
+        # One that a killed run has left behind is dropped before anything else.
+        self.sql("ALTER TABLE rest ADD CONSTRAINT perf_opt_no_row_ahead CHECK (at < '2026-06-01') NOT VALID")
+        self.tick("events")
+        self.sql("INSERT INTO events (at) VALUES ('2026-07-01')")
+        self.assertEqual(self.tick("events", "2026-04-01")[0]["status"], "done")
+
     def test_nothing_is_missed_while_rows_move(self) -> None:
         """Readers and writers at the same time see every row, whatever moment they look at."""
         self.make("SELECT timestamptz '2026-03-01 00:00+00' + n * interval '1 s', '' FROM generate_series(1, 20000) n")
@@ -371,6 +391,77 @@ class InTheWay(PartitionTest):
         self.assertEqual({step["relation"] for step in failed}, {"public.events"})
         self.assertIn(f"process {pid}", failed[0]["detail"])
         self.assertEqual(len([step for step in steps if step["relation"].startswith("public.others_p2026")]), 2)
+
+    def test_a_tick_does_not_wait_for_a_run_that_is_tried_again_later(self) -> None:
+        self.sql("CREATE TABLE events (at timestamptz PRIMARY KEY) PARTITION BY RANGE (at); CREATE TABLE rest PARTITION OF events DEFAULT")
+        self.sql("CREATE TABLE refers (at timestamptz REFERENCES events); INSERT INTO events VALUES (now())")
+        job_id = self.manage("events", premake=1)
+        self.sql(f"SELECT perf.job_run_now({job_id})")
+        self.wait_until(lambda: [run for run in self.runs(job_id) if run["status"] == "queued" and run["attempt"] > 1], 15,
+                        "a run that waits for its third try")
+        self.sql("DROP TABLE refers")
+        started = time.monotonic()
+        steps = self.tick("events", str(self.value("SELECT now()")))
+        self.assertEqual([step["status"] for step in steps], ["done"] * len(steps))
+        self.assertLess(time.monotonic() - started, 1.9)
+        self.assertIn("took its place", self.runs(job_id)[0]["message"])
+
+    def test_a_tick_that_is_cancelled_leaves_its_run_alone(self) -> None:
+        self.sql(MONTHS)
+        job_id = self.manage("events", premake=1)
+        with self.cluster.connect(self.database) as holder, self.cluster.connect(self.database) as ticker:
+            holder.query("BEGIN; LOCK TABLE events IN SHARE MODE")
+            ticker.send_async("SELECT * FROM perf.partition_tick('events')")
+            self.wait_until(lambda: [run for run in self.runs(job_id) if run["status"] == "running"], what="the run")
+            ticker.cancel()
+            with self.assertRaises(SqlError) as cancelled:
+                ticker.wait()
+            self.assertEqual(cancelled.exception.sqlstate, "57014")
+            holder.query("COMMIT")
+        self.assertEqual(self.wait_for_runs(job_id, 1)[0]["status"], "succeeded")
+
+    @expects_crash
+    def test_killed_while_it_makes_partitions(self) -> None:
+        """What had been made stays, what was being made is undone, and the next try makes it."""
+        cluster = self.private_cluster()
+        cluster.sql("CREATE EXTENSION perf_opt")
+        cluster.sql("CREATE TABLE kinds (id int PRIMARY KEY); CREATE TABLE events (at timestamptz NOT NULL, kind int REFERENCES kinds)"
+                    " PARTITION BY RANGE (at)")
+        cluster.sql("SELECT perf.job_pause(perf.partition_manage('events', 'month', premake => 4))")
+        with cluster.connect() as holder:
+            # A new partition gets the foreign key, for which the other table is locked.
+            holder.query("BEGIN; INSERT INTO kinds VALUES (1)")
+            cluster.sql("SELECT perf.job_run_now(job_id) FROM perf.jobs")
+            waiting = "SELECT max(pid) FROM pg_stat_activity WHERE backend_type = 'perf_opt job' AND wait_event_type = 'Lock'"
+            worker = self.wait_until(lambda: cluster.scalar(waiting), what="a worker that waits")
+            cluster.kill9(worker)
+            cluster.wait_for_log("all server processes terminated; reinitializing")
+        self.wait_until(lambda: self.ready(cluster), 20, "the server")
+        self.wait_until(lambda: cluster.scalar("SELECT count(*) FROM pg_inherits WHERE inhparent = 'events'::regclass") == 5, 20,
+                        "the partitions")
+        self.assertEqual(cluster.scalar("SELECT count(*) FROM pg_class WHERE relname LIKE 'events%' AND relkind = 'r'"
+                                        " AND NOT relispartition"), 0)
+
+    @staticmethod
+    def ready(cluster: Cluster) -> bool:
+        """Whether a session can be had."""
+        try:
+            return cluster.scalar("SELECT true")
+        except (SqlError, OSError, ConnectionError):
+            return False
+
+    def test_a_standby_makes_none_until_it_is_promoted(self) -> None:
+        cluster = self.private_cluster()
+        cluster.sql("CREATE EXTENSION perf_opt")
+        cluster.sql(MONTHS)
+        cluster.sql("SELECT perf.job_pause(perf.partition_manage('events', 'month', premake => 1))")
+        standby = cluster.standby()
+        cluster.wait_for_replay(standby)
+        for call in ("perf.partition_tick()", "perf.partition_manage('events', 'month')"):
+            self.assert_sql_error("25006", standby, f"SELECT {call}")
+        cluster.stop()
+        standby.promote()
+        self.assertEqual([row[2] for row in standby.sql("SELECT * FROM perf.partition_tick('events')")], ["done", "done"])
 
     def test_in_a_transaction_that_has_written(self) -> None:
         with self.cluster.connect(self.database) as session:
@@ -461,6 +552,28 @@ class Rights(PartitionTest):
         steps = self.tick("events", "2026-04-02")
         self.assertEqual([step["status"] for step in steps], ["failed"])
         self.assertEqual(self.value("SELECT count(*) FROM pg_inherits WHERE inhparent = 'events'::regclass"), 2)
+
+    def test_a_superuser_lends_nobody_a_superusers_rights(self) -> None:
+        """What moved rows are checked by runs as the table's owner, and so does a superuser's tick of another's tables."""
+        role = f"{self.database}_owner"
+        self.sql(f"CREATE ROLE {role} LOGIN; GRANT CREATE ON SCHEMA public TO {role}")
+        self.addCleanup(lambda: self.sql(f"DROP OWNED BY {role} CASCADE; DROP ROLE {role}"))
+        self.cluster.sql("CREATE TABLE seen (who text); GRANT ALL ON seen TO PUBLIC", dbname=self.database, user=role)
+        self.cluster.sql("CREATE FUNCTION look(timestamptz) RETURNS bool LANGUAGE plpgsql AS"
+                         " $$BEGIN INSERT INTO public.seen VALUES (current_user); RETURN true; END$$", dbname=self.database, user=role)
+        self.cluster.sql("CREATE TABLE events (at timestamptz, CHECK (public.look(at))) PARTITION BY RANGE (at);"
+                         "CREATE TABLE rest PARTITION OF events DEFAULT; INSERT INTO events VALUES ('2026-03-03'), ('2026-04-04');"
+                         "TRUNCATE seen", dbname=self.database, user=role)
+        self.manage("events", premake=1)
+        steps = self.tick("events", "2026-03-03")
+        self.assertEqual([step["status"] for step in steps], ["done", "done"], steps)
+        self.assertEqual(self.sql("SELECT DISTINCT who FROM seen"), [(role,)])
+        self.manage("events", premake=1, user=role)
+        with self.cluster.connect(self.database) as session:
+            session.query("BEGIN; CREATE TABLE something (n int)")
+            session.query("SELECT * FROM perf.partition_tick('events', '2026-04-04')")
+            session.query("COMMIT")
+        self.assertEqual(self.value("SELECT pg_get_userbyid(relowner)::text FROM pg_class WHERE relname = 'events_p2026_05'"), role)
 
     def test_a_search_path_changes_nothing(self) -> None:
         self.sql(MONTHS)

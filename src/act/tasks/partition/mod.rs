@@ -10,12 +10,14 @@ pub mod archive_file;
 pub mod compress;
 pub mod compress_facts;
 pub mod compress_state;
+pub mod convert;
 pub mod expire;
 pub mod expire_state;
 pub mod ground;
 pub mod manage;
 pub mod rotate;
 pub mod settings;
+pub mod shield;
 pub mod tick;
 
 use perf_core::partition::Plan;
