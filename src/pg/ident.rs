@@ -11,8 +11,14 @@ use super::text::DbText;
 
 /// Quotes an identifier as the server itself would (`quote_all_identifiers` and keywords included).
 ///
-/// A NUL byte cannot occur in a name that came from the server; one that came from elsewhere ends there.
+/// A NUL byte cannot occur in a name that came from the server; one that came from elsewhere ends there. Needs no
+/// transaction.
 pub fn quote(name: &str) -> String {
+    if !name.is_ascii() {
+        // What the server would do; but it would look up in its catalogs how to convert the name to its encoding first.
+        let end = name.find('\0').unwrap_or(name.len());
+        return format!("\"{}\"", name[..end].replace('"', "\"\""));
+    }
     let name = until_nul(name);
     // SAFETY: `name` is NUL-terminated and lives through the call; the result is either `name` itself or a palloc'd
     // NUL-terminated copy, and is copied at once.

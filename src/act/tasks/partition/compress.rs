@@ -24,6 +24,10 @@ use crate::act::executor::{self, Failure};
 use crate::partitions::{Parent, Partition};
 use crate::pg::{background, ddl, filesystem, ident, privilege, rewrite};
 
+/// Tries to have all pages marked, and what is waited between them.
+const VACUUMS: u32 = 4;
+const VACUUM_PAUSE_MS: i64 = 1_000;
+
 /// All of it. Fails when nothing could be read, or when it is cancelled.
 pub fn compress(look: &Look, steps: &mut Steps) -> Result<(), Failure> {
     if look.settings.compress_after.is_none() {
@@ -106,18 +110,27 @@ fn refusal(look: &Look, facts: &Facts) -> Option<String> {
     }
 }
 
-/// Lets VACUUM mark the pages whose rows everybody sees, if they are not all marked yet.
+/// Lets VACUUM mark the pages whose rows everybody sees, if they are not all marked yet. A snapshot that does not see all of
+/// them may be of a moment only; one that stays puts it off.
 fn prepare(look: &Look, facts: &Facts) -> Result<(), Failure> {
-    let is_ready = look.ground.step(&[facts.oid], || {
-        lock(facts, "SHARE UPDATE EXCLUSIVE");
-        Ok(rewrite::all_visible_pages(facts.oid).is_some())
-    })?;
-    if is_ready {
-        return Ok(());
-    }
+    let is_ready = || {
+        look.ground.step(&[facts.oid], || {
+            lock(facts, "SHARE UPDATE EXCLUSIVE");
+            Ok(rewrite::all_visible_pages(facts.oid).is_some())
+        })
+    };
     // A few dead rows alone would be left for later otherwise, and their pages unmarked.
     let statement = format!("VACUUM (INDEX_CLEANUP on, TRUNCATE false) {}", facts.full_name);
-    look.ground.statement(&[facts.oid], &statement)
+    for attempt in 1..=VACUUMS {
+        if is_ready()? {
+            break;
+        }
+        look.ground.statement(&[facts.oid], &statement)?;
+        if attempt < VACUUMS && !is_ready()? {
+            background::pause(VACUUM_PAUSE_MS);
+        }
+    }
+    Ok(())
 }
 
 fn lock(facts: &Facts, mode: &str) {

@@ -224,7 +224,7 @@ pub fn managed(parent: Option<pg_sys::Oid>) -> Result<Vec<Managed>, Error> {
                     parent: row.get::<pg_sys::Oid>(1)?,
                     job_id: row.get::<i64>(2)?,
                     owner: row.get::<pg_sys::Oid>(4)?,
-                    options: row.get::<pgrx::JsonB>(3)?.0,
+                    options: row.get::<crate::pg::text::Document>(3)?.0,
                 })
             },
         );

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use pgrx::{pg_sys, JsonB, PgSqlErrorCode};
+use pgrx::{pg_sys, PgSqlErrorCode};
 use serde_json::Value;
 
 use super::ground::Ground;
@@ -16,7 +16,7 @@ use crate::act::executor::QUERY_CANCELED;
 use crate::act::requests;
 use crate::error::Error;
 use crate::pg::query::{self, Row};
-use crate::pg::text::Text;
+use crate::pg::text::{Document, Text};
 use crate::pg::{background, ident, privilege, raw};
 
 const RUNS: &std::ffi::CStr = c"job_run";
@@ -138,7 +138,7 @@ fn see(run_id: i64) -> Result<Option<Seen>, Error> {
             status: row.string(1),
             message: row.get::<Text>(2).map(|text| text.0),
             has_failed: row.get::<bool>(3).unwrap_or(false),
-            detail: row.get::<JsonB>(4).map_or(Value::Null, |detail| detail.0),
+            detail: row.get::<Document>(4).map_or(Value::Null, |detail| detail.0),
         })
     };
     privilege::as_owner(RUNS, || {
