@@ -1,6 +1,6 @@
-//! A pipe whose other end is compressed into a file by a thread of its own: what the server writes to the pipe, as if it
-//! were a file of its own, never takes more memory than the pipe. Called by the job that archives partitions. The thread
-//! calls nothing of the server's, and gets none of its signals. Locks nothing.
+//! A pipe whose other end is compressed into a file by a thread of its own: what the server writes to the pipe, as if
+//! it were a file of its own, never takes more memory than the pipe. Called by the job that archives partitions. The
+//! thread calls nothing of the server's, and gets none of its signals. Locks nothing.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, Read, Write};

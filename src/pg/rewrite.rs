@@ -1,10 +1,11 @@
-//! Rewrites a table beside itself: a second table with the same columns is filled and indexed, then the two exchange their
-//! files, as CLUSTER and VACUUM FULL do it, but with the indexes, so that the table is locked in ACCESS EXCLUSIVE for the
-//! moment of the exchange only. All that refers to the table, or is said of it, stays.
+//! Rewrites a table beside itself: a second table with the same columns is filled and indexed, then the two exchange
+//! their files, as CLUSTER and VACUUM FULL do it, but with the indexes, so that the table is locked in ACCESS EXCLUSIVE
+//! for the moment of the exchange only. All that refers to the table, or is said of it, stays.
 //!
 //! Rows are written as frozen: visible to everybody at once. That is right only where every snapshot that there is sees
-//! the same rows in the old files, which [`all_visible_pages`] tells: a page is all-visible when all of its rows are visible to all,
-//! and whoever changes a page takes its mark away. Only VACUUM gives it back, which SHARE UPDATE EXCLUSIVE keeps out.
+//! the same rows in the old files, which [`all_visible_pages`] tells: a page is all-visible when all of its rows are
+//! visible to all, and whoever changes a page takes its mark away. Only VACUUM gives it back, which SHARE UPDATE
+//! EXCLUSIVE keeps out.
 //!
 //! Called by the job that compresses partitions, inside its transaction. What is locked is said at each function.
 
@@ -36,8 +37,8 @@ unsafe extern "C-unwind" {
     fn TransferPredicateLocksToHeapRelation(relation: pg_sys::Relation);
 }
 
-/// How many pages a table has, when all of them hold nothing but rows that are visible to all; `None` when one does not.
-/// With the table locked in SHARE UPDATE EXCLUSIVE or more.
+/// How many pages a table has, when all of them hold nothing but rows that are visible to all; `None` when one does
+/// not. With the table locked in SHARE UPDATE EXCLUSIVE or more.
 pub fn all_visible_pages(table: pg_sys::Oid) -> Option<u32> {
     // SAFETY: the relation is locked by the caller, and closed.
     unsafe {
@@ -56,8 +57,8 @@ pub fn all_visible_pages(table: pg_sys::Oid) -> Option<u32> {
 /// # Safety
 /// The relation is open and locked, and has so many pages.
 unsafe fn others_are_new(relation: pg_sys::Relation, pages: u32) -> bool {
-    // SAFETY: see the function's contract; buffers are pinned while they are looked at, and released. Of a page only one
-    // number is read, which is 0 until the page is first used, and never again.
+    // SAFETY: see the function's contract; buffers are pinned while they are looked at, and released. Of a page only
+    // one number is read, which is 0 until the page is first used, and never again.
     unsafe {
         let mut map = pg_sys::InvalidBuffer as pg_sys::Buffer;
         let found = (0..pages).all(|page| {
@@ -77,8 +78,8 @@ unsafe fn others_are_new(relation: pg_sys::Relation, pages: u32) -> bool {
     }
 }
 
-/// Makes the second table: empty, with the same columns, dropped ones too. Locked in ACCESS EXCLUSIVE until the end of the
-/// transaction; nobody else sees it.
+/// Makes the second table: empty, with the same columns, dropped ones too. Locked in ACCESS EXCLUSIVE until the end of
+/// the transaction; nobody else sees it.
 #[allow(ffi_unwind_calls, reason = "inside a guard that takes errors")]
 pub fn twin(table: pg_sys::Oid) -> pg_sys::Oid {
     // SAFETY: the table is locked by the caller; its catalog row is read as what it is.
@@ -103,14 +104,14 @@ pub struct Column {
     pub is_varlena: bool,
 }
 
-/// Fills it with what a query gives: for each of `columns`, in this order, a value. Values are taken out of TOAST, and so
-/// compressed anew, by the method of the column. How many rows there were.
+/// Fills it with what a query gives: for each of `columns`, in this order, a value. Values are taken out of TOAST, and
+/// so compressed anew, by the method of the column. How many rows there were.
 pub fn fill(twin: pg_sys::Oid, query: &str, columns: &[Column]) -> u64 {
     let Ok(query) = CString::new(DbText::from_utf8(query).as_bytes()) else { return 0 };
     let mut rows = 0;
-    // SAFETY: connect and finish enclose all uses of SPI memory. Slots, the state of the bulk insert and the relation are
-    // released in reverse order; a raised error leaves them to the abort. Arrays have an element for each attribute of
-    // the tuples they are used with; tuples are formed, stored and freed in `context`.
+    // SAFETY: connect and finish enclose all uses of SPI memory. Slots, the state of the bulk insert and the relation
+    // are released in reverse order; a raised error leaves them to the abort. Arrays have an element for each attribute
+    // of the tuples they are used with; tuples are formed, stored and freed in `context`.
     unsafe {
         pg_sys::SPI_connect();
         let plan = pg_sys::SPI_prepare(query.as_ptr(), 0, std::ptr::null_mut());
@@ -194,8 +195,8 @@ impl Writer {
     /// # Safety
     /// `values` and `nulls` are of columns of the types of `columns`.
     unsafe fn add(&mut self, columns: &[Column], values: &[pg_sys::Datum], nulls: &[bool]) {
-        // SAFETY: see the function's contract. A datum of variable length that is not NULL points to a varlena, which is
-        // copied where it is compressed or elsewhere.
+        // SAFETY: see the function's contract. A datum of variable length that is not NULL points to a varlena, which
+        // is copied where it is compressed or elsewhere.
         unsafe {
             let outer = pg_sys::MemoryContextSwitchTo(self.context);
             let descriptor = (*self.relation).rd_att;
@@ -275,7 +276,8 @@ pub fn lock(relations: impl IntoIterator<Item = pg_sys::Oid>) {
     }
 }
 
-/// Exchanges the files of two tables and of their indexes, each with its twin. With all of them locked in ACCESS EXCLUSIVE.
+/// Exchanges the files of two tables and of their indexes, each with its twin. With all of them locked in ACCESS
+/// EXCLUSIVE.
 #[allow(ffi_unwind_calls, reason = "inside a guard that takes errors")]
 pub fn exchange(tables: (pg_sys::Oid, pg_sys::Oid), indexes: &[(pg_sys::Oid, pg_sys::Oid)]) {
     // SAFETY: inside a transaction that has all locks; each pair is of the same kind.
@@ -295,8 +297,8 @@ pub fn exchange(tables: (pg_sys::Oid, pg_sys::Oid), indexes: &[(pg_sys::Oid, pg_
 /// # Safety
 /// As in [`exchange`].
 unsafe fn exchange_files((one, other): (pg_sys::Oid, pg_sys::Oid), is_table: bool) {
-    // SAFETY: both rows exist, since their relations are locked; they are changed as copies, and written back as rows of
-    // pg_class. Which TOAST table belongs to which table is written down in pg_depend as well.
+    // SAFETY: both rows exist, since their relations are locked; they are changed as copies, and written back as rows
+    // of pg_class. Which TOAST table belongs to which table is written down in pg_depend as well.
     unsafe {
         compat::take_over_file(one, other);
         let catalog = pg_sys::table_open(pg_sys::RelationRelationId, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE);

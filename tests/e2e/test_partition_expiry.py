@@ -59,6 +59,14 @@ class ExpiryTest(PartitionTest):
         return self.wait_until(lambda: self.sql("SELECT pid FROM perf.job_runs WHERE status = 'running' AND pid IS NOT NULL"),
                                20, "the worker")[0][0]
 
+    def all_types(self) -> str:
+        """A parent e with a column of each type; without a value of one that this server was built without."""
+        try:
+            self.sql("SELECT '<a/>'::xml")
+        except SqlError:
+            return ALL_TYPES.replace("""'<a b="c">é &amp; </a>'""", "NULL")
+        return ALL_TYPES
+
     def noted(self) -> list[tuple]:
         """What expiry has still to do."""
         return self.sql("SELECT table_name FROM perf.partition_expiry")
@@ -323,7 +331,7 @@ class Files(ExpiryTest):
         return self.cluster.result("SELECT * FROM perf.partition_archives ORDER BY archived_at", dbname=self.database).dicts()
 
     def test_round_trip_of_all_types(self) -> None:
-        self.sql(ALL_TYPES)
+        self.sql(self.all_types())
         rows, count = self.checksum("e_01"), self.value("SELECT count(*) FROM e_01")
         # Whatever the owner's session says about how values look.
         for name, value in ODD_SETTINGS.items():

@@ -75,7 +75,8 @@ mod tests {
     proptest! {
         #[test]
         fn picks_one_of_them(scans in prop::collection::vec(0i64..5, 1..8)) {
-            let orders: Vec<Order> = scans.iter().enumerate().map(|(at, scans)| order(&at.to_string(), *scans)).collect();
+            let known = scans.iter().enumerate();
+            let orders: Vec<Order> = known.map(|(at, scans)| order(&at.to_string(), *scans)).collect();
             let best: usize = best_order(&orders, "at").parse().unwrap_or(usize::MAX);
             prop_assert_eq!(scans[best], *scans.iter().max().unwrap_or(&0));
             prop_assert!(scans[..best].iter().all(|scans| *scans < orders[best].scans));

@@ -9,8 +9,8 @@ const PART_BYTES_MAX: usize = 63;
 pub const EXTENSION: &str = ".csv.zst";
 
 /// The name of the file for a partition, without extension: database, schema, table and range. What is not a letter, a
-/// digit, `-` or `_` in ASCII is replaced, so that no shell and no filesystem minds; two partitions may come to the same
-/// name, and the second is numbered.
+/// digit, `-` or `_` in ASCII is replaced, so that no shell and no filesystem minds; two partitions may come to the
+/// same name, and the second is numbered.
 pub fn file_stem(database: &str, schema: &str, table: &str, lower: &str, upper: &str) -> String {
     let names = [database, schema, table].map(|name| plain(name, PART_BYTES_MAX));
     let mut stem = format!("{}.{}_{}", names.join("."), bound(lower), bound(upper));
@@ -31,7 +31,8 @@ fn plain(name: &str, bytes_max: usize) -> String {
     name.chars().map(kept).take(bytes_max).collect()
 }
 
-/// A bound as it is written in SQL: `'2026-03-01 00:00:00+00'` is `2026-03-01T000000`, and what is a whole day is the day.
+/// A bound as it is written in SQL: `'2026-03-01 00:00:00+00'` is `2026-03-01T000000`, and what is a whole day is the
+/// day.
 fn bound(literal: &str) -> String {
     let text = literal.trim_matches('\'');
     let text = text.split_once('+').map_or(text, |(before, _)| before).trim_end_matches(" 00:00:00");

@@ -1,5 +1,5 @@
-//! Moves a detached partition to the schema for archived ones, with its own partitions, indexes and sequences. A name that is
-//! taken there is respected: what comes later is renamed.
+//! Moves a detached partition to the schema for archived ones, with its own partitions, indexes and sequences. A name
+//! that is taken there is respected: what comes later is renamed.
 //!
 //! Called by the expiry of partitions. Locks the table in ACCESS EXCLUSIVE for the moment of the move.
 
@@ -108,7 +108,8 @@ fn members(table: pg_sys::Oid, schema: &str) -> Vec<(pg_sys::Oid, &'static str)>
                   SELECT $1::oid AS oid, CASE c.relkind WHEN 'f' THEN 'FOREIGN TABLE' ELSE 'TABLE' END AS kind
                     FROM pg_class c WHERE c.oid = $1
                   UNION ALL SELECT indexrelid, 'INDEX' FROM pg_index WHERE indrelid = $1
-                  UNION ALL SELECT d.objid, 'SEQUENCE' FROM pg_depend d JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
+                  UNION ALL SELECT d.objid, 'SEQUENCE' FROM pg_depend d
+                    JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
                    WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = $1
                      AND d.deptype IN ('a', 'i')) m
               JOIN pg_class c ON c.oid = m.oid

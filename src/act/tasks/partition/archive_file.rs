@@ -1,9 +1,9 @@
-//! Writes a detached partition to a file: CSV with a header, compressed with zstd, that COPY can load again. The file is read
-//! back, and what it holds is compared with what was written to it, before the table is dropped; all of it in one
-//! transaction, so that a crash at any moment leaves the table, and the next run writes the file anew.
+//! Writes a detached partition to a file: CSV with a header, compressed with zstd, that COPY can load again. The file
+//! is read back, and what it holds is compared with what was written to it, before the table is dropped; all of it in
+//! one transaction, so that a crash at any moment leaves the table, and the next run writes the file anew.
 //!
-//! Called by the expiry of partitions, in the worker of a run only. Locks the table in SHARE ROW EXCLUSIVE while it is written,
-//! so that nobody changes it, and no other run writes to the same file, and in ACCESS EXCLUSIVE to drop it.
+//! Called by the expiry of partitions, in the worker of a run only. Locks the table in SHARE ROW EXCLUSIVE while it is
+//! written, so that nobody changes it, and no other run writes to the same file, and in ACCESS EXCLUSIVE to drop it.
 
 use std::path::{Path, PathBuf};
 
@@ -27,8 +27,9 @@ const NAMES_MAX: u32 = 1_000;
 /// What a file is called while it is written ends in.
 const PARTIAL: &str = ".partial";
 /// Rows are written so that they mean the same to whoever loads them, whatever the session's settings are.
-const SETTINGS: &str = "SET LOCAL datestyle = 'ISO, YMD'; SET LOCAL intervalstyle = 'postgres'; SET LOCAL timezone = 'UTC'; \
-                        SET LOCAL bytea_output = 'hex'; SET LOCAL extra_float_digits = 3; SET LOCAL xmloption = 'content'";
+const SETTINGS: &str = "SET LOCAL datestyle = 'ISO, YMD'; SET LOCAL intervalstyle = 'postgres'; \
+                        SET LOCAL timezone = 'UTC'; SET LOCAL bytea_output = 'hex'; \
+                        SET LOCAL extra_float_digits = 3; SET LOCAL xmloption = 'content'";
 
 /// The directory for files; an error when there is none to write to, or the current role may not have the server write
 /// files.
@@ -154,8 +155,8 @@ fn can_be_dropped(expired: &Expired) -> Result<(), Failure> {
     }
 }
 
-/// The file that it goes to, remembered from before it is there: a file of that name is an interrupted run's then. Whether
-/// it was remembered already.
+/// The file that it goes to, remembered from before it is there: a file of that name is an interrupted run's then.
+/// Whether it was remembered already.
 fn file_for(expired: &Expired) -> Result<(PathBuf, bool), Failure> {
     let directory = directory()?;
     if let Some(file) = expired.file.as_ref().map(PathBuf::from) {

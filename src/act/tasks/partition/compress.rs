@@ -1,12 +1,12 @@
-//! Compresses partitions that are old enough: written anew with full pages, lz4 in TOAST where the server has it, and the rows
-//! in the order of the index that is used most; indexes likewise. The table stays the same one: it exchanges its files with
-//! those of a second table ([`rewrite`]), so that its name, whatever refers to it, and its place in the parent are not
-//! touched, and what a default partition holds does not matter.
+//! Compresses partitions that are old enough: written anew with full pages, lz4 in TOAST where the server has it, and
+//! the rows in the order of the index that is used most; indexes likewise. The table stays the same one: it exchanges
+//! its files with those of a second table ([`rewrite`]), so that its name, whatever refers to it, and its place in the
+//! parent are not touched, and what a default partition holds does not matter.
 //!
-//! Called by the look at a parent; only the worker of a run does it. The partition is locked in SHARE UPDATE EXCLUSIVE while it
-//! is copied, so that readers and writers pass, and in ACCESS EXCLUSIVE for the moment of the exchange. What was written to it
-//! meanwhile makes the copy void: nothing is changed then, and a later run tries again. All of it is one transaction, so that
-//! a crash leaves the partition as it was.
+//! Called by the look at a parent; only the worker of a run does it. The partition is locked in SHARE UPDATE EXCLUSIVE
+//! while it is copied, so that readers and writers pass, and in ACCESS EXCLUSIVE for the moment of the exchange. What
+//! was written to it meanwhile makes the copy void: nothing is changed then, and a later run tries again. All of it is
+//! one transaction, so that a crash leaves the partition as it was.
 
 use std::cell::Cell;
 
@@ -110,8 +110,8 @@ fn refusal(look: &Look, facts: &Facts) -> Option<String> {
     }
 }
 
-/// Lets VACUUM mark the pages whose rows everybody sees, if they are not all marked yet. A snapshot that does not see all of
-/// them may be of a moment only; one that stays puts it off.
+/// Lets VACUUM mark the pages whose rows everybody sees, if they are not all marked yet. A snapshot that does not see
+/// all of them may be of a moment only; one that stays puts it off.
 fn prepare(look: &Look, facts: &Facts) -> Result<(), Failure> {
     let is_ready = || {
         look.ground.step(&[facts.oid], || {
@@ -297,8 +297,8 @@ fn fill(facts: &Facts, columns: &[Copied], order: &str, twin: pg_sys::Oid) -> u6
     rewrite::fill(twin, &query, &columns)
 }
 
-/// Where an access method for columns is installed, the server rewrites the table for it, with everybody waiting: what such a
-/// method keeps beside the table's files is its own business.
+/// Where an access method for columns is installed, the server rewrites the table for it, with everybody waiting: what
+/// such a method keeps beside the table's files is its own business.
 fn to_columns(look: &Look, parent: &Parent, facts: &Facts) -> Result<Outcome, Failure> {
     look.ground.step(&[facts.oid], || {
         lock(facts, "ACCESS EXCLUSIVE");

@@ -1,5 +1,5 @@
-//! What has to be known of a partition to rewrite it. Called by [`super::compress`], inside its transactions. Reads catalogs
-//! only; what is to last, the caller has locked.
+//! What has to be known of a partition to rewrite it. Called by [`super::compress`], inside its transactions. Reads
+//! catalogs only; what is to last, the caller has locked.
 
 use perf_core::partition::compression::Order;
 use pgrx::pg_sys;
@@ -152,7 +152,8 @@ pub struct Copied {
 /// The columns that have values in the files: all but those that were dropped, or are computed when they are read.
 pub fn columns(table: &Facts) -> Vec<Copied> {
     query::run_with(
-        c"SELECT a.attname::text, a.attnum, a.attlen = -1, a.attlen = -1 AND a.attstorage IN ('x', 'm') AND a.attcompression <> 'l'
+        c"SELECT a.attname::text, a.attnum, a.attlen = -1,
+                 a.attlen = -1 AND a.attstorage IN ('x', 'm') AND a.attcompression <> 'l'
             FROM pg_attribute a
            WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated <> 'v' ORDER BY a.attnum",
         &[table.oid.into()],

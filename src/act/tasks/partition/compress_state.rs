@@ -1,5 +1,6 @@
 //! What became of partitions that were old enough to be compressed, as perf.partition_compression remembers it, so that
-//! nothing is tried again each hour. Called by [`super::compress`], inside its transactions. Locks rows of that table only.
+//! nothing is tried again each hour. Called by [`super::compress`], inside its transactions. Locks rows of that table
+//! only.
 
 use pgrx::pg_sys;
 

@@ -1,10 +1,12 @@
-//! Lets go of the partitions whose retention is over: they are detached, and then kept, dropped or archived, as the parent's
-//! settings say. Always detached first, so that whoever reads the parent never waits for what becomes of its old data.
+//! Lets go of the partitions whose retention is over: they are detached, and then kept, dropped or archived, as the
+//! parent's settings say. Always detached first, so that whoever reads the parent never waits for what becomes of its
+//! old data.
 //!
 //! Called by the look at a parent. Without a default partition, and outside of a transaction, a partition is detached
 //! CONCURRENTLY: the parent is locked in SHARE UPDATE EXCLUSIVE, readers and writers pass. Else the parent, its default
-//! partition and the expired one are locked in ACCESS EXCLUSIVE for the moment of the detach. CONCURRENTLY leaves a CHECK
-//! constraint with the former bounds on the table; it is kept, since with it the table can be attached again unread.
+//! partition and the expired one are locked in ACCESS EXCLUSIVE for the moment of the detach. CONCURRENTLY leaves a
+//! CHECK constraint with the former bounds on the table; it is kept, since with it the table can be attached again
+//! unread.
 
 use std::time::Instant;
 
@@ -125,7 +127,8 @@ fn finish(look: &Look, expired: &Expired, steps: &mut Steps) -> Result<(), Failu
     }
 }
 
-/// Drops a detached table; what was in the way of others is nobody's any more. `None` when it is somebody else's by now.
+/// Drops a detached table; what was in the way of others is nobody's any more. `None` when it is somebody else's by
+/// now.
 fn drop_table(look: &Look, expired: &Expired) -> Result<Option<String>, Failure> {
     look.ground.step(&[expired.oid], || {
         if !lock_detached(expired, "ACCESS EXCLUSIVE") {
@@ -162,7 +165,8 @@ pub fn tree_bytes(relation: pg_sys::Oid) -> i64 {
 
 // ---- detaching ----
 
-/// Detaches a partition that is to expire still. What is left to be done about it; `None` when it is not to expire any more.
+/// Detaches a partition that is to expire still. What is left to be done about it; `None` when it is not to expire any
+/// more.
 fn detach(look: &Look, parent: &Parent, partition: &Partition) -> Result<Option<Expired>, Failure> {
     let mut relations = vec![parent.oid, partition.oid];
     relations.extend(parent.default_partition().map(|default| default.oid));
@@ -182,8 +186,8 @@ fn detach(look: &Look, parent: &Parent, partition: &Partition) -> Result<Option<
     outcome.map_err(|failure| because_of_keys(look, parent, failure))
 }
 
-/// The same at top level, with everybody passing. The lock on the parent that is taken to look what is to be detached is
-/// kept until the detach has it, so that nobody attaches anything else under that name in between.
+/// The same at top level, with everybody passing. The lock on the parent that is taken to look what is to be detached
+/// is kept until the detach has it, so that nobody attaches anything else under that name in between.
 fn detach_concurrently(
     look: &Look,
     partition: &Partition,

@@ -1,5 +1,5 @@
-//! Partitions that are being let go, as perf.partition_expiry remembers them from before the detach until nothing is left to
-//! be done: what a crash has interrupted goes on at the next look. Called by the steps of [`super::expire`] and
+//! Partitions that are being let go, as perf.partition_expiry remembers them from before the detach until nothing is
+//! left to be done: what a crash has interrupted goes on at the next look. Called by the steps of [`super::expire`] and
 //! [`super::archive`], inside their transactions. Locks rows of that table only.
 
 use perf_core::partition::{expiry, literal};
