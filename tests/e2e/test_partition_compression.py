@@ -101,7 +101,9 @@ class Compressing(CompressionTest):
         self.assertEqual(self.sql(f"SELECT DISTINCT pg_column_compression(big) FROM {JANUARY} WHERE big IS NOT NULL"),
                          [("lz4" if has_lz4 else "pglz",)])
         self.assertIn("; lz4;" if has_lz4 else "pglz, since the server has no lz4", self.last[0]["detail"])
-        self.assertEqual(self.value(f"SELECT relpages = relallvisible FROM pg_class WHERE oid = '{JANUARY}'::regclass"), True)
+        # From 16 on the last pages may have been made ahead, and hold nothing.
+        self.assertEqual(self.value(f"SELECT count(*) FROM {JANUARY} WHERE (ctid::text::point)[0] IN"
+                                    f" (SELECT blkno FROM pg_visibility_map('{JANUARY}') WHERE NOT (all_visible AND all_frozen))"), 0)
         self.assertEqual(self.sql("SELECT t.relname::text FROM pg_class c JOIN pg_class t ON t.oid = c.reltoastrelid WHERE c.oid = $1", (oid,)),
                          [(f"pg_toast_{oid}",)])
         row, = self.cluster.result("SELECT * FROM perf.partition_compressions", dbname=self.database).dicts()
