@@ -284,7 +284,9 @@ fn looked_at(subject: &Subject, utc_us: i64) -> Result<Vec<Problem>, Failure> {
     let ruler = Ruler { every: rule.every, key: parent.key, zone: &rule.zone };
     let look = Look { parent: &parent, ruler, rule: &rule, utc_us };
     let mut found = unharmed(|| Ok(look.ranges()))?;
-    if let Some(default) = parent.default_partition().filter(|default| !default.is_detaching) {
+    // A foreign table is not asked: nobody knows how long it takes to answer.
+    let is_here = |default: &&Partition| !default.is_detaching && default.relkind != b'f';
+    if let Some(default) = parent.default_partition().filter(is_here) {
         let settings_max = rule.settings.as_ref().map_or(0, |settings| settings.max_move_rows.saturating_add(1));
         let rows_max = settings_max.clamp(DEFAULT_ROWS.0, DEFAULT_ROWS.1);
         match unharmed(|| Ok(default_rows::of(&parent, default, &ruler, rows_max))) {
@@ -509,7 +511,7 @@ fn live_rows(table: pg_sys::Oid) -> i64 {
 }
 
 /// Tables looked at for a summary.
-const SUMMARY_MAX: usize = 200;
+const SUMMARY_MAX: usize = 100;
 /// Intervals to come whose names are looked up.
 const COMING_MAX: u32 = 20;
 /// The most that `max_move_rows` may be.

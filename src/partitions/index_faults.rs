@@ -141,7 +141,7 @@ SELECT t.top, n.nspname::text, c.relname::text, c.relkind::text, p.relname::text
   LEFT JOIN attached a ON a.parent_index = k.indexrelid AND a.child = t.child
  CROSS JOIN LATERAL (SELECT ' USING ' || split_part(pg_get_indexdef(k.indexrelid),
                                                     format(' ON ONLY %I.%I USING ', pn.nspname, p.relname), 2) AS tail) own
- WHERE a.child IS NULL
+ WHERE a.child IS NULL AND own.tail IS NOT NULL
  ORDER BY n.nspname, c.relname, i.relname";
 
 /// $1: the tables. What is left over of a REINDEX CONCURRENTLY goes; anything else is built anew. An index of a parent that

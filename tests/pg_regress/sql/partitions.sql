@@ -119,7 +119,7 @@ CREATE TABLE rest PARTITION OF events DEFAULT;
 INSERT INTO events SELECT g, '2026-03-05', 'kept' FROM generate_series(1, 3) g;
 INSERT INTO events VALUES (4, '2026-02-03'), (5, '2030-01-01');
 SELECT * FROM perf.partition_tick('events', '2026-03-10');
-SELECT tableoid::regclass AS partition, count(*), min(note) FROM events GROUP BY 1 ORDER BY 1::text COLLATE "C";
+SELECT tableoid::regclass AS partition, count(*), min(note) FROM events GROUP BY tableoid ORDER BY tableoid::regclass::text COLLATE "C";
 ROLLBACK;
 BEGIN;
 CREATE TABLE rest PARTITION OF events DEFAULT;
