@@ -63,7 +63,7 @@ impl Request<'_> {
         let now = settings.ruler(parent.key, &zone).now(to_unix(background::now()));
         if !parent.ranges().iter().any(|range| range.contains(now)) {
             pgrx::notice!(
-                "{parent_name} has no partition for rows of now until job {job_id} runs: \
+                "{parent_name} has no partition for rows of now until its job runs: \
                  SELECT * FROM perf.partition_tick({}) makes it at once",
                 ident::literal(&parent_name)
             );
