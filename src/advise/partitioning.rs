@@ -13,6 +13,7 @@ use serde_json::{json, Value};
 
 use super::index::study::{self, Known, Studied, Study};
 use crate::error::Error;
+use crate::partitions::Table;
 use crate::pg::planner::WriteCommand;
 use crate::pg::relation::{Column, Relation};
 use crate::pg::text::Text;
@@ -70,7 +71,7 @@ pub fn advise(workload: &Workload, bytes_min: f64, deadline: Instant) -> Result<
 /// The best of its columns, if any is worth a word.
 fn of_table(study: &Study, workload: &Workload, known: &Known) -> Option<Row> {
     let table = &known.relation;
-    let is_plain = table.kind == b'r' && !is_partition(table.oid);
+    let is_plain = Table::read("relation", table.oid).is_ok_and(|table| table.relkind == b'r' && !table.is_partition);
     let columns = table.columns.iter().filter(|column| is_plain && !column.is_virtual);
     let found = columns.filter_map(|column| {
         let spread = spread(table, column)?;
@@ -261,11 +262,6 @@ fn wanted(table: &Relation, column: &Column) -> Option<Every> {
         )
     });
     found.1.first().and_then(|every| Every::parse(every).ok())
-}
-
-fn is_partition(table: pg_sys::Oid) -> bool {
-    let read = || query::run_with(c"SELECT FROM pg_class WHERE oid = $1 AND relispartition", &[table.into()], |_| ()).0;
-    privilege::with_own_path(read) > 0
 }
 
 /// Rows inserted and deleted since statistics were reset.

@@ -280,35 +280,75 @@ fn looked_at(subject: &Subject, utc_us: i64) -> Result<Vec<Problem>, Failure> {
         Ok((parent, rule))
     };
     let (parent, rule) = unharmed(read)?;
-    let Some(rule) = rule else { return Ok(without_rule(&parent)) };
+    let Some(rule) = rule else { return without_rule(&parent, utc_us) };
     let ruler = Ruler { every: rule.every, key: parent.key, zone: &rule.zone };
     let look = Look { parent: &parent, ruler, rule: &rule, utc_us };
     let mut found = unharmed(|| Ok(look.ranges()))?;
-    // A foreign table is not asked: nobody knows how long it takes to answer.
-    let is_here = |default: &&Partition| !default.is_detaching && default.relkind != b'f';
-    if let Some(default) = parent.default_partition().filter(is_here) {
+    if let Some(default) = default_to_read(&parent) {
         let settings_max = rule.settings.as_ref().map_or(0, |settings| settings.max_move_rows.saturating_add(1));
         let rows_max = settings_max.clamp(DEFAULT_ROWS.0, DEFAULT_ROWS.1);
         match unharmed(|| Ok(default_rows::of(&parent, default, &ruler, rows_max))) {
             Ok((groups, is_cut)) => found.extend(unharmed(|| Ok(look.default_rows(default, &groups, is_cut)))?),
-            Err(failure) => found.push(look.problem(
-                "default_not_checked",
-                format!("rows in {} were not counted: {}", default.full_name(), failure.message),
-                None,
-            )),
+            Err(failure) => found.push(not_counted(&parent, default, &failure)),
         }
     }
     Ok(found)
 }
 
-/// A table whose partitions follow no rule: only the holes between them can be told.
-fn without_rule(parent: &Parent) -> Vec<Problem> {
-    let detail = |hole: &Range| format!("no partition {}", mend::span(parent, hole));
-    let holes = rules::holes_between(&parent.ranges());
-    holes
-        .iter()
-        .map(|hole| Problem { parent: parent.full_name(), problem: "gap".to_owned(), detail: detail(hole), fix: None })
-        .collect()
+/// A table whose partitions follow no rule, or that has none: what can be told of it all the same.
+fn without_rule(parent: &Parent, utc_us: i64) -> Result<Vec<Problem>, Failure> {
+    let existing = parent.ranges();
+    if existing.is_empty() {
+        return Ok(Vec::new());
+    }
+    let zone = ServerZone::named("time_zone", UNMANAGED_ZONE)?;
+    // Gives names to what is between partitions; nothing is cut by it.
+    let ruler = Ruler { every: Every::Day, key: parent.key, zone: &zone };
+    let problem = |problem: &str, detail: String, fix: Option<String>| Problem {
+        parent: parent.full_name(),
+        problem: problem.to_owned(),
+        detail,
+        fix,
+    };
+    let mut found = Vec::new();
+    let now = ruler.now(utc_us);
+    if !existing.iter().any(|range| range.contains(now)) {
+        let detail = "no partition for now, and those that there are do not tell how long one is to be: \
+                      perf.partition_manage(parent, every) makes them";
+        found.push(problem("no_partition_for_now", detail.to_owned(), None));
+    }
+    for hole in rules::holes_between(&existing) {
+        let detail = format!("no partition {}", mend::span(parent, &hole));
+        found.push(problem("gap", detail, unharmed(|| Ok(mend::partition(parent, &ruler, &hole, None)))?));
+    }
+    if let Some(default) = default_to_read(parent) {
+        let default_name = default.full_name();
+        match unharmed(|| Ok(default_rows::of(parent, default, &ruler, DEFAULT_ROWS.0))) {
+            Ok((groups, _)) if groups.is_empty() => {}
+            Ok((groups, is_cut)) => {
+                let at_least = if is_cut { "at least " } else { "" };
+                let rows: i64 = groups.iter().map(|group| group.rows).sum();
+                found.push(problem("rows_in_default", format!("{at_least}{rows} rows in {default_name}"), None));
+            }
+            Err(failure) => found.push(not_counted(parent, default, &failure)),
+        }
+    }
+    Ok(found)
+}
+
+/// The default partition, where its rows can be counted. A foreign table is not asked: nobody knows how long it takes to
+/// answer.
+fn default_to_read(parent: &Parent) -> Option<&Partition> {
+    parent.default_partition().filter(|default| !default.is_detaching && default.relkind != b'f')
+}
+
+fn not_counted(parent: &Parent, default: &Partition, failure: &Failure) -> Problem {
+    Problem {
+        parent: parent.full_name(),
+        problem: "default_not_checked".to_owned(),
+        detail: format!("rows in {} were not counted: {}", default.full_name(), failure.message),
+        fix: None,
+    }
 }
 
 struct Look<'a> {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from typing import Any, Optional
@@ -169,6 +170,17 @@ class Ranges(CheckTest):
         self.manage("u")
         self.mends("rows_in_default", "u")
         self.assertEqual(self.value("SELECT count(*) FROM u_rest"), 0)
+
+    def test_partitions_that_follow_no_rule(self) -> None:
+        self.sql(MONTHS)
+        for name, lower, upper in (("a", "2020-01-01", "2020-01-08"), ("b", "2020-02-01", "2020-03-01"), ("c", "2020-03-01", "2020-03-02")):
+            self.sql(f"CREATE TABLE {name} PARTITION OF events FOR VALUES FROM ('{lower}') TO ('{upper}')")
+        self.sql("CREATE TABLE rest PARTITION OF events DEFAULT")
+        self.sql("INSERT INTO events SELECT g, now() FROM generate_series(1, 3) g")
+        rows = {row["problem"]: row for row in self.check()}
+        self.assertEqual(set(rows), {"no_partition_for_now", "gap", "rows_in_default"})
+        self.assertIn("3 rows in public.rest", rows["rows_in_default"]["detail"])
+        self.mends("gap")
 
     def test_gaps_that_are_too_wide(self) -> None:
         self.sql("CREATE TABLE ticks (at timestamptz NOT NULL) PARTITION BY RANGE (at)")
@@ -626,6 +638,32 @@ class Advice(PartitionTest):
         self.table("alerts")
         self.ask("SELECT count(*) FROM alerts WHERE at >= now() - interval '7 days'", 10)
         self.assertEqual(self.advice()["public.alerts"]["every"], "week")
+
+    def test_what_is_said_comes_true(self) -> None:
+        self.table("logs")
+        self.sql("SELECT perf.reset()")
+        # The number of calls tells them apart.
+        asked = {2: "max(note)", 30: "min(note)", 100: "count(note)"}
+        for days, what in asked.items():
+            self.ask(f"SELECT {what} FROM logs WHERE at >= now() - interval '{days} days'", days)
+        logs = self.advice()["public.logs"]
+        length = {"week": 7, "month": 30.4, "quarter": 91.3}[logs["every"]]
+        self.sql("CREATE TABLE parted (LIKE logs) PARTITION BY RANGE (at)")
+        self.sql("DO $$ DECLARE start timestamptz := date_trunc('%s', now() - interval '1 year', 'UTC'); step interval := '%s'; BEGIN"
+                 " FOR n IN 0..60 LOOP EXECUTE format('CREATE TABLE parted_%%s PARTITION OF parted FOR VALUES FROM (%%L) TO (%%L)', n,"
+                 " start + n * step, start + (n + 1) * step); END LOOP; END $$"
+                 % (logs["every"], {"week": "7 days", "month": "1 month", "quarter": "3 months"}[logs["every"]]))
+        self.sql("INSERT INTO parted SELECT * FROM logs")
+        self.sql("ANALYZE parted")
+        for one in logs["evidence"]["statements"]:
+            days = int(one["calls"])
+            query = f"SELECT {asked[days]} FROM parted WHERE at >= now() - interval '{days} days'"
+            with self.cluster.connect(self.database) as session:
+                session.query("SET max_parallel_workers_per_gather = 0")
+                plan = session.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON, TIMING OFF) {query}").scalar()
+            plan = plan if isinstance(plan, list) else json.loads(plan)
+            pages = plan[0]["Plan"]["Shared Hit Blocks"] + plan[0]["Plan"]["Shared Read Blocks"]
+            self.assertAlmostEqual(one["pages_then"] / one["pages_now"], pages / one["pages_now"], delta=length / 2 / 365 + 0.02, msg=query)
 
     def test_deletes_by_age(self) -> None:
         for name in ("logs", "picky"):
