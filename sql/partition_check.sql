@@ -3,7 +3,7 @@ COMMENT ON FUNCTION perf.partition_check(regclass, timestamptz) IS
 'What is wrong with partitioned tables, each with SQL that mends it: of one, or of all that you own, or whose owner you may act as, and that a job manages or that are partitioned by RANGE of one date or timestamp column; as if it were as_of.
 Rows: parent text (quoted and qualified), problem text, detail text, fix_sql text (statements to run one by one, outside of a transaction; NULL: for your information, or somebody has to decide). Sorted by parent, the urgent first. problem:
 - no_partition_for_now, too_few_ahead, gap: ranges that no partition holds. What has become due within the last two hours is left out: the job sees to it.
-- rows_in_default: rows of a default partition by interval, of its first 10,000 to 200,000 (max_move_rows); default_not_checked: it is locked.
+- rows_in_default: rows of a default partition by interval, of its first 10,000 to 200,000 (max_move_rows); default_not_checked: it is locked. Default partitions that are foreign tables or partitioned themselves are not read.
 - missing_index, invalid_index, owner_differs, privileges_differ, row_security_differs, replica_identity_differs, statistics_differ: partitions, at every level, that are not like their parent; constraint_not_valid, detach_interrupted.
 - expired: beyond the retention and still attached. odd_bounds, name_taken, too_many_partitions (over 2,000): harmless, or for you to weigh.
 - job_failing, job_paused, job_switched_off, job_owner_gone, job_owner_denied, table_gone, not_managed (named in perf.partition_policy).

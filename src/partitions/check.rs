@@ -8,12 +8,12 @@ use std::collections::HashMap;
 use perf_core::partition::check::{self as rules, Faults, PARTITIONS_MAX};
 use perf_core::partition::{plan, Every, Range, Ruler, Span, Wish};
 use perf_core::schedule::DAY_US;
-use pgrx::pg_sys;
+use pgrx::{pg_sys, PgSqlErrorCode};
 
 use super::default_rows::Group;
 use super::jobs::{self, Job};
 use super::{default_rows, differences, index_faults, mend, Parent, Partition, Table};
-use crate::act::executor::{subtransaction, Failure};
+use crate::act::executor::{subtransaction, Failure, QUERY_CANCELED};
 use crate::act::tasks::partition::rotate::is_taken;
 use crate::act::tasks::partition::settings::Settings;
 use crate::error::Error;
@@ -106,9 +106,13 @@ fn place(problem: &str) -> usize {
     ORDER.iter().position(|known| *known == problem).unwrap_or(ORDER.len())
 }
 
-/// Runs `body` where it can fail without harm, and waits for no lock.
+/// Runs `body` where it can fail without harm, and waits for no lock. A cancel is meant for the whole.
 fn unharmed<T>(body: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
-    subtransaction(|| privilege::with_lock_timeout(LOCK_WAIT_MS, body))
+    subtransaction(|| privilege::with_lock_timeout(LOCK_WAIT_MS, body)).inspect_err(|failure| {
+        if failure.sqlstate == QUERY_CANCELED {
+            pgrx::ereport!(ERROR, PgSqlErrorCode::ERRCODE_QUERY_CANCELED, failure.message.clone());
+        }
+    })
 }
 
 /// A table that somebody keeps locked, or that is gone since.
@@ -336,10 +340,10 @@ fn without_rule(parent: &Parent, utc_us: i64) -> Result<Vec<Problem>, Failure> {
     Ok(found)
 }
 
-/// The default partition, where its rows can be counted. A foreign table is not asked: nobody knows how long it takes to
-/// answer.
+/// The default partition, where its rows can be counted: what is, or may lead to, a foreign table is not asked, since nobody
+/// knows whose code answers, and when.
 fn default_to_read(parent: &Parent) -> Option<&Partition> {
-    parent.default_partition().filter(|default| !default.is_detaching && default.relkind != b'f')
+    parent.default_partition().filter(|default| !default.is_detaching && default.relkind == b'r')
 }
 
 fn not_counted(parent: &Parent, default: &Partition, failure: &Failure) -> Problem {

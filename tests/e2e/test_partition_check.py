@@ -447,6 +447,19 @@ class Manners(CheckTest):
             holder.query("ROLLBACK")
         self.assertNotIn("default_not_checked", self.problems())
 
+    def test_a_cancel_is_obeyed(self) -> None:
+        self.managed()
+        self.sql("CREATE TABLE rest PARTITION OF events DEFAULT")
+        with self.cluster.connect(self.database) as holder, self.cluster.connect(self.database) as session:
+            holder.query("BEGIN")
+            holder.query("LOCK TABLE rest IN ACCESS EXCLUSIVE MODE")
+            # Shorter than the wait for the lock.
+            session.query("SET statement_timeout = '15ms'")
+            with self.assertRaises(SqlError) as caught:
+                session.query("SELECT * FROM perf.partition_check()")
+            self.assertEqual(caught.exception.sqlstate, "57014")
+            holder.query("ROLLBACK")
+
     def test_it_changes_nothing(self) -> None:
         self.managed()
         with self.cluster.connect(self.database) as session:
