@@ -8,6 +8,7 @@ pub mod maintenance;
 pub mod matviews;
 pub mod observe;
 pub mod partition_check;
+pub mod partition_convert;
 pub mod partitions;
 pub mod statements;
 

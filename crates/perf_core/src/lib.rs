@@ -19,6 +19,7 @@ pub mod normalize;
 pub mod normalized;
 pub mod outcome;
 pub mod partition;
+pub mod partition_convert;
 pub mod patterns;
 pub mod prewarm;
 pub mod schedule;
