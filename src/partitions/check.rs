@@ -107,7 +107,7 @@ fn place(problem: &str) -> usize {
 }
 
 /// Runs `body` where it can fail without harm, and waits for no lock. A cancel is meant for the whole.
-fn unharmed<T>(body: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+pub fn unharmed<T>(body: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
     subtransaction(|| privilege::with_lock_timeout(LOCK_WAIT_MS, body)).inspect_err(|failure| {
         if failure.sqlstate == QUERY_CANCELED {
             pgrx::ereport!(ERROR, PgSqlErrorCode::ERRCODE_QUERY_CANCELED, failure.message.clone());

@@ -111,6 +111,19 @@ class Ranges(CheckTest):
         self.mends("no_partition_for_now")
         self.assertEqual(self.check(), [])
 
+    def test_what_has_expired(self) -> None:
+        self.sql(MONTHS)
+        self.months("events", -6, -3)
+        self.manage("events", premake=1, retention="3 months", on_expire="drop")
+        self.sql("UPDATE perf.job SET options = options || '{\"retention\": null}' WHERE kind = 'partition'")
+        self.sql("SELECT * FROM perf.partition_tick('events')")
+        self.assertEqual(self.check(), [])
+        self.manage("events", premake=1, retention="3 months", on_expire="drop")
+        rows = [row for row in self.check() if row["problem"] == "expired"]
+        self.assertIn("public.events_m_6", rows[0]["detail"])
+        self.mends("expired")
+        self.assertEqual(self.check(), [])
+
     def test_rows_in_default(self) -> None:
         self.managed(premake=1)
         self.sql("CREATE TABLE rest PARTITION OF events DEFAULT")

@@ -87,7 +87,7 @@ SELECT count(*) FROM perf.jobs WHERE kind = 'partition';
 -- One job a table, which keeps what it was told
 SELECT perf.partition_manage('events', 'month', 2) IS NOT NULL AS managed;
 SELECT perf.partition_manage('events', 'month', 2, '1 year 2 days 03:04:05', 'archive', 'old', '3 months', 'Europe/Berlin',
-                             'file', max_move_rows => 7) = max(job_id) AS is_the_same
+                             'schema', max_move_rows => 7) = max(job_id) AS is_the_same
   FROM perf.jobs WHERE kind = 'partition';
 SELECT name, kind, target, schedule, time_zone, enabled, overlap, catch_up, jsonb_pretty(options) AS options
   FROM perf.jobs WHERE kind = 'partition';
