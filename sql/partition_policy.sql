@@ -66,7 +66,7 @@ BEGIN
                 reason := 'it is a plain table; a conversion commits on its way, and so cannot run in here'
                           || CASE WHEN policy.control_column IS NULL THEN format('; %I is its only column that tells the time',
                                                                                  control.attname) ELSE '' END
-                          || CASE WHEN control.attnotnull THEN '' ELSE format('; %I must be NOT NULL before', control.attname) END;
+                          || CASE WHEN control.attnotnull THEN '' ELSE format('; it makes %I NOT NULL', control.attname) END;
             END IF;
             RETURN NEXT;
             CONTINUE;

@@ -12,10 +12,11 @@ use pgrx::pg_sys;
 use serde_json::{json, Value};
 
 use super::index::study::{self, Known, Studied, Study};
+use crate::act::tasks::partition::convert::plan::{self, Request};
 use crate::error::Error;
+use crate::partitions::check::unharmed;
 use crate::pg::planner::WriteCommand;
 use crate::pg::relation::{Column, Relation};
-use crate::pg::text::Text;
 use crate::pg::{ident, privilege, query};
 use crate::workload::queries::Workload;
 
@@ -24,6 +25,10 @@ const BLOCK_BYTES: f64 = 8192.0;
 const EVIDENCE_MAX: usize = 20;
 /// Where dates and timestamps of the server count from, in microseconds since 1970.
 const SERVER_EPOCH_US: f64 = 946_684_800e6;
+/// What bounds would be cut by, as a conversion has it by default.
+const ZONE: &str = "UTC";
+/// SQLSTATE of what is in the way of the caller, rather than of the table.
+const DENIED: &str = "42501";
 const DAY_US: f64 = 86_400e6;
 /// What partitions may be cut by.
 const NAMED: [Every; 5] = [Every::Day, Every::Week, Every::Month, Every::Quarter, Every::Year];
@@ -109,7 +114,7 @@ fn row(workload: &Workload, known: &Known, column: &Column, found: &Found) -> Ro
     let relation = table.qualified();
     let every = best.every.to_string();
     let length_us = advice::length_us(best.every.span());
-    let mut obstacles = obstacles(table.oid, column.number);
+    let mut obstacles = obstacles(table, column, &every);
     if found.is_changed {
         obstacles.push(format!(
             "statements change {}, which would move rows between partitions",
@@ -281,31 +286,20 @@ fn written(table: pg_sys::Oid) -> (i64, i64) {
     privilege::with_own_path(read).into_iter().next().unwrap_or_default()
 }
 
-/// What a conversion would refuse, in a few words each.
-fn obstacles(table: pg_sys::Oid, column: i16) -> Vec<String> {
-    let read = || query::run_with(OBSTACLES, &[table.into(), column.into()], |row| row.get::<Text>(1)).1;
-    privilege::with_own_path(read).into_iter().flatten().map(|text| text.0).collect()
+/// What a conversion would refuse, but for who asks for it, in half a sentence each.
+fn obstacles(table: &Relation, column: &Column, every: &str) -> Vec<String> {
+    let request =
+        Request { control: column.name.clone(), every: every.to_owned(), time_zone: ZONE.to_owned(), epoch: None };
+    let study = unharmed(|| Ok(privilege::with_own_path(|| plan::study(table.oid, &request, false))?));
+    let mut found: Vec<String> = match study {
+        Ok(study) => {
+            let of_the_table = study.obstacles.into_iter().filter(|obstacle| obstacle.sqlstate != DENIED);
+            of_the_table.map(|obstacle| obstacle.message).collect()
+        }
+        Err(failure) => vec![failure.message],
+    };
+    if table.values(column).is_some_and(|values| values.null_share > 0.0) {
+        found.push(format!("column {} is NULL in some rows", ident::quote(&column.name)));
+    }
+    found
 }
-
-/// $1 the table, $2 the number of the column.
-const OBSTACLES: &std::ffi::CStr = c"
-SELECT format('foreign key %I of %s refers to it', k.conname, k.conrelid::regclass)
-  FROM pg_constraint k WHERE k.confrelid = $1 AND k.contype = 'f' AND k.conparentid = 0
-UNION ALL
-SELECT format('%I is an exclusion constraint', i.relname) FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid
- WHERE x.indrelid = $1 AND x.indisexclusion
-UNION ALL
-SELECT format('constraint %I is not validated', k.conname) FROM pg_constraint k WHERE k.conrelid = $1 AND NOT k.convalidated
-UNION ALL
-SELECT format('rule %I is defined on it', r.rulename) FROM pg_rewrite r WHERE r.ev_class = $1
-UNION ALL
-SELECT 'it is not logged' FROM pg_class c WHERE c.oid = $1 AND c.relpersistence <> 'p'
-UNION ALL
-SELECT 'it inherits, or is inherited from'
- WHERE EXISTS (SELECT FROM pg_inherits i WHERE $1 IN (i.inhrelid, i.inhparent))
-UNION ALL
-SELECT format('column %I can be NULL', a.attname) FROM pg_attribute a WHERE a.attrelid = $1 AND a.attnum = $2 AND NOT a.attnotnull
-UNION ALL
-SELECT format('column %I is generated', a.attname) FROM pg_attribute a
- WHERE a.attrelid = $1 AND a.attnum = $2 AND a.attgenerated <> ''
-ORDER BY 1";

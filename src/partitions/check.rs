@@ -8,12 +8,12 @@ use std::collections::HashMap;
 use perf_core::partition::check::{self as rules, Faults, PARTITIONS_MAX};
 use perf_core::partition::{plan, Every, Range, Ruler, Span, Wish};
 use perf_core::schedule::DAY_US;
-use pgrx::pg_sys;
+use pgrx::{pg_sys, PgSqlErrorCode};
 
 use super::default_rows::Group;
 use super::jobs::{self, Job};
 use super::{default_rows, differences, index_faults, mend, Parent, Partition, Table};
-use crate::act::executor::{subtransaction, Failure};
+use crate::act::executor::{subtransaction, Failure, QUERY_CANCELED};
 use crate::act::tasks::partition::rotate::is_taken;
 use crate::act::tasks::partition::settings::Settings;
 use crate::error::Error;
@@ -106,9 +106,13 @@ fn place(problem: &str) -> usize {
     ORDER.iter().position(|known| *known == problem).unwrap_or(ORDER.len())
 }
 
-/// Runs `body` where it can fail without harm, and waits for no lock.
-fn unharmed<T>(body: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
-    subtransaction(|| privilege::with_lock_timeout(LOCK_WAIT_MS, body))
+/// Runs `body` where it can fail without harm, and waits for no lock. A cancel is meant for the whole.
+pub fn unharmed<T>(body: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+    subtransaction(|| privilege::with_lock_timeout(LOCK_WAIT_MS, body)).inspect_err(|failure| {
+        if failure.sqlstate == QUERY_CANCELED {
+            pgrx::ereport!(ERROR, PgSqlErrorCode::ERRCODE_QUERY_CANCELED, failure.message.clone());
+        }
+    })
 }
 
 /// A table that somebody keeps locked, or that is gone since.
@@ -280,33 +284,75 @@ fn looked_at(subject: &Subject, utc_us: i64) -> Result<Vec<Problem>, Failure> {
         Ok((parent, rule))
     };
     let (parent, rule) = unharmed(read)?;
-    let Some(rule) = rule else { return Ok(without_rule(&parent)) };
+    let Some(rule) = rule else { return without_rule(&parent, utc_us) };
     let ruler = Ruler { every: rule.every, key: parent.key, zone: &rule.zone };
     let look = Look { parent: &parent, ruler, rule: &rule, utc_us };
     let mut found = unharmed(|| Ok(look.ranges()))?;
-    if let Some(default) = parent.default_partition().filter(|default| !default.is_detaching) {
+    if let Some(default) = default_to_read(&parent) {
         let settings_max = rule.settings.as_ref().map_or(0, |settings| settings.max_move_rows.saturating_add(1));
         let rows_max = settings_max.clamp(DEFAULT_ROWS.0, DEFAULT_ROWS.1);
         match unharmed(|| Ok(default_rows::of(&parent, default, &ruler, rows_max))) {
             Ok((groups, is_cut)) => found.extend(unharmed(|| Ok(look.default_rows(default, &groups, is_cut)))?),
-            Err(failure) => found.push(look.problem(
-                "default_not_checked",
-                format!("rows in {} were not counted: {}", default.full_name(), failure.message),
-                None,
-            )),
+            Err(failure) => found.push(not_counted(&parent, default, &failure)),
         }
     }
     Ok(found)
 }
 
-/// A table whose partitions follow no rule: only the holes between them can be told.
-fn without_rule(parent: &Parent) -> Vec<Problem> {
-    let detail = |hole: &Range| format!("no partition {}", mend::span(parent, hole));
-    let holes = rules::holes_between(&parent.ranges());
-    holes
-        .iter()
-        .map(|hole| Problem { parent: parent.full_name(), problem: "gap".to_owned(), detail: detail(hole), fix: None })
-        .collect()
+/// A table whose partitions follow no rule, or that has none: what can be told of it all the same.
+fn without_rule(parent: &Parent, utc_us: i64) -> Result<Vec<Problem>, Failure> {
+    let existing = parent.ranges();
+    if existing.is_empty() {
+        return Ok(Vec::new());
+    }
+    let zone = ServerZone::named("time_zone", UNMANAGED_ZONE)?;
+    // Gives names to what is between partitions; nothing is cut by it.
+    let ruler = Ruler { every: Every::Day, key: parent.key, zone: &zone };
+    let problem = |problem: &str, detail: String, fix: Option<String>| Problem {
+        parent: parent.full_name(),
+        problem: problem.to_owned(),
+        detail,
+        fix,
+    };
+    let mut found = Vec::new();
+    let now = ruler.now(utc_us);
+    if !existing.iter().any(|range| range.contains(now)) {
+        let detail = "no partition for now, and those that there are do not tell how long one is to be: \
+                      perf.partition_manage(parent, every) makes them";
+        found.push(problem("no_partition_for_now", detail.to_owned(), None));
+    }
+    for hole in rules::holes_between(&existing) {
+        let detail = format!("no partition {}", mend::span(parent, &hole));
+        found.push(problem("gap", detail, unharmed(|| Ok(mend::partition(parent, &ruler, &hole, None)))?));
+    }
+    if let Some(default) = default_to_read(parent) {
+        let default_name = default.full_name();
+        match unharmed(|| Ok(default_rows::of(parent, default, &ruler, DEFAULT_ROWS.0))) {
+            Ok((groups, _)) if groups.is_empty() => {}
+            Ok((groups, is_cut)) => {
+                let at_least = if is_cut { "at least " } else { "" };
+                let rows: i64 = groups.iter().map(|group| group.rows).sum();
+                found.push(problem("rows_in_default", format!("{at_least}{rows} rows in {default_name}"), None));
+            }
+            Err(failure) => found.push(not_counted(parent, default, &failure)),
+        }
+    }
+    Ok(found)
+}
+
+/// The default partition, where its rows can be counted: what is, or may lead to, a foreign table is not asked, since nobody
+/// knows whose code answers, and when.
+fn default_to_read(parent: &Parent) -> Option<&Partition> {
+    parent.default_partition().filter(|default| !default.is_detaching && default.relkind == b'r')
+}
+
+fn not_counted(parent: &Parent, default: &Partition, failure: &Failure) -> Problem {
+    Problem {
+        parent: parent.full_name(),
+        problem: "default_not_checked".to_owned(),
+        detail: format!("rows in {} were not counted: {}", default.full_name(), failure.message),
+        fix: None,
+    }
 }
 
 struct Look<'a> {
@@ -509,7 +555,7 @@ fn live_rows(table: pg_sys::Oid) -> i64 {
 }
 
 /// Tables looked at for a summary.
-const SUMMARY_MAX: usize = 200;
+const SUMMARY_MAX: usize = 100;
 /// Intervals to come whose names are looked up.
 const COMING_MAX: u32 = 20;
 /// The most that `max_move_rows` may be.

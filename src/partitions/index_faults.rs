@@ -141,11 +141,12 @@ SELECT t.top, n.nspname::text, c.relname::text, c.relkind::text, p.relname::text
   LEFT JOIN attached a ON a.parent_index = k.indexrelid AND a.child = t.child
  CROSS JOIN LATERAL (SELECT ' USING ' || split_part(pg_get_indexdef(k.indexrelid),
                                                     format(' ON ONLY %I.%I USING ', pn.nspname, p.relname), 2) AS tail) own
- WHERE a.child IS NULL
+ WHERE a.child IS NULL AND own.tail IS NOT NULL
  ORDER BY n.nspname, c.relname, i.relname";
 
 /// $1: the tables. What is left over of a REINDEX CONCURRENTLY goes; anything else is built anew. An index of a parent that
-/// has all its parts is valid once one of them is attached again.
+/// has all its parts is valid once one of them is attached again. What another role is building now is known by its lock:
+/// which index it is, the server tells that role alone.
 const INVALID: &std::ffi::CStr = c"
 WITH RECURSIVE tree (top, child, depth) AS (
         SELECT oid, oid, 0 FROM unnest($1) AS oid
@@ -168,5 +169,6 @@ SELECT f.top, format('%I.%I of %I.%I is not valid', n.nspname, i.relname, cn.nsp
          JOIN pg_namespace xn ON xn.oid = x.relnamespace WHERE h.inhparent = i.oid) own
  WHERE (i.relkind = 'i' OR own.faulty_parts = 0 AND own.parts > 0
                            AND own.parts = (SELECT count(*) FROM pg_inherits h WHERE h.inhparent = f.child AND NOT h.inhdetachpending))
-   AND NOT EXISTS (SELECT FROM pg_stat_progress_create_index g WHERE g.index_relid = i.oid)
+   AND NOT EXISTS (SELECT FROM pg_stat_progress_create_index g JOIN pg_locks l ON l.pid = g.pid
+                    WHERE l.relation = f.child AND l.mode = 'ShareUpdateExclusiveLock' AND l.granted)
  ORDER BY cn.nspname, c.relname, i.relname";

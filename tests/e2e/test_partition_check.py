@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import threading
 import time
 from typing import Any, Optional
 
 from .cluster import SqlError
+from .jobs_case import SETTINGS
 from .test_partitions import PartitionTest
 
 MONTHS = """
@@ -108,6 +111,19 @@ class Ranges(CheckTest):
         self.mends("no_partition_for_now")
         self.assertEqual(self.check(), [])
 
+    def test_what_has_expired(self) -> None:
+        self.sql(MONTHS)
+        self.months("events", -6, -3)
+        self.manage("events", premake=1, retention="3 months", on_expire="drop")
+        self.sql("UPDATE perf.job SET options = options || '{\"retention\": null}' WHERE kind = 'partition'")
+        self.sql("SELECT * FROM perf.partition_tick('events')")
+        self.assertEqual(self.check(), [])
+        self.manage("events", premake=1, retention="3 months", on_expire="drop")
+        rows = [row for row in self.check() if row["problem"] == "expired"]
+        self.assertIn("public.events_m_6", rows[0]["detail"])
+        self.mends("expired")
+        self.assertEqual(self.check(), [])
+
     def test_rows_in_default(self) -> None:
         self.managed(premake=1)
         self.sql("CREATE TABLE rest PARTITION OF events DEFAULT")
@@ -167,6 +183,17 @@ class Ranges(CheckTest):
         self.manage("u")
         self.mends("rows_in_default", "u")
         self.assertEqual(self.value("SELECT count(*) FROM u_rest"), 0)
+
+    def test_partitions_that_follow_no_rule(self) -> None:
+        self.sql(MONTHS)
+        for name, lower, upper in (("a", "2020-01-01", "2020-01-08"), ("b", "2020-02-01", "2020-03-01"), ("c", "2020-03-01", "2020-03-02")):
+            self.sql(f"CREATE TABLE {name} PARTITION OF events FOR VALUES FROM ('{lower}') TO ('{upper}')")
+        self.sql("CREATE TABLE rest PARTITION OF events DEFAULT")
+        self.sql("INSERT INTO events SELECT g, now() FROM generate_series(1, 3) g")
+        rows = {row["problem"]: row for row in self.check()}
+        self.assertEqual(set(rows), {"no_partition_for_now", "gap", "rows_in_default"})
+        self.assertIn("3 rows in public.rest", rows["rows_in_default"]["detail"])
+        self.mends("gap")
 
     def test_gaps_that_are_too_wide(self) -> None:
         self.sql("CREATE TABLE ticks (at timestamptz NOT NULL) PARTITION BY RANGE (at)")
@@ -360,6 +387,57 @@ class Jobs(CheckTest):
         self.assertEqual(self.value("SELECT options ->> 'every' FROM perf.jobs WHERE kind = 'partition'"), "quarter")
 
 
+class Everything(CheckTest):
+    """All at once, under names that need quotes."""
+
+    NAME = '"Sp ace"."Ev\'en""ts né, a name as long as a name may be; with what not"'
+
+    def test_all_of_it_is_mended(self) -> None:
+        name = self.NAME
+        self.sql("DROP ROLE IF EXISTS \"check Röle\"")
+        self.sql("CREATE ROLE \"check Röle\"")
+        self.addCleanup(lambda: self.sql("DROP OWNED BY \"check Röle\"; DROP ROLE \"check Röle\""))
+        self.sql("CREATE SCHEMA \"Sp ace\"")
+        self.sql(f"CREATE TABLE {name} (\"I d\" bigint GENERATED ALWAYS AS IDENTITY, \"a;t\" timestamptz NOT NULL, \"te\'nant\" int,"
+                 " twice bigint GENERATED ALWAYS AS (\"te\'nant\" * 2) STORED, PRIMARY KEY (\"I d\", \"a;t\")) PARTITION BY RANGE (\"a;t\")")
+        self.manage(name, premake=1)
+        for part, first, last in (("o'ld", -6, -5), ('n"ow', 0, 1)):
+            self.sql(f"CREATE TABLE \"Sp ace\".\"{part.replace(chr(34), chr(34) * 2)}\" PARTITION OF {name}"
+                     f" FOR VALUES FROM ('{self.month(first)} 00:00+00') TO ('{self.month(last)} 00:00+00')")
+        self.sql(f"CREATE TABLE \"Sp ace\".\"re;st\" PARTITION OF {name} DEFAULT")
+        self.sql(f"INSERT INTO {name} (\"a;t\", \"te\'nant\") SELECT {MONTH} + n * interval '20 days', 1 FROM generate_series(-20, 20) n")
+        rows = self.sql(f"SELECT \"I d\", \"a;t\", \"te\'nant\", twice FROM {name} ORDER BY 1")
+        self.sql(f"GRANT SELECT ON {name} TO \"check Röle\"")
+        self.sql(f"GRANT UPDATE (\"te\'nant\") ON {name} TO \"check Röle\"")
+        self.sql("GRANT DELETE ON \"Sp ace\".\"o'ld\" TO PUBLIC")
+        self.sql("GRANT CREATE ON SCHEMA \"Sp ace\" TO \"check Röle\"")
+        self.sql("ALTER TABLE \"Sp ace\".\"o'ld\" OWNER TO \"check Röle\"")
+        self.sql(f"ALTER TABLE {name} ENABLE ROW LEVEL SECURITY, REPLICA IDENTITY FULL")
+        self.sql(f"CREATE POLICY \"mi ne\" ON {name} TO \"check Röle\" USING (\"te\'nant\" = 1)")
+        self.sql(f"ALTER TABLE ONLY {name} ALTER \"te\'nant\" SET STATISTICS 77")
+        self.sql(f"ALTER TABLE {name} ADD CONSTRAINT \"posi tive\" CHECK (\"te\'nant\" > 0) NOT VALID")
+        self.sql(f"CREATE INDEX \"in dex\" ON ONLY {name} (\"te\'nant\", twice)")
+        self.sql(f"CREATE UNIQUE INDEX \"uni que\" ON ONLY {name} (\"a;t\", \"I d\")")
+        self.sql("SELECT perf.job_pause(job_id) FROM perf.jobs WHERE kind = 'partition'")
+        found = set(self.problems())
+        self.assertLessEqual({"job_paused", "gap", "too_few_ahead", "rows_in_default", "privileges_differ", "owner_differs",
+                              "row_security_differs", "replica_identity_differs", "statistics_differ", "constraint_not_valid",
+                              "missing_index"}, found)
+        for _ in range(5):
+            fixes = [row["fix_sql"] for row in self.check() if row["fix_sql"]]
+            if not fixes:
+                break
+            for fix in dict.fromkeys(fixes):
+                try:
+                    self.run_fix(fix)
+                except SqlError as problem:
+                    # What one fix has made, another need not make.
+                    self.assertIn(problem.sqlstate, ("42P07", "42P17"), fix)
+        self.assertEqual(self.check(), [])
+        self.assertEqual(self.sql(f"SELECT \"I d\", \"a;t\", \"te\'nant\", twice FROM {name} ORDER BY 1"), rows)
+        self.assertEqual(self.value("SELECT count(*) FROM \"Sp ace\".\"re;st\""), 0)
+
+
 class Manners(CheckTest):
     """It waits for nobody, and is quick."""
 
@@ -381,6 +459,19 @@ class Manners(CheckTest):
             self.assertIn("no_partition_for_now", [row["problem"] for row in rows if row["parent"] == "public.other"])
             holder.query("ROLLBACK")
         self.assertNotIn("default_not_checked", self.problems())
+
+    def test_a_cancel_is_obeyed(self) -> None:
+        self.managed()
+        self.sql("CREATE TABLE rest PARTITION OF events DEFAULT")
+        with self.cluster.connect(self.database) as holder, self.cluster.connect(self.database) as session:
+            holder.query("BEGIN")
+            holder.query("LOCK TABLE rest IN ACCESS EXCLUSIVE MODE")
+            # Shorter than the wait for the lock.
+            session.query("SET statement_timeout = '15ms'")
+            with self.assertRaises(SqlError) as caught:
+                session.query("SELECT * FROM perf.partition_check()")
+            self.assertEqual(caught.exception.sqlstate, "57014")
+            holder.query("ROLLBACK")
 
     def test_it_changes_nothing(self) -> None:
         self.managed()
@@ -422,6 +513,80 @@ class Manners(CheckTest):
         self.assertEqual(self.problems(), ["privileges_differ"] * 1000)
         self.assertLess(clean, 1)
         self.assertLess(time.monotonic() - started, 1)
+
+    def test_tables_that_come_and_go(self) -> None:
+        self.managed(premake=1)
+        self.sql("ALTER TABLE events ENABLE ROW LEVEL SECURITY")
+        self.sql("CREATE POLICY mine ON events USING (tenant = 1)")
+        self.sql("CREATE INDEX events_tenant ON ONLY events (tenant)")
+        stop = threading.Event()
+        lower, upper = self.month(8), self.month(9)
+
+        def change() -> None:
+            with self.cluster.connect(self.database) as session:
+                while not stop.is_set():
+                    session.query(f"CREATE TABLE passing PARTITION OF events FOR VALUES FROM ('{lower} 00:00+00') TO ('{upper} 00:00+00')")
+                    session.query("CREATE POLICY own ON passing USING (tenant = 2)")
+                    session.query("CREATE INDEX ON passing (note)")
+                    session.query("DROP TABLE passing")
+
+        changer = threading.Thread(target=change)
+        changer.start()
+        try:
+            looks = 0
+            ends = time.monotonic() + 3
+            while time.monotonic() < ends:
+                for row in self.check():
+                    self.assertNotIn("XX000", row["detail"])
+                    self.assertNotRegex(row["fix_sql"] or "", r"INDEX CONCURRENTLY \S+ ON \S+(;|$)")
+                looks += 1
+        finally:
+            stop.set()
+            changer.join()
+        self.assertGreater(looks, 20)
+
+    def test_only_owners_are_told(self) -> None:
+        self.sql("DROP ROLE IF EXISTS check_one, check_two")
+        self.sql("CREATE ROLE check_one LOGIN; CREATE ROLE check_two LOGIN")
+        self.sql("GRANT ALL ON SCHEMA public TO check_one, check_two")
+        for user in ("check_one", "check_two"):
+            self.sql(f"CREATE TABLE of_{user} (at date) PARTITION BY RANGE (at)", user=user)
+            self.manage(f"of_{user}", user=user)
+        self.assertEqual({row["parent"] for row in self.check(user="check_one")}, {"public.of_check_one"})
+        self.assertEqual({row["parent"] for row in self.check()}, {"public.of_check_one", "public.of_check_two"})
+        self.sql("GRANT check_two TO check_one")
+        self.assertEqual({row["parent"] for row in self.check(user="check_one")}, {"public.of_check_one", "public.of_check_two"})
+        for row in self.check(user="check_one"):
+            if row["problem"] == "no_partition_for_now" and row["parent"] == "public.of_check_one":
+                self.run_fix(row["fix_sql"], user="check_one")
+        self.assertEqual({row["parent"] for row in self.check()}, {"public.of_check_two"})
+        self.sql("DROP OWNED BY check_one, check_two; DROP ROLE check_one, check_two")
+
+    def test_a_standby(self) -> None:
+        primary = self.private_cluster({**SETTINGS, "wal_level": "replica"})
+        name = self.fresh_database(primary)
+        primary.sql("CREATE TABLE events (at date) PARTITION BY RANGE (at); CREATE TABLE rest PARTITION OF events DEFAULT;"
+                    "INSERT INTO events VALUES ('2026-01-01'); SELECT perf.partition_manage('events', 'month')", dbname=name)
+        standby = primary.standby()
+        primary.wait_for_replay(standby)
+        look = "SELECT problem FROM perf.partition_check() ORDER BY 1"
+        self.assertEqual(standby.sql(look, dbname=name), primary.sql(look, dbname=name))
+        self.assertEqual(len(standby.sql(look, dbname=name)), 3)
+        standby.sql("SELECT perf.partition_advice()", dbname=name)
+        self.assertEqual(standby.scalar("SELECT status FROM perf.health() WHERE component = 'partitions'", dbname=name), "warning")
+        for call in ("perf.partition_tick()", "perf.partition_manage('events', 'month')", "perf.partition_unmanage('events')"):
+            self.assert_sql_error("25006", standby, f"SELECT {call}", dbname=name)
+
+    def test_not_preloaded(self) -> None:
+        cluster = self.private_cluster({"shared_preload_libraries": "", "perf_opt.max_running_jobs": None})
+        name = self.fresh_database(cluster)
+        cluster.sql("CREATE TABLE events (at date) PARTITION BY RANGE (at); CREATE TABLE a PARTITION OF events FOR VALUES"
+                    " FROM ('2020-01-01') TO ('2020-01-02')", dbname=name)
+        self.assertEqual(cluster.sql("SELECT problem FROM perf.partition_check()", dbname=name), [("no_partition_for_now",)])
+        self.assertEqual(cluster.scalar("SELECT count(*) FROM perf.health()", dbname=name),
+                         cluster.scalar("SELECT count(*) FROM perf.health() WHERE component <> 'partitions'", dbname=name))
+        for call in ("perf.partition_advice()", "perf.partition_manage('events', 'day')"):
+            self.assert_sql_error("55000", cluster, f"SELECT {call}", dbname=name)
 
     def test_health(self) -> None:
         health = "SELECT status, detail FROM perf.health() WHERE component = 'partitions'"
@@ -499,6 +664,32 @@ class Advice(PartitionTest):
         self.table("alerts")
         self.ask("SELECT count(*) FROM alerts WHERE at >= now() - interval '7 days'", 10)
         self.assertEqual(self.advice()["public.alerts"]["every"], "week")
+
+    def test_what_is_said_comes_true(self) -> None:
+        self.table("logs")
+        self.sql("SELECT perf.reset()")
+        # The number of calls tells them apart.
+        asked = {2: "max(note)", 30: "min(note)", 100: "count(note)"}
+        for days, what in asked.items():
+            self.ask(f"SELECT {what} FROM logs WHERE at >= now() - interval '{days} days'", days)
+        logs = self.advice()["public.logs"]
+        length = {"week": 7, "month": 30.4, "quarter": 91.3}[logs["every"]]
+        self.sql("CREATE TABLE parted (LIKE logs) PARTITION BY RANGE (at)")
+        self.sql("DO $$ DECLARE start timestamptz := date_trunc('%s', now() - interval '1 year', 'UTC'); step interval := '%s'; BEGIN"
+                 " FOR n IN 0..60 LOOP EXECUTE format('CREATE TABLE parted_%%s PARTITION OF parted FOR VALUES FROM (%%L) TO (%%L)', n,"
+                 " start + n * step, start + (n + 1) * step); END LOOP; END $$"
+                 % (logs["every"], {"week": "7 days", "month": "1 month", "quarter": "3 months"}[logs["every"]]))
+        self.sql("INSERT INTO parted SELECT * FROM logs")
+        self.sql("ANALYZE parted")
+        for one in logs["evidence"]["statements"]:
+            days = int(one["calls"])
+            query = f"SELECT {asked[days]} FROM parted WHERE at >= now() - interval '{days} days'"
+            with self.cluster.connect(self.database) as session:
+                session.query("SET max_parallel_workers_per_gather = 0")
+                plan = session.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON, TIMING OFF) {query}").scalar()
+            plan = plan if isinstance(plan, list) else json.loads(plan)
+            pages = plan[0]["Plan"]["Shared Hit Blocks"] + plan[0]["Plan"]["Shared Read Blocks"]
+            self.assertAlmostEqual(one["pages_then"] / one["pages_now"], pages / one["pages_now"], delta=length / 2 / 365 + 0.02, msg=query)
 
     def test_deletes_by_age(self) -> None:
         for name in ("logs", "picky"):

@@ -87,7 +87,7 @@ SELECT count(*) FROM perf.jobs WHERE kind = 'partition';
 -- One job a table, which keeps what it was told
 SELECT perf.partition_manage('events', 'month', 2) IS NOT NULL AS managed;
 SELECT perf.partition_manage('events', 'month', 2, '1 year 2 days 03:04:05', 'archive', 'old', '3 months', 'Europe/Berlin',
-                             'file', max_move_rows => 7) = max(job_id) AS is_the_same
+                             'schema', max_move_rows => 7) = max(job_id) AS is_the_same
   FROM perf.jobs WHERE kind = 'partition';
 SELECT name, kind, target, schedule, time_zone, enabled, overlap, catch_up, jsonb_pretty(options) AS options
   FROM perf.jobs WHERE kind = 'partition';
@@ -119,7 +119,7 @@ CREATE TABLE rest PARTITION OF events DEFAULT;
 INSERT INTO events SELECT g, '2026-03-05', 'kept' FROM generate_series(1, 3) g;
 INSERT INTO events VALUES (4, '2026-02-03'), (5, '2030-01-01');
 SELECT * FROM perf.partition_tick('events', '2026-03-10');
-SELECT tableoid::regclass AS partition, count(*), min(note) FROM events GROUP BY 1 ORDER BY 1::text COLLATE "C";
+SELECT tableoid::regclass AS partition, count(*), min(note) FROM events GROUP BY tableoid ORDER BY tableoid::regclass::text COLLATE "C";
 ROLLBACK;
 BEGIN;
 CREATE TABLE rest PARTITION OF events DEFAULT;
