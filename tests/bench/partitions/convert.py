@@ -31,7 +31,8 @@ LOCK_MS_MAX = 20.0
 STALL_MS_MAX = 50.0
 # Waits that are longer are logged.
 LOGGED_MS = 5
-SETTINGS = {"log_lock_waits": "on", "deadlock_timeout": f"{LOGGED_MS}ms", "log_min_messages": "log", "log_checkpoints": "off",
+# What is committed under a lock is waited for, so the disk counts here, unlike in most of the harness.
+SETTINGS = {"fsync": "on", "log_lock_waits": "on", "deadlock_timeout": f"{LOGGED_MS}ms", "log_min_messages": "log", "log_checkpoints": "off",
             "max_wal_size": "8GB", "maintenance_work_mem": "256MB", "max_parallel_maintenance_workers": 0}
 TABLE = """
 CREATE TABLE events (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, at timestamptz NOT NULL DEFAULT now(), account int NOT NULL,
@@ -105,7 +106,7 @@ def run(pg_root: Path, options: Any) -> tuple[bool, dict[str, Any]]:
                    f"{one['quiet']['p99_ms']:.1f}", f"{one['busy']['p99_ms']:.1f}", f"{one['quiet']['max_ms']:.0f}",
                    f"{one['busy']['max_ms']:.0f}", one["busy"]["failed"], one["lost"]] for name, one in figures.items()],
                  [*(f"target: {what}: {report.verdict(is_met)}" for what, is_met in met.items()),
-                  f"lock waits up to {LOGGED_MS} ms are not logged and count as 0",
+                  f"lock waits up to {LOGGED_MS} ms are not logged and count as 0; for that, deadlock_timeout is {LOGGED_MS} ms on all sides",
                   *(f"{name}: {note}" for name, one in figures.items() for note in one["notes"]), *notes])
     return all(met.values()), {"rows": rows, "figures": figures, "met": met}
 
@@ -203,14 +204,19 @@ def partman(server: Cluster) -> Conversion:
             COMMIT""")
         done.lock_ms = (time.monotonic() - locked) * 1000
         swapped = time.monotonic()
-        session.query(f"SET statement_timeout = '{PARTMAN_LIMIT_S}s'")
-        try:
-            session.query("CALL partman.partition_data_proc('public.events', p_wait := 0)")
-            done.notes.append("all rows were moved out of the default partition")
-        except SqlError as failure:
-            done.notes.append(f"rows were moved out of the default partition for {PARTMAN_LIMIT_S} s, then: {failure.message}")
+        failures: dict[str, int] = {}
+        # Whoever runs it calls it again when it fails.
+        while (rest_s := PARTMAN_LIMIT_S - (time.monotonic() - swapped)) > 0:
+            session.query(f"SET statement_timeout = '{int(rest_s * 1000) + 1}ms'")
+            try:
+                session.query("CALL partman.partition_data_proc('public.events', p_wait := 0)")
+                break
+            except SqlError as failure:
+                failures[failure.message] = failures.get(failure.message, 0) + 1
+        session.query("SET statement_timeout = 0")
+        done.notes += [f"moving rows failed {count} times: {message}" for message, count in failures.items()]
         left = session.query("SELECT count(*) FROM ONLY events_default").scalar()
-        done.notes.append(f"swap {swapped - begun:.1f} s, moving {time.monotonic() - swapped:.1f} s, {left:,} rows left in the default partition")
+        done.notes.append(f"swap {swapped - begun:.1f} s, moving {time.monotonic() - swapped:.1f} s, {left:,} rows left in the default partition after at most {PARTMAN_LIMIT_S} s")
         done.seconds = time.monotonic() - begun
     done.notes.append("grants, triggers, views and comments are the user's to carry over")
     return done
