@@ -149,10 +149,12 @@ pgrx::extension_sql_file!(
         api::maintenance::prewarm_unmark
     ]
 );
+pgrx::extension_sql_file!("../sql/partitions_tables.sql", name = "partition_tables");
 pgrx::extension_sql_file!(
     "../sql/partitions.sql",
     name = "partitions",
     requires = [
+        "partition_tables",
         "job_tables",
         "policy_tables",
         api::partitions::partition_manage,

@@ -18,6 +18,26 @@ pub fn try_lock_share_update(relation: pg_sys::Oid) -> bool {
     unsafe { pg_sys::ConditionalLockRelationOid(relation, pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE) }
 }
 
+/// Keeps SHARE UPDATE EXCLUSIVE on a relation beyond the end of the transaction: until [`release_share_update`], or until
+/// any later transaction of this process is aborted. For statements that begin transactions of their own.
+pub fn hold_share_update(relation: pg_sys::Oid) {
+    let mut id = session_lock(relation);
+    // SAFETY: inside a transaction; the number is copied.
+    unsafe { pg_sys::LockRelationIdForSession(&raw mut id, pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE) }
+}
+
+/// Gives back what [`hold_share_update`] keeps.
+pub fn release_share_update(relation: pg_sys::Oid) {
+    let mut id = session_lock(relation);
+    // SAFETY: as above; no transaction was aborted since it was taken.
+    unsafe { pg_sys::UnlockRelationIdForSession(&raw mut id, pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE) }
+}
+
+fn session_lock(relation: pg_sys::Oid) -> pg_sys::LockRelId {
+    // SAFETY: reads a process global.
+    pg_sys::LockRelId { relId: relation, dbId: unsafe { pg_sys::MyDatabaseId } }
+}
+
 /// A lock that is waited for, as long as lock_timeout allows, and held until the end of the transaction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Exclusive {

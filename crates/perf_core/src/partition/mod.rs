@@ -20,7 +20,9 @@
 
 pub mod advice;
 pub mod check;
+pub mod compression;
 mod every;
+pub mod expiry;
 mod literal;
 mod name;
 mod plan;

@@ -6,6 +6,7 @@ use perf_core::schedule::DAY_US;
 use pgrx::datum::Interval;
 use pgrx::pg_sys;
 
+use super::archive_file;
 use super::settings::{ArchiveTo, OnExpire, Settings};
 use crate::act::define::Definition;
 use crate::act::jobs::to_unix;
@@ -138,6 +139,9 @@ impl Request<'_> {
             },
         };
         settings.zone()?;
+        if settings.on_expire == OnExpire::Archive && settings.archive_to == ArchiveTo::File {
+            archive_file::check_settings()?;
+        }
         Ok((parent, settings))
     }
 
