@@ -75,9 +75,10 @@ COMMENT ON INDEX "Shop"."Orders pk" IS 'its index'; COMMENT ON INDEX "Shop".orde
 COMMENT ON TRIGGER touch ON "Shop"."Orders" IS 'touches'; COMMENT ON POLICY see ON "Shop"."Orders" IS 'who sees';
 COMMENT ON STATISTICS "Shop".orders_stat IS 'stats'; COMMENT ON VIEW "Shop".big IS 'big ones';
 COMMENT ON COLUMN "Shop".big.at IS 'when'; COMMENT ON SEQUENCE "Shop"."Orders_id_seq" IS 'numbers';
-ALTER TABLE "Shop"."Orders" REPLICA IDENTITY FULL;
+CREATE UNIQUE INDEX orders_identity ON "Shop"."Orders" (customer, id);
+ALTER TABLE "Shop"."Orders" REPLICA IDENTITY USING INDEX orders_identity;
 ALTER TABLE "Shop"."Orders" CLUSTER ON "Orders pk";
-CREATE PUBLICATION {p}_shop FOR TABLE "Shop"."Orders" WHERE (amount > 0) WITH (publish_via_partition_root);
+CREATE PUBLICATION {p}_shop FOR TABLE "Shop"."Orders" WHERE (customer > 0) WITH (publish_via_partition_root);
 INSERT INTO "Shop"."Orders" (at, customer, amount, code, note)
     SELECT timestamptz '2026-01-01 00:00+00' + g * interval '1 hour', 1 + g % 10, 1 + g % 120, 'c' || g, 'n' || g
     FROM generate_series(1, 2000) g;

@@ -18,11 +18,12 @@ pub mod request;
 pub mod swap;
 mod undo;
 
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use perf_core::partition::{literal, EpochUnit, Key};
 use perf_core::partition_convert as rules;
-use pgrx::pg_sys;
+use pgrx::{pg_sys, register_xact_callback, PgXactCallbackEvent};
 use serde_json::{json, Value};
 
 use self::facts::Table;
@@ -154,8 +155,22 @@ impl Job<'_> {
             };
             Ok(privilege::as_owner(RUNS, note)?)
         };
+        // Locks go when the commit is on record. What comes after that, such as removing the files of a dropped index, takes
+        // time in which nobody waits any more.
+        let committed = Arc::new(Mutex::new(None::<Instant>));
+        let mut body = || {
+            let value = body()?;
+            let clock = Arc::clone(&committed);
+            register_xact_callback(PgXactCallbackEvent::Commit, move || {
+                if let Ok(mut at) = clock.lock() {
+                    *at = Some(Instant::now());
+                }
+            });
+            Ok(value)
+        };
         let ((value, locked), tries) = self.patience.transaction(what, relation, tell, &mut body)?;
-        let held_ms = locked.elapsed().as_secs_f64() * 1e3;
+        let committed = committed.lock().ok().and_then(|at| *at).unwrap_or_else(Instant::now);
+        let held_ms = committed.saturating_duration_since(locked).as_secs_f64() * 1e3;
         self.lock_ms = self.lock_ms.max(held_ms);
         self.tries += tries;
         self.done(format!("{what}, locked for {held_ms:.1} ms"), started);
