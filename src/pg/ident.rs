@@ -30,11 +30,16 @@ pub fn qualified(schema: &str, name: &str) -> String {
     format!("{}.{}", quote(schema), quote(name))
 }
 
-/// Quotes a text as a literal, for statements that take no parameters.
+/// Quotes a text as a literal, for statements that take no parameters, as the server itself would. Needs no transaction.
 pub fn literal(text: &str) -> String {
-    let text = until_nul(text);
-    // SAFETY: `text` is NUL-terminated and lives through the call; the result is palloc'd and copied at once.
-    unsafe { owned(pg_sys::quote_literal_cstr(text.as_ptr())) }.unwrap_or_default()
+    let end = text.find('\0').unwrap_or(text.len());
+    let quoted = text[..end].replace('\'', "''");
+    if quoted.contains('\\') {
+        // Means the same whatever standard_conforming_strings is.
+        format!(" E'{}'", quoted.replace('\\', "\\\\"))
+    } else {
+        format!("'{quoted}'")
+    }
 }
 
 /// The quoted, schema-qualified name of a relation; None if it is gone.
