@@ -77,6 +77,20 @@ def partitions(server: Server, since: str, width: int) -> list[str]:
                Column("what", "command, and why", wide=True)]
     written = [{**row, "what": "; ".join(filter(None, (row["ddl"], row["reason"])))} for row in wishes]
     lines += ["", *table(columns, written, width, empty="no wish")]
+    # On a server of one's own a person would type these commands, one at a time, while the platform is in use.
+    for row in wishes:
+        if row["action"] == "convert_first":
+            server.psql(script=row["ddl"])
+    conversions = server.rows("SELECT *, extract(epoch FROM converted_at - started_at)::float8 * 1000 AS took_ms"
+                              " FROM perf.partition_conversions ORDER BY started_at")
+    columns = [Column("relation", "converted"), Column("every", "every"), Column("took_ms", "took", milliseconds),
+               Column("exclusive_lock_ms", "locked", milliseconds), Column("first_partition", "what was there", wide=True)]
+    lines += ["", *table(columns, conversions, width, empty="nothing was converted")]
+    server.rows("SELECT * FROM perf.partition_policy_apply()")
+    steps = server.rows("SELECT * FROM perf.partition_tick()")
+    columns = [Column("relation", "managed from now on"), Column("step", "step"), Column("status", "status"),
+               Column("detail", "detail", wide=True)]
+    lines += ["", *table(columns, steps, width, empty="every managed table has the partitions that it needs")]
     problems = server.rows("SELECT * FROM perf.partition_check()")
     columns = [Column("parent", "table"), Column("problem", "problem"), Column("detail", "detail", wide=True)]
     return lines + ["", *table(columns, problems, width, empty="nothing is wrong with partitioned tables")]
