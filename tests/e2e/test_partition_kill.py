@@ -188,11 +188,13 @@ class Compressing(KillTest, CompressionTest):
 
     def test_in_the_copy(self) -> None:
         self.events()
+        # An index that cannot be built while somebody has the lock: the rows have been copied by then.
+        self.sql("CREATE FUNCTION held(timestamptz) RETURNS timestamptz LANGUAGE plpgsql IMMUTABLE AS"
+                 " 'BEGIN PERFORM pg_catalog.pg_advisory_xact_lock_shared(7); RETURN $1; END'")
+        self.sql(f"CREATE INDEX ON {JANUARY} (held(at))")
         rows = self.content("events")
-        # The table that nobody else knows of.
-        run = self.killed("", lambda pid: self.sql(
-            "SELECT FROM pg_locks l WHERE pid = $1 AND locktype = 'relation' AND mode = 'AccessExclusiveLock' AND granted"
-            " AND NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = l.relation)", (pid,)))
+        run = self.killed("SELECT pg_advisory_xact_lock(7)", lambda pid: self.sql(
+            "SELECT FROM pg_locks WHERE pid = $1 AND locktype = 'advisory' AND NOT granted", (pid,)))
         self.after(run, rows)
 
     def test_before_the_exchange(self) -> None:
