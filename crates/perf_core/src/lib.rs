@@ -23,4 +23,5 @@ pub mod patterns;
 pub mod prewarm;
 pub mod schedule;
 pub mod series;
+pub mod sharding;
 pub mod stats;

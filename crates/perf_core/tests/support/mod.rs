@@ -1,0 +1,4 @@
+//! Generators with known answers, for tests and examples.
+
+pub mod rng;
+pub mod workloads;
