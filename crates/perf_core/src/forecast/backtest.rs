@@ -15,6 +15,13 @@ const INTERVAL_SHARE: f64 = 0.9;
 /// A model whose typical error is within this factor of the best one's is taken seriously: its disagreement widens the interval.
 const SERIOUS_FACTOR: f64 = 1.5;
 
+/// Errors within this factor of the least are equal.
+const TIE_FACTOR: f64 = 1.02;
+/// Errors within this factor of the least may be so by luck: few trials, and they overlap.
+const LUCK_FACTOR: f64 = 1.4;
+/// A model that fits the last third of the history within this factor of the best one has missed nothing there.
+const RECENT_FACTOR: f64 = 1.08;
+
 /// What the back-test of the chosen model has shown.
 #[derive(Debug, Clone)]
 pub(super) struct Backtest {
@@ -76,8 +83,14 @@ pub(super) fn choose(fits: &[Fit], points: &[(f64, f64)]) -> Option<(Backtest, V
     let mut order: Vec<usize> = (0..fits.len()).collect();
     order.sort_by(|&a, &b| typical[a].total_cmp(&typical[b]));
     let least = typical[*order.first()?];
-    // The simplest of those that are as good as the best: a tie must not be settled by rounding errors.
-    let best = (0..fits.len()).find(|&m| typical[m] <= least * 1.02 + 1e-9)?;
+    // The simplest of those that are as good as the best: a tie must not be settled by rounding errors, and a difference
+    // that may be luck not at all, unless the simple model plainly misses what came last.
+    let recent: Vec<f64> = fits.iter().map(|f| recent_misfit(f, points)).collect();
+    let leader = order.first().copied()?;
+    let best = (0..fits.len()).find(|&m| {
+        typical[m] <= least * TIE_FACTOR + 1e-9
+            || typical[m] <= least * LUCK_FACTOR && recent[m] <= recent[leader] * RECENT_FACTOR
+    })?;
     order.retain(|&m| m != best);
     order.insert(0, best);
     let limit = typical[best] * SERIOUS_FACTOR;
@@ -96,6 +109,12 @@ pub(super) fn choose(fits: &[Fit], points: &[(f64, f64)]) -> Option<(Backtest, V
         quantile: conformal(scores.iter().map(|s| s.1)).unwrap_or(1.0),
     };
     Some((backtest, serious.into_iter().map(|m| fits[m]).collect()))
+}
+
+/// Mean distance of the last third of the points from what a model, which knows them, says.
+fn recent_misfit(fit: &Fit, points: &[(f64, f64)]) -> f64 {
+    let recent = &points[points.len() - points.len().div_ceil(3)..];
+    recent.iter().map(|p| (p.1 - fit.at(p.0)).abs()).sum::<f64>() / recent.len() as f64
 }
 
 fn trials(fits: &[Fit], points: &[(f64, f64)]) -> Vec<Trial> {

@@ -13,7 +13,7 @@ mod clean;
 mod disk;
 
 use crate::calendar::Date;
-use crate::stats::{theil_sen, Line};
+use crate::stats::{robust_line, theil_sen, Line};
 use backtest::Backtest;
 pub use disk::Sum;
 
@@ -143,11 +143,11 @@ impl Fit {
     fn of(model: Model, points: &[(f64, f64)]) -> Option<Fit> {
         let n = points.len();
         let line = match model {
-            Model::Linear => theil_sen(points)?,
-            Model::LastHalf if n >= 14 => theil_sen(&points[n / 2..])?,
-            Model::LastThird if n >= 21 => theil_sen(&points[n - n / 3..])?,
+            Model::Linear => robust_line(points)?,
+            Model::LastHalf if n >= 14 => robust_line(&points[n / 2..])?,
+            Model::LastThird if n >= 21 => robust_line(&points[n - n / 3..])?,
             Model::Log if points.iter().all(|p| p.1 > 0.0) => {
-                theil_sen(&points.iter().map(|(x, y)| (*x, y.ln())).collect::<Vec<_>>())?
+                robust_line(&points.iter().map(|(x, y)| (*x, y.ln())).collect::<Vec<_>>())?
             }
             _ => return None,
         };
