@@ -22,6 +22,10 @@ const LUCK_FACTOR: f64 = 1.4;
 /// A model that fits the last third of the history within this factor of the best one has missed nothing there.
 const RECENT_FACTOR: f64 = 1.08;
 
+/// A model that is further from the last third of the history than this many times the best one has missed a bend that most
+/// of the back-test came too early to see.
+const MISSED_FACTOR: f64 = 3.0;
+
 /// What the back-test of the chosen model has shown.
 #[derive(Debug, Clone)]
 pub(super) struct Backtest {
@@ -68,13 +72,16 @@ struct Trial {
 /// The back-test of the best model, and the models to be taken seriously, the best first. None without a model.
 pub(super) fn choose(fits: &[Fit], points: &[(f64, f64)]) -> Option<(Backtest, Vec<Fit>)> {
     let trials = trials(fits, points);
+    let recent: Vec<f64> = fits.iter().map(|f| recent_misfit(f, points)).collect();
+    let recent_least = recent.iter().copied().fold(f64::INFINITY, f64::min);
     let typical: Vec<f64> = (0..fits.len())
         .map(|m| {
             let errors: Vec<f64> = trials.iter().filter_map(|t| Some((t.said[m]? - t.actual).abs())).collect();
             // A model that could not be tried everywhere is not compared on its easy trials.
             let complete = !trials.is_empty() && errors.len() == trials.len();
             if complete {
-                errors.iter().sum::<f64>() / errors.len() as f64
+                let missed = (recent[m] / (recent_least * MISSED_FACTOR)).max(1.0);
+                missed * errors.iter().sum::<f64>() / errors.len() as f64
             } else {
                 f64::INFINITY
             }
@@ -85,11 +92,9 @@ pub(super) fn choose(fits: &[Fit], points: &[(f64, f64)]) -> Option<(Backtest, V
     let least = typical[*order.first()?];
     // The simplest of those that are as good as the best: a tie must not be settled by rounding errors, and a difference
     // that may be luck not at all, unless the simple model plainly misses what came last.
-    let recent: Vec<f64> = fits.iter().map(|f| recent_misfit(f, points)).collect();
-    let leader = order.first().copied()?;
     let best = (0..fits.len()).find(|&m| {
         typical[m] <= least * TIE_FACTOR + 1e-9
-            || typical[m] <= least * LUCK_FACTOR && recent[m] <= recent[leader] * RECENT_FACTOR
+            || typical[m] <= least * LUCK_FACTOR && recent[m] <= recent_least * RECENT_FACTOR
     })?;
     order.retain(|&m| m != best);
     order.insert(0, best);
@@ -114,7 +119,8 @@ pub(super) fn choose(fits: &[Fit], points: &[(f64, f64)]) -> Option<(Backtest, V
 /// Mean distance of the last third of the points from what a model, which knows them, says.
 fn recent_misfit(fit: &Fit, points: &[(f64, f64)]) -> f64 {
     let recent = &points[points.len() - points.len().div_ceil(3)..];
-    recent.iter().map(|p| (p.1 - fit.at(p.0)).abs()).sum::<f64>() / recent.len() as f64
+    // Values are in units of the largest one; what is added keeps rounding errors from counting.
+    1e-9 + recent.iter().map(|p| (p.1 - fit.at(p.0)).abs()).sum::<f64>() / recent.len().max(1) as f64
 }
 
 fn trials(fits: &[Fit], points: &[(f64, f64)]) -> Vec<Trial> {

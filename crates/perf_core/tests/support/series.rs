@@ -16,6 +16,9 @@ pub struct Series {
     pub future: Vec<Point>,
 }
 
+/// The value of a day, without the noise of measuring.
+type Value = dyn FnMut(f64, &mut Rng) -> f64;
+
 /// Gaussian, mean 0 and deviation 1.
 fn gauss(rng: &mut Rng) -> f64 {
     (-2.0 * (1.0 - rng.unit()).ln()).sqrt() * (std::f64::consts::TAU * rng.unit()).cos()
@@ -31,7 +34,7 @@ pub fn series(family: &str, number: usize) -> Series {
     let growth = base * rng.between(-0.2, 1.5) / days as f64;
     let noise = base * rng.between(0.002, 0.02);
     let first = 20_000.0 + rng.below(7) as f64;
-    let mut value: Box<dyn FnMut(f64, &mut Rng) -> f64> = match family {
+    let mut value: Box<Value> = match family {
         "linear" => Box::new(move |d, _| base + growth * d),
         "exponential" => {
             let rate = rng.between(0.4, 1.5) / days as f64;
@@ -78,7 +81,7 @@ pub fn series(family: &str, number: usize) -> Series {
             })
         }
     };
-    let point = |d: usize, rng: &mut Rng, value: &mut dyn FnMut(f64, &mut Rng) -> f64| Point {
+    let point = |d: usize, rng: &mut Rng, value: &mut Value| Point {
         day: first + d as f64,
         value: (value(d as f64, rng) + noise * gauss(rng)).max(0.0),
     };
