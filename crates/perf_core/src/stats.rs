@@ -23,8 +23,8 @@ pub fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
     Some(low + (high - low) / 2.0)
 }
 
-/// Median of the absolute deviations from the median, times 1.4826: the standard deviation of a normal distribution, but
-/// deaf to outliers.
+/// Median of the absolute deviations from the median, times 1.4826: the standard deviation of a normal distribution,
+/// but deaf to outliers.
 pub fn robust_deviation(values: &[f64]) -> Option<f64> {
     let middle = median(values.iter().copied())?;
     median(values.iter().map(|v| (v - middle).abs())).map(|mad| 1.4826 * mad)
@@ -49,8 +49,8 @@ impl Line {
 /// Points beyond this number are thinned evenly before pairs are formed: 120 points are 7,140 pairs.
 pub const THEIL_SEN_POINTS_MAX: usize = 120;
 
-/// The Theil-Sen line: the median of the slopes of all pairs, and the median of what it leaves. A third of the points may
-/// be wrong without moving it. None with fewer than two distinct x.
+/// The Theil-Sen line: the median of the slopes of all pairs, and the median of what it leaves. A third of the points
+/// may be wrong without moving it. None with fewer than two distinct x.
 pub fn theil_sen(points: &[(f64, f64)]) -> Option<Line> {
     let kept: Vec<(f64, f64)> = points.iter().copied().filter(|(x, y)| x.is_finite() && y.is_finite()).collect();
     // Thinned by medians of neighbouring points, not by leaving points out: the noise shrinks instead of staying.
@@ -75,8 +75,8 @@ pub fn theil_sen(points: &[(f64, f64)]) -> Option<Line> {
 /// Points further from a robust line than this many robust deviations are left out when it is made finer.
 const INLIER_DEVIATIONS: f64 = 3.0;
 
-/// A Theil-Sen line made finer by least squares over the points it calls its own: as deaf to outliers, and on plain noise as
-/// exact as least squares (Theil-Sen alone needs a tenth more points, and more where it thins them).
+/// A Theil-Sen line made finer by least squares over the points it calls its own: as deaf to outliers, and on plain
+/// noise as exact as least squares (Theil-Sen alone needs a tenth more points, and more where it thins them).
 pub fn robust_line(points: &[(f64, f64)]) -> Option<Line> {
     let rough = theil_sen(points)?;
     let left: Vec<f64> = points.iter().map(|(x, y)| y - rough.at(*x)).filter(|r| r.is_finite()).collect();
@@ -129,7 +129,10 @@ mod tests {
         #[test]
         fn a_finer_line_is_as_deaf_to_outliers(slope in -10f64..10.0, wild in 1e3f64..1e9, every in 4usize..9) {
             let points: Vec<_> = (0..120)
-                .map(|i| (f64::from(i), slope * f64::from(i) + if (i as usize).is_multiple_of(every) { wild } else { f64::from(i % 3) }))
+                .map(|i| {
+                    let odd = if (i as usize).is_multiple_of(every) { wild } else { f64::from(i % 3) };
+                    (f64::from(i), slope * f64::from(i) + odd)
+                })
                 .collect();
             let line = robust_line(&points).ok_or_else(|| TestCaseError::fail("no line"))?;
             prop_assert!((line.slope - slope).abs() < 0.05, "{} {}", line.slope, slope);

@@ -1,4 +1,5 @@
-//! Forecasts against series whose future is known. The example of the same name prints the figures over many more series.
+//! Forecasts against series whose future is known. The example of the same name prints the figures over many more
+//! series.
 
 mod support;
 

@@ -12,7 +12,8 @@ const TRAIN_MIN_POINTS: usize = 7;
 const LEADS: usize = 6;
 /// Intervals are made to cover this share of past errors. What they do cover is measured apart.
 const INTERVAL_SHARE: f64 = 0.9;
-/// A model whose typical error is within this factor of the best one's is taken seriously: its disagreement widens the interval.
+/// A model whose typical error is within this factor of the best one's is taken seriously: its disagreement widens the
+/// interval.
 const SERIOUS_FACTOR: f64 = 1.5;
 
 /// Errors within this factor of the least are equal.
@@ -22,8 +23,8 @@ const LUCK_FACTOR: f64 = 1.4;
 /// A model that fits the last third of the history within this factor of the best one has missed nothing there.
 const RECENT_FACTOR: f64 = 1.08;
 
-/// A model that is further from the last third of the history than this many times the best one has missed a bend that most
-/// of the back-test came too early to see.
+/// A model that is further from the last third of the history than this many times the best one has missed a bend that
+/// most of the back-test came too early to see.
 const MISSED_FACTOR: f64 = 3.0;
 
 /// What the back-test of the chosen model has shown.
@@ -90,8 +91,8 @@ pub(super) fn choose(fits: &[Fit], points: &[(f64, f64)]) -> Option<(Backtest, V
     let mut order: Vec<usize> = (0..fits.len()).collect();
     order.sort_by(|&a, &b| typical[a].total_cmp(&typical[b]));
     let least = typical[*order.first()?];
-    // The simplest of those that are as good as the best: a tie must not be settled by rounding errors, and a difference
-    // that may be luck not at all, unless the simple model plainly misses what came last.
+    // The simplest of those that are as good as the best: a tie must not be settled by rounding errors, and a
+    // difference that may be luck not at all, unless the simple model plainly misses what came last.
     let best = (0..fits.len()).find(|&m| {
         typical[m] <= least * TIE_FACTOR + 1e-9
             || typical[m] <= least * LUCK_FACTOR && recent[m] <= recent_least * RECENT_FACTOR

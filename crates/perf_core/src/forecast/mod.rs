@@ -1,11 +1,12 @@
 //! Forecasts a daily series and says how far it may be believed.
 //!
-//! Five models compete: a robust line (Theil-Sen, refined by least squares over its inliers) and an exponential over the
-//! whole history, a line over its last half and over its last third, and the mean pace from the last level on. A
-//! rolling-origin back-test chooses: each model is fitted to the beginning of the history and judged by the rest, and by
-//! whether it misses the last third, which most of the back-test came too early to see. Intervals come from the errors of that back-test (conformal) and from how far the serious models disagree;
-//! the coverage that is published is the one the intervals reached on the history, each origin judged by the others.
-//! One-off steps (a bulk load, a VACUUM FULL) are taken out of the trend, weekday offsets are learned after three weeks.
+//! Five models compete: a robust line (Theil-Sen, refined by least squares over its inliers) and an exponential over
+//! the whole history, a line over its last half and over its last third, and the mean pace from the last level on. A
+//! rolling-origin back-test chooses: each model is fitted to the beginning of the history and judged by the rest, and
+//! by whether it misses the last third, which most of the back-test came too early to see. Intervals come from the
+//! errors of that back-test (conformal) and from how far the serious models disagree; the coverage that is published is
+//! the one the intervals reached on the history, each origin judged by the others. One-off steps (a bulk load, a VACUUM
+//! FULL) are taken out of the trend, weekday offsets are learned after three weeks.
 //!
 //! Time is in days and may have any origin as long as whole numbers are midnights. Nothing here panics on any input.
 
@@ -305,7 +306,8 @@ impl Fitted {
     }
 }
 
-/// When `projection` reaches `threshold`, looking day by day up to `limit_days`. For a sum of series, sum their projections.
+/// When `projection` reaches `threshold`, looking day by day up to `limit_days`. For a sum of series, sum their
+/// projections.
 pub fn crossing(projection: impl Fn(f64) -> Option<Projection>, threshold: f64, limit_days: f64) -> Crossing {
     let mut crossing = Crossing::default();
     // Three years of history look six years ahead.

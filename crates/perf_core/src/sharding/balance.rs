@@ -4,11 +4,12 @@ use super::candidates::amount;
 
 /// Values of a kind that are followed one by one; more are taken to spread evenly.
 const FOLLOWED_MAX: usize = 4096;
-/// Ways to hash that are tried: which node a value goes to is luck, and the mean over luck is what can be said beforehand.
+/// Ways to hash that are tried: which node a value goes to is luck, and the mean over luck is what can be said
+/// beforehand.
 const ROUNDS: u64 = 32;
 
-/// Expected load of the busiest node over the mean, 1 at best, when the given shares belong to one value each and what they
-/// leave of 1 is spread over `others` values.
+/// Expected load of the busiest node over the mean, 1 at best, when the given shares belong to one value each and what
+/// they leave of 1 is spread over `others` values.
 pub(super) fn imbalance(shares: &[f64], others: f64, nodes: f64) -> f64 {
     let nodes = (nodes.clamp(1.0, 4096.0)) as usize;
     let mut followed: Vec<f64> = shares.iter().copied().map(amount).filter(|s| *s > 0.0).collect();

@@ -1,5 +1,5 @@
-//! Finds candidates for the key: classes of columns that joins and foreign keys hold equal, and how each relation lies under
-//! one of them.
+//! Finds candidates for the key: classes of columns that joins and foreign keys hold equal, and how each relation lies
+//! under one of them.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 

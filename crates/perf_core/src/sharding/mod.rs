@@ -1,10 +1,11 @@
 //! Whether to split a database over several nodes, and by what. "Don't" is an answer like any other.
 //!
-//! Columns that joins and foreign keys hold equal form classes (as do those that transactions give equal values, and those of
-//! one name unless transactions tell otherwise); a class of columns is a candidate for the key. Under a
-//! candidate every relation is distributed by its column of the class, copied to all nodes (small and rarely written), or
-//! stays where it is. Then every captured statement and transaction is asked how many nodes it would visit. All limits are
-//! constants of this module, each with its reason. Pure: facts are handed in, nothing is looked up, nothing panics.
+//! Columns that joins and foreign keys hold equal form classes (as do those that transactions give equal values, and
+//! those of one name unless transactions tell otherwise); a class of columns is a candidate for the key. Under a
+//! candidate every relation is distributed by its column of the class, copied to all nodes (small and rarely written),
+//! or stays where it is. Then every captured statement and transaction is asked how many nodes it would visit. All
+//! limits are constants of this module, each with its reason. Pure: facts are handed in, nothing is looked up, nothing
+//! panics.
 //!
 //! The rules about what Citus refuses are those of its documentation ("Choosing Distribution Column", "SQL Support and
 //! Workarounds", "Creating and Modifying Distributed Objects").
@@ -31,8 +32,8 @@ pub const COPIES_STORAGE_SHARE: f64 = 0.1;
 pub const COPIES_BYTES: f64 = 1_073_741_824.0;
 /// Writes to a copied table are made on every node. The time they take now may be this part of the workload's.
 pub const COPIES_WRITE_SHARE: f64 = 0.01;
-/// A statement that visits every node costs each of them this in planning, a round trip and its start, in milliseconds: an
-/// assumption about nodes in one data centre.
+/// A statement that visits every node costs each of them this in planning, a round trip and its start, in milliseconds:
+/// an assumption about nodes in one data centre.
 pub const NODE_CALL_MS: f64 = 0.5;
 /// Rows that must move between nodes are read, sent, and read again: an assumption, and a kind one.
 pub const MOVED_FACTOR: f64 = 2.0;
@@ -146,7 +147,8 @@ pub struct Statement {
 pub struct Step {
     /// Index into the statements.
     pub statement: usize,
-    /// Hashes of its values, for `Pin::slots`: equal values of any type have equal hashes, so hash the text. What is missing or None is not known.
+    /// Hashes of its values, for `Pin::slots`: equal values of any type have equal hashes, so hash the text. What is
+    /// missing or None is not known.
     pub values: Vec<Option<u64>>,
 }
 

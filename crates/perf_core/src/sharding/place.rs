@@ -83,8 +83,8 @@ pub(super) struct Outcome {
     pub(super) time_on_one_node: f64,
     /// How the statements are routed, as the workload has them.
     pub(super) routes: Vec<Option<Route>>,
-    /// Shares that single key values have of the keyed transactions, largest first; without those that were seen too seldom
-    /// to tell a busy one from chance.
+    /// Shares that single key values have of the keyed transactions, largest first; without those that were seen too
+    /// seldom to tell a busy one from chance.
     pub(super) traffic: Vec<f64>,
 }
 

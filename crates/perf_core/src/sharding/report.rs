@@ -43,7 +43,8 @@ pub struct TimeShares {
     pub local: f64,
 }
 
-/// A statement to run, as data. Relation names are the caller's, quoted; column names are not quoted: they go into literals.
+/// A statement to run, as data. Relation names are the caller's, quoted; column names are not quoted: they go into
+/// literals.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ddl {
     /// `create_reference_table`.
@@ -271,9 +272,10 @@ fn rows_imbalance(facts: &Facts, layout: &Layout) -> f64 {
     balance::imbalance(&shares, others, facts.nodes)
 }
 
-/// Time of the busiest node, which all nodes' work takes, against that of one machine. What the key leads to is spread as
-/// well as `imbalance` allows; what visits every node costs each its part and a call; what moves rows costs more; what writes
-/// copies costs every node all of it; what is not distributed stays with one. Commits in two phases are not in it.
+/// Time of the busiest node, which all nodes' work takes, against that of one machine. What the key leads to is spread
+/// as well as `imbalance` allows; what visits every node costs each its part and a call; what moves rows costs more;
+/// what writes copies costs every node all of it; what is not distributed stays with one. Commits in two phases are not
+/// in it.
 fn speedup(facts: &Facts, outcome: &Outcome, imbalance: f64) -> f64 {
     if facts.total_ms <= 0.0 {
         return 1.0;

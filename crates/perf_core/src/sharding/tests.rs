@@ -252,8 +252,10 @@ fn any_number() -> impl Strategy<Value = f64> {
 }
 
 prop_compose! {
-    fn any_column()(name in "[abi][d]?", n_distinct in any_number(), null_fraction in prop_oneof![3 => Just(0.0), 1 => any_number()],
-                    most_common in proptest::collection::vec(any_number().prop_map(|n| n / 1e7), 0..4), updated in any::<bool>(),
+    fn any_column()(name in "[abi][d]?", n_distinct in any_number(),
+                    null_fraction in prop_oneof![3 => Just(0.0), 1 => any_number()],
+                    most_common in proptest::collection::vec(any_number().prop_map(|n| n / 1e7), 0..4),
+                    updated in any::<bool>(),
                     class in prop_oneof![4 => Just(TypeClass::Key), 1 => Just(TypeClass::Time)]) -> Column {
         Column { name, n_distinct, null_fraction, most_common, updated, class, narrow_sequence: updated }
     }
@@ -267,9 +269,11 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn any_statement()(total_ms in any_number(), calls in any_number(), tables in proptest::collection::vec(0usize..5, 0..4),
+    fn any_statement()(total_ms in any_number(), calls in any_number(),
+                       tables in proptest::collection::vec(0usize..5, 0..4),
                        joins in proptest::collection::vec(((0usize..4, 0usize..4), (0usize..4, 0usize..4)), 0..4),
-                       pins in proptest::collection::vec(((0usize..4, 0usize..4), proptest::collection::vec(0usize..3, 0..3)), 0..3),
+                       pins in proptest::collection::vec(((0usize..4, 0usize..4),
+                           proptest::collection::vec(0usize..3, 0..3)), 0..3),
                        writes in proptest::collection::vec(0usize..4, 0..2)) -> Statement {
         let pins = pins.into_iter().map(|(column, slots)| Pin { column, slots }).collect();
         Statement { id: 1, total_ms, calls, tables, joins, pins, writes }
@@ -282,7 +286,8 @@ prop_compose! {
                       statements in proptest::collection::vec(any_statement(), 0..6),
                       transactions in proptest::collection::vec((proptest::collection::vec((0usize..6,
                           proptest::collection::vec(proptest::option::of(0u64..4), 0..3)), 0..4), any_number()), 0..20),
-                      nodes in prop_oneof![0u32..10, any::<u32>()], headroom_months in proptest::option::of(any::<f64>()))
+                      nodes in prop_oneof![0u32..10, any::<u32>()],
+                      headroom_months in proptest::option::of(any::<f64>()))
                       -> Workload {
         let foreign_keys = keys.into_iter()
             .map(|(from, to, a, b)| ForeignKey { name: "f".to_owned(), from, to, columns: vec![(a, b)] }).collect();
@@ -307,7 +312,8 @@ proptest! {
             let t = c.time;
             let time = t.single_shard + t.reference_only + t.colocated + t.cross_shard + t.local;
             prop_assert!((time - 1.0).abs() < 1e-6 || time == 0.0);
-            prop_assert!(c.imbalance >= 1.0 && c.predicted_speedup >= 0.0 && c.predicted_speedup <= f64::from(workload.nodes.max(2)));
+            prop_assert!(c.imbalance >= 1.0);
+            prop_assert!((0.0..=f64::from(workload.nodes.max(2))).contains(&c.predicted_speedup));
             if c.verdict == Verdict::Unsuitable {
                 prop_assert!(c.ddl.is_empty() && !c.reasons.is_empty());
             } else {

@@ -1,9 +1,10 @@
 //! Workloads with known answers, and a replay of them on four shards.
 //!
-//! Every case has tables with rows, statements, kinds of transactions, and the truth by construction: the key, or that there
-//! is none, and which value of a statement carries the key. The capture that the advice reads and the transactions that are
-//! replayed are drawn apart. A replay does not ask the advice: it splits the rows by hash of the true key, sends a statement
-//! to the shard of the value that carries the key, and believes it only if that shard gives the same rows as all data do.
+//! Every case has tables with rows, statements, kinds of transactions, and the truth by construction: the key, or that
+//! there is none, and which value of a statement carries the key. The capture that the advice reads and the
+//! transactions that are replayed are drawn apart. A replay does not ask the advice: it splits the rows by hash of the
+//! true key, sends a statement to the shard of the value that carries the key, and believes it only if that shard gives
+//! the same rows as all data do.
 
 use std::collections::HashMap;
 
