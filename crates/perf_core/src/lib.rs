@@ -20,6 +20,7 @@ pub mod normalized;
 pub mod outcome;
 pub mod partition;
 pub mod patterns;
+pub mod pool;
 pub mod prewarm;
 pub mod schedule;
 pub mod series;
