@@ -23,6 +23,7 @@ pub mod partition;
 pub mod patterns;
 pub mod pool;
 pub mod prewarm;
+pub mod replicas;
 pub mod schedule;
 pub mod series;
 pub mod sharding;
