@@ -8,6 +8,7 @@ pub mod alerts;
 pub mod backoff;
 pub mod calendar;
 pub mod cardinality;
+pub mod cost;
 pub mod counters;
 pub mod delta;
 pub mod forecast;
