@@ -3,9 +3,10 @@
 //! Five models compete: a robust line (Theil-Sen, refined by least squares over its inliers) and an exponential over
 //! the whole history, a line over its last half and over its last third, and the mean pace from the last level on. A
 //! rolling-origin back-test chooses: each model is fitted to the beginning of the history and judged by the rest, and
-//! by whether it misses the last third, which most of the back-test came too early to see. Intervals come from the
-//! errors of that back-test (conformal) and from how far the serious models disagree; the coverage that is published is
-//! the one the intervals reached on the history, each origin judged by the others. One-off steps (a bulk load, a VACUUM
+//! by whether it misses the last third, which most of the back-test came too early to see. A series that no model of
+//! its whole history fits wanders: there the mean of the models that are near is taken. Intervals come from the errors
+//! of that back-test (conformal) and from how far the serious models disagree; the coverage that is published is the
+//! one the intervals reached on the history, each origin judged by the others. One-off steps (a bulk load, a VACUUM
 //! FULL) are taken out of the trend, weekday offsets are learned after three weeks.
 //!
 //! Time is in days and may have any origin as long as whole numbers are midnights. Nothing here panics on any input.
@@ -194,8 +195,10 @@ pub struct Forecast {
 
 #[derive(Debug, Clone)]
 struct Fitted {
-    best: Fit,
-    /// The models that did nearly as well, the chosen one among them.
+    best: Model,
+    /// The models whose mean is the projection.
+    mixed: Vec<Fit>,
+    /// The models that did nearly as well, these among them.
     serious: Vec<Fit>,
     backtest: Backtest,
     weekday: [f64; 7],
@@ -238,19 +241,20 @@ impl Forecast {
         let plain: Vec<(f64, f64)> =
             level.iter().map(|&(x, y)| (x, y - weekday[clean::weekday_of(x + end_day)])).collect();
         let fits: Vec<Fit> = Model::ALL.iter().filter_map(|&m| Fit::of(m, &plain)).collect();
-        let Some((backtest, serious)) = backtest::choose(&fits, &plain) else { return forecast };
-        let Some(&best) = serious.first() else { return forecast };
-        forecast.slope_per_day = Some((best.at(0.0) - best.at(-1.0)) * scale);
-        forecast.fitted = Some(Fitted { best, serious, backtest: backtest.scaled(scale), weekday, end_day, floor });
-        if let Some(fitted) = &mut forecast.fitted {
-            fitted.rescale(scale);
-        }
+        let Some(chosen) = backtest::choose(&fits, &plain) else { return forecast };
+        let Some(best) = chosen.mixed.first().map(|f| f.model) else { return forecast };
+        let backtest = chosen.backtest.scaled(scale);
+        let (mixed, serious) = (chosen.mixed, chosen.serious);
+        let mut fitted = Fitted { best, mixed, serious, backtest, weekday, end_day, floor };
+        fitted.rescale(scale);
+        forecast.slope_per_day = Some(fitted.trend(0.0) - fitted.trend(-1.0));
+        forecast.fitted = Some(fitted);
         forecast
     }
 
-    /// The chosen model. None: no projection.
+    /// The best model; the projection is its, or its mean with models that are as near where none fits. None: no projection.
     pub fn model(&self) -> Option<Model> {
-        self.fitted.as_ref().map(|f| f.best.model)
+        self.fitted.as_ref().map(|f| f.best)
     }
 
     /// Median error of the back-test in percent of what came. None where nothing could be tested.
@@ -280,7 +284,7 @@ impl Forecast {
 
 impl Fitted {
     fn rescale(&mut self, scale: f64) {
-        for fit in self.serious.iter_mut().chain([&mut self.best]) {
+        for fit in self.serious.iter_mut().chain(&mut self.mixed) {
             match fit.model {
                 Model::Log => fit.line.intercept += scale.ln(),
                 _ => fit.line = Line { intercept: fit.line.intercept * scale, slope: fit.line.slope * scale },
@@ -291,10 +295,16 @@ impl Fitted {
         }
     }
 
+    /// The projection without the week.
+    fn trend(&self, horizon_days: f64) -> f64 {
+        // Divided before they are added: the sum of large values may be infinite.
+        self.mixed.iter().map(|f| f.at(horizon_days) / self.mixed.len() as f64).sum()
+    }
+
     fn at(&self, horizon_days: f64) -> Projection {
         let offset = self.weekday[clean::weekday_of(self.end_day + horizon_days)];
         let bound = |v: f64| v.clamp(self.floor.max(f64::MIN), f64::MAX);
-        let value = self.best.at(horizon_days) + offset;
+        let value = self.trend(horizon_days) + offset;
         let margin = self.backtest.margin(horizon_days);
         let spread =
             |pick: fn(f64, f64) -> f64| self.serious.iter().map(|f| f.at(horizon_days) + offset).fold(value, pick);
