@@ -17,5 +17,7 @@ fn intervals_cover_and_errors_are_smaller_than_those_of_simple_methods() {
         assert!(measured.coverage_pct() >= 68.0, "{family}: {measured:?}");
         all.add(&measured);
     }
+    let bent = Measured::of("changepoint", 60);
+    assert!(bent.of_delta() <= 0.55 && bent.coverage_pct() >= 75.0, "{bent:?}");
     assert!((82.0..=95.0).contains(&all.coverage_pct()), "{all:?}");
 }

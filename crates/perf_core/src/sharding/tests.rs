@@ -228,6 +228,94 @@ fn blockers_name_what_must_change() {
     assert!(!text.contains("users_country") && !text.contains("payments_user"), "{text}");
 }
 
+/// orders and events, both read by a column of a user that nothing in the schema ties together.
+fn untied(name: &str, event_user: impl Fn(u64) -> u64) -> Advice {
+    advise(&Workload {
+        relations: vec![
+            relation("orders", 50e9, &[("id", 1e8), ("user_id", 1e6)]),
+            relation("events", 50e9, &[("id", 1e8), (name, 1e6)]),
+        ],
+        foreign_keys: vec![],
+        statements: vec![
+            statement(1, 10.0, &[0], &[], vec![pin(0, 1, 0)]),
+            statement(2, 10.0, &[1], &[], vec![pin(0, 1, 0)]),
+        ],
+        transactions: (0..50)
+            .map(|n| Transaction {
+                steps: vec![
+                    Step { statement: 0, values: vec![Some(n)] },
+                    Step { statement: 1, values: vec![Some(event_user(n))] },
+                ],
+                times: 1.0,
+            })
+            .collect(),
+        ..platform()
+    })
+}
+
+#[test]
+fn columns_that_get_equal_values_mean_the_same() {
+    let both = [Placement::Distributed(1), Placement::Distributed(1)];
+    assert_eq!(untied("player", |n| n).candidates[0].placements, both, "equal values, another name");
+    assert_eq!(untied("user_id", |n| n).candidates[0].placements, both);
+    assert_eq!(untied("user_id", |n| n).verdict, Verdict::Shard);
+    for name in ["player", "user_id"] {
+        let advice = untied(name, |n| n + 1000);
+        assert!(advice.candidates.iter().all(|c| c.colocated_tables.len() == 1), "{name} has other values");
+        assert_eq!(advice.verdict, Verdict::Unsuitable);
+    }
+    // The same flag is no sign of the same meaning.
+    assert!(untied("player", |n| if n < 4 { n } else { 99 }).candidates.iter().all(|c| c.colocated_tables.len() == 1));
+}
+
+#[test]
+fn of_several_columns_of_a_class_the_one_that_keeps_transactions_together_is_taken() {
+    let mut workload = platform();
+    // Transfers are joined with users by their receiver, which costs most, and read by their sender, which is frequent.
+    workload.relations.push(relation("transfers", 40e9, &[("id", 1e8), ("receiver", 1e6), ("sender", 1e6)]));
+    workload.statements.push(statement(4, 5000.0, &[0, 3], &[((0, 0), (1, 1))], vec![]));
+    workload.statements.push(statement(5, 100.0, &[0, 3], &[((0, 0), (1, 2))], vec![pin(0, 0, 0)]));
+    let mine = (0..300).map(|n| Step { statement: 4, values: vec![Some(n)] });
+    workload.transactions.extend(mine.map(|step| Transaction { steps: vec![step], times: 1.0 }));
+    let advice = advise(&workload);
+    assert_eq!(advice.candidates[0].placements[3], Placement::Distributed(2), "{}", advice.reason);
+}
+
+#[test]
+fn copies_are_written_by_every_node() {
+    let mut workload = platform();
+    workload.transactions.clear();
+    // A hundredth of the time is allowed; every node does all of it.
+    let write = Statement { writes: vec![0], calls: 0.0, ..statement(9, 9.0, &[2], &[], vec![pin(0, 0, 0)]) };
+    let without = advise(&workload).candidates.swap_remove(0);
+    workload.statements.push(write);
+    let with = advise(&workload).candidates.swap_remove(0);
+    assert_eq!(with.placements[2], Placement::Reference);
+    // The time of the busiest node, in milliseconds.
+    let busiest = |c: &Candidate, total: f64| total / c.predicted_speedup;
+    assert!((busiest(&with, 1009.0) - busiest(&without, 1000.0) - 9.0).abs() < 1e-6);
+    assert!(with.time.cross_shard > 0.0);
+}
+
+#[test]
+fn tables_come_before_those_that_refer_to_them() {
+    let mut workload = platform();
+    workload.relations.swap(0, 1);
+    for key in &mut workload.foreign_keys {
+        *key = ForeignKey { from: 0, to: 1, ..key.clone() };
+    }
+    for table in workload.statements.iter_mut().flat_map(|s| &mut s.tables).filter(|t| **t < 2) {
+        *table = 1 - *table;
+    }
+    let best = advise(&workload).candidates.swap_remove(0);
+    let order: Vec<&str> = (best.ddl.iter())
+        .map(|d| match d {
+            Ddl::Reference { relation } | Ddl::Distribute { relation, .. } => relation.as_str(),
+        })
+        .collect();
+    assert_eq!(order, ["public.countries", "public.users", "public.payments"]);
+}
+
 #[test]
 fn a_large_or_written_table_is_not_copied() {
     let mut workload = platform();
