@@ -25,10 +25,6 @@ const RECENT_FACTOR: f64 = 1.08;
 /// ... and this much more, divided by its points: a model of the last third bends towards their noise.
 const RECENT_PARAMETERS: f64 = 2.0;
 
-/// A model that is further from the last third of the history than this many times the best one has missed a bend that
-/// most of the back-test came too early to see.
-const MISSED_FACTOR: f64 = 3.0;
-
 /// Models that are no further from the last third than this many times the best one have equal rights where none fits.
 const MIXED_FACTOR: f64 = 2.0;
 
@@ -95,8 +91,7 @@ pub(super) fn choose(fits: &[Fit], points: &[(f64, f64)]) -> Option<Chosen> {
             // A model that could not be tried everywhere is not compared on its easy trials.
             let complete = !trials.is_empty() && errors.len() == trials.len();
             if complete {
-                let missed = (recent[m] / (recent_least * MISSED_FACTOR)).max(1.0);
-                missed * errors.iter().sum::<f64>() / errors.len() as f64
+                errors.iter().sum::<f64>() / errors.len() as f64
             } else {
                 f64::INFINITY
             }
