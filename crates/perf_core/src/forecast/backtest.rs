@@ -1,5 +1,7 @@
 //! Judges models by what they would have said: fitted to the beginning of the history, tested on what came after.
 
+use std::collections::HashSet;
+
 use super::{Fit, Model};
 use crate::stats::{median, quantile_sorted};
 
@@ -16,6 +18,8 @@ const INTERVAL_SHARE: f64 = 0.9;
 /// interval.
 const SERIOUS_FACTOR: f64 = 1.5;
 
+/// A model must have been tried from so many origins.
+const ORIGINS_MIN: usize = 3;
 /// Errors within this factor of the least are equal.
 const TIE_FACTOR: f64 = 1.02;
 /// Errors within this factor of the least may be so by luck: few trials, and they overlap.
@@ -85,18 +89,7 @@ pub(super) fn choose(fits: &[Fit], points: &[(f64, f64)]) -> Option<Chosen> {
     let trials = trials(fits, points);
     let recent: Vec<f64> = fits.iter().map(|f| recent_misfit(f, points)).collect();
     let recent_least = recent.iter().copied().fold(f64::INFINITY, f64::min);
-    let typical: Vec<f64> = (0..fits.len())
-        .map(|m| {
-            let errors: Vec<f64> = trials.iter().filter_map(|t| Some((t.said[m]? - t.actual).abs())).collect();
-            // A model that could not be tried everywhere is not compared on its easy trials.
-            let complete = !trials.is_empty() && errors.len() == trials.len();
-            if complete {
-                errors.iter().sum::<f64>() / errors.len() as f64
-            } else {
-                f64::INFINITY
-            }
-        })
-        .collect();
+    let typical: Vec<f64> = (0..fits.len()).map(|m| typical_error(&trials, m)).collect();
     let mut order: Vec<usize> = (0..fits.len()).collect();
     order.sort_by(|&a, &b| typical[a].total_cmp(&typical[b]));
     let least = typical[*order.first()?];
@@ -117,7 +110,8 @@ pub(super) fn choose(fits: &[Fit], points: &[(f64, f64)]) -> Option<Chosen> {
         .collect();
 
     let mix = |t: &Trial| -> Option<f64> {
-        Some(mixed.iter().map(|&m| t.said[m]).sum::<Option<f64>>()? / mixed.len() as f64)
+        let said: Vec<f64> = mixed.iter().filter_map(|&m| t.said[m]).collect();
+        (!said.is_empty()).then(|| said.iter().sum::<f64>() / said.len() as f64)
     };
     let error = |t: &Trial| mix(t).map(|s| (s - t.actual).abs());
     let growth = error_growth(&trials, error, fits[best], points);
@@ -133,6 +127,21 @@ pub(super) fn choose(fits: &[Fit], points: &[(f64, f64)]) -> Option<Chosen> {
     };
     let of = |numbers: &[usize]| numbers.iter().map(|&m| fits[m]).collect();
     Some(Chosen { backtest, mixed: of(&mixed), serious: of(&serious) })
+}
+
+/// Mean error of a model. One that needs a longer history than some trials had is compared with the first model, which needs
+/// the least, on the trials that both had: not on its easy ones alone.
+fn typical_error(trials: &[Trial], model: usize) -> f64 {
+    let error = |t: &Trial, m: usize| t.said[m].map(|s| (s - t.actual).abs());
+    let shared = || trials.iter().filter_map(|t| Some((t.origin, error(t, 0)?, error(t, model)?)));
+    let origins = shared().map(|s| s.0).collect::<HashSet<_>>().len();
+    let of_first: Vec<f64> = trials.iter().filter_map(|t| error(t, 0)).collect();
+    if origins < ORIGINS_MIN || of_first.is_empty() {
+        return f64::INFINITY;
+    }
+    let (first, own) = shared().fold((0.0, 0.0), |sum, s| (sum.0 + s.1, sum.1 + s.2));
+    let mean = of_first.iter().sum::<f64>() / of_first.len() as f64;
+    mean * (own + 1e-9) / (first + 1e-9)
 }
 
 /// Mean distance of the last third of the points from what a model, which knows them, says.

@@ -150,9 +150,9 @@ impl Fit {
         let n = points.len();
         let line = match model {
             Model::Linear => robust_line(points)?,
-            Model::LastHalf if n >= 14 => robust_line(&points[n / 2..])?,
-            Model::LastThird if n >= 21 => robust_line(&points[n - n / 3..])?,
-            Model::Drift if n >= 14 => drift(points)?,
+            Model::LastHalf if n >= 10 => robust_line(&points[n / 2..])?,
+            Model::LastThird if n >= 15 => robust_line(&points[n - n / 3..])?,
+            Model::Drift if n >= 10 => drift(points)?,
             Model::Log if points.iter().all(|p| p.1 > 0.0) => {
                 robust_line(&points.iter().map(|(x, y)| (*x, y.ln())).collect::<Vec<_>>())?
             }
