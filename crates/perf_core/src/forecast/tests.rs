@@ -111,11 +111,13 @@ fn a_bend_that_most_of_the_back_test_has_not_seen_is_seen() {
 
 #[test]
 fn a_short_history_may_bend_too() {
-    let mut n = noise(8);
-    let pace = |d: f64| 1000.0 + 2.0 * d + 30.0 * (d - 25.0).max(0.0);
-    let forecast = Forecast::of(&series(45, |d| pace(d) + 5.0 * n()));
-    let (got, truth) = (at(&forecast, 30.0).value, pace(74.0));
-    assert!((got / truth - 1.0).abs() < 0.1, "{got} {truth} {:?}", forecast.model());
+    for seed in 0..10 {
+        let mut n = noise(300 + seed);
+        let pace = |d: f64| 2000.0 - 20.0 * d + 40.0 * (d - 28.0).max(0.0);
+        let forecast = Forecast::of(&series(45, |d| pace(d) + 5.0 * n()));
+        let (got, truth) = (at(&forecast, 20.0).value, pace(64.0));
+        assert!((got / truth - 1.0).abs() < 0.15, "{seed}: {got} {truth} {:?}", forecast.model());
+    }
 }
 
 #[test]
