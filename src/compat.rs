@@ -275,3 +275,31 @@ pub unsafe fn buffer_tag(relation: pg_sys::Relation, block: u32) -> pg_sys::Buff
         pg_sys::BufferTag { spcOid: space, dbOid: database, relNumber: number, forkNum: fork, blockNum: block }
     }
 }
+
+/// Lets `one` know, before their rows in pg_class are exchanged, that it gets the file that `other` has: made in this
+/// transaction, so that what is written to it may need no WAL.
+///
+/// # Safety
+/// Inside a transaction that has both relations locked.
+pub unsafe fn take_over_file(one: pg_sys::Oid, other: pg_sys::Oid) {
+    let none = pg_sys::NoLock as pg_sys::LOCKMODE;
+    // SAFETY: see the function's contract; both are closed.
+    unsafe {
+        let (one, other) = (pg_sys::relation_open(one, none), pg_sys::relation_open(other, none));
+        (*other).rd_createSubid = (*one).rd_createSubid;
+        #[cfg(feature = "pg15")]
+        {
+            (*other).rd_newRelfilenodeSubid = (*one).rd_newRelfilenodeSubid;
+            (*other).rd_firstRelfilenodeSubid = (*one).rd_firstRelfilenodeSubid;
+            pg_sys::RelationAssumeNewRelfilenode(one);
+        }
+        #[cfg(not(feature = "pg15"))]
+        {
+            (*other).rd_newRelfilelocatorSubid = (*one).rd_newRelfilelocatorSubid;
+            (*other).rd_firstRelfilelocatorSubid = (*one).rd_firstRelfilelocatorSubid;
+            pg_sys::RelationAssumeNewRelfilelocator(one);
+        }
+        pg_sys::relation_close(one, none);
+        pg_sys::relation_close(other, none);
+    }
+}

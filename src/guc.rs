@@ -1,5 +1,7 @@
 //! Every setting of perf_opt: type, unit, default and why.
 
+use std::ffi::CString;
+
 use crate::pg::local::setting_now;
 use pgrx::guc::{GucContext, GucEnum, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
@@ -36,6 +38,8 @@ static MAX_RUNNING_JOBS: GucSetting<i32> = GucSetting::<i32>::new(4);
 static JOB_HISTORY_DAYS: GucSetting<i32> = GucSetting::<i32>::new(14);
 /// About 30 MB.
 static JOB_HISTORY_MAX: GucSetting<i32> = GucSetting::<i32>::new(100_000);
+/// None: nobody writes files of the server's before its administrator has said where.
+static ARCHIVE_DIRECTORY: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static COLLECTOR: GucSetting<bool> = GucSetting::<bool>::new(true);
 static CAPTURE_PLANS: GucSetting<bool> = GucSetting::<bool>::new(true);
 static SAMPLE_LITERALS: GucSetting<bool> = GucSetting::<bool>::new(true);
@@ -148,6 +152,14 @@ pub fn define_settings() {
         GucContext::Sighup,
         GucFlags::default(),
     );
+    GucRegistry::define_string_guc(
+        c"perf_opt.archive_directory",
+        c"Directory of the server for the files of archived partitions.",
+        c"An absolute path that the server may write to. Empty: partitions are not archived to files.",
+        &ARCHIVE_DIRECTORY,
+        GucContext::Suset,
+        GucFlags::SUPERUSER_ONLY,
+    );
     GucRegistry::define_bool_guc(
         c"perf_opt.capture_plans",
         c"Keeps the plan of slow executions, without literals.",
@@ -217,6 +229,11 @@ pub fn job_history_days() -> i32 {
 
 pub fn job_history_max() -> i32 {
     JOB_HISTORY_MAX.get()
+}
+
+/// Empty when partitions are not archived to files.
+pub fn archive_directory() -> String {
+    ARCHIVE_DIRECTORY.get().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 pub fn worker_enabled() -> bool {

@@ -149,16 +149,38 @@ pgrx::extension_sql_file!(
         api::maintenance::prewarm_unmark
     ]
 );
+pgrx::extension_sql_file!("../sql/partitions_tables.sql", name = "partition_tables");
 pgrx::extension_sql_file!(
     "../sql/partitions.sql",
     name = "partitions",
     requires = [
+        "partition_tables",
         "job_tables",
         "policy_tables",
         api::partitions::partition_manage,
         api::partitions::partition_unmanage,
         api::partitions::partition_tick
     ]
+);
+pgrx::extension_sql_file!("../sql/partition_policy.sql", name = "partition_policy", requires = ["partitions"]);
+pgrx::extension_sql_file!(
+    "../sql/partition_check.sql",
+    name = "partition_check",
+    requires = ["partitions", api::partition_check::partition_advice, api::partition_check::partition_check]
+);
+pgrx::extension_sql_file!(
+    "../sql/partition_convert.sql",
+    name = "partition_convert",
+    requires = [
+        "job_functions",
+        api::partition_convert::_partition_convert_start,
+        api::partition_convert::_partition_convert_progress
+    ]
+);
+pgrx::extension_sql_file!(
+    "../sql/partition_convert_functions.sql",
+    name = "partition_convert_functions",
+    requires = ["partition_convert", api::partition_convert::partition_convert_plan]
 );
 pgrx::extension_sql_file!(
     "../sql/matviews.sql",

@@ -6,7 +6,7 @@
 
 use perf_core::schedule::CatchUp;
 use pgrx::datum::{Interval, TimestampWithTimeZone};
-use pgrx::{pg_sys, JsonB};
+use pgrx::pg_sys;
 use serde_json::Value;
 
 use super::board;
@@ -184,7 +184,7 @@ pub fn own_job(name: &str, kind: &str) -> Result<Option<(i64, Value)>, Error> {
         Ok(rows(
             c"SELECT job_id, options FROM perf.job WHERE owner = $1 AND name = $2 AND kind = $3",
             &[owner.into(), text(name), text(kind)],
-            |row| row.get::<i64>(1).zip(row.get::<JsonB>(2)),
+            |row| row.get::<i64>(1).zip(row.get::<Document>(2)),
         ))
     })?;
     Ok(found.into_iter().flatten().next().map(|(job_id, options)| (job_id, options.0)))

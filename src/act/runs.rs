@@ -8,7 +8,7 @@
 use std::ffi::CStr;
 
 use pgrx::datum::{DatumWithOid, Interval, TimestampWithTimeZone};
-use pgrx::{pg_sys, JsonB};
+use pgrx::pg_sys;
 use serde_json::{json, Value};
 
 use super::executor::{Failure, QUERY_CANCELED};
@@ -302,7 +302,8 @@ pub fn lost(run_id: i64, attempt: i32, failure: &Failure, status: &str, seed: u6
 /// thing that a new process does, where parsing and planning a join costs more than all the rest of the run.
 pub fn order(run_id: i64, attempt: i32) -> Option<Order> {
     let (job_id, as_of) = query::row_by_key(c"job_run", c"job_run_pkey", run_id, |row| {
-        let as_of = row.named::<JsonB>(c"detail").and_then(|detail| detail.0.get("as_of_us").and_then(Value::as_i64));
+        let as_of =
+            row.named::<Document>(c"detail").and_then(|detail| detail.0.get("as_of_us").and_then(Value::as_i64));
         let claimed = row.named::<Text>(c"status").is_some_and(|status| status.0 == "running")
             && row.named::<i32>(c"attempt") == Some(attempt);
         row.named::<i64>(c"job_id").filter(|_| claimed).map(|job_id| (job_id, as_of))
@@ -320,7 +321,7 @@ pub fn order(run_id: i64, attempt: i32) -> Option<Order> {
         kind: string(row.named(c"kind")),
         command: row.named::<Text>(c"command").map(|command| command.0),
         target: row.named::<pg_sys::Oid>(c"target").map(pg_sys::Oid::to_u32),
-        options: row.named::<JsonB>(c"options").map_or(Value::Null, |options| options.0),
+        options: row.named::<Document>(c"options").map_or(Value::Null, |options| options.0),
         as_of,
         timeout_ms: milliseconds(row.named(c"timeout")),
         lock_timeout_ms: milliseconds(row.named(c"lock_timeout")),

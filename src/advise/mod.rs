@@ -2,3 +2,4 @@
 
 pub mod capacity;
 pub mod index;
+pub mod partitioning;

@@ -3,7 +3,9 @@
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::prelude::*;
 
+use crate::act::jobs::to_unix;
 use crate::collect::registry::{self, Phase, Slot};
+use crate::partitions::check;
 use crate::pg::query::select_under_snapshot;
 use crate::pg::{background, names};
 
@@ -17,6 +19,9 @@ const NEARLY_FULL_PCT: f64 = 95.0;
 
 /// Wait of a run for a free place from which on it is a warning.
 const JOB_WAIT_S: f64 = 60.0;
+
+/// Problems of partitions that are named.
+const PROBLEMS_NAMED: usize = 5;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Status {
@@ -74,6 +79,7 @@ fn health() -> TableIterator<
         history(&mut report);
     }
     jobs(&mut report);
+    partitions(&mut report);
     pending_detaches(&mut report);
     let at = TimestampWithTimeZone::try_from(background::now())
         .unwrap_or_else(|_| TimestampWithTimeZone::negative_infinity());
@@ -219,6 +225,29 @@ fn jobs(report: &mut Report) {
         );
         report.add("job queue", Status::Warning, detail, Some(seconds));
     }
+}
+
+/// Managed partitioned tables that need somebody; perf.partition_check says more, and how.
+fn partitions(report: &mut Report) {
+    let summary = check::summary(to_unix(background::now()));
+    if summary.managed == 0 {
+        return;
+    }
+    let (status, found) = match summary.problems.len() {
+        0 => (Status::Ok, "none needs anybody".to_owned()),
+        count => {
+            let more = count.saturating_sub(PROBLEMS_NAMED);
+            let named: Vec<String> = summary.problems.into_iter().take(PROBLEMS_NAMED).collect();
+            let rest = if more > 0 { format!("; and {more} more") } else { String::new() };
+            (Status::Warning, format!("{}{rest}; see perf.partition_check()", named.join("; ")))
+        }
+    };
+    let part = match summary.looked_at {
+        looked_at if looked_at < summary.managed => format!(" ({looked_at} looked at)"),
+        _ => String::new(),
+    };
+    let detail = format!("{} tables managed{part}: {found}", summary.managed);
+    report.add("partitions", status, detail, Some(summary.managed as f64));
 }
 
 fn pending_detaches(report: &mut Report) {

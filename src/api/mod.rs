@@ -7,6 +7,8 @@ pub mod jobs;
 pub mod maintenance;
 pub mod matviews;
 pub mod observe;
+pub mod partition_check;
+pub mod partition_convert;
 pub mod partitions;
 pub mod statements;
 

@@ -210,10 +210,13 @@ SELECT s.statement FROM (
     UNION ALL
     SELECT 6, a.attname, format('ALTER TABLE %s ALTER COLUMN %I SET (%s)', t.full_name, a.attname,
                                 (SELECT string_agg(format('%I = %L', o.option_name, o.option_value), ', ')
-                                   FROM pg_options_to_table(a.attoptions) o))
+                                   FROM pg_options_to_table(a.attoptions) o
+                                  WHERE o.option_name IN ('n_distinct', 'n_distinct_inherited')))
       FROM t, p JOIN pg_attribute a ON a.attrelid = p.oid JOIN pg_attribute b ON b.attname = a.attname
-     WHERE b.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped AND cardinality(a.attoptions) > 0
-       AND b.attoptions IS DISTINCT FROM a.attoptions
+     WHERE b.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped
+       -- The server keeps reserved keys of its own beside these, such as the versions of columns.
+       AND EXISTS (SELECT FROM pg_options_to_table(a.attoptions) o
+                    WHERE o.option_name IN ('n_distinct', 'n_distinct_inherited'))
     UNION ALL
     SELECT 7, '', format('ALTER TABLE %s REPLICA IDENTITY %s', t.full_name,
                          CASE p.relreplident WHEN 'f' THEN 'FULL' WHEN 'n' THEN 'NOTHING' ELSE 'USING INDEX '

@@ -2,7 +2,13 @@
 //! rotates partitions, by the conversion of tables, by the functions that check and recommend. Reads catalogs only: no
 //! table is locked here, and none is waited for, but by [`like`], which makes a table.
 
+pub mod check;
+mod default_rows;
+mod differences;
+mod index_faults;
+mod jobs;
 pub mod like;
+mod mend;
 
 use perf_core::partition::{range_of_numbers, range_of_uuids, At, EpochUnit, Key, Range};
 use pgrx::pg_sys;
@@ -53,8 +59,6 @@ pub struct Partition {
     pub is_detaching: bool,
     /// As of the last VACUUM or ANALYZE.
     pub pages: i64,
-    /// In its latest statistics, -1 for none.
-    pub tuples: f64,
 }
 
 impl Partition {
@@ -169,8 +173,6 @@ pub struct Table {
     pub relkind: u8,
     /// `pg_class.relpersistence`: p, u or t.
     pub persistence: u8,
-    /// It is a partition of another table.
-    pub is_partition: bool,
 }
 
 impl Table {
@@ -178,7 +180,7 @@ impl Table {
     pub fn read(argument: &'static str, oid: pg_sys::Oid) -> Result<Table, Error> {
         let found = privilege::with_own_path(|| {
             query::run_with(
-                c"SELECT n.nspname::text, c.relname::text, c.relowner, c.relkind::text, c.relpersistence::text, c.relispartition
+                c"SELECT n.nspname::text, c.relname::text, c.relowner, c.relkind::text, c.relpersistence::text
                     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1",
                 &[oid.into()],
                 |row| Table {
@@ -187,7 +189,6 @@ impl Table {
                     owner: row.get::<pg_sys::Oid>(3).unwrap_or(pg_sys::InvalidOid),
                     relkind: first_byte(&row.string(4)),
                     persistence: first_byte(&row.string(5)),
-                    is_partition: row.get::<bool>(6).unwrap_or(false),
                 },
             )
         });
@@ -251,8 +252,7 @@ fn key_of(parent: pg_sys::Oid) -> Option<(String, pg_sys::Oid)> {
 fn children(parent: pg_sys::Oid) -> Vec<Partition> {
     privilege::with_own_path(|| {
         query::run_with(
-            c"SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, i.inhdetachpending, c.relpages::int8,
-                     c.reltuples::float8
+            c"SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, i.inhdetachpending, c.relpages::int8
                 FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_namespace n ON n.oid = c.relnamespace
                WHERE i.inhparent = $1",
             &[parent.into()],
@@ -264,7 +264,6 @@ fn children(parent: pg_sys::Oid) -> Vec<Partition> {
                 relkind: first_byte(&row.string(4)),
                 is_detaching: row.get::<bool>(5).unwrap_or(false),
                 pages: row.get::<i64>(6).unwrap_or(0),
-                tuples: row.get::<f64>(7).unwrap_or(-1.0),
             },
         )
         .1

@@ -286,6 +286,12 @@ pub fn in_recovery() -> bool {
     unsafe { pg_sys::RecoveryInProgress() }
 }
 
+/// Whether the client has begun a transaction that it will end by itself.
+pub fn in_transaction_block() -> bool {
+    // SAFETY: reads the state of this process's transaction.
+    unsafe { pg_sys::IsTransactionBlock() }
+}
+
 /// Raises an ERROR on a standby, as the server does for commands that write.
 pub fn refuse_in_recovery(what: &CStr) {
     // SAFETY: may raise; reads shared state otherwise.

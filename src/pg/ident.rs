@@ -11,8 +11,14 @@ use super::text::DbText;
 
 /// Quotes an identifier as the server itself would (`quote_all_identifiers` and keywords included).
 ///
-/// A NUL byte cannot occur in a name that came from the server; one that came from elsewhere ends there.
+/// A NUL byte cannot occur in a name that came from the server; one that came from elsewhere ends there. Needs no
+/// transaction.
 pub fn quote(name: &str) -> String {
+    if !name.is_ascii() {
+        // What the server would do; but it would look up in its catalogs how to convert the name to its encoding first.
+        let end = name.find('\0').unwrap_or(name.len());
+        return format!("\"{}\"", name[..end].replace('"', "\"\""));
+    }
     let name = until_nul(name);
     // SAFETY: `name` is NUL-terminated and lives through the call; the result is either `name` itself or a palloc'd
     // NUL-terminated copy, and is copied at once.
@@ -24,11 +30,16 @@ pub fn qualified(schema: &str, name: &str) -> String {
     format!("{}.{}", quote(schema), quote(name))
 }
 
-/// Quotes a text as a literal, for statements that take no parameters.
+/// Quotes a text as a literal, for statements that take no parameters, as the server itself would. Needs no transaction.
 pub fn literal(text: &str) -> String {
-    let text = until_nul(text);
-    // SAFETY: `text` is NUL-terminated and lives through the call; the result is palloc'd and copied at once.
-    unsafe { owned(pg_sys::quote_literal_cstr(text.as_ptr())) }.unwrap_or_default()
+    let end = text.find('\0').unwrap_or(text.len());
+    let quoted = text[..end].replace('\'', "''");
+    if quoted.contains('\\') {
+        // Means the same whatever standard_conforming_strings is.
+        format!(" E'{}'", quoted.replace('\\', "\\\\"))
+    } else {
+        format!("'{quoted}'")
+    }
 }
 
 /// The quoted, schema-qualified name of a relation; None if it is gone.

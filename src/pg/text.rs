@@ -240,6 +240,20 @@ impl IntoDatum for Document {
     }
 }
 
+impl FromDatum for Document {
+    unsafe fn from_polymorphic_datum(datum: pg_sys::Datum, is_null: bool, _: pg_sys::Oid) -> Option<Document> {
+        if is_null {
+            return None;
+        }
+        // SAFETY: the caller vouches for a jsonb datum; what the server prints of it is in the database's encoding.
+        let printed = unsafe {
+            let printed = pgrx::direct_function_call_as_datum(pg_sys::jsonb_out, &[Some(datum)])?;
+            super::ident::owned(printed.cast_mut_ptr())?
+        };
+        serde_json::from_str(&printed).ok().map(Document)
+    }
+}
+
 // SAFETY: the datum made is a jsonb, as declared.
 unsafe impl BoxRet for Document {
     unsafe fn box_into<'fcx>(self, fcinfo: &mut FcInfo<'fcx>) -> Datum<'fcx> {

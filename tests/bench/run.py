@@ -47,6 +47,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="jobs: makes part skip do the same again")
     parser.add_argument("--passes", type=int, default=3, help="advisor: executions of each plan")
     parser.add_argument("--kills", type=int, default=300, help="jobs: how often the part kill kills")
+    parser.add_argument("--rows", type=int, default=10_000_000, help="partitions: rows of the table of part convert")
     parser.add_argument("--no-peers", action="store_true", help="advisor, jobs, partitions: perf_opt alone")
     parser.add_argument("--fresh", action="store_true", help="advisor: ask peers again whose advice is remembered")
     parser.add_argument("--home", type=Path, help="advisor: the directory of the loaded TPC-H cluster")

@@ -65,6 +65,37 @@ def indexes(server: Server, since: str, width: int) -> list[str]:
     return lines
 
 
+def partitions(server: Server, since: str, width: int) -> list[str]:
+    """What to partition by time: by the workload, by the catalogue's four wishes, and how those that are partitioned do."""
+    # The platform is small: its tables are nowhere near the memory for pages that advice is about by default.
+    rows = server.rows("SELECT * FROM perf.partition_advice(min_size_bytes => 0)")
+    columns = [Column("priority", "priority"), Column("relation", "table"), Column("control_column", "by"), Column("every", "every"),
+               Column("expected_benefit_pct", "saves", percent), Column("basis", "basis"), Column("reason", "why", wide=True)]
+    lines = table(columns, rows, width, empty="no table would gain")
+    wishes = server.rows("SELECT * FROM perf.partition_policy_apply()")
+    columns = [Column("table_name", "the catalogue's wish"), Column("action", "action"),
+               Column("what", "command, and why", wide=True)]
+    written = [{**row, "what": "; ".join(filter(None, (row["ddl"], row["reason"])))} for row in wishes]
+    lines += ["", *table(columns, written, width, empty="no wish")]
+    # On a server of one's own a person would type these commands, one at a time, while the platform is in use.
+    for row in wishes:
+        if row["action"] == "convert_first":
+            server.psql(script=row["ddl"])
+    conversions = server.rows("SELECT *, extract(epoch FROM converted_at - started_at)::float8 * 1000 AS took_ms"
+                              " FROM perf.partition_conversions ORDER BY started_at")
+    columns = [Column("relation", "converted"), Column("every", "every"), Column("took_ms", "took", milliseconds),
+               Column("exclusive_lock_ms", "locked", milliseconds), Column("first_partition", "what was there", wide=True)]
+    lines += ["", *table(columns, conversions, width, empty="nothing was converted")]
+    server.rows("SELECT * FROM perf.partition_policy_apply()")
+    steps = server.rows("SELECT * FROM perf.partition_tick()")
+    columns = [Column("relation", "managed from now on"), Column("step", "step"), Column("status", "status"),
+               Column("detail", "detail", wide=True)]
+    lines += ["", *table(columns, steps, width, empty="every managed table has the partitions that it needs")]
+    problems = server.rows("SELECT * FROM perf.partition_check()")
+    columns = [Column("parent", "table"), Column("problem", "problem"), Column("detail", "detail", wide=True)]
+    return lines + ["", *table(columns, problems, width, empty="nothing is wrong with partitioned tables")]
+
+
 def in_unit(unit: str) -> Callable[[Any], str]:
     """How to write a value of a unit."""
     return size if unit == "bytes" else integer
@@ -96,6 +127,7 @@ SECTIONS: Sequence[tuple[str, Section]] = (
     ("Slow and failing patterns", patterns),
     ("Top statements by time", statements),
     ("Index recommendations", indexes),
+    ("Partitions", partitions),
     ("Capacity", capacity),
     ("Health of perf_opt", health),
 )

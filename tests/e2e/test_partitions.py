@@ -553,6 +553,28 @@ class Rights(PartitionTest):
         self.assertEqual([step["status"] for step in steps], ["failed"])
         self.assertEqual(self.value("SELECT count(*) FROM pg_inherits WHERE inhparent = 'events'::regclass"), 2)
 
+    def test_a_superuser_lends_nobody_a_superusers_rights(self) -> None:
+        """What moved rows are checked by runs as the table's owner, and so does a superuser's tick of another's tables."""
+        role = f"{self.database}_owner"
+        self.sql(f"CREATE ROLE {role} LOGIN; GRANT CREATE ON SCHEMA public TO {role}")
+        self.addCleanup(lambda: self.sql(f"DROP OWNED BY {role} CASCADE; DROP ROLE {role}"))
+        self.cluster.sql("CREATE TABLE seen (who text); GRANT ALL ON seen TO PUBLIC", dbname=self.database, user=role)
+        self.cluster.sql("CREATE FUNCTION look(timestamptz) RETURNS bool LANGUAGE plpgsql AS"
+                         " $$BEGIN INSERT INTO public.seen VALUES (current_user); RETURN true; END$$", dbname=self.database, user=role)
+        self.cluster.sql("CREATE TABLE events (at timestamptz, CHECK (public.look(at))) PARTITION BY RANGE (at);"
+                         "CREATE TABLE rest PARTITION OF events DEFAULT; INSERT INTO events VALUES ('2026-03-03'), ('2026-04-04');"
+                         "TRUNCATE seen", dbname=self.database, user=role)
+        self.manage("events", premake=1)
+        steps = self.tick("events", "2026-03-03")
+        self.assertEqual([step["status"] for step in steps], ["done", "done"], steps)
+        self.assertEqual(self.sql("SELECT DISTINCT who FROM seen"), [(role,)])
+        self.manage("events", premake=1, user=role)
+        with self.cluster.connect(self.database) as session:
+            session.query("BEGIN; CREATE TABLE something (n int)")
+            session.query("SELECT * FROM perf.partition_tick('events', '2026-04-04')")
+            session.query("COMMIT")
+        self.assertEqual(self.value("SELECT pg_get_userbyid(relowner)::text FROM pg_class WHERE relname = 'events_p2026_05'"), role)
+
     def test_a_search_path_changes_nothing(self) -> None:
         self.sql(MONTHS)
         self.sql("CREATE SCHEMA evil; CREATE FUNCTION evil.format(text, VARIADIC \"any\") RETURNS text LANGUAGE internal"

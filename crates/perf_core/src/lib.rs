@@ -21,6 +21,7 @@ pub mod normalize;
 pub mod normalized;
 pub mod outcome;
 pub mod partition;
+pub mod partition_convert;
 pub mod patterns;
 pub mod pool;
 pub mod prewarm;

@@ -49,6 +49,7 @@ const KINDS: &[Kind] = &[
     Kind { name: index_maintenance::KIND, run: index_maintenance::run },
     Kind { name: prewarm::KIND, run: prewarm::run },
     Kind { name: partition::KIND, run: partition::run },
+    Kind { name: partition::convert::KIND, run: partition::convert::run },
 ];
 
 /// Does what a run is for.

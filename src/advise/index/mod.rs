@@ -11,6 +11,6 @@ mod policy;
 mod pool;
 pub mod recommend;
 mod rows;
-mod study;
+pub(super) mod study;
 mod upkeep;
 pub mod what_if;

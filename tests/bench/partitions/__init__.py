@@ -12,7 +12,7 @@ from typing import Any
 
 from bench import report
 
-PARTS = ("rotate", "many")
+PARTS = ("rotate", "many", "convert")
 
 
 def run(pg_root: Path, options: Any) -> bool:

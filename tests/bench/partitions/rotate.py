@@ -180,10 +180,10 @@ def window(server: Cluster, rotation: Any = None) -> Window:
         if writers.returncode != 0:
             raise AssertionError(output)
         lines = [line.split() for log in Path(directory).glob("log*") for line in log.read_text().splitlines()]
-    # Counted from when a transaction was due: one that could not begin because others were held up counts as well.
-    times = sorted((float(line[2]) + float(line[6])) / 1000 if len(line) > 6 else float(line[2]) / 1000 for line in lines if line[2] != "failed")
-    at = lambda share: times[min(len(times) - 1, int(share * len(times)))]  # noqa: E731
-    return Window(at(0.5), at(0.99), times[-1], len(times), sum(line[2] == "failed" for line in lines))
+    # pgbench counts from when a transaction was due: one that could not begin because others were held up counts as well.
+    times = sorted(float(line[2]) / 1000 for line in lines if line[2] != "failed")
+    p50_ms, p99_ms = (times[min(len(times) - 1, int(share * len(times)))] for share in (0.5, 0.99))
+    return Window(p50_ms, p99_ms, times[-1], len(times), sum(line[2] == "failed" for line in lines))
 
 
 def middle(windows: list[Window]) -> dict[str, float]:

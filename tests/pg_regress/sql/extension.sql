@@ -20,7 +20,8 @@ CREATE EXTENSION perf_opt;
 -- Every setting says what it is.
 SELECT name FROM pg_settings WHERE name LIKE 'perf\_opt.%' AND coalesce(short_desc, '') = '' ORDER BY name;
 
--- Every function says what it is, and none written in SQL resolves names by the caller's search_path.
+-- Every function says what it is, and none written in SQL resolves names by the caller's search_path. A procedure that commits
+-- may not set one: those listed here qualify every name, and use no operator.
 SELECT p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace = 'perf'::regnamespace AND obj_description(p.oid, 'pg_proc') IS NULL;
 SELECT p.oid::regprocedure FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
  WHERE p.pronamespace = 'perf'::regnamespace AND l.lanname IN ('sql', 'plpgsql')

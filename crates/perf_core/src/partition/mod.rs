@@ -18,7 +18,11 @@
 //! the interval in which a clock is set back is longer, and the intervals that begin in one gap are one. For keys on the
 //! wall clock nothing is changed: there, intervals of a kind are all as long as the calendar says.
 
+pub mod advice;
+pub mod check;
+pub mod compression;
 mod every;
+pub mod expiry;
 mod literal;
 mod name;
 mod plan;

@@ -50,8 +50,7 @@ pub fn plan(ruler: &Ruler, existing: &[Range], wish: &Wish, utc_us: i64) -> Plan
     let compress = rest.into_iter().filter(|at| is_over(&existing[*at], compressed)).collect();
     let mut plan = Plan { expire, compress, ..Plan::default() };
 
-    let mut covered: Vec<Range> = existing.iter().filter(|range| !range.is_empty()).copied().collect();
-    covered.sort_by_key(|range| range.lower);
+    let covered = sorted(existing);
     let ahead = ahead(ruler, now, wish.premake);
     for hole in holes(&covered, ahead) {
         let room = CREATED_MAX - plan.create.len();
@@ -70,6 +69,13 @@ pub fn plan(ruler: &Ruler, existing: &[Range], wish: &Wish, utc_us: i64) -> Plan
     }
     plan.create.sort_by_key(|range| range.lower);
     plan
+}
+
+/// Those that hold anything, by their lower bounds.
+pub(super) fn sorted(existing: &[Range]) -> Vec<Range> {
+    let mut covered: Vec<Range> = existing.iter().filter(|range| !range.is_empty()).copied().collect();
+    covered.sort_by_key(|range| range.lower);
+    covered
 }
 
 /// Whether all of it is before a position.
@@ -96,7 +102,7 @@ fn around(covered: &[Range], ahead: Range) -> (Range, Range) {
 }
 
 /// What of a range is not covered. The ranges that cover are sorted by their lower bounds.
-fn holes(covered: &[Range], within: Range) -> Vec<Range> {
+pub(super) fn holes(covered: &[Range], within: Range) -> Vec<Range> {
     let mut holes = Vec::new();
     let mut from = within.lower;
     for range in covered {

@@ -16,7 +16,7 @@
 //! Called by the task, inside a transaction. Locks nothing for longer than a call, but the row of its record.
 
 use perf_core::matview::{Facts, Object, Reason, Source};
-use pgrx::{pg_sys, JsonB};
+use pgrx::pg_sys;
 use serde_json::{json, Value};
 
 use crate::act::runs::{rows, run};
@@ -80,7 +80,7 @@ fn as_owner<T>(body: impl FnOnce() -> T) -> Option<T> {
 /// What was known at the last refresh.
 pub fn load(view: pg_sys::Oid) -> Option<Facts> {
     let found = as_owner(|| {
-        rows(c"SELECT facts FROM perf.matview_state WHERE view = $1", &[view.into()], |row| row.get::<JsonB>(1))
+        rows(c"SELECT facts FROM perf.matview_state WHERE view = $1", &[view.into()], |row| row.get::<Document>(1))
     });
     found.into_iter().flatten().flatten().next().and_then(|facts| from_json(&facts.0))
 }

@@ -68,16 +68,7 @@ impl Ground {
                 Err(failure) if is_lock_failure(&failure) => failure,
                 outcome => return outcome,
             };
-            if started.elapsed() >= GIVE_UP {
-                let holders = self.read(|| Ok(holders(relations)))?;
-                let seconds = started.elapsed().as_secs();
-                let message = match holders.as_str() {
-                    "" => format!("{} (for {seconds} s)", failure.message),
-                    holders => format!("the lock could not be had in {seconds} s: {holders}"),
-                };
-                return Err(Failure { message, ..failure });
-            }
-            background::pause(PAUSE_MS + (background::random_u64() % PAUSE_MORE_MS) as i64);
+            rest(started, failure, || self.read(|| Ok(holders(relations))))?;
         }
     }
 
@@ -93,6 +84,32 @@ impl Ground {
 /// Whether a lock could not be had.
 pub fn is_lock_failure(failure: &Failure) -> bool {
     LOCK_NOT_AVAILABLE.contains(&failure.sqlstate.as_str())
+}
+
+/// The pause after a try that could not have a lock; `failure`, with who holds it, when it has been tried for long enough.
+pub fn rest(
+    started: Instant,
+    failure: Failure,
+    holders: impl FnOnce() -> Result<String, Failure>,
+) -> Result<(), Failure> {
+    if started.elapsed() >= GIVE_UP {
+        let seconds = started.elapsed().as_secs();
+        let message = match holders()?.as_str() {
+            "" => format!("{} (for {seconds} s)", failure.message),
+            holders => format!("the lock could not be had in {seconds} s: {holders}"),
+        };
+        return Err(Failure { message, ..failure });
+    }
+    background::pause(PAUSE_MS + (background::random_u64() % PAUSE_MORE_MS) as i64);
+    Ok(())
+}
+
+/// Runs a statement that refuses to run in a transaction, once: it gives way when it cannot have a lock. At top level only.
+pub fn at_once(statement: &str) -> Result<(), Failure> {
+    background::set_session(c"lock_timeout", c"100ms");
+    let outcome = executor::statement(statement);
+    background::set_session(c"lock_timeout", c"0");
+    outcome
 }
 
 /// Who holds locks on relations, in half a sentence; empty when nobody does any more.

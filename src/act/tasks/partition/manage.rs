@@ -6,13 +6,15 @@ use perf_core::schedule::DAY_US;
 use pgrx::datum::Interval;
 use pgrx::pg_sys;
 
+use super::archive_file;
 use super::settings::{ArchiveTo, OnExpire, Settings};
 use crate::act::define::Definition;
+use crate::act::jobs::to_unix;
 use crate::act::runs::{rows, run};
 use crate::error::Error;
 use crate::partitions::{Parent, Table};
 use crate::pg::query::text;
-use crate::pg::{ident, privilege};
+use crate::pg::{background, ident, privilege};
 
 const JOBS: &std::ffi::CStr = c"job";
 const NAME_CHARACTERS: usize = 200;
@@ -57,6 +59,20 @@ impl Request<'_> {
     pub fn store(&self) -> Result<i64, Error> {
         let (parent, settings) = self.settings()?;
         let parent_name = parent.full_name();
+        let job_id = self.store_job(&parent_name, &settings)?;
+        let zone = settings.zone()?;
+        let now = settings.ruler(parent.key, &zone).now(to_unix(background::now()));
+        if !parent.ranges().iter().any(|range| range.contains(now)) {
+            pgrx::notice!(
+                "{parent_name} has no partition for rows of now until its job runs: \
+                 SELECT * FROM perf.partition_tick({}) makes it at once",
+                ident::literal(&parent_name)
+            );
+        }
+        Ok(job_id)
+    }
+
+    fn store_job(&self, parent_name: &str, settings: &Settings) -> Result<i64, Error> {
         let name: String = format!("partitions of {parent_name}").chars().take(NAME_CHARACTERS).collect();
         take_over(self.parent, &name)?;
         Definition {
@@ -123,6 +139,9 @@ impl Request<'_> {
             },
         };
         settings.zone()?;
+        if settings.on_expire == OnExpire::Archive && settings.archive_to == ArchiveTo::File {
+            archive_file::check_settings()?;
+        }
         Ok((parent, settings))
     }
 
@@ -184,6 +203,8 @@ pub struct Managed {
     pub parent: pg_sys::Oid,
     /// Its job.
     pub job_id: i64,
+    /// Whose rights it has.
+    pub owner: pg_sys::Oid,
     /// How it is managed.
     pub options: serde_json::Value,
 }
@@ -193,7 +214,7 @@ pub fn managed(parent: Option<pg_sys::Oid>) -> Result<Vec<Managed>, Error> {
     let role = privilege::current_role();
     privilege::as_owner(JOBS, || {
         let found = rows(
-            c"SELECT target::pg_catalog.oid, job_id, options FROM perf.job
+            c"SELECT target::pg_catalog.oid, job_id, options, owner::pg_catalog.oid FROM perf.job
              WHERE kind = 'partition' AND ($1 IS NULL OR target = $1)
                AND (owner::pg_catalog.oid = $2 OR (SELECT rolsuper FROM pg_catalog.pg_roles WHERE oid = $2))
              ORDER BY job_id",
@@ -202,7 +223,8 @@ pub fn managed(parent: Option<pg_sys::Oid>) -> Result<Vec<Managed>, Error> {
                 Some(Managed {
                     parent: row.get::<pg_sys::Oid>(1)?,
                     job_id: row.get::<i64>(2)?,
-                    options: row.get::<pgrx::JsonB>(3)?.0,
+                    owner: row.get::<pg_sys::Oid>(4)?,
+                    options: row.get::<crate::pg::text::Document>(3)?.0,
                 })
             },
         );

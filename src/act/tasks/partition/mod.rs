@@ -1,10 +1,18 @@
 //! Jobs that manage the partitions of a table: make those that are needed ahead of time ([`rotate`]), let go of those whose
-//! retention is over, compress old ones. `perf_core::partition` says which; here it is done.
+//! retention is over ([`expire`]), compress old ones ([`compress`]). `perf_core::partition` says which; here it is done.
 //!
 //! Called by the worker of a run, in a session of the job's owner, and by `perf.partition_tick` in its caller's
 //! transaction. Each step has its own (sub)transaction, so that one that fails stops no other. No step takes ACCESS
 //! EXCLUSIVE on a parent, but for moving rows out of a default partition and for letting go of a partition beside one.
 
+pub mod archive;
+pub mod archive_file;
+pub mod compress;
+pub mod compress_facts;
+pub mod compress_state;
+pub mod convert;
+pub mod expire;
+pub mod expire_state;
 pub mod ground;
 pub mod manage;
 pub mod rotate;
@@ -138,9 +146,10 @@ pub struct Look<'a> {
 pub fn look(look: &Look, steps: &mut Steps) -> Result<(), Failure> {
     let name = look.ground.read(|| Ok(ident::relation(look.parent)))?;
     let name = name.unwrap_or_else(|| format!("(relation {})", look.parent.to_u32()));
-    let result = rotate::rotate(look, steps);
-    if let Err(failure) = result {
-        steps.failed(name, "read", failure)?;
+    for part in [rotate::rotate, expire::expire, compress::compress] {
+        if let Err(failure) = part(look, steps) {
+            steps.failed(name.clone(), "read", failure)?;
+        }
     }
     Ok(())
 }

@@ -9,12 +9,13 @@
 use perf_core::partition::{literal, name_nth, Range};
 use pgrx::pg_sys;
 
-use super::{ground, planned, shield, Look, Steps};
+use super::ground::{self, Ground};
+use super::{planned, shield, Look, Steps};
 use crate::act::executor::Failure;
 use crate::partitions::like::{self, NewTable};
 use crate::partitions::{Parent, Partition};
 use crate::pg::query::text;
-use crate::pg::{ddl, ident, privilege, query};
+use crate::pg::{ddl, ident, privilege, query, role};
 
 /// Names tried for a partition.
 const NAMES_MAX: u32 = 100;
@@ -145,7 +146,7 @@ fn make(look: &Look, range: Range) -> Result<Made, Failure> {
         Some((default, rows)) if rows > 0 => {
             lock(look.parent, "ACCESS EXCLUSIVE");
             let created = like::create(parent.oid, model.map(|model| model.oid), &new)?;
-            let moved = move_rows(&parent, default, &bounds, created, &full_name, &attach)?;
+            let moved = move_rows(look, &parent, default, &bounds, created, &full_name, &attach)?;
             Ok(Made::Partition(full_name, moved))
         }
         _ => {
@@ -192,9 +193,10 @@ fn count(default: &Partition, bounds: &Bounds, limit: i64) -> i64 {
     privilege::with_own_path(|| ddl::value::<i64>(&statement)).unwrap_or(0)
 }
 
-/// Moves the rows of a range from the default partition to `created`, and attaches that. The rows pass through a temporary
+/// Moves the rows of a range from the default partition to `created`, and attaches that. The rows pass through another
 /// table: a change of a table that is attached already is what subscribers of a publication hear of.
 fn move_rows(
+    look: &Look,
     parent: &Parent,
     default: &Partition,
     bounds: &Bounds,
@@ -216,26 +218,29 @@ fn move_rows(
     }
     privilege::with_own_path(|| {
         let columns = stored_columns(parent.oid).join(", ");
-        let staging = "pg_temp.perf_opt_moved";
         let source = default.full_name();
-        ddl::run(&format!("CREATE TEMPORARY TABLE perf_opt_moved (LIKE {source}) ON COMMIT DROP"));
-        let triggers = triggers_off(default.oid, &source);
-        let moved = ddl::run(&format!(
-            "WITH moved AS (DELETE FROM {source} WHERE {} RETURNING {columns})
-             INSERT INTO {staging} ({columns}) SELECT {columns} FROM moved",
-            bounds.condition()
-        ));
-        for statement in triggers {
-            ddl::run(&statement);
+        let staging = staging_table(parent, &source)?;
+        if look.ground == Ground::TopLevel {
+            // What waits for the end of the transaction would run as somebody else than the owner.
+            ddl::run("SET CONSTRAINTS ALL IMMEDIATE");
         }
+        let triggers = triggers_off(default.oid, &source);
+        let moved = privilege::as_relation_owner(parent.oid, || {
+            ddl::run(&format!(
+                "WITH moved AS (DELETE FROM {source} WHERE {} RETURNING {columns})
+                 INSERT INTO {staging} ({columns}) SELECT {columns} FROM moved",
+                bounds.condition()
+            ))
+        });
+        triggers.iter().for_each(|statement| run(statement));
         ddl::run(attach);
         let triggers = triggers_off(created, full_name);
-        let arrived = ddl::run(&format!(
-            "INSERT INTO {full_name} ({columns}) OVERRIDING SYSTEM VALUE SELECT {columns} FROM {staging}"
-        ));
-        for statement in triggers {
-            ddl::run(&statement);
-        }
+        let arrived = privilege::as_relation_owner(parent.oid, || {
+            ddl::run(&format!(
+                "INSERT INTO {full_name} ({columns}) OVERRIDING SYSTEM VALUE SELECT {columns} FROM {staging}"
+            ))
+        });
+        triggers.iter().for_each(|statement| run(statement));
         ddl::run(&format!("DROP TABLE {staging}"));
         if arrived != moved {
             return Err(Failure::new("XX000", format!("{moved} rows left {source}, and {arrived} arrived")));
@@ -244,8 +249,26 @@ fn move_rows(
     })
 }
 
+fn run(statement: &str) {
+    ddl::run(statement);
+}
+
+/// Makes a table for rows on their way, which nobody else ever sees; its quoted name.
+fn staging_table(parent: &Parent, source: &str) -> Result<String, Failure> {
+    let name = (1..=NAMES_MAX).map(|n| format!("perf_opt_moved_{n}")).find(|name| !is_taken(&parent.schema, name));
+    let Some(name) = name else {
+        return Err(Failure::new("42P07", "all names for a table of rows on their way are taken"));
+    };
+    let staging = ident::qualified(&parent.schema, &name);
+    ddl::run(&format!("CREATE UNLOGGED TABLE {staging} (LIKE {source})"));
+    if let Some(owner) = role::name(parent.owner) {
+        ddl::run(&format!("ALTER TABLE {staging} OWNER TO {}", ident::quote(&owner)));
+    }
+    Ok(staging)
+}
+
 /// Columns that hold what was written to them, quoted: generated ones are computed again.
-fn stored_columns(relation: pg_sys::Oid) -> Vec<String> {
+pub fn stored_columns(relation: pg_sys::Oid) -> Vec<String> {
     query::run_with(
         c"SELECT a.attname::text FROM pg_attribute a
            WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum",
@@ -281,7 +304,7 @@ fn triggers_off(relation: pg_sys::Oid, full_name: &str) -> Vec<String> {
 }
 
 /// A foreign key of another table that refers to this one.
-fn incoming_key(relation: pg_sys::Oid) -> Option<String> {
+pub fn incoming_key(relation: pg_sys::Oid) -> Option<String> {
     let found = privilege::with_own_path(|| {
         query::run_with(
             c"SELECT format('%I of %s', k.conname, k.conrelid::regclass) FROM pg_constraint k
@@ -307,7 +330,7 @@ fn free_name(look: &Look, parent: &Parent, schema: &str, range: &Range) -> Resul
 }
 
 /// Whether a relation or a type has the name: a table needs both.
-fn is_taken(schema: &str, name: &str) -> bool {
+pub fn is_taken(schema: &str, name: &str) -> bool {
     let found = privilege::with_own_path(|| {
         query::run_with(
             c"SELECT FROM pg_namespace n WHERE n.nspname = $1

@@ -5,17 +5,18 @@
 
 use std::time::{Duration, Instant};
 
-use pgrx::{pg_sys, JsonB};
+use pgrx::{pg_sys, PgSqlErrorCode};
 use serde_json::Value;
 
 use super::ground::Ground;
 use super::manage::{managed, managed_one, Managed};
 use super::settings::Settings;
 use super::{look, Look, Status, Step, Steps};
+use crate::act::executor::QUERY_CANCELED;
 use crate::act::requests;
 use crate::error::Error;
 use crate::pg::query::{self, Row};
-use crate::pg::text::Text;
+use crate::pg::text::{Document, Text};
 use crate::pg::{background, ident, privilege, raw};
 
 const RUNS: &std::ffi::CStr = c"job_run";
@@ -82,11 +83,19 @@ fn inside(one: &Managed, as_of_us: i64, answers: &mut Vec<Answer>) -> Result<(),
     let mut steps = Steps::default();
     let outcome = Settings::from_options(&one.options).and_then(|settings| {
         let what = Look { ground: Ground::Inside, parent: one.parent, settings: &settings, as_of_us };
-        look(&what, &mut steps)
+        let mut whole = || look(&what, &mut steps);
+        // A superuser who looks after another's tables does not lend them a superuser's rights.
+        if one.owner == privilege::current_role() {
+            whole()
+        } else {
+            privilege::as_role(one.owner, whole)
+        }
     });
     if let Err(failure) = outcome {
-        // A cancel reached a subtransaction: it is meant for the whole.
-        background::check_for_interrupts();
+        if failure.sqlstate == QUERY_CANCELED {
+            // It reached a subtransaction, and is meant for the whole.
+            pgrx::ereport!(ERROR, PgSqlErrorCode::ERRCODE_QUERY_CANCELED, failure.message);
+        }
         answers.push(failed(one, &failure.message));
     }
     answers.extend(steps.all.into_iter().map(answer));
@@ -129,7 +138,7 @@ fn see(run_id: i64) -> Result<Option<Seen>, Error> {
             status: row.string(1),
             message: row.get::<Text>(2).map(|text| text.0),
             has_failed: row.get::<bool>(3).unwrap_or(false),
-            detail: row.get::<JsonB>(4).map_or(Value::Null, |detail| detail.0),
+            detail: row.get::<Document>(4).map_or(Value::Null, |detail| detail.0),
         })
     };
     privilege::as_owner(RUNS, || {

@@ -1,5 +1,6 @@
 //! Tests of partitions against another calendar, in real time zones and in one that changes its clock at random.
 
+mod checks;
 mod plans;
 mod text;
 mod tiles;

@@ -1,0 +1,278 @@
+//! Writes a detached partition to a file: CSV with a header, compressed with zstd, that COPY can load again. The file
+//! is read back, and what it holds is compared with what was written to it, before the table is dropped; all of it in
+//! one transaction, so that a crash at any moment leaves the table, and the next run writes the file anew.
+//!
+//! Called by the expiry of partitions, in the worker of a run only. Locks the table in SHARE ROW EXCLUSIVE while it is
+//! written, so that nobody changes it, and no other run writes to the same file, and in ACCESS EXCLUSIVE to drop it.
+
+use std::path::{Path, PathBuf};
+
+use perf_core::partition::expiry;
+
+use super::expire::{explained, lock_detached, tree_bytes};
+use super::expire_state::Expired;
+use super::ground::Ground;
+use super::Look;
+use crate::act::executor::{self, Failure};
+use crate::act::runs::run;
+use crate::error::Error;
+use crate::guc;
+use crate::pg::compressed_file::{read_back, sync_directory, Content, Sink};
+use crate::pg::query::text;
+use crate::pg::{background, ddl, ident, privilege, query};
+
+const ARCHIVES: &std::ffi::CStr = c"partition_archive";
+/// Names tried for a file.
+const NAMES_MAX: u32 = 1_000;
+/// What a file is called while it is written ends in.
+const PARTIAL: &str = ".partial";
+/// Rows are written so that they mean the same to whoever loads them, whatever the session's settings are.
+const SETTINGS: &str = "SET LOCAL datestyle = 'ISO, YMD'; SET LOCAL intervalstyle = 'postgres'; \
+                        SET LOCAL timezone = 'UTC'; SET LOCAL bytea_output = 'hex'; \
+                        SET LOCAL extra_float_digits = 3; SET LOCAL xmloption = 'content'";
+
+/// The directory for files; an error when there is none to write to, or the current role may not have the server write
+/// files.
+pub fn directory() -> Result<PathBuf, Failure> {
+    check_settings()?;
+    let path = PathBuf::from(guc::archive_directory());
+    let failed = |error: std::io::Error| of_directory(&path, &error);
+    let about = std::fs::metadata(&path).map_err(failed)?;
+    if !about.is_dir() {
+        return Err(of_directory(&path, &std::io::Error::from(std::io::ErrorKind::NotADirectory)));
+    }
+    let probe = path.join(format!(".perf_opt_{}{PARTIAL}", background::my_pid()));
+    std::fs::OpenOptions::new().write(true).create(true).truncate(true).open(&probe).map_err(failed)?;
+    std::fs::remove_file(&probe).map_err(failed)?;
+    Ok(path)
+}
+
+fn of_directory(path: &Path, error: &std::io::Error) -> Failure {
+    Failure {
+        hint: Some("The server must be able to write there.".to_owned()),
+        ..Failure::new("58030", format!("perf_opt.archive_directory {}: {error}", path.display()))
+    }
+}
+
+/// What can be said without looking at the directory.
+pub fn check_settings() -> Result<(), Error> {
+    let role = privilege::current_role();
+    let may = query::run_with(
+        c"SELECT pg_catalog.pg_has_role($1, 'pg_write_server_files', 'USAGE')",
+        &[role.into()],
+        |row| row.get::<bool>(1).unwrap_or(false),
+    );
+    if !may.1.contains(&true) && !privilege::is_superuser(role) {
+        return Err(Error::Denied {
+            message: "permission denied to archive partitions to files of the server".to_owned(),
+            hint: "Only superusers and members of pg_write_server_files may; archive_to => 'schema' is for everybody."
+                .to_owned(),
+        });
+    }
+    let path = guc::archive_directory();
+    if path.is_empty() {
+        return Err(Error::WrongState {
+            message: "perf_opt.archive_directory is not set".to_owned(),
+            hint: "A superuser sets it to an absolute path that the server may write to.".to_owned(),
+        });
+    }
+    if !Path::new(&path).is_absolute() {
+        return Err(Error::WrongState {
+            message: format!("perf_opt.archive_directory is \"{path}\", which is not an absolute path"),
+            hint: "A superuser sets it to an absolute path that the server may write to.".to_owned(),
+        });
+    }
+    Ok(())
+}
+
+/// Removes what an interrupted run has left of a file.
+pub fn remove_partial(expired: &Expired) {
+    if let Some(file) = &expired.file {
+        let _ = std::fs::remove_file(partial(Path::new(file)));
+    }
+}
+
+fn partial(file: &Path) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(PARTIAL);
+    PathBuf::from(name)
+}
+
+/// Writes it, and drops it. What became of it; `None` when it is somebody else's by now.
+pub fn to_file(look: &Look, expired: &Expired) -> Result<Option<String>, Failure> {
+    // Rather now than after an hour of writing: what depends on the table would stop its drop.
+    look.ground.read(|| can_be_dropped(expired))?;
+    let (file, is_ours) = look.ground.step(&[], || file_for(expired))?;
+    let outcome = executor::transaction(|| {
+        let locked = Ground::Inside.step(&[expired.oid], || Ok(lock_detached(expired, "SHARE ROW EXCLUSIVE")))?;
+        if !locked {
+            return Ok(None);
+        }
+        let columns = columns(expired);
+        let encoding = encoding();
+        let temporary = partial(&file);
+        let (rows, content) = write(expired, &columns, &encoding, &temporary)?;
+        verify(&temporary, rows, &content)?;
+        let file_bytes =
+            std::fs::metadata(&temporary).map(|about| about.len()).map_err(|error| of(&temporary, &error))?;
+        if !is_ours && file.exists() {
+            return Err(Failure::new("58P02", format!("{} exists already", file.display())));
+        }
+        std::fs::rename(&temporary, &file).map_err(|error| of(&file, &error))?;
+        let directory = file.parent().unwrap_or(Path::new("/"));
+        sync_directory(directory).map_err(|error| of_directory(directory, &error))?;
+        let table_bytes = tree_bytes(expired.oid);
+        record(expired, &columns, &encoding, &file, rows, &content, table_bytes, file_bytes)?;
+        Ground::Inside.step(&[expired.oid], || {
+            ddl::run(&format!("DROP TABLE {}", expired.full_name()));
+            Ok(())
+        })?;
+        expired.forget()?;
+        Ok(Some(format!(
+            "{}; {rows} rows, {table_bytes} bytes, are in {} of {file_bytes} bytes now",
+            expired.bounds,
+            file.display()
+        )))
+    });
+    if outcome.is_err() {
+        let _ = std::fs::remove_file(partial(&file));
+    }
+    outcome
+}
+
+/// Tries to drop the table, and takes it back.
+fn can_be_dropped(expired: &Expired) -> Result<(), Failure> {
+    const TAKEN_BACK: &str = "perf_opt: taken back";
+    let tried = Ground::Inside.step::<()>(&[expired.oid], || {
+        if lock_detached(expired, "ACCESS EXCLUSIVE") {
+            ddl::run(&format!("DROP TABLE {}", expired.full_name()));
+        }
+        Err(Failure::new("00000", TAKEN_BACK))
+    });
+    match tried {
+        Err(failure) if failure.message != TAKEN_BACK => Err(failure),
+        _ => Ok(()),
+    }
+}
+
+/// The file that it goes to, remembered from before it is there: a file of that name is an interrupted run's then.
+/// Whether it was remembered already.
+fn file_for(expired: &Expired) -> Result<(PathBuf, bool), Failure> {
+    let directory = directory()?;
+    if let Some(file) = expired.file.as_ref().map(PathBuf::from) {
+        if file.parent() == Some(&directory) {
+            return Ok((file, true));
+        }
+        remove_partial(expired);
+    }
+    for n in 1..=NAMES_MAX {
+        let file = directory.join(expiry::file_name(&expired.stem, n));
+        if !file.exists() && !partial(&file).exists() {
+            expired.note_file(&file.to_string_lossy())?;
+            return Ok((file, false));
+        }
+    }
+    Err(Failure::new("58P02", format!("{NAMES_MAX} names for {} are taken", directory.join(&expired.stem).display())))
+}
+
+fn of(path: &Path, error: &std::io::Error) -> Failure {
+    let sqlstate = if error.kind() == std::io::ErrorKind::StorageFull { "53100" } else { "58030" };
+    Failure::new(sqlstate, format!("{}: {error}", path.display()))
+}
+
+/// Columns that COPY can load again: what is generated is generated anew.
+fn columns(expired: &Expired) -> String {
+    let found = query::run_with(
+        c"SELECT a.attname::pg_catalog.text FROM pg_catalog.pg_attribute a
+           WHERE a.attrelid OPERATOR(pg_catalog.=) $1 AND a.attnum OPERATOR(pg_catalog.>) 0::pg_catalog.int2
+             AND NOT a.attisdropped AND a.attgenerated OPERATOR(pg_catalog.=) ''::pg_catalog.\"char\"
+           ORDER BY a.attnum",
+        &[expired.oid.into()],
+        |row| ident::quote(&row.string(1)),
+    );
+    found.1.join(", ")
+}
+
+/// UTF-8, which every database can load, unless nobody knows what the bytes of this one mean.
+fn encoding() -> String {
+    match ddl::value::<crate::pg::text::Text>("SELECT pg_catalog.getdatabaseencoding()::pg_catalog.text") {
+        Some(name) if name.0 == "SQL_ASCII" => name.0,
+        _ => "UTF8".to_owned(),
+    }
+}
+
+/// Has the server write all rows. How many, and what came out.
+fn write(expired: &Expired, columns: &str, encoding: &str, path: &Path) -> Result<(u64, Content), Failure> {
+    ddl::run(SETTINGS);
+    let sink = Sink::start(path).map_err(|error| of(path, &error))?;
+    let statement = format!(
+        "COPY (SELECT {columns} FROM {}) TO {} WITH (FORMAT csv, HEADER, ENCODING {})",
+        expired.full_name(),
+        ident::literal(&sink.target()),
+        ident::literal(encoding)
+    );
+    // With its end, or its failure, the server has closed its side.
+    let copied = executor::subtransaction(|| Ok(privilege::with_own_path(|| ddl::run(&statement))));
+    let written = sink.finish();
+    match (written, copied) {
+        // That the pipe was closed is what the server says then.
+        (Err(error), _) => Err(of(path, &error)),
+        (Ok(_), Err(failure)) => Err(explained(failure)),
+        (Ok(content), Ok(rows)) => Ok((rows, content)),
+    }
+}
+
+/// Reads the file back, and compares.
+fn verify(path: &Path, rows: u64, written: &Content) -> Result<(), Failure> {
+    let found = read_back(path, background::check_for_interrupts).map_err(|error| of(path, &error))?;
+    if found != *written || found.records != rows + 1 {
+        let message = format!(
+            "{}: {rows} rows were written, {} bytes with SHA-256 {}, but the file holds {}, {} bytes with {}",
+            path.display(),
+            written.bytes,
+            written.sha256,
+            found.records.saturating_sub(1),
+            found.bytes,
+            found.sha256
+        );
+        return Err(Failure::new("58030", message));
+    }
+    Ok(())
+}
+
+#[allow(clippy::too_many_arguments, reason = "a row of a table")]
+fn record(
+    expired: &Expired,
+    columns: &str,
+    encoding: &str,
+    file: &Path,
+    rows: u64,
+    content: &Content,
+    table_bytes: i64,
+    file_bytes: u64,
+) -> Result<(), Error> {
+    let owner = privilege::current_role();
+    let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    privilege::as_owner(ARCHIVES, || {
+        run(
+            c"INSERT INTO perf.partition_archive (owner, parent, relation, bounds, columns, file, encoding, rows,
+                                                  table_bytes, content_bytes, file_bytes, sha256)
+              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+            &[
+                owner.into(),
+                text(&expired.parent_name),
+                text(&expired.full_name()),
+                text(&expired.bounds),
+                text(columns),
+                text(&file.to_string_lossy()),
+                text(encoding),
+                number(rows).into(),
+                table_bytes.into(),
+                number(content.bytes).into(),
+                number(file_bytes).into(),
+                text(&content.sha256),
+            ],
+        );
+        Ok(())
+    })
+}
