@@ -8,7 +8,7 @@ COMMENT ON FUNCTION perf.capacity_estimate(interval[]) IS
 'Projects database_size and disk_used (bytes), peak_connections (highest of a day) and qps (95th percentile of a day''s minutes) to each horizon.
 current_value: measured now (connections and qps: over the last 24 hours). projected, projected_low, projected_high: expectation and interval; NULL where quality is insufficient_data. growth_per_quarter: in unit.
 trigger_name, trigger_value: the lowest trigger of perf.scaling_trigger that is not reached yet (disk: percent of what can be used; connections: never above 90 % of max_connections). crosses_at, crosses_earliest_at, crosses_latest_at: when projection, upper and lower end reach it, within the horizon.
-model: linear | log | last_half | last_third, of each part of a sum. backtest_error_pct: median error on the history. backtest_coverage_pct: share of the history inside the intervals, as achieved.
+model: linear | log | last_half | last_third | drift, of each part of a sum. backtest_error_pct: median error on the history. backtest_coverage_pct: share of the history inside the intervals, as achieved.
 quality: insufficient_data (less than 14 days of history, or less than 30 for more than 30 days ahead) | supported (horizon up to the history) | low (up to twice the history) | extrapolated (beyond: no dates).
 basis: samples (projection from samples) | measured (only current_value is known) | none.
 Errors: 22023 when horizons is NULL, empty, has a NULL, or an interval that is not above zero or is above 100 years';

@@ -4,9 +4,11 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod alerts;
 pub mod backoff;
 pub mod calendar;
 pub mod cardinality;
+pub mod cost;
 pub mod counters;
 pub mod delta;
 pub mod forecast;
@@ -21,7 +23,10 @@ pub mod outcome;
 pub mod partition;
 pub mod partition_convert;
 pub mod patterns;
+pub mod pool;
 pub mod prewarm;
+pub mod replicas;
 pub mod schedule;
 pub mod series;
+pub mod sharding;
 pub mod stats;

@@ -1,6 +1,8 @@
 //! Judges models by what they would have said: fitted to the beginning of the history, tested on what came after.
 
-use super::Fit;
+use std::collections::HashSet;
+
+use super::{Fit, Model};
 use crate::stats::{median, quantile_sorted};
 
 /// Points in time from which the models look ahead.
@@ -12,8 +14,23 @@ const TRAIN_MIN_POINTS: usize = 7;
 const LEADS: usize = 6;
 /// Intervals are made to cover this share of past errors. What they do cover is measured apart.
 const INTERVAL_SHARE: f64 = 0.9;
-/// A model whose typical error is within this factor of the best one's is taken seriously: its disagreement widens the interval.
+/// A model whose typical error is within this factor of the best one's is taken seriously: its disagreement widens the
+/// interval.
 const SERIOUS_FACTOR: f64 = 1.5;
+
+/// A model must have been tried from so many origins.
+const ORIGINS_MIN: usize = 3;
+/// Errors within this factor of the least are equal.
+const TIE_FACTOR: f64 = 1.02;
+/// Errors within this factor of the least may be so by luck: few trials, and they overlap.
+const LUCK_FACTOR: f64 = 1.4;
+/// A model that fits the last third of the history within this factor of the best one has missed nothing there ...
+const RECENT_FACTOR: f64 = 1.08;
+/// ... and this much more, divided by its points: a model of the last third bends towards their noise.
+const RECENT_PARAMETERS: f64 = 2.0;
+
+/// Models that are no further from the last third than this many times the best one have equal rights where none fits.
+const MIXED_FACTOR: f64 = 2.0;
 
 /// What the back-test of the chosen model has shown.
 #[derive(Debug, Clone)]
@@ -58,32 +75,45 @@ struct Trial {
     said: Vec<Option<f64>>,
 }
 
-/// The back-test of the best model, and the models to be taken seriously, the best first. None without a model.
-pub(super) fn choose(fits: &[Fit], points: &[(f64, f64)]) -> Option<(Backtest, Vec<Fit>)> {
+/// What to project by.
+pub(super) struct Chosen {
+    pub(super) backtest: Backtest,
+    /// The models whose mean is the projection, the best one first.
+    pub(super) mixed: Vec<Fit>,
+    /// The models whose disagreement widens the interval: `mixed` and those that did nearly as well.
+    pub(super) serious: Vec<Fit>,
+}
+
+/// Chooses among models by their back-test. None without a model.
+pub(super) fn choose(fits: &[Fit], points: &[(f64, f64)]) -> Option<Chosen> {
     let trials = trials(fits, points);
-    let typical: Vec<f64> = (0..fits.len())
-        .map(|m| {
-            let errors: Vec<f64> = trials.iter().filter_map(|t| Some((t.said[m]? - t.actual).abs())).collect();
-            // A model that could not be tried everywhere is not compared on its easy trials.
-            let complete = !trials.is_empty() && errors.len() == trials.len();
-            if complete {
-                errors.iter().sum::<f64>() / errors.len() as f64
-            } else {
-                f64::INFINITY
-            }
-        })
-        .collect();
+    let recent: Vec<f64> = fits.iter().map(|f| recent_misfit(f, points)).collect();
+    let recent_least = recent.iter().copied().fold(f64::INFINITY, f64::min);
+    let typical: Vec<f64> = (0..fits.len()).map(|m| typical_error(&trials, m)).collect();
     let mut order: Vec<usize> = (0..fits.len()).collect();
     order.sort_by(|&a, &b| typical[a].total_cmp(&typical[b]));
     let least = typical[*order.first()?];
-    // The simplest of those that are as good as the best: a tie must not be settled by rounding errors.
-    let best = (0..fits.len()).find(|&m| typical[m] <= least * 1.02 + 1e-9)?;
+    // The simplest of those that are as good as the best: a tie must not be settled by rounding errors, and a
+    // difference that may be luck not at all, unless the simple model plainly misses what came last.
+    let recent_limit = RECENT_FACTOR + RECENT_PARAMETERS / points.len().div_ceil(3) as f64;
+    let fits_all = |m: usize| typical[m] <= least * LUCK_FACTOR && recent[m] <= recent_least * recent_limit;
+    let best = (0..fits.len()).find(|&m| typical[m] <= least * TIE_FACTOR + 1e-9 || fits_all(m))?;
     order.retain(|&m| m != best);
     order.insert(0, best);
     let limit = typical[best] * SERIOUS_FACTOR;
     let serious: Vec<usize> = order.into_iter().filter(|&m| m == best || typical[m] <= limit).collect();
+    // A series that no model of the whole history fits wanders, or has changed its pace: the mean of the models that are
+    // near its end errs less than any one of them.
+    let wanders = !fits_all(best) || !matches!(fits[best].model, Model::Linear | Model::Log);
+    let mixed: Vec<usize> = (serious.iter().copied())
+        .filter(|&m| m == best || wanders && recent[m] <= recent_least * MIXED_FACTOR)
+        .collect();
 
-    let error = |t: &Trial| t.said[best].map(|s| (s - t.actual).abs());
+    let mix = |t: &Trial| -> Option<f64> {
+        let said: Vec<f64> = mixed.iter().filter_map(|&m| t.said[m]).collect();
+        (!said.is_empty()).then(|| said.iter().sum::<f64>() / said.len() as f64)
+    };
+    let error = |t: &Trial| mix(t).map(|s| (s - t.actual).abs());
     let growth = error_growth(&trials, error, fits[best], points);
     let scores: Vec<(usize, f64)> =
         trials.iter().filter_map(|t| Some((t.origin, error(t)? / growth.at(t.lead).max(f64::MIN_POSITIVE)))).collect();
@@ -91,11 +121,34 @@ pub(super) fn choose(fits: &[Fit], points: &[(f64, f64)]) -> Option<(Backtest, V
         error_pct: median(
             trials.iter().filter(|t| t.actual != 0.0).filter_map(|t| Some(100.0 * error(t)? / t.actual.abs())),
         ),
-        coverage_pct: coverage_pct(&trials, &scores, growth, best, &serious),
+        coverage_pct: coverage_pct(&trials, &scores, growth, mix, &serious),
         growth,
         quantile: conformal(scores.iter().map(|s| s.1)).unwrap_or(1.0),
     };
-    Some((backtest, serious.into_iter().map(|m| fits[m]).collect()))
+    let of = |numbers: &[usize]| numbers.iter().map(|&m| fits[m]).collect();
+    Some(Chosen { backtest, mixed: of(&mixed), serious: of(&serious) })
+}
+
+/// Mean error of a model. One that needs a longer history than some trials had is compared with the first model, which needs
+/// the least, on the trials that both had: not on its easy ones alone.
+fn typical_error(trials: &[Trial], model: usize) -> f64 {
+    let error = |t: &Trial, m: usize| t.said[m].map(|s| (s - t.actual).abs());
+    let shared = || trials.iter().filter_map(|t| Some((t.origin, error(t, 0)?, error(t, model)?)));
+    let origins = shared().map(|s| s.0).collect::<HashSet<_>>().len();
+    let of_first: Vec<f64> = trials.iter().filter_map(|t| error(t, 0)).collect();
+    if origins < ORIGINS_MIN || of_first.is_empty() {
+        return f64::INFINITY;
+    }
+    let (first, own) = shared().fold((0.0, 0.0), |sum, s| (sum.0 + s.1, sum.1 + s.2));
+    let mean = of_first.iter().sum::<f64>() / of_first.len() as f64;
+    mean * (own + 1e-9) / (first + 1e-9)
+}
+
+/// Mean distance of the last third of the points from what a model, which knows them, says.
+fn recent_misfit(fit: &Fit, points: &[(f64, f64)]) -> f64 {
+    let recent = &points[points.len() - points.len().div_ceil(3)..];
+    // Values are in units of the largest one; what is added keeps rounding errors from counting.
+    1e-9 + recent.iter().map(|p| (p.1 - fit.at(p.0)).abs()).sum::<f64>() / recent.len().max(1) as f64
 }
 
 fn trials(fits: &[Fit], points: &[(f64, f64)]) -> Vec<Trial> {
@@ -143,14 +196,14 @@ fn coverage_pct(
     trials: &[Trial],
     scores: &[(usize, f64)],
     growth: Growth,
-    best: usize,
+    mix: impl Fn(&Trial) -> Option<f64>,
     serious: &[usize],
 ) -> Option<f64> {
     let (mut inside, mut tested) = (0u32, 0u32);
     for origin in 0..ORIGINS {
         let Some(quantile) = conformal(scores.iter().filter(|s| s.0 != origin).map(|s| s.1)) else { continue };
         for trial in trials.iter().filter(|t| t.origin == origin) {
-            let Some(value) = trial.said[best] else { continue };
+            let Some(value) = mix(trial) else { continue };
             let margin = quantile * growth.at(trial.lead);
             let said = || serious.iter().filter_map(|&m| trial.said[m]);
             let (low, high) = (said().fold(value - margin, f64::min), said().fold(value + margin, f64::max));

@@ -1,10 +1,13 @@
 //! Forecasts a daily series and says how far it may be believed.
 //!
-//! Four robust (Theil-Sen) models compete: a line and an exponential over the whole history, a line over its last half and
-//! over its last third. A rolling-origin back-test chooses: each model is fitted to the beginning of the history and judged
-//! by the rest. Intervals come from the errors of that back-test (conformal) and from how far the serious models disagree;
-//! the coverage that is published is the one the intervals reached on the history, each origin judged by the others.
-//! One-off steps (a bulk load, a VACUUM FULL) are taken out of the trend, weekday offsets are learned after three weeks.
+//! Five models compete: a robust line (Theil-Sen, refined by least squares over its inliers) and an exponential over
+//! the whole history, a line over its last half and over its last third, and the mean pace from the last level on. A
+//! rolling-origin back-test chooses: each model is fitted to the beginning of the history and judged by the rest, and
+//! by whether it misses the last third, which most of the back-test came too early to see. A series that no model of
+//! its whole history fits wanders: there the mean of the models that are near is taken. Intervals come from the errors
+//! of that back-test (conformal) and from how far the serious models disagree; the coverage that is published is the
+//! one the intervals reached on the history, each origin judged by the others. One-off steps (a bulk load, a VACUUM
+//! FULL) are taken out of the trend, weekday offsets are learned after three weeks.
 //!
 //! Time is in days and may have any origin as long as whole numbers are midnights. Nothing here panics on any input.
 
@@ -13,7 +16,7 @@ mod clean;
 mod disk;
 
 use crate::calendar::Date;
-use crate::stats::{theil_sen, Line};
+use crate::stats::{median, robust_line, theil_sen, Line};
 use backtest::Backtest;
 pub use disk::Sum;
 
@@ -46,10 +49,12 @@ pub enum Model {
     LastHalf,
     /// A line over the last third.
     LastThird,
+    /// The mean pace from the last level on: what a random walk does.
+    Drift,
 }
 
 impl Model {
-    const ALL: [Model; 4] = [Model::Linear, Model::Log, Model::LastHalf, Model::LastThird];
+    const ALL: [Model; 5] = [Model::Linear, Model::Log, Model::LastHalf, Model::LastThird, Model::Drift];
 
     /// The name users see.
     pub fn name(self) -> &'static str {
@@ -58,6 +63,7 @@ impl Model {
             Model::Log => "log",
             Model::LastHalf => "last_half",
             Model::LastThird => "last_third",
+            Model::Drift => "drift",
         }
     }
 }
@@ -143,11 +149,12 @@ impl Fit {
     fn of(model: Model, points: &[(f64, f64)]) -> Option<Fit> {
         let n = points.len();
         let line = match model {
-            Model::Linear => theil_sen(points)?,
-            Model::LastHalf if n >= 14 => theil_sen(&points[n / 2..])?,
-            Model::LastThird if n >= 21 => theil_sen(&points[n - n / 3..])?,
+            Model::Linear => robust_line(points)?,
+            Model::LastHalf if n >= 10 => robust_line(&points[n / 2..])?,
+            Model::LastThird if n >= 15 => robust_line(&points[n - n / 3..])?,
+            Model::Drift if n >= 10 => drift(points)?,
             Model::Log if points.iter().all(|p| p.1 > 0.0) => {
-                theil_sen(&points.iter().map(|(x, y)| (*x, y.ln())).collect::<Vec<_>>())?
+                robust_line(&points.iter().map(|(x, y)| (*x, y.ln())).collect::<Vec<_>>())?
             }
             _ => return None,
         };
@@ -160,6 +167,14 @@ impl Fit {
             _ => self.line.at(day),
         }
     }
+}
+
+/// From the level of the first days to that of the last: the middle of five days, so that one odd day moves nothing.
+fn drift(points: &[(f64, f64)]) -> Option<Line> {
+    let level = |part: &[(f64, f64)]| Some((median(part.iter().map(|p| p.0))?, median(part.iter().map(|p| p.1))?));
+    let (first, last) = (level(&points[..5])?, level(&points[points.len() - 5..])?);
+    let slope = (last.1 - first.1) / (last.0 - first.0);
+    Some(Line { intercept: last.1 - slope * last.0, slope })
 }
 
 /// A fitted series.
@@ -180,8 +195,10 @@ pub struct Forecast {
 
 #[derive(Debug, Clone)]
 struct Fitted {
-    best: Fit,
-    /// The models that did nearly as well, the chosen one among them.
+    best: Model,
+    /// The models whose mean is the projection.
+    mixed: Vec<Fit>,
+    /// The models that did nearly as well, these among them.
     serious: Vec<Fit>,
     backtest: Backtest,
     weekday: [f64; 7],
@@ -224,19 +241,20 @@ impl Forecast {
         let plain: Vec<(f64, f64)> =
             level.iter().map(|&(x, y)| (x, y - weekday[clean::weekday_of(x + end_day)])).collect();
         let fits: Vec<Fit> = Model::ALL.iter().filter_map(|&m| Fit::of(m, &plain)).collect();
-        let Some((backtest, serious)) = backtest::choose(&fits, &plain) else { return forecast };
-        let Some(&best) = serious.first() else { return forecast };
-        forecast.slope_per_day = Some((best.at(0.0) - best.at(-1.0)) * scale);
-        forecast.fitted = Some(Fitted { best, serious, backtest: backtest.scaled(scale), weekday, end_day, floor });
-        if let Some(fitted) = &mut forecast.fitted {
-            fitted.rescale(scale);
-        }
+        let Some(chosen) = backtest::choose(&fits, &plain) else { return forecast };
+        let Some(best) = chosen.mixed.first().map(|f| f.model) else { return forecast };
+        let backtest = chosen.backtest.scaled(scale);
+        let (mixed, serious) = (chosen.mixed, chosen.serious);
+        let mut fitted = Fitted { best, mixed, serious, backtest, weekday, end_day, floor };
+        fitted.rescale(scale);
+        forecast.slope_per_day = Some(fitted.trend(0.0) - fitted.trend(-1.0));
+        forecast.fitted = Some(fitted);
         forecast
     }
 
-    /// The chosen model. None: no projection.
+    /// The best model; the projection is its, or its mean with models that are as near where none fits. None: no projection.
     pub fn model(&self) -> Option<Model> {
-        self.fitted.as_ref().map(|f| f.best.model)
+        self.fitted.as_ref().map(|f| f.best)
     }
 
     /// Median error of the back-test in percent of what came. None where nothing could be tested.
@@ -266,7 +284,7 @@ impl Forecast {
 
 impl Fitted {
     fn rescale(&mut self, scale: f64) {
-        for fit in self.serious.iter_mut().chain([&mut self.best]) {
+        for fit in self.serious.iter_mut().chain(&mut self.mixed) {
             match fit.model {
                 Model::Log => fit.line.intercept += scale.ln(),
                 _ => fit.line = Line { intercept: fit.line.intercept * scale, slope: fit.line.slope * scale },
@@ -277,10 +295,16 @@ impl Fitted {
         }
     }
 
+    /// The projection without the week.
+    fn trend(&self, horizon_days: f64) -> f64 {
+        // Divided before they are added: the sum of large values may be infinite.
+        self.mixed.iter().map(|f| f.at(horizon_days) / self.mixed.len() as f64).sum()
+    }
+
     fn at(&self, horizon_days: f64) -> Projection {
         let offset = self.weekday[clean::weekday_of(self.end_day + horizon_days)];
         let bound = |v: f64| v.clamp(self.floor.max(f64::MIN), f64::MAX);
-        let value = self.best.at(horizon_days) + offset;
+        let value = self.trend(horizon_days) + offset;
         let margin = self.backtest.margin(horizon_days);
         let spread =
             |pick: fn(f64, f64) -> f64| self.serious.iter().map(|f| f.at(horizon_days) + offset).fold(value, pick);
@@ -292,7 +316,8 @@ impl Fitted {
     }
 }
 
-/// When `projection` reaches `threshold`, looking day by day up to `limit_days`. For a sum of series, sum their projections.
+/// When `projection` reaches `threshold`, looking day by day up to `limit_days`. For a sum of series, sum their
+/// projections.
 pub fn crossing(projection: impl Fn(f64) -> Option<Projection>, threshold: f64, limit_days: f64) -> Crossing {
     let mut crossing = Crossing::default();
     // Three years of history look six years ahead.

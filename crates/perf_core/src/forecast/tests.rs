@@ -82,6 +82,45 @@ fn a_change_of_pace_is_followed_by_a_recent_model() {
 }
 
 #[test]
+fn a_steady_series_has_one_model_and_a_wandering_one_the_mean_of_several() {
+    let mixed = |f: &Forecast| f.fitted.as_ref().map_or(0, |f| f.mixed.len());
+    let several = (0..20).filter(|&seed| {
+        let mut n = noise(100 + seed);
+        let steady = Forecast::of(&series(200, |d| 1000.0 + 2.0 * d + 10.0 * n()));
+        assert_eq!((steady.model(), mixed(&steady)), (Some(Model::Linear), 1));
+        let mut at = 1000.0;
+        let wandering = Forecast::of(&series(200, |_| {
+            at += 10.0 * n();
+            at
+        }));
+        mixed(&wandering) > 1
+    });
+    assert!(several.count() >= 10);
+}
+
+#[test]
+fn a_bend_that_most_of_the_back_test_has_not_seen_is_seen() {
+    for seed in 0..20 {
+        let mut n = noise(200 + seed);
+        let pace = |d: f64| 1000.0 + 2.0 * d + 20.0 * (d - 150.0).max(0.0);
+        let forecast = Forecast::of(&series(240, |d| pace(d) + 5.0 * n()));
+        let (got, truth) = (at(&forecast, 60.0).value, pace(299.0));
+        assert!((got / truth - 1.0).abs() < 0.1, "{seed}: {got} {truth} {:?}", forecast.model());
+    }
+}
+
+#[test]
+fn a_short_history_may_bend_too() {
+    for seed in 0..10 {
+        let mut n = noise(300 + seed);
+        let pace = |d: f64| 2000.0 - 20.0 * d + 40.0 * (d - 28.0).max(0.0);
+        let forecast = Forecast::of(&series(45, |d| pace(d) + 5.0 * n()));
+        let (got, truth) = (at(&forecast, 20.0).value, pace(64.0));
+        assert!((got / truth - 1.0).abs() < 0.15, "{seed}: {got} {truth} {:?}", forecast.model());
+    }
+}
+
+#[test]
 fn a_one_off_step_is_not_growth() {
     let mut n = noise(4);
     let forecast = Forecast::of(&series(120, |d| 1000.0 + 2.0 * d + if d >= 70.0 { 5000.0 } else { 0.0 } + n()));
