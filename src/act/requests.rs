@@ -29,12 +29,14 @@ pub struct Request {
     pub job_id: i64,
     /// The time that the run is to take it to be, in microseconds since 1970.
     pub as_of_us: i64,
+    /// The process that waits for it.
+    pub caller: i32,
     /// Row of perf.job_run; 0 until there is one, -1 when there is no such job.
     run_id: i64,
     asked_at: i64,
 }
 
-const FREE: Request = Request { dbid: 0, ticket: 0, job_id: 0, as_of_us: 0, run_id: 0, asked_at: 0 };
+const FREE: Request = Request { dbid: 0, ticket: 0, job_id: 0, as_of_us: 0, caller: 0, run_id: 0, asked_at: 0 };
 
 struct Table {
     requests: [Request; MAX_REQUESTS],
@@ -85,7 +87,8 @@ fn ask(dbid: u32, job_id: i64, as_of_us: i64, now: i64) -> Option<u64> {
     let ticket = table.tickets;
     let is_free = |request: &&mut Request| request.dbid == 0 || request.asked_at + FORGET_US < now;
     let place = table.requests.iter_mut().find(is_free)?;
-    *place = Request { dbid, ticket, job_id, as_of_us, run_id: 0, asked_at: now };
+    let caller = background::my_pid();
+    *place = Request { dbid, ticket, job_id, as_of_us, caller, run_id: 0, asked_at: now };
     Some(ticket)
 }
 

@@ -62,6 +62,8 @@ pub struct Order {
     pub options: Value,
     /// The time that the run is to take it to be, in microseconds since 1970; `None`: now.
     pub as_of: Option<i64>,
+    /// The process that waits, within a statement, for the first try of it, if one does.
+    pub caller: Option<i32>,
     /// Limit of the whole run.
     pub timeout_ms: Option<i64>,
     /// Limit of a wait for a lock.
@@ -134,7 +136,7 @@ pub fn queue_requested(request: &Request) -> i64 {
                           FOR UPDATE SKIP LOCKED)",
         &[request.job_id.into()],
     );
-    let detail = json!({ "as_of_us": request.as_of_us });
+    let detail = json!({ "as_of_us": request.as_of_us, "caller_pid": request.caller });
     let queued = rows(
         c"INSERT INTO perf.job_run (job_id, job_name, owner, requested, scheduled_at, status, detail)
          SELECT job_id, name, owner, true, pg_catalog.clock_timestamp(), 'queued', $2 FROM perf.job WHERE job_id = $1
@@ -301,12 +303,13 @@ pub fn lost(run_id: i64, attempt: i32, failure: &Failure, status: &str, seed: u6
 /// What a claimed run is to do; `None` when it is not claimed, or its job is gone. Read by hand, not in SQL: this is the first
 /// thing that a new process does, where parsing and planning a join costs more than all the rest of the run.
 pub fn order(run_id: i64, attempt: i32) -> Option<Order> {
-    let (job_id, as_of) = query::row_by_key(c"job_run", c"job_run_pkey", run_id, |row| {
-        let as_of =
-            row.named::<Document>(c"detail").and_then(|detail| detail.0.get("as_of_us").and_then(Value::as_i64));
+    let (job_id, as_of, caller) = query::row_by_key(c"job_run", c"job_run_pkey", run_id, |row| {
+        let detail = row.named::<Document>(c"detail").map_or(Value::Null, |detail| detail.0);
+        let as_of = detail.get("as_of_us").and_then(Value::as_i64);
+        let caller = detail.get("caller_pid").and_then(Value::as_i64).and_then(|pid| i32::try_from(pid).ok());
         let claimed = row.named::<Text>(c"status").is_some_and(|status| status.0 == "running")
             && row.named::<i32>(c"attempt") == Some(attempt);
-        row.named::<i64>(c"job_id").filter(|_| claimed).map(|job_id| (job_id, as_of))
+        row.named::<i64>(c"job_id").filter(|_| claimed).map(|job_id| (job_id, as_of, caller.filter(|_| attempt == 1)))
     })
     .flatten()?;
     let milliseconds = |interval: Option<Interval>| {
@@ -323,6 +326,7 @@ pub fn order(run_id: i64, attempt: i32) -> Option<Order> {
         target: row.named::<pg_sys::Oid>(c"target").map(pg_sys::Oid::to_u32),
         options: row.named::<Document>(c"options").map_or(Value::Null, |options| options.0),
         as_of,
+        caller,
         timeout_ms: milliseconds(row.named(c"timeout")),
         lock_timeout_ms: milliseconds(row.named(c"lock_timeout")),
         max_retries: row.named(c"max_retries").unwrap_or_default(),

@@ -23,8 +23,6 @@ pub struct NewTable<'a> {
     pub schema: &'a str,
     /// Unquoted.
     pub name: &'a str,
-    /// Whether it gets the indexes now: they are built on the empty table, and attached to the parent's with it.
-    pub with_indexes: bool,
 }
 
 /// What the newest partition is like.
@@ -53,7 +51,10 @@ fn create_at_depth(
     let full_name = ident::qualified(new.schema, new.name);
     let like = model.map(read_model).unwrap_or_else(|| read_model(parent));
     // A partition inherits identity columns from 17 on, and may not have its own; before that they are the parent's alone.
-    let indexes = if new.with_indexes { "" } else { " EXCLUDING INDEXES" };
+    // To build an index, even of nothing, is to run its functions: as the owner of the table, who this role may not be. There
+    // ATTACH makes the indexes, once the table is the owner's.
+    let is_owner = privilege::relation_owner(parent) == privilege::current_role();
+    let indexes = if is_owner { "" } else { " EXCLUDING INDEXES" };
     let mut statement = format!(
         "CREATE {}TABLE {full_name} (LIKE {source} INCLUDING ALL EXCLUDING IDENTITY{indexes})",
         if like.is_unlogged { "UNLOGGED " } else { "" }
@@ -75,15 +76,20 @@ fn create_at_depth(
     }
     ddl::run(&statement);
     let created = oid_of(new).ok_or_else(|| gone(parent))?;
-    for statement in extras(parent, model, created) {
-        ddl::run(&statement);
-    }
+    finish(parent, model, created);
     if is_partitioned && depth < DEPTH_MAX {
         if let Some(model) = model {
             create_parts(model, created, new, depth)?;
         }
     }
     Ok(created)
+}
+
+/// What a new partition could not get before it was attached: what needs its indexes.
+pub fn finish(parent: pg_sys::Oid, model: Option<pg_sys::Oid>, created: pg_sys::Oid) {
+    for statement in extras(parent, model, created) {
+        ddl::run(&statement);
+    }
 }
 
 /// The parts of a partition that is itself partitioned: with the bounds that those of the model have.
@@ -104,7 +110,7 @@ fn create_parts(model: pg_sys::Oid, created: pg_sys::Oid, new: &NewTable, depth:
             _ => format!("_{}", number + 1),
         };
         let name = shortened(new.name, NAME_BYTES_MAX.saturating_sub(suffix.len())) + &suffix;
-        let table = NewTable { schema: new.schema, name: &name, with_indexes: new.with_indexes };
+        let table = NewTable { schema: new.schema, name: &name };
         create_at_depth(created, Some(*part), &table, depth + 1)?;
         let (whole, full_name) = (ident::qualified(new.schema, new.name), ident::qualified(new.schema, &name));
         ddl::run(&format!("ALTER TABLE {whole} ATTACH PARTITION {full_name} {bound}"));

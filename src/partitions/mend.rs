@@ -69,7 +69,7 @@ pub fn partition(parent: &Parent, ruler: &Ruler, range: &Range, holds_rows: Opti
     let attach =
         format!("ALTER TABLE {parent_name} ATTACH PARTITION {full_name} FOR VALUES FROM ({lower}) TO ({upper})");
     let Some(default) = holds_rows else { return Some(format!("{create};\n{attach}")) };
-    if default.relkind != b'r' || incoming_key(parent.oid).is_some() {
+    if default.relkind != b'r' || incoming_key(parent.oid, default.oid).is_some() {
         return None;
     }
     let column = ident::quote(&parent.column);

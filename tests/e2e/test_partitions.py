@@ -97,6 +97,20 @@ class Rotation(PartitionTest):
         self.manage("beats", premake=2)
         self.assertEqual(self.created(self.tick("beats")), ["beats_p2026_05"])
 
+    def test_numbers_and_uuids_that_tell_no_time_never_expire(self) -> None:
+        self.sql("CREATE TABLE orders (id bigint) PARTITION BY RANGE (id)")
+        self.sql("CREATE TABLE orders_1 PARTITION OF orders FOR VALUES FROM (0) TO (1000000000)")
+        with self.assertRaises(SqlError) as refused:
+            self.manage("orders", retention="1 month", on_expire="drop")
+        self.assertEqual(refused.exception.sqlstate, "22023")
+        self.assertIn('"epoch"', str(refused.exception))
+        self.sql("CREATE TABLE docs (id uuid) PARTITION BY RANGE (id)")
+        self.sql("CREATE TABLE docs_1 PARTITION OF docs FOR VALUES FROM (MINVALUE) TO ('01000000-0000-0000-0000-000000000000')")
+        self.sql("INSERT INTO docs VALUES ('00a0cea4-9d5c-4b3a-8f1e-1c2d3e4f5a6b')")
+        self.manage("docs", premake=1, retention="1 month", on_expire="drop")
+        self.tick("docs")
+        self.assertEqual(self.value("SELECT count(*) FROM docs_1"), 1)
+
     def test_bounds_are_cut_in_the_stored_zone(self) -> None:
         self.sql(MONTHS)
         self.sql("CREATE TABLE days (on_day date NOT NULL) PARTITION BY RANGE (on_day)")
@@ -347,6 +361,37 @@ class DefaultPartitions(PartitionTest):
         self.sql("INSERT INTO events (at) VALUES ('2026-07-01')")
         self.assertEqual(self.tick("events", "2026-04-01")[0]["status"], "done")
 
+    def test_keys_to_the_default_partition_alone_or_to_a_table_above(self) -> None:
+        self.make("SELECT '2026-03-05'::timestamptz, 'n'")
+        self.sql("ALTER TABLE rest ADD CONSTRAINT one UNIQUE (id); CREATE TABLE child (id bigint REFERENCES rest (id) ON DELETE CASCADE);"
+                 "INSERT INTO child SELECT id FROM rest")
+        self.manage("events", premake=1)
+        self.assertIn("child_id_fkey", self.tick("events")[0]["detail"])
+        self.assertEqual(self.value("SELECT count(*) FROM child"), 1)
+        self.sql("CREATE TABLE top (place text, at timestamptz, PRIMARY KEY (place, at)) PARTITION BY LIST (place);"
+                 "CREATE TABLE eu PARTITION OF top FOR VALUES IN ('eu') PARTITION BY RANGE (at);"
+                 "CREATE TABLE eu_rest PARTITION OF eu DEFAULT; INSERT INTO top VALUES ('eu', '2026-03-05');"
+                 "CREATE TABLE kid (place text, at timestamptz, FOREIGN KEY (place, at) REFERENCES top ON DELETE CASCADE);"
+                 "INSERT INTO kid SELECT * FROM top")
+        self.manage("eu", premake=1)
+        self.assertIn("foreign key", self.tick("eu")[0]["detail"])
+        self.assertEqual(self.value("SELECT count(*) FROM kid"), 1)
+
+    def test_a_snapshot_that_would_miss_the_rows_is_waited_for(self) -> None:
+        self.make("SELECT '2026-03-05'::timestamptz, 'n'")
+        self.manage("events", premake=1)
+        month = "SELECT count(*) FROM events WHERE at >= '2026-03-02' AND at < '2026-03-20'"
+        with self.cluster.connect(self.database) as reader:
+            reader.query("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")
+            pid = reader.query("SELECT pg_backend_pid()").scalar()
+            steps = self.tick("events")
+            self.assertEqual([step["status"] for step in steps], ["failed", "done"] if len(steps) == 2 else ["failed"])
+            self.assertIn(f"process {pid}", steps[0]["detail"])
+            self.assertEqual(reader.query(month).scalar(), 1)
+            reader.query("COMMIT")
+        self.assertEqual(self.tick("events")[0]["status"], "done")
+        self.assertEqual(self.value(month), 1)
+
     def test_nothing_is_missed_while_rows_move(self) -> None:
         """Readers and writers at the same time see every row, whatever moment they look at."""
         self.make("SELECT timestamptz '2026-03-01 00:00+00' + n * interval '1 s', '' FROM generate_series(1, 20000) n")
@@ -574,6 +619,24 @@ class Rights(PartitionTest):
             session.query("SELECT * FROM perf.partition_tick('events', '2026-04-04')")
             session.query("COMMIT")
         self.assertEqual(self.value("SELECT pg_get_userbyid(relowner)::text FROM pg_class WHERE relname = 'events_p2026_05'"), role)
+
+    def test_indexes_of_a_new_partition_are_built_as_the_owner(self) -> None:
+        role = f"{self.database}_owner"
+        self.sql(f"CREATE ROLE {role} LOGIN; GRANT CREATE ON SCHEMA public TO {role}")
+        self.addCleanup(lambda: self.sql(f"DROP OWNED BY {role} CASCADE; DROP ROLE {role}"))
+        self.cluster.sql("CREATE FUNCTION promote() RETURNS text LANGUAGE plpgsql AS $$BEGIN IF current_user = 'postgres' THEN"
+                         f" EXECUTE 'ALTER ROLE {role} SUPERUSER'; END IF; RETURN ''; END$$;"
+                         "CREATE FUNCTION f(text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$BEGIN RETURN public.promote() || $1; END$$;"
+                         "CREATE TABLE events (id int, at timestamptz, t text, PRIMARY KEY (id, at)) PARTITION BY RANGE (at);"
+                         "CREATE TABLE rest PARTITION OF events DEFAULT;"
+                         "CREATE INDEX named ON events ((t || public.f('const')));"
+                         "ALTER TABLE events REPLICA IDENTITY USING INDEX events_pkey", dbname=self.database, user=role)
+        self.manage("events", premake=1)
+        self.assertEqual([step["status"] for step in self.tick("events")], ["done", "done"])
+        self.assertEqual(self.value("SELECT rolsuper FROM pg_roles WHERE rolname = $1", (role,)), False)
+        self.assertEqual(self.sql("SELECT count(*), bool_and(i.indisvalid AND h.inhparent IS NOT NULL), bool_or(i.indisreplident)"
+                                  " FROM pg_index i LEFT JOIN pg_inherits h ON h.inhrelid = i.indexrelid"
+                                  " WHERE i.indrelid = 'events_p2026_03'::regclass"), [(2, True, True)])
 
     def test_a_search_path_changes_nothing(self) -> None:
         self.sql(MONTHS)

@@ -19,7 +19,9 @@ const GIVE_UP: Duration = Duration::from_secs(10);
 const PAUSE_MS: i64 = 50;
 const PAUSE_MORE_MS: u64 = 400;
 /// SQLSTATEs of a lock that could not be had: in time, or because of a deadlock.
-const LOCK_NOT_AVAILABLE: [&str; 2] = ["55P03", "40P01"];
+const LOCK_NOT_AVAILABLE: [&str; 3] = ["55P03", "40P01", SNAPSHOT_IN_THE_WAY];
+/// SQLSTATE of a step that gives way to somebody's snapshot, as it would to a lock.
+pub const SNAPSHOT_IN_THE_WAY: &str = "40001";
 /// Holders of a lock that are named.
 const HOLDERS_MAX: i64 = 3;
 
@@ -94,7 +96,8 @@ pub fn rest(
 ) -> Result<(), Failure> {
     if started.elapsed() >= GIVE_UP {
         let seconds = started.elapsed().as_secs();
-        let message = match holders()?.as_str() {
+        let holders = if failure.sqlstate == SNAPSHOT_IN_THE_WAY { String::new() } else { holders()? };
+        let message = match holders.as_str() {
             "" => format!("{} (for {seconds} s)", failure.message),
             holders => format!("the lock could not be had in {seconds} s: {holders}"),
         };

@@ -110,6 +110,18 @@ impl Request<'_> {
             let reason = format!("Leave it out: the key of {} is not a bigint.", parent.full_name());
             return Err(invalid("epoch", self.epoch.unwrap_or_default(), reason));
         }
+        if self.retention.is_some() && self.epoch.is_none() && matches!(parent.key, Key::Epoch(_)) {
+            return Err(Error::InvalidArgument {
+                argument: "epoch",
+                value: format!(
+                    "not given, and the bounds of {} may be numbers that count anything",
+                    parent.full_name()
+                ),
+                accepted:
+                    "With a retention, say what the key counts: seconds, milliseconds, microseconds or nanoseconds."
+                        .to_owned(),
+            });
+        }
         let every = Every::parse(self.every).map_err(|reason| invalid("every", self.every, sentence(&reason)))?;
         every.fits(parent.key).map_err(|reason| invalid("every", self.every, sentence(&reason)))?;
         let premake = u32::try_from(self.premake)

@@ -20,7 +20,7 @@ pub mod settings;
 pub mod shield;
 pub mod tick;
 
-use perf_core::partition::Plan;
+use perf_core::partition::{Key, Plan};
 use pgrx::pg_sys;
 use serde_json::{json, Value};
 
@@ -28,8 +28,8 @@ use super::{Outcome, Write};
 use crate::act::executor::{self, Failure};
 use crate::act::jobs::to_unix;
 use crate::act::runs::{self, Order};
-use crate::partitions::Parent;
-use crate::pg::{background, ident, privilege};
+use crate::partitions::{Parent, Partition};
+use crate::pg::{background, ddl, ident, privilege};
 use ground::Ground;
 use settings::Settings;
 
@@ -140,6 +140,8 @@ pub struct Look<'a> {
     pub settings: &'a Settings,
     /// The time that it is taken to be, in microseconds since 1970.
     pub as_of_us: i64,
+    /// The process that waits for it in a statement, if one does: its snapshot is not in the way of what it asked for.
+    pub caller: Option<i32>,
 }
 
 /// All that is to be done about one parent now. Fails only when it is cancelled.
@@ -159,8 +161,29 @@ fn planned(look: &Look) -> Result<(Parent, Plan), Failure> {
     let parent = Parent::read("parent", look.parent, look.settings.epoch)?;
     let zone = look.settings.zone()?;
     let ruler = look.settings.ruler(parent.key, &zone);
-    let plan = perf_core::partition::plan(&ruler, &parent.ranges(), &look.settings.wish(), look.as_of_us);
+    let mut plan = perf_core::partition::plan(&ruler, &parent.ranges(), &look.settings.wish(), look.as_of_us);
+    if parent.key == Key::Uuid7 {
+        // A uuid of another version says nothing of its age.
+        let ranged: Vec<&Partition> = parent.partitions.iter().filter(|partition| partition.range.is_some()).collect();
+        plan.expire.retain(|at| ranged.get(*at).is_some_and(|partition| tells_time(&parent, partition)));
+    }
     Ok((parent, plan))
+}
+
+/// Whether the uuids of a partition, as far as they are looked at, are of version 7.
+fn tells_time(parent: &Parent, partition: &Partition) -> bool {
+    const ROWS: u32 = 1_000;
+    if partition.relkind == b'f' {
+        return false;
+    }
+    let column = ident::quote(&parent.column);
+    let statement = format!(
+        "SELECT pg_catalog.count(*) FROM (SELECT {column} AS key FROM {} LIMIT {ROWS}) AS seen
+          WHERE pg_catalog.substr(seen.key::pg_catalog.text, 15, 1) <> '7'",
+        partition.full_name()
+    );
+    let count = || privilege::as_relation_owner(partition.oid, || ddl::value::<i64>(&statement));
+    privilege::with_own_path(count) == Some(0)
 }
 
 /// Runs a job of this kind.
@@ -170,7 +193,7 @@ pub fn run(order: &Order, write: Write) -> Result<(), Failure> {
     let parent = pg_sys::Oid::from(order.target.unwrap_or_default());
     let as_of_us = order.as_of.unwrap_or_else(|| to_unix(background::now()));
     let mut steps = Steps::of(order);
-    look(&Look { ground: Ground::TopLevel, parent, settings: &settings, as_of_us }, &mut steps)?;
+    look(&Look { ground: Ground::TopLevel, parent, settings: &settings, as_of_us, caller: order.caller }, &mut steps)?;
     let detail = steps.detail();
     if let Some(step) = steps.all.iter().find(|step| step.status == Status::Failed) {
         let sqlstate = step.sqlstate.as_deref().unwrap_or("XX000");

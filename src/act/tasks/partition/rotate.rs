@@ -66,6 +66,14 @@ fn finalize(look: &Look, parent: &Parent, steps: &mut Steps) -> Result<(), Failu
         });
         match done {
             Ok(()) => steps.done(partition.full_name(), "finalize", "its detach had been interrupted")?,
+            Err(failure) if look.caller.is_some() && ground::is_lock_failure(&failure) => {
+                let message = format!(
+                    "{}; it waits for all older snapshots, that of the statement that waits for this one included: it is \
+                     tried again when that has ended",
+                    failure.message
+                );
+                steps.failed(partition.full_name(), "finalize", Failure { message, ..failure })?;
+            }
             Err(failure) => steps.failed(partition.full_name(), "finalize", failure)?,
         }
     }
@@ -140,20 +148,37 @@ fn make(look: &Look, range: Range) -> Result<Made, Failure> {
         bounds.lower,
         bounds.upper
     );
-    let new = NewTable { schema, name: &name, with_indexes: true };
+    let new = NewTable { schema, name: &name };
     match in_default {
         Some((_, rows)) if rows > look.settings.max_move_rows => Ok(Made::TooMany),
         Some((default, rows)) if rows > 0 => {
             lock(look.parent, "ACCESS EXCLUSIVE");
+            refuse_older_snapshots(look, default)?;
             let created = like::create(parent.oid, model.map(|model| model.oid), &new)?;
             let moved = move_rows(look, &parent, default, &bounds, created, &full_name, &attach)?;
+            refuse_older_snapshots(look, default)?;
+            like::finish(parent.oid, model.map(|model| model.oid), created);
             Ok(Made::Partition(full_name, moved))
         }
         _ => {
-            like::create(parent.oid, model.map(|model| model.oid), &new)?;
+            let created = like::create(parent.oid, model.map(|model| model.oid), &new)?;
             ddl::run(&attach);
+            like::finish(parent.oid, model.map(|model| model.oid), created);
             Ok(Made::Partition(full_name, 0))
         }
+    }
+}
+
+fn refuse_older_snapshots(look: &Look, default: &Partition) -> Result<(), Failure> {
+    match older_snapshot(look)? {
+        None => Ok(()),
+        Some(pid) => Err(Failure::new(
+            ground::SNAPSHOT_IN_THE_WAY,
+            format!(
+                "the open transaction of process {pid} would miss rows that are moved out of {}",
+                default.full_name()
+            ),
+        )),
     }
 }
 
@@ -190,7 +215,9 @@ fn count(default: &Partition, bounds: &Bounds, limit: i64) -> i64 {
         bounds.condition(),
         limit.saturating_add(1)
     );
-    privilege::with_own_path(|| ddl::value::<i64>(&statement)).unwrap_or(0)
+    // As its owner: to plan a query is to run functions of the table's indexes already.
+    let count = || privilege::as_relation_owner(default.oid, || ddl::value::<i64>(&statement));
+    privilege::with_own_path(count).unwrap_or(0)
 }
 
 /// Moves the rows of a range from the default partition to `created`, and attaches that. The rows pass through another
@@ -204,7 +231,7 @@ fn move_rows(
     full_name: &str,
     attach: &str,
 ) -> Result<u64, Failure> {
-    if let Some(key) = incoming_key(parent.oid) {
+    if let Some(key) = incoming_key(parent.oid, default.oid) {
         return Err(Failure {
             hint: Some("Move the rows by hand, with the foreign key dropped for that time.".to_owned()),
             ..Failure::new(
@@ -303,17 +330,43 @@ fn triggers_off(relation: pg_sys::Oid, full_name: &str) -> Vec<String> {
         .collect()
 }
 
-/// A foreign key of another table that refers to this one.
-pub fn incoming_key(relation: pg_sys::Oid) -> Option<String> {
+/// A foreign key that refers to rows of the default partition of a table, by whatever name: through the table, through one
+/// that it is a partition of, or to the default partition and its own ones alone.
+pub fn incoming_key(parent: pg_sys::Oid, default: pg_sys::Oid) -> Option<String> {
     let found = privilege::with_own_path(|| {
         query::run_with(
-            c"SELECT format('%I of %s', k.conname, k.conrelid::regclass) FROM pg_constraint k
-               WHERE k.contype = 'f' AND k.confrelid = $1 AND k.conparentid = 0 ORDER BY k.conname LIMIT 1",
-            &[relation.into()],
+            c"WITH RECURSIVE above (relid) AS (
+                  SELECT $1::oid UNION ALL SELECT i.inhparent FROM above a JOIN pg_inherits i ON i.inhrelid = a.relid),
+              below (relid) AS (
+                  SELECT $2::oid UNION ALL SELECT i.inhrelid FROM below b JOIN pg_inherits i ON i.inhparent = b.relid)
+              SELECT format('%I of %s', k.conname, k.conrelid::regclass) FROM pg_constraint k
+               WHERE k.contype = 'f' AND k.confrelid IN (SELECT relid FROM above UNION SELECT relid FROM below)
+               ORDER BY k.conparentid <> 0, k.conname LIMIT 1",
+            &[parent.into(), default.into()],
             |row| row.string(1),
         )
     });
     found.1.into_iter().next()
+}
+
+/// Somebody whose snapshot would miss rows that move now, since it is older than they are in their new place: one that is
+/// kept between statements, or by a transaction of several that has gone on for some time.
+fn older_snapshot(look: &Look) -> Result<Option<i32>, Failure> {
+    let find = || {
+        let found = query::run_with(
+            c"SELECT a.pid FROM pg_catalog.pg_stat_activity a
+               WHERE a.datname = pg_catalog.current_database() AND a.pid <> pg_catalog.pg_backend_pid()
+                 AND a.pid IS DISTINCT FROM $1 AND a.backend_xmin IS NOT NULL AND a.backend_type = 'client backend'
+                 AND (a.state LIKE 'idle in transaction%'
+                      OR a.xact_start < a.query_start
+                         AND a.xact_start < pg_catalog.clock_timestamp() - pg_catalog.make_interval(secs => 1))
+               ORDER BY a.xact_start LIMIT 1",
+            &[look.caller.into()],
+            |row| row.get::<i32>(1),
+        );
+        Ok(found.1.into_iter().flatten().next())
+    };
+    Ok(privilege::as_owner(super::RUNS, find)?)
 }
 
 /// A name for the partition of a range that no relation of the schema has.

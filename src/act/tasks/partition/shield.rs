@@ -7,7 +7,7 @@
 
 use perf_core::partition::{literal, Range};
 
-use super::ground::Ground;
+use super::ground::{self, Ground};
 use super::Look;
 use crate::act::executor::Failure;
 use crate::partitions::{Parent, Partition};
@@ -18,6 +18,8 @@ use crate::pg::{ddl, ident, privilege, query};
 const NAME: &str = "perf_opt_no_row_ahead";
 /// Smaller ones are read faster than the constraint is made: some 10 ms.
 const PAGES_MIN: i64 = 4_096;
+/// How often it is tried to drop the constraint, each time for as long as any step tries.
+const TRIES: u32 = 60;
 
 /// Makes the constraint where it helps. Whether there is one now.
 pub fn raise(look: &Look, parent: &Parent, wanted: &[Range], now: i64) -> Result<bool, Failure> {
@@ -70,9 +72,23 @@ pub fn lower(look: &Look, parent: &Parent) -> Result<(), Failure> {
     Ok(())
 }
 
+/// As long as it is there, rows of the ranges ahead are refused: so it is tried for longer than anything else.
 fn drop_it(look: &Look, default: &Partition) -> Result<(), Failure> {
-    look.ground.step(&[default.oid], || {
-        ddl::run(&format!("ALTER TABLE {} DROP CONSTRAINT IF EXISTS {NAME}", default.full_name()));
-        Ok(())
-    })
+    let statement = format!("ALTER TABLE {} DROP CONSTRAINT IF EXISTS {NAME}", default.full_name());
+    let mut tries = TRIES;
+    loop {
+        let outcome = look.ground.step(&[default.oid], || {
+            ddl::run(&statement);
+            Ok(())
+        });
+        tries -= 1;
+        match outcome {
+            Err(failure) if ground::is_lock_failure(&failure) && tries > 0 => {}
+            Err(failure) => {
+                let hint = format!("Rows of later ranges are refused until it is gone: {statement}");
+                return Err(Failure { hint: Some(hint), ..failure });
+            }
+            Ok(()) => return Ok(()),
+        }
+    }
 }

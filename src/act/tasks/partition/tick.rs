@@ -65,24 +65,28 @@ pub fn tick(parent: Option<pg_sys::Oid>, as_of_us: i64) -> Result<Vec<Answer>, E
 fn in_our_way(parent: pg_sys::Oid) -> bool {
     // SAFETY: a plain look-up.
     let has_written = unsafe { raw::GetTopTransactionIdIfAny() } != pg_sys::InvalidTransactionId;
+    // SAFETY: as above. A transaction that goes by one snapshot would not see what was done, or miss rows that were moved.
+    let keeps_snapshot = unsafe { pg_sys::XactIsoLevel } >= pg_sys::XACT_REPEATABLE_READ as i32;
     let locked = || {
         let found = privilege::with_own_path(|| {
             query::run_with(
-                c"SELECT FROM pg_locks WHERE pid = pg_backend_pid() AND relation = $1",
+                c"WITH RECURSIVE tree (relid) AS (
+                      SELECT $1::oid UNION ALL SELECT i.inhrelid FROM tree t JOIN pg_inherits i ON i.inhparent = t.relid)
+                  SELECT FROM pg_locks WHERE pid = pg_backend_pid() AND relation IN (SELECT relid FROM tree)",
                 &[parent.into()],
                 |_| (),
             )
         });
         found.0 > 0
     };
-    !crate::memory::is_ready() || !crate::guc::worker_enabled() || has_written || locked()
+    !crate::memory::is_ready() || !crate::guc::worker_enabled() || has_written || keeps_snapshot || locked()
 }
 
 /// In the caller's transaction.
 fn inside(one: &Managed, as_of_us: i64, answers: &mut Vec<Answer>) -> Result<(), Error> {
     let mut steps = Steps::default();
     let outcome = Settings::from_options(&one.options).and_then(|settings| {
-        let what = Look { ground: Ground::Inside, parent: one.parent, settings: &settings, as_of_us };
+        let what = Look { ground: Ground::Inside, parent: one.parent, settings: &settings, as_of_us, caller: None };
         let mut whole = || look(&what, &mut steps);
         // A superuser who looks after another's tables does not lend them a superuser's rights.
         if one.owner == privilege::current_role() {

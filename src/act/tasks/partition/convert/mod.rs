@@ -401,6 +401,7 @@ fn ahead(job: &mut Job, mut conversion: Conversion) -> Result<Value, Failure> {
         parent,
         settings: &settings,
         as_of_us: Settled::now().max(end.saturating_sub(1)),
+        caller: None,
     };
     let mut steps = Steps::default();
     rotate::rotate(&look, &mut steps)?;
