@@ -3,7 +3,7 @@
 //! targets, replica identity, comments) comes from the parent, what the parent cannot have (storage options, access
 //! method, tablespace, partitions of its own, membership in publications) from the newest partition.
 //!
-//! Called inside a transaction by whoever makes partitions. Locks the parent and the newest partition in ACCESS SHARE for
+//! Called inside a transaction by whoever makes partitions, as the owner of the parent: the functions of its indexes run. Locks the parent and the newest partition in ACCESS SHARE for
 //! the time of the copy, until the transaction ends; nobody else sees the new table before that.
 
 use perf_core::index::name::{shortened, NAME_BYTES_MAX};
@@ -51,12 +51,8 @@ fn create_at_depth(
     let full_name = ident::qualified(new.schema, new.name);
     let like = model.map(read_model).unwrap_or_else(|| read_model(parent));
     // A partition inherits identity columns from 17 on, and may not have its own; before that they are the parent's alone.
-    // To build an index, even of nothing, is to run its functions: as the owner of the table, who this role may not be. There
-    // ATTACH makes the indexes, once the table is the owner's.
-    let is_owner = privilege::relation_owner(parent) == privilege::current_role();
-    let indexes = if is_owner { "" } else { " EXCLUDING INDEXES" };
     let mut statement = format!(
-        "CREATE {}TABLE {full_name} (LIKE {source} INCLUDING ALL EXCLUDING IDENTITY{indexes})",
+        "CREATE {}TABLE {full_name} (LIKE {source} INCLUDING ALL EXCLUDING IDENTITY)",
         if like.is_unlogged { "UNLOGGED " } else { "" }
     );
     let is_partitioned = model.is_some() && like.relkind == b'p';
@@ -224,7 +220,7 @@ SELECT s.statement FROM (
        AND EXISTS (SELECT FROM pg_options_to_table(a.attoptions) o
                     WHERE o.option_name IN ('n_distinct', 'n_distinct_inherited'))
     UNION ALL
-    SELECT 7, '', format('ALTER TABLE %s REPLICA IDENTITY %s', t.full_name,
+    SELECT 7, '', format('ALTER TABLE %s REPLICA IDENTITY ', t.full_name) ||
                          CASE p.relreplident WHEN 'f' THEN 'FULL' WHEN 'n' THEN 'NOTHING' ELSE 'USING INDEX '
                          || (SELECT quote_ident(x.relname) FROM pg_index k JOIN pg_class x ON x.oid = k.indexrelid
                               WHERE k.indrelid = t.oid AND k.indisunique AND k.indpred IS NULL
@@ -235,7 +231,7 @@ SELECT s.statement FROM (
                                        FROM pg_index l, unnest(l.indkey::int2[]) WITH ORDINALITY u (attnum, place), pg_attribute a
                                       WHERE l.indrelid = p.oid AND l.indisreplident
                                         AND a.attrelid = l.indrelid AND a.attnum = u.attnum)
-                              ORDER BY x.relname LIMIT 1) END)
+                              ORDER BY x.relname LIMIT 1) END
       FROM p, t WHERE p.relreplident IN ('f', 'n', 'i') AND t.relreplident <> p.relreplident
     UNION ALL
     SELECT 8, '', format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', t.full_name)

@@ -32,8 +32,6 @@ pub struct Parent {
     pub schema: String,
     /// Unquoted.
     pub name: String,
-    /// Who owns it.
-    pub owner: pg_sys::Oid,
     /// The key, unquoted.
     pub column: String,
     /// Its type; for a bigint the unit that was asked for, or that its bounds suggest.
@@ -156,7 +154,7 @@ impl Parent {
             partitions.push(partition);
         }
         partitions.sort_by_key(|partition| partition.range.map_or((1, 0), |range| (0, range.lower)));
-        Ok(Parent { oid, schema: table.schema, name: table.name, owner: table.owner, column, key, partitions })
+        Ok(Parent { oid, schema: table.schema, name: table.name, column, key, partitions })
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::ffi::{CStr, CString};
 
-use pgrx::pg_sys;
+use pgrx::{pg_sys, PgSqlErrorCode};
 
 use crate::error::Error;
 
@@ -64,11 +64,16 @@ pub fn with_own_path<T>(body: impl FnOnce() -> T) -> T {
 
 /// Runs `body` as the owner of a relation, as the server's own maintenance commands do: whatever functions its constraints
 /// and generated columns call are the owner's to answer for, and may neither leave the role nor leave something behind that
-/// runs later. Who is the owner already just runs it.
+/// runs later. Who is the owner already just runs it; who may not become the owner gets an error.
 pub fn as_relation_owner<T>(relation: pg_sys::Oid, body: impl FnOnce() -> T) -> T {
-    let owner = relation_owner(relation);
-    if owner == pg_sys::InvalidOid || owner == current_role() {
+    let (owner, role) = (relation_owner(relation), current_role());
+    if owner == pg_sys::InvalidOid || owner == role {
         return body();
+    }
+    // SAFETY: a catalog look-up inside a transaction.
+    if !unsafe { pg_sys::has_privs_of_role(role, owner) } {
+        let name = super::ident::relation(relation).unwrap_or_default();
+        pgrx::ereport!(ERROR, PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, format!("must be owner of table {name}"));
     }
     as_role(owner, body)
 }

@@ -16,9 +16,3 @@ pub fn may_plan_as(role: pg_sys::Oid) -> bool {
             ) && pg_sys::has_privs_of_role(pg_sys::GetUserId(), role))
     }
 }
-
-/// Its name, unquoted; `None` when it is gone.
-pub fn name(role: pg_sys::Oid) -> Option<String> {
-    // SAFETY: a catalog look-up that gives a palloc'd string, or NULL for what is missing.
-    unsafe { super::ident::owned(pg_sys::GetUserNameFromId(role, true)) }
-}

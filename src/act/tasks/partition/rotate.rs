@@ -15,7 +15,7 @@ use crate::act::executor::Failure;
 use crate::partitions::like::{self, NewTable};
 use crate::partitions::{Parent, Partition};
 use crate::pg::query::text;
-use crate::pg::{ddl, ident, privilege, query, role};
+use crate::pg::{ddl, ident, privilege, query};
 
 /// Names tried for a partition.
 const NAMES_MAX: u32 = 100;
@@ -149,24 +149,38 @@ fn make(look: &Look, range: Range) -> Result<Made, Failure> {
         bounds.upper
     );
     let new = NewTable { schema, name: &name };
-    match in_default {
-        Some((_, rows)) if rows > look.settings.max_move_rows => Ok(Made::TooMany),
-        Some((default, rows)) if rows > 0 => {
-            lock(look.parent, "ACCESS EXCLUSIVE");
-            refuse_older_snapshots(look, default)?;
-            let created = like::create(parent.oid, model.map(|model| model.oid), &new)?;
-            let moved = move_rows(look, &parent, default, &bounds, created, &full_name, &attach)?;
-            refuse_older_snapshots(look, default)?;
-            like::finish(parent.oid, model.map(|model| model.oid), created);
-            Ok(Made::Partition(full_name, moved))
-        }
-        _ => {
-            let created = like::create(parent.oid, model.map(|model| model.oid), &new)?;
-            ddl::run(&attach);
-            like::finish(parent.oid, model.map(|model| model.oid), created);
-            Ok(Made::Partition(full_name, 0))
+    let model = model.map(|model| model.oid);
+    let to_move = match in_default {
+        Some((_, rows)) if rows > look.settings.max_move_rows => return Ok(Made::TooMany),
+        Some((default, rows)) if rows > 0 => Some(default),
+        _ => None,
+    };
+    if let Some(default) = to_move {
+        lock(look.parent, "ACCESS EXCLUSIVE");
+        refuse_older_snapshots(look, default)?;
+        if look.ground == Ground::TopLevel {
+            // What waits for the end of the transaction would run as somebody else than the owner.
+            ddl::run("SET CONSTRAINTS ALL IMMEDIATE");
         }
     }
+    // As the table's owner: to build an index, to attach a table or to write rows is to run functions of the table's.
+    let (created, moved) = privilege::as_relation_owner(look.parent, || {
+        let created = like::create(parent.oid, model, &new)?;
+        let moved = match to_move {
+            Some(default) => move_rows(&parent, default, &bounds, created, &full_name, &attach)?,
+            None => {
+                ddl::run(&attach);
+                0
+            }
+        };
+        Ok::<_, Failure>((created, moved))
+    })?;
+    if let Some(default) = to_move {
+        refuse_older_snapshots(look, default)?;
+    }
+    // What takes rights beyond the owner's: a publication is somebody else's.
+    like::finish(parent.oid, model, created);
+    Ok(Made::Partition(full_name, moved))
 }
 
 fn refuse_older_snapshots(look: &Look, default: &Partition) -> Result<(), Failure> {
@@ -223,7 +237,6 @@ fn count(default: &Partition, bounds: &Bounds, limit: i64) -> i64 {
 /// Moves the rows of a range from the default partition to `created`, and attaches that. The rows pass through another
 /// table: a change of a table that is attached already is what subscribers of a publication hear of.
 fn move_rows(
-    look: &Look,
     parent: &Parent,
     default: &Partition,
     bounds: &Bounds,
@@ -247,26 +260,18 @@ fn move_rows(
         let columns = stored_columns(parent.oid).join(", ");
         let source = default.full_name();
         let staging = staging_table(parent, &source)?;
-        if look.ground == Ground::TopLevel {
-            // What waits for the end of the transaction would run as somebody else than the owner.
-            ddl::run("SET CONSTRAINTS ALL IMMEDIATE");
-        }
         let triggers = triggers_off(default.oid, &source);
-        let moved = privilege::as_relation_owner(parent.oid, || {
-            ddl::run(&format!(
-                "WITH moved AS (DELETE FROM {source} WHERE {} RETURNING {columns})
-                 INSERT INTO {staging} ({columns}) SELECT {columns} FROM moved",
-                bounds.condition()
-            ))
-        });
+        let moved = ddl::run(&format!(
+            "WITH moved AS (DELETE FROM {source} WHERE {} RETURNING {columns})
+             INSERT INTO {staging} ({columns}) SELECT {columns} FROM moved",
+            bounds.condition()
+        ));
         triggers.iter().for_each(|statement| run(statement));
         ddl::run(attach);
         let triggers = triggers_off(created, full_name);
-        let arrived = privilege::as_relation_owner(parent.oid, || {
-            ddl::run(&format!(
-                "INSERT INTO {full_name} ({columns}) OVERRIDING SYSTEM VALUE SELECT {columns} FROM {staging}"
-            ))
-        });
+        let arrived = ddl::run(&format!(
+            "INSERT INTO {full_name} ({columns}) OVERRIDING SYSTEM VALUE SELECT {columns} FROM {staging}"
+        ));
         triggers.iter().for_each(|statement| run(statement));
         ddl::run(&format!("DROP TABLE {staging}"));
         if arrived != moved {
@@ -288,9 +293,6 @@ fn staging_table(parent: &Parent, source: &str) -> Result<String, Failure> {
     };
     let staging = ident::qualified(&parent.schema, &name);
     ddl::run(&format!("CREATE UNLOGGED TABLE {staging} (LIKE {source})"));
-    if let Some(owner) = role::name(parent.owner) {
-        ddl::run(&format!("ALTER TABLE {staging} OWNER TO {}", ident::quote(&owner)));
-    }
     Ok(staging)
 }
 
