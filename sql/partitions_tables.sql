@@ -1,7 +1,8 @@
 -- What the jobs that manage partitions remember of them. Written by the jobs only, as the owner of the tables.
 --
 -- Partitions that are being let go, from before they are detached until nothing is left to be done: what a crash has
--- interrupted goes on at the next run. relid alone could be another table's by then, so that more is compared.
+-- interrupted goes on at the next run. relid alone could be another table's by then, so that more is compared. upper_at
+-- is where its rows end, in microseconds as perf_core counts them: the settings may keep it longer by then.
 CREATE TABLE perf.partition_expiry (
     relid oid PRIMARY KEY,
     reltype oid NOT NULL,
@@ -10,8 +11,9 @@ CREATE TABLE perf.partition_expiry (
     parent oid NOT NULL,
     parent_name text NOT NULL,
     bounds text NOT NULL,
+    upper_at bigint NOT NULL,
     stem text NOT NULL,
-    file text,
+    file text UNIQUE,
     begun_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 );
 CREATE INDEX partition_expiry_parent ON perf.partition_expiry (parent);

@@ -187,6 +187,13 @@ pub fn my_pid() -> i32 {
     unsafe { pg_sys::MyProcPid }
 }
 
+/// What tells this database from all others, of other servers too, until it is copied as files: the identifier of the
+/// cluster, and the database's number.
+pub fn database_identity() -> (u64, u32) {
+    // SAFETY: the first reads shared memory that was filled when the server started, the second a plain global.
+    unsafe { (pg_sys::GetSystemIdentifier(), pg_sys::MyDatabaseId.to_u32()) }
+}
+
 /// The address of this process's latch: it lies in shared memory, at the same place in every process, for as long as
 /// the server lives.
 pub fn my_latch() -> usize {

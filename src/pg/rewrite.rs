@@ -286,6 +286,11 @@ pub fn exchange(tables: (pg_sys::Oid, pg_sys::Oid), indexes: &[(pg_sys::Oid, pg_
         let relation = pg_sys::table_open(tables.0, pg_sys::NoLock as pg_sys::LOCKMODE);
         pg_sys::ffi::pg_guard_ffi_boundary(|| TransferPredicateLocksToHeapRelation(relation));
         pg_sys::table_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
+        for (index, _) in indexes {
+            let relation = pg_sys::index_open(*index, pg_sys::NoLock as pg_sys::LOCKMODE);
+            pg_sys::ffi::pg_guard_ffi_boundary(|| TransferPredicateLocksToHeapRelation(relation));
+            pg_sys::index_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
+        }
         exchange_files(tables, true);
         for pair in indexes {
             exchange_files(*pair, false);

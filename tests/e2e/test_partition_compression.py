@@ -137,6 +137,51 @@ class Compressing(CompressionTest):
         self.assertEqual(self.checksum("e_01"), before)
         self.check("e_01")
 
+    def test_expressions_run_as_the_owner(self) -> None:
+        self.sql("DROP ROLE IF EXISTS shrunk; CREATE ROLE shrunk")
+        self.addCleanup(self.sql, "DROP OWNED BY shrunk CASCADE; DROP ROLE shrunk")
+        self.sql("CREATE TABLE e (at date NOT NULL, note text) PARTITION BY RANGE (at);"
+                 "CREATE TABLE e_01 PARTITION OF e FOR VALUES FROM ('2026-01-01') TO ('2026-02-01');"
+                 "INSERT INTO e SELECT '2026-01-15', repeat('x', 100) || g FROM generate_series(1, 20000) g;"
+                 "DELETE FROM e WHERE note LIKE '%1'; ALTER TABLE e_01 OWNER TO shrunk;"
+                 "CREATE FUNCTION of_owner(t text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS"
+                 " $$BEGIN IF current_user <> 'shrunk' THEN RAISE 'called by %', current_user; END IF; RETURN md5(t); END$$;"
+                 "CREATE INDEX e_odd ON e_01 (of_owner(note)); ALTER TABLE e_01 CLUSTER ON e_odd")
+        self.settle("e_01")
+        self.manage("e", premake=1, compress_after="1 month")
+        self.assertIn(("public.e_01", "compress", "done"), self.steps(parent="e"), self.last)
+        self.assertTrue(any("rows ordered by public.of_owner(note)" in step["detail"] for step in self.last), self.last)
+
+    def test_index_in_a_tablespace_with_an_odd_name(self) -> None:
+        with self.cluster.connect(self.database) as session:
+            session.query("SET allow_in_place_tablespaces = on")
+            session.query("""CREATE TABLESPACE "Fast ""Disk" LOCATION ''""")
+        self.addCleanup(self.sql, """DROP TABLESPACE "Fast ""Disk" """)
+        self.addCleanup(self.sql, "DROP TABLE events CASCADE")
+        self.events()
+        self.sql("""ALTER INDEX events_p2026_01_pkey SET TABLESPACE "Fast ""Disk" """)
+        self.assertEqual(self.steps(), [(JANUARY, "compress", "done")], self.last)
+        self.assertEqual(self.sql("SELECT indexname FROM pg_indexes WHERE tablespace = 'Fast \"Disk'"), [("events_p2026_01_pkey",)])
+        self.check()
+
+    def test_what_serializable_transactions_have_read_is_remembered(self) -> None:
+        self.events()
+        read = (f"SELECT DISTINCT locktype, relation::regclass::text FROM pg_locks WHERE mode = 'SIReadLock' AND relation IN"
+                f" (SELECT '{JANUARY}'::regclass UNION SELECT indexrelid FROM pg_index WHERE indrelid = '{JANUARY}'::regclass)")
+        with self.cluster.connect(self.database) as beside, self.cluster.connect(self.database) as reader:
+            beside.query("BEGIN ISOLATION LEVEL SERIALIZABLE")
+            beside.query("SELECT count(*) FROM marks")
+            reader.query("SET enable_seqscan = off; SET enable_bitmapscan = off")
+            reader.query("BEGIN ISOLATION LEVEL SERIALIZABLE")
+            reader.query(f"SELECT * FROM {JANUARY} WHERE id = 1 AND at > '2026-01-01'")
+            reader.query("INSERT INTO events VALUES (1, '2026-02-15 00:00+00', 'x')")
+            reader.query("COMMIT")
+            self.assertIn(("page", "events_p2026_01_pkey"), self.sql(read))
+            self.assertEqual(self.steps(), [(JANUARY, "compress", "done")], self.last)
+            # Its place in the files says nothing any more, and so it has read all.
+            self.assertEqual(self.sql(read), [("relation", "events_p2026_01")])
+            beside.query("COMMIT")
+
     def test_by_the_index_that_is_used(self) -> None:
         self.events()
         with self.cluster.connect(self.database) as session:
@@ -228,6 +273,23 @@ class Neighbours(CompressionTest):
             reader.query("COMMIT")
             self.assertEqual(ticker.wait(40).rows, [(JANUARY, "compress", "done")])
         self.assertEqual(self.checksum(JANUARY), before)
+
+    def test_the_parent_is_free_while_it_is_copied(self) -> None:
+        self.events()
+        # An index that cannot be built while somebody has the lock.
+        self.sql("CREATE FUNCTION held(timestamptz) RETURNS timestamptz LANGUAGE plpgsql IMMUTABLE AS"
+                 " 'BEGIN PERFORM pg_catalog.pg_advisory_xact_lock_shared(7); RETURN $1; END'")
+        self.sql(f"CREATE INDEX ON {JANUARY} (held(at))")
+        self.settle()
+        with self.cluster.connect(self.database) as holder, self.cluster.connect(self.database) as ticker:
+            holder.query("BEGIN; SELECT pg_advisory_xact_lock(7)")
+            ticker.send_execute("SELECT relation, step, status FROM perf.partition_tick('events', $1)", (NOW,))
+            worker = self.worker()
+            self.wait_until(lambda: self.sql("SELECT FROM pg_locks WHERE pid = $1 AND locktype = 'advisory' AND NOT granted", (worker,)),
+                            30, "the copy")
+            self.sql("SET lock_timeout = '5s'; ALTER TABLE events DETACH PARTITION events_p2026_02")
+            holder.query("COMMIT")
+            self.assertEqual(ticker.wait(40).rows, [(JANUARY, "compress", "done")])
 
     def test_what_is_written_meanwhile_is_not_lost(self) -> None:
         self.events()

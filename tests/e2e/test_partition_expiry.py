@@ -148,6 +148,8 @@ class Expiring(ExpiryTest):
         self.assertIn("mark_of of public.marks", failed)
         self.assertIn("still referenced", failed)
         self.assertTrue(self.exists(JANUARY))
+        # Else whoever detaches it by hand would lose it.
+        self.assertEqual(self.noted(), [])
         self.sql("TRUNCATE marks")
         self.assertEqual(self.steps("2026-04-10 12:00+00"), [(JANUARY, "detach", "done"), (JANUARY, "drop", "done")])
 
@@ -185,6 +187,31 @@ class Expiring(ExpiryTest):
         self.manage("events", premake=1, retention="1 month", on_expire="detach")
         self.assertEqual(self.steps(), [])
         self.assertEqual((self.exists(JANUARY), self.noted()), (True, []))
+
+    def kept(self, **options: Any) -> None:
+        """What was detached by other settings is left."""
+        self.events(on_expire="drop")
+        self.sql("CREATE VIEW of_january AS SELECT * FROM events_p2026_01")
+        self.steps()
+        self.sql("DROP VIEW of_january")
+        self.manage("events", premake=1, on_expire="drop", **options)
+        self.assertEqual(self.steps(), [(JANUARY, "drop", "skipped")], self.last)
+        self.assertIn("within the retention now", self.last[0]["detail"])
+        self.assertEqual((self.steps(), self.exists(JANUARY), self.noted()), ([], True, []))
+
+    def test_retention_that_is_longer_by_then(self) -> None:
+        self.kept(retention="1 year")
+
+    def test_retention_that_is_none_by_then(self) -> None:
+        self.kept()
+
+    def test_detached_by_hand_after_a_failed_detach(self) -> None:
+        self.events(on_expire="drop")
+        self.sql("CREATE TABLE marks (id bigint, at timestamptz, FOREIGN KEY (id, at) REFERENCES events);"
+                 "INSERT INTO marks SELECT id, at FROM events WHERE id = 5")
+        self.assertEqual(self.steps(), [(JANUARY, "detach", "failed")])
+        self.sql("TRUNCATE marks; ALTER TABLE events DETACH PARTITION events_p2026_01")
+        self.assertEqual((self.steps(), self.exists(JANUARY)), ([], True))
 
     def test_a_reader_of_the_parent_only_delays_it(self) -> None:
         self.events(on_expire="drop")
@@ -260,6 +287,16 @@ class Schemas(ExpiryTest):
         self.assertEqual(self.value("SELECT count(*) FROM pg_tables WHERE schemaname = 'archive' AND tablename LIKE '%_2'"
                                     " AND octet_length(tablename) <= 63"), 1)
 
+    def test_schema_of_somebody_else(self) -> None:
+        self.events(on_expire="archive")
+        self.sql("DROP ROLE IF EXISTS squatter; CREATE ROLE squatter")
+        self.addCleanup(self.sql, "DROP OWNED BY squatter CASCADE; DROP ROLE squatter")
+        self.sql("CREATE SCHEMA archive AUTHORIZATION squatter")
+        self.assertEqual(self.steps(), [(JANUARY, "detach", "done"), (JANUARY, "archive", "failed")])
+        self.assertIn("schema archive belongs to squatter", self.last[1]["detail"])
+        self.sql("ALTER SCHEMA archive OWNER TO postgres")
+        self.assertEqual(self.steps(), [(JANUARY, "archive", "done")])
+
     def test_without_privilege(self) -> None:
         self.sql("DROP ROLE IF EXISTS keeper; CREATE ROLE keeper LOGIN")
         self.addCleanup(self.sql, "DROP OWNED BY keeper CASCADE; DROP ROLE keeper")
@@ -326,6 +363,25 @@ class Files(ExpiryTest):
         """What is in the directory."""
         return sorted(path.name for path in self.directory.iterdir())
 
+    def stem(self, table: str) -> str:
+        """The name of the file for a partition of January: no other table has the same, of this server or another."""
+        identity = self.value("SELECT format('%s-%s-%s', to_hex(system_identifier), d.oid, $1::regclass::oid)"
+                              " FROM pg_control_system(), pg_database d WHERE datname = current_database()", (table,))
+        return f"{self.database}.public.{table}.2026-01-01_2026-02-01.{identity}"
+
+    def interrupted(self, content: bytes) -> Path:
+        """A file that is there, under both names, and noted, as when a run ended before its commit."""
+        self.events(on_expire="archive", archive_to="file")
+        self.sql("CREATE VIEW of_january AS SELECT * FROM events_p2026_01")
+        self.assertEqual(self.steps(), [(JANUARY, "detach", "done"), (JANUARY, "archive", "failed")])
+        path = self.directory / f"{self.stem('events_p2026_01')}.csv.zst"
+        subprocess.run(["zstd", "-q", "-o", str(path)], input=content, check=True)
+        os.link(path, f"{path}.partial")
+        os.chmod(path, 0o644)
+        self.sql("UPDATE perf.partition_expiry SET file = $1", (str(path),))
+        self.sql("DROP VIEW of_january")
+        return path
+
     def archives(self) -> list[dict[str, Any]]:
         """What perf_opt says of files."""
         return self.cluster.result("SELECT * FROM perf.partition_archives ORDER BY archived_at", dbname=self.database).dicts()
@@ -333,6 +389,7 @@ class Files(ExpiryTest):
     def test_round_trip_of_all_types(self) -> None:
         self.sql(self.all_types())
         rows, count = self.checksum("e_01"), self.value("SELECT count(*) FROM e_01")
+        file = self.stem("e_01") + ".csv.zst"
         # Whatever the owner's session says about how values look.
         for name, value in ODD_SETTINGS.items():
             self.sql(f"ALTER DATABASE {self.database} SET {name} = {value if ',' in value else repr(value)}")
@@ -341,10 +398,9 @@ class Files(ExpiryTest):
         self.assertFalse(self.exists("e_01"))
         for name in ODD_SETTINGS:
             self.sql(f"ALTER DATABASE {self.database} RESET {name}")
-        name = f"{self.database}.public.e_01.2026-01-01_2026-02-01.csv.zst"
-        self.assertEqual(self.files(), [name])
+        self.assertEqual(self.files(), [file])
         archive, = self.archives()
-        path = self.directory / name
+        path = self.directory / file
         self.assertEqual((archive["relation"], archive["rows"], archive["file"], archive["file_bytes"]),
                          ("public.e_01", count, str(path), path.stat().st_size))
         content = subprocess.run(["zstd", "-dc", str(path)], check=True, capture_output=True).stdout
@@ -374,11 +430,49 @@ class Files(ExpiryTest):
 
     def test_a_file_of_that_name_is_left(self) -> None:
         self.events(on_expire="archive", archive_to="file")
-        name = f"{self.database}.public.events_p2026_01.2026-01-01_2026-02-01"
+        name = self.stem("events_p2026_01")
         (self.directory / f"{name}.csv.zst").write_text("somebody's")
         self.assertEqual(self.steps()[-1], (JANUARY, "archive", "done"), self.last)
         self.assertEqual(self.files(), [f"{name}.csv.zst", f"{name}_2.csv.zst"])
         self.assertEqual((self.directory / f"{name}.csv.zst").read_text(), "somebody's")
+
+    def test_what_has_come_to_a_noted_name_is_left(self) -> None:
+        path = self.interrupted(b"somebody's")
+        before = path.read_bytes()
+        self.assertEqual(self.steps(), [(JANUARY, "archive", "done")], self.last)
+        self.assertEqual(path.read_bytes(), before)
+        self.assertEqual(self.files(), [path.name, path.name.replace(".csv", "_2.csv")])
+        self.assertEqual([Path(archive["file"]).name for archive in self.archives()], self.files()[1:])
+
+    def test_what_an_interrupted_run_has_left_is_taken(self) -> None:
+        rows = "\n".join(f"{g},2026-01-{1 + g // 24:02} {g % 24:02}:00:00+00,note {g}" for g in range(31 * 24))
+        path = self.interrupted(f"id,at,note\n{rows}\n".encode())
+        self.assertEqual(self.steps(), [(JANUARY, "archive", "done")], self.last)
+        self.assertEqual(self.files(), [path.name])
+        self.assertEqual((self.archives()[0]["file"], self.archives()[0]["rows"]), (str(path), 744))
+        self.assertEqual(subprocess.run(["zstd", "-dc", str(path)], check=True, capture_output=True).stdout[:11], b"id,at,note\n")
+
+    def test_a_half_detached_leaf_is_not_lost(self) -> None:
+        self.sql("CREATE TABLE m (at date NOT NULL, kind int) PARTITION BY RANGE (at);"
+                 "CREATE TABLE m_1 PARTITION OF m FOR VALUES FROM ('2026-01-01') TO ('2026-02-01') PARTITION BY LIST (kind);"
+                 "CREATE TABLE m_1_a PARTITION OF m_1 FOR VALUES IN (1); CREATE TABLE m_1_b PARTITION OF m_1 FOR VALUES IN (2);"
+                 "CREATE TABLE m_3 PARTITION OF m FOR VALUES FROM ('2026-03-01') TO ('2026-04-01');"
+                 "INSERT INTO m SELECT '2026-01-15', 1 + g % 2 FROM generate_series(1, 30) g")
+        with self.cluster.connect(self.database) as reader, self.cluster.connect(self.database) as other:
+            reader.query("BEGIN; SELECT count(*) FROM m_1")
+            other.query("SET statement_timeout = '300ms'")
+            with self.assertRaises(SqlError):
+                other.query("ALTER TABLE m_1 DETACH PARTITION m_1_a CONCURRENTLY")
+            reader.query("COMMIT")
+        for options in ({"on_expire": "drop"}, {"on_expire": "archive"}, {"on_expire": "archive", "archive_to": "file"}):
+            with self.subTest(**options):
+                self.manage("m", premake=1, retention="1 month", **options)
+                self.assertEqual(self.steps(parent="m")[-1], ("public.m_1", options["on_expire"], "failed"), self.last)
+                self.assertIn("FINALIZE", self.last[-1]["detail"])
+                self.assertIn("public.m_1_a", self.last[-1]["detail"])
+        self.sql("ALTER TABLE m_1 DETACH PARTITION m_1_a FINALIZE")
+        self.assertEqual(self.steps(parent="m"), [("public.m_1", "archive", "done")], self.last)
+        self.assertEqual((self.archives()[0]["rows"], self.value("SELECT count(*) FROM m_1_a")), (15, 15))
 
     def failing(self, expected: str, detached: bool = False) -> None:
         """A look that fails, with nothing lost."""

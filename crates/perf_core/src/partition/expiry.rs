@@ -8,14 +8,15 @@ const PART_BYTES_MAX: usize = 63;
 /// What archives end in.
 pub const EXTENSION: &str = ".csv.zst";
 
-/// The name of the file for a partition, without extension: database, schema, table and range. What is not a letter, a
-/// digit, `-` or `_` in ASCII is replaced, so that no shell and no filesystem minds; two partitions may come to the
-/// same name, and the second is numbered.
-pub fn file_stem(database: &str, schema: &str, table: &str, lower: &str, upper: &str) -> String {
-    let names = [database, schema, table].map(|name| plain(name, PART_BYTES_MAX));
+/// The name of the file for a partition, without extension: the names of database, schema and table, the bounds of its
+/// range, and its identity, which no other table of any server has. What is not a letter, a digit, `-` or `_` in ASCII
+/// is replaced, so that no shell and no filesystem minds; what is too long loses some of all but the identity.
+pub fn file_stem(names: [&str; 3], [lower, upper]: [&str; 2], identity: &str) -> String {
+    let identity = plain(identity, PART_BYTES_MAX);
+    let names = names.map(|name| plain(name, PART_BYTES_MAX));
     let mut stem = format!("{}.{}_{}", names.join("."), bound(lower), bound(upper));
-    stem.truncate(STEM_BYTES_MAX);
-    stem
+    stem.truncate(STEM_BYTES_MAX.saturating_sub(identity.len() + 1));
+    format!("{stem}.{identity}")
 }
 
 /// The name of the n-th try, from 1 on.
@@ -47,9 +48,12 @@ mod tests {
 
     #[test]
     fn tells_table_and_range() {
-        let stem =
-            file_stem("shop", "public", "events_p2026_03", "'2026-03-01 00:00:00+00'", "'2026-04-01 00:00:00+00'");
-        assert_eq!(stem, "shop.public.events_p2026_03.2026-03-01_2026-04-01");
+        let stem = file_stem(
+            ["shop", "public", "events_p2026_03"],
+            ["'2026-03-01 00:00:00+00'", "'2026-04-01 00:00:00+00'"],
+            "68a1b2-5-16400",
+        );
+        assert_eq!(stem, "shop.public.events_p2026_03.2026-03-01_2026-04-01.68a1b2-5-16400");
         assert_eq!(file_name("a", 1), "a.csv.zst");
         assert_eq!(file_name("a", 3), "a_3.csv.zst");
     }
@@ -65,9 +69,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn is_a_plain_short_name(parts in prop::array::uniform5(".{0,80}"), n in 0u32..1000) {
+        fn is_a_plain_short_name(parts in prop::array::uniform5(".{0,80}"), identity in "[0-9a-f-]{1,40}", n in 0u32..1000) {
             let [database, schema, table, lower, upper] = &parts;
-            let name = file_name(&file_stem(database, schema, table, lower, upper), n);
+            let stem = file_stem([database, schema, table], [lower, upper], &identity);
+            let end = format!(".{identity}");
+            prop_assert!(stem.ends_with(&end));
+            let name = file_name(&stem, n);
             prop_assert!(name.len() <= 220);
             prop_assert!(!name.contains('/') && !name.contains(' ') && name.is_ascii());
             prop_assert!(name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)));

@@ -20,7 +20,7 @@ const NAMES_MAX: u32 = 1_000;
 /// Moves it. Where it is then; `None` when it is somebody else's by now.
 pub fn to_schema(look: &Look, expired: &Expired) -> Result<Option<String>, Failure> {
     look.ground.step(&[expired.oid], || {
-        if !lock_detached(expired, "ACCESS EXCLUSIVE") {
+        if !lock_detached(expired, "ACCESS EXCLUSIVE")? {
             return Ok(None);
         }
         let schema = look.settings.archive_schema.as_str();
@@ -36,11 +36,14 @@ pub fn to_schema(look: &Look, expired: &Expired) -> Result<Option<String>, Failu
 
 /// Makes the schema, the parent's owner's, if there is none.
 fn make_schema(look: &Look, schema: &str) -> Result<(), Failure> {
-    let exists = privilege::with_own_path(|| {
-        query::run_with(c"SELECT FROM pg_namespace WHERE nspname = $1", &[text(schema)], |_| ()).0 > 0
+    let found = privilege::with_own_path(|| {
+        query::run_with(c"SELECT nspowner FROM pg_namespace WHERE nspname = $1", &[text(schema)], |row| {
+            row.get::<pg_sys::Oid>(1)
+        })
     });
-    if exists {
-        return Ok(());
+    let parent_owner = Table::read("parent", look.parent)?.owner;
+    if let Some(owner) = found.1.into_iter().flatten().next() {
+        return check_owner(schema, owner, parent_owner);
     }
     let may = ddl::value::<bool>("SELECT pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE')");
     if may != Some(true) {
@@ -55,10 +58,28 @@ fn make_schema(look: &Look, schema: &str) -> Result<(), Failure> {
             )
         });
     }
-    let owner = Table::read("parent", look.parent)?.owner;
-    let owner = role_name(owner).ok_or_else(|| Failure::new("42704", "the parent's owner is gone"))?;
+    let owner = role_name(parent_owner).ok_or_else(|| Failure::new("42704", "the parent's owner is gone"))?;
     ddl::run(&format!("CREATE SCHEMA IF NOT EXISTS {} AUTHORIZATION {owner}", ident::quote(schema)));
     Ok(())
+}
+
+/// Whoever owns a schema may drop what is in it, and stand names in the way: old data goes to nobody else's.
+fn check_owner(schema: &str, owner: pg_sys::Oid, parent_owner: pg_sys::Oid) -> Result<(), Failure> {
+    if owner == parent_owner || owner == privilege::current_role() || privilege::is_superuser(owner) {
+        return Ok(());
+    }
+    let name = ident::quote(schema);
+    let owner = role_name(owner).unwrap_or_else(|| format!("role {}", owner.to_u32()));
+    Err(Failure {
+        hint: Some(format!(
+            "Choose another archive_schema, or have the parent's owner, the job's owner or a superuser own it: ALTER \
+             SCHEMA {name} OWNER TO ..."
+        )),
+        ..Failure::new(
+            "42501",
+            format!("schema {name} belongs to {owner}, who could drop or replace what is archived there"),
+        )
+    })
 }
 
 fn role_name(role: pg_sys::Oid) -> Option<String> {

@@ -5,12 +5,14 @@
 //! Called by the expiry of partitions, in the worker of a run only. Locks the table in SHARE ROW EXCLUSIVE while it is
 //! written, so that nobody changes it, and no other run writes to the same file, and in ACCESS EXCLUSIVE to drop it.
 
+use std::cell::Cell;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use perf_core::partition::expiry;
 
 use super::expire::{explained, lock_detached, tree_bytes};
-use super::expire_state::Expired;
+use super::expire_state::{self, Expired};
 use super::ground::Ground;
 use super::Look;
 use crate::act::executor::{self, Failure};
@@ -24,6 +26,8 @@ use crate::pg::{background, ddl, ident, privilege, query};
 const ARCHIVES: &std::ffi::CStr = c"partition_archive";
 /// Names tried for a file.
 const NAMES_MAX: u32 = 1_000;
+/// What filesystems without hard links say.
+const NO_LINKS: [ErrorKind; 2] = [ErrorKind::PermissionDenied, ErrorKind::Unsupported];
 /// What a file is called while it is written ends in.
 const PARTIAL: &str = ".partial";
 /// Rows are written so that they mean the same to whoever loads them, whatever the session's settings are.
@@ -102,49 +106,128 @@ fn partial(file: &Path) -> PathBuf {
 pub fn to_file(look: &Look, expired: &Expired) -> Result<Option<String>, Failure> {
     // Rather now than after an hour of writing: what depends on the table would stop its drop.
     look.ground.read(|| can_be_dropped(expired))?;
-    let (file, is_ours) = look.ground.step(&[], || file_for(expired))?;
+    let file = look.ground.step(&[], || file_for(expired, expired.file.as_deref()))?;
+    match written(expired, &file)? {
+        Written::Done(detail) => Ok(Some(detail)),
+        Written::Gone => Ok(None),
+        Written::Taken => {
+            // Somebody's file has come to the name: it is left, and another name is noted before it is used.
+            let file = look.ground.step(&[], || file_for(expired, None))?;
+            match written(expired, &file)? {
+                Written::Done(detail) => Ok(Some(detail)),
+                Written::Gone => Ok(None),
+                Written::Taken => Err(exists(&file)),
+            }
+        }
+    }
+}
+
+/// What became of a try with one name.
+enum Written {
+    /// It is in the file, and dropped; more of it.
+    Done(String),
+    /// The table is somebody else's by now.
+    Gone,
+    /// The name is another file's. Nothing was changed.
+    Taken,
+}
+
+/// SQLSTATE of a file that is there already.
+const DUPLICATE_FILE: &str = "58P02";
+
+fn exists(file: &Path) -> Failure {
+    Failure::new(DUPLICATE_FILE, format!("{} exists already", file.display()))
+}
+
+/// Writes it to a file that was noted, and drops it, in one transaction.
+fn written(expired: &Expired, file: &Path) -> Result<Written, Failure> {
+    let is_taken = Cell::new(false);
     let outcome = executor::transaction(|| {
-        let locked = Ground::Inside.step(&[expired.oid], || Ok(lock_detached(expired, "SHARE ROW EXCLUSIVE")))?;
+        let locked = Ground::Inside.step(&[expired.oid], || lock_detached(expired, "SHARE ROW EXCLUSIVE"))?;
         if !locked {
-            return Ok(None);
+            return Ok(Written::Gone);
         }
         let columns = columns(expired);
         let encoding = encoding();
-        let temporary = partial(&file);
+        let temporary = partial(file);
+        // A crash may have left it as a second name of the file itself, which is not to be written over.
+        remove(&temporary)?;
         let (rows, content) = write(expired, &columns, &encoding, &temporary)?;
         verify(&temporary, rows, &content)?;
         let file_bytes =
             std::fs::metadata(&temporary).map(|about| about.len()).map_err(|error| of(&temporary, &error))?;
-        if !is_ours && file.exists() {
-            return Err(Failure::new("58P02", format!("{} exists already", file.display())));
+        if !publish(expired, &temporary, file, &content)? {
+            is_taken.set(true);
+            return Err(exists(file));
         }
-        std::fs::rename(&temporary, &file).map_err(|error| of(&file, &error))?;
         let directory = file.parent().unwrap_or(Path::new("/"));
         sync_directory(directory).map_err(|error| of_directory(directory, &error))?;
         let table_bytes = tree_bytes(expired.oid);
-        record(expired, &columns, &encoding, &file, rows, &content, table_bytes, file_bytes)?;
+        record(expired, &columns, &encoding, file, rows, &content, table_bytes, file_bytes)?;
         Ground::Inside.step(&[expired.oid], || {
             ddl::run(&format!("DROP TABLE {}", expired.full_name()));
             Ok(())
         })?;
         expired.forget()?;
-        Ok(Some(format!(
+        Ok(Written::Done(format!(
             "{}; {rows} rows, {table_bytes} bytes, are in {} of {file_bytes} bytes now",
             expired.bounds,
             file.display()
         )))
     });
     if outcome.is_err() {
-        let _ = std::fs::remove_file(partial(&file));
+        let _ = std::fs::remove_file(partial(file));
     }
-    outcome
+    match outcome {
+        Err(_) if is_taken.get() => Ok(Written::Taken),
+        outcome => outcome,
+    }
+}
+
+/// Gives what was written its name, never in place of anything but the same content, which an interrupted run has left.
+/// False when the name is another file's.
+fn publish(expired: &Expired, temporary: &Path, file: &Path, content: &Content) -> Result<bool, Failure> {
+    let Err(error) = std::fs::hard_link(temporary, file) else {
+        remove(temporary)?;
+        return Ok(true);
+    };
+    let is_free = !is_there(file);
+    if !is_free && (expire_state::is_named(&file.to_string_lossy(), expired.oid)? || !holds(file, content)) {
+        return Ok(false);
+    }
+    // Without hard links a new name can only be had by a rename.
+    let can_rename = !is_free || NO_LINKS.contains(&error.kind());
+    if !can_rename {
+        return Err(of(file, &error));
+    }
+    std::fs::rename(temporary, file).map_err(|error| of(file, &error))?;
+    Ok(true)
+}
+
+/// Whether a file has a content.
+fn holds(file: &Path, content: &Content) -> bool {
+    let is_file = std::fs::symlink_metadata(file).is_ok_and(|about| about.is_file());
+    is_file && read_back(file, background::check_for_interrupts).is_ok_and(|found| found == *content)
+}
+
+/// Whether there is anything of a name, be it a link to nowhere.
+fn is_there(path: &Path) -> bool {
+    !matches!(std::fs::symlink_metadata(path), Err(error) if error.kind() == ErrorKind::NotFound)
+}
+
+/// Removes a file, if there is one.
+fn remove(path: &Path) -> Result<(), Failure> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(of(path, &error)),
+        _ => Ok(()),
+    }
 }
 
 /// Tries to drop the table, and takes it back.
 fn can_be_dropped(expired: &Expired) -> Result<(), Failure> {
     const TAKEN_BACK: &str = "perf_opt: taken back";
     let tried = Ground::Inside.step::<()>(&[expired.oid], || {
-        if lock_detached(expired, "ACCESS EXCLUSIVE") {
+        if lock_detached(expired, "ACCESS EXCLUSIVE")? {
             ddl::run(&format!("DROP TABLE {}", expired.full_name()));
         }
         Err(Failure::new("00000", TAKEN_BACK))
@@ -155,24 +238,28 @@ fn can_be_dropped(expired: &Expired) -> Result<(), Failure> {
     }
 }
 
-/// The file that it goes to, remembered from before it is there: a file of that name is an interrupted run's then.
-/// Whether it was remembered already.
-fn file_for(expired: &Expired) -> Result<(PathBuf, bool), Failure> {
+/// The file that it goes to, remembered from before it is there: the `noted` one, if it can be that still, or else one
+/// whose name is free.
+fn file_for(expired: &Expired, noted: Option<&str>) -> Result<PathBuf, Failure> {
     let directory = directory()?;
-    if let Some(file) = expired.file.as_ref().map(PathBuf::from) {
-        if file.parent() == Some(&directory) {
-            return Ok((file, true));
+    if let Some(file) = noted.map(PathBuf::from) {
+        if file.parent() == Some(&directory) && !expire_state::is_named(&file.to_string_lossy(), expired.oid)? {
+            return Ok(file);
         }
         remove_partial(expired);
     }
     for n in 1..=NAMES_MAX {
         let file = directory.join(expiry::file_name(&expired.stem, n));
-        if !file.exists() && !partial(&file).exists() {
-            expired.note_file(&file.to_string_lossy())?;
-            return Ok((file, false));
+        let name = file.to_string_lossy();
+        if !is_there(&file) && !is_there(&partial(&file)) && !expire_state::is_named(&name, expired.oid)? {
+            expired.note_file(&name)?;
+            return Ok(file);
         }
     }
-    Err(Failure::new("58P02", format!("{NAMES_MAX} names for {} are taken", directory.join(&expired.stem).display())))
+    Err(Failure::new(
+        DUPLICATE_FILE,
+        format!("{NAMES_MAX} names for {} are taken", directory.join(&expired.stem).display()),
+    ))
 }
 
 fn of(path: &Path, error: &std::io::Error) -> Failure {

@@ -3,7 +3,8 @@
 //! its files with those of a second table ([`rewrite`]), so that its name, whatever refers to it, and its place in the
 //! parent are not touched, and what a default partition holds does not matter.
 //!
-//! Called by the look at a parent; only the worker of a run does it. The partition is locked in SHARE UPDATE EXCLUSIVE
+//! Called by the look at a parent; only the worker of a run does it. The parent is locked in ACCESS SHARE to look whether
+//! a partition is old enough, for a moment before it is copied and for the moment of the exchange. The partition is locked in SHARE UPDATE EXCLUSIVE
 //! while it is copied, so that readers and writers pass, and in ACCESS EXCLUSIVE for the moment of the exchange. What
 //! was written to it meanwhile makes the copy void: nothing is changed then, and a later run tries again. All of it is
 //! one transaction, so that a crash leaves the partition as it was.
@@ -137,6 +138,13 @@ fn lock(facts: &Facts, mode: &str) {
     ddl::run(&format!("LOCK TABLE ONLY {} IN {mode} MODE", facts.full_name));
 }
 
+/// So that its partitions stay what they are. Nobody is to wait behind somebody who waits for it.
+fn lock_parent(look: &Look) {
+    if let Some(name) = ident::relation(look.parent) {
+        ddl::run(&format!("LOCK TABLE ONLY {name} IN ACCESS SHARE MODE NOWAIT"));
+    }
+}
+
 /// Whether a table is to be compressed still.
 fn is_due(look: &Look, table: pg_sys::Oid) -> Result<bool, Failure> {
     let (parent, plan) = planned(look)?;
@@ -148,15 +156,20 @@ type Outcome = Option<(Became, String)>;
 
 /// Rewrites a table beside itself.
 fn rewritten(look: &Look, parent: &Parent, facts: &Facts, is_changed: &Cell<bool>) -> Result<Outcome, Failure> {
+    // The parent's lock is not kept while rows are copied: whoever detaches another partition would wait that long.
+    let is_wanted = look.ground.step(&[look.parent], || {
+        lock_parent(look);
+        is_due(look, facts.oid)
+    })?;
+    if !is_wanted {
+        return Ok(None);
+    }
     executor::transaction(|| {
         Ground::Inside.step(&[facts.oid], || {
-            if let Some(name) = ident::relation(look.parent) {
-                ddl::run(&format!("LOCK TABLE ONLY {name} IN ACCESS SHARE MODE"));
-            }
             lock(facts, "SHARE UPDATE EXCLUSIVE");
             Ok(())
         })?;
-        if !is_due(look, facts.oid)? {
+        if ident::relation(facts.oid).as_ref() != Some(&facts.full_name) {
             return Ok(None);
         }
         let Some(pages) = rewrite::all_visible_pages(facts.oid) else {
@@ -166,12 +179,18 @@ fn rewritten(look: &Look, parent: &Parent, facts: &Facts, is_changed: &Cell<bool
                 "it was written to lately, or a transaction is open that may see its former rows",
             ));
         };
-        privilege::with_own_path(|| copied(parent, facts, pages, is_changed))
+        privilege::with_own_path(|| copied(look, parent, facts, pages, is_changed))
     })
 }
 
 /// The same with the table locked, and its pages known.
-fn copied(parent: &Parent, facts: &Facts, pages: u32, is_changed: &Cell<bool>) -> Result<Outcome, Failure> {
+fn copied(
+    look: &Look,
+    parent: &Parent,
+    facts: &Facts,
+    pages: u32,
+    is_changed: &Cell<bool>,
+) -> Result<Outcome, Failure> {
     let became = |is_compressed, reason: Option<&str>| Became {
         is_compressed,
         reason: reason.map(str::to_owned),
@@ -215,7 +234,12 @@ fn copied(parent: &Parent, facts: &Facts, pages: u32, is_changed: &Cell<bool>) -
         return Ok(Some((became, reason)));
     }
     let started = std::time::Instant::now();
-    Ground::Inside.step(&[facts.oid], || {
+    Ground::Inside.step(&[look.parent, facts.oid], || {
+        lock_parent(look);
+        if !is_due(look, facts.oid)? {
+            is_changed.set(true);
+            return Err(Failure::new("55000", "while it was copied it was detached, or its parent changed"));
+        }
         lock(facts, "ACCESS EXCLUSIVE");
         rewrite::lock(toast_of(facts.oid).map(|toast| toast.0).into_iter().chain(pairs.iter().map(|pair| pair.0)));
         if rewrite::all_visible_pages(facts.oid) != Some(pages) {
@@ -287,14 +311,14 @@ fn fill_pages(index: pg_sys::Oid) {
     }
 }
 
-/// Copies all rows, in order; their number.
+/// Copies all rows, in order; their number. Expressions of the order are the table's owner's to answer for.
 fn fill(facts: &Facts, columns: &[Copied], order: &str, twin: pg_sys::Oid) -> u64 {
     // One sort at a time, as when an index is built.
     ddl::run("SELECT set_config('work_mem', current_setting('maintenance_work_mem'), true)");
     let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
     let query = format!("SELECT {} FROM ONLY {} ORDER BY {order}", names.join(", "), facts.full_name);
     let columns: Vec<rewrite::Column> = columns.iter().map(|column| column.column).collect();
-    rewrite::fill(twin, &query, &columns)
+    privilege::as_relation_owner(facts.oid, || rewrite::fill(twin, &query, &columns))
 }
 
 /// Where an access method for columns is installed, the server rewrites the table for it, with everybody waiting: what

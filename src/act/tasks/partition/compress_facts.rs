@@ -34,7 +34,7 @@ pub struct Index {
     pub oid: pg_sys::Oid,
     /// CREATE INDEX without the name, on another table.
     definition: String,
-    /// Quoted; empty for the database's own.
+    /// Unquoted; empty for the database's own.
     pub tablespace: String,
     /// It has pages to be filled, as far as that can be said.
     pub has_fillfactor: bool,
@@ -95,7 +95,7 @@ pub fn leaves(partition: pg_sys::Oid) -> Vec<pg_sys::Oid> {
 pub fn indexes(table: &Facts) -> Option<Vec<Index>> {
     let found = query::run_with(
         c"SELECT i.indexrelid, pg_get_indexdef(i.indexrelid), c.relname::text, i.indisunique, a.amname::text,
-                 COALESCE((SELECT quote_ident(s.spcname) FROM pg_tablespace s WHERE s.oid = c.reltablespace), '')
+                 COALESCE((SELECT s.spcname::text FROM pg_tablespace s WHERE s.oid = c.reltablespace), '')
             FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am a ON a.oid = c.relam
            WHERE i.indrelid = $1 ORDER BY i.indexrelid",
         &[table.oid.into()],

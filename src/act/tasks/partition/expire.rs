@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use pgrx::pg_sys;
 
-use super::expire_state::{noted, Expired, Found};
+use super::expire_state::{self, noted, Expired, Found};
 use super::ground::{self, Ground};
 use super::settings::{ArchiveTo, OnExpire};
 use super::{archive, archive_file, planned, Look, Steps};
@@ -42,6 +42,12 @@ pub fn expire(look: &Look, steps: &mut Steps) -> Result<(), Failure> {
 fn go_on(look: &Look, steps: &mut Steps) -> Result<(), Failure> {
     for expired in look.ground.read(|| Ok(noted(look.parent)?))? {
         match look.ground.read(|| Ok(expired.find()))? {
+            Found::Detached if look.ground.read(|| is_kept(look, &expired))? => {
+                archive_file::remove_partial(&expired);
+                look.ground.step(&[], || Ok(expired.forget()?))?;
+                let detail = "it is detached, but within the retention now: it is left";
+                steps.skipped(expired.full_name(), step_name(look), detail)?;
+            }
             Found::Detached => finish(look, &expired, steps)?,
             // Its detach had not begun, has not ended, or somebody has attached it again: the plan decides anew.
             Found::Attached => {
@@ -58,6 +64,14 @@ fn go_on(look: &Look, steps: &mut Steps) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Whether the settings of now would keep what was detached by those of then.
+fn is_kept(look: &Look, expired: &Expired) -> Result<bool, Failure> {
+    let Some(retention) = &look.settings.retention else { return Ok(true) };
+    let parent = Parent::read("parent", look.parent, look.settings.epoch)?;
+    let zone = look.settings.zone()?;
+    Ok(expired.upper > look.settings.ruler(parent.key, &zone).before(look.as_of_us, retention))
 }
 
 /// What the last step of an expiry is called.
@@ -131,7 +145,7 @@ fn finish(look: &Look, expired: &Expired, steps: &mut Steps) -> Result<(), Failu
 /// now.
 fn drop_table(look: &Look, expired: &Expired) -> Result<Option<String>, Failure> {
     look.ground.step(&[expired.oid], || {
-        if !lock_detached(expired, "ACCESS EXCLUSIVE") {
+        if !lock_detached(expired, "ACCESS EXCLUSIVE")? {
             return Ok(None);
         }
         let bytes = tree_bytes(expired.oid);
@@ -141,13 +155,42 @@ fn drop_table(look: &Look, expired: &Expired) -> Result<Option<String>, Failure>
     })
 }
 
-/// Locks a detached table, with its partitions; false when it is not what was detached any more. Inside a transaction.
-pub fn lock_detached(expired: &Expired, mode: &str) -> bool {
+/// Locks a detached table, with its partitions; false when it is not what was detached any more. Fails when a partition
+/// of it is half detached: reading the table leaves it out, and dropping the table takes it along. Inside a transaction.
+pub fn lock_detached(expired: &Expired, mode: &str) -> Result<bool, Failure> {
     if expired.find() != Found::Detached {
-        return false;
+        return Ok(false);
     }
     ddl::run(&format!("LOCK TABLE {} IN {mode} MODE", expired.full_name()));
-    expired.find() == Found::Detached
+    if expired.find() != Found::Detached {
+        return Ok(false);
+    }
+    match half_detached(expired.oid) {
+        None => Ok(true),
+        Some((parent, partition)) => Err(Failure {
+            hint: Some(format!("ALTER TABLE {parent} DETACH PARTITION {partition} FINALIZE ends it.")),
+            ..Failure::new(
+                "55000",
+                format!("the detach of its partition {partition} from {parent} has begun, and not ended: FINALIZE it"),
+            )
+        }),
+    }
+}
+
+/// A partition below a table that is detached for new transactions only, after what it is a partition of.
+fn half_detached(table: pg_sys::Oid) -> Option<(String, String)> {
+    let found = privilege::with_own_path(|| {
+        query::run_with(
+            c"WITH RECURSIVE below AS (
+                  SELECT inhparent, inhrelid, inhdetachpending FROM pg_inherits WHERE inhparent = $1
+                  UNION ALL SELECT i.inhparent, i.inhrelid, i.inhdetachpending
+                              FROM pg_inherits i JOIN below b ON i.inhparent = b.inhrelid)
+              SELECT inhparent::regclass::text, inhrelid::regclass::text FROM below WHERE inhdetachpending LIMIT 1",
+            &[table.into()],
+            |row| (row.string(1), row.string(2)),
+        )
+    });
+    found.1.into_iter().next()
 }
 
 /// Bytes of a table with its partitions, indexes and TOAST.
@@ -170,20 +213,35 @@ pub fn tree_bytes(relation: pg_sys::Oid) -> i64 {
 fn detach(look: &Look, parent: &Parent, partition: &Partition) -> Result<Option<Expired>, Failure> {
     let mut relations = vec![parent.oid, partition.oid];
     relations.extend(parent.default_partition().map(|default| default.oid));
-    let statement = format!("ALTER TABLE {} DETACH PARTITION {}", parent.full_name(), partition.full_name());
     let outcome = if look.ground == Ground::TopLevel && parent.default_partition().is_none() {
-        detach_concurrently(look, partition, &relations, &statement)
+        let outcome = detach_concurrently(look, partition, &relations);
+        if !matches!(outcome, Ok(Some(_))) {
+            // Its note was written before, and must not make a table ours that somebody else detaches later.
+            look.ground.step(&[], || match is_detaching(partition.oid) {
+                true => Ok(()),
+                false => Ok(expire_state::forget(partition.oid)?),
+            })?;
+        }
+        outcome
     } else {
         look.ground.step(&relations, || {
             lock_parent(look);
             let expired = note(look, partition.oid)?;
             if expired.is_some() {
-                ddl::run(&statement);
+                ddl::run(&statement(look, partition.oid)?);
             }
             Ok(expired)
         })
     };
     outcome.map_err(|failure| because_of_keys(look, parent, failure))
+}
+
+/// What detaches a partition, by the names that both have now.
+fn statement(look: &Look, partition: pg_sys::Oid) -> Result<String, Failure> {
+    match (ident::relation(look.parent), ident::relation(partition)) {
+        (Some(parent), Some(partition)) => Ok(format!("ALTER TABLE {parent} DETACH PARTITION {partition}")),
+        _ => Err(Failure::new("42P01", "the parent or its partition is gone")),
+    }
 }
 
 /// The same at top level, with everybody passing. The lock on the parent that is taken to look what is to be detached
@@ -192,21 +250,19 @@ fn detach_concurrently(
     look: &Look,
     partition: &Partition,
     relations: &[pg_sys::Oid],
-    statement: &str,
 ) -> Result<Option<Expired>, Failure> {
     let started = Instant::now();
     loop {
         let noted = look.ground.step(relations, || {
             lock_parent(look);
-            let expired = note(look, partition.oid)?;
-            if expired.is_some() {
-                lock::hold_share_update(look.parent);
-            }
-            Ok(expired)
+            let Some(expired) = note(look, partition.oid)? else { return Ok(None) };
+            let detach = statement(look, partition.oid)?;
+            lock::hold_share_update(look.parent);
+            Ok(Some((expired, detach)))
         })?;
-        let Some(expired) = noted else { return Ok(None) };
+        let Some((expired, detach)) = noted else { return Ok(None) };
         // When it fails, the abort gives back the held lock too.
-        let failure = match ground::at_once(&format!("{statement} CONCURRENTLY")) {
+        let failure = match ground::at_once(&format!("{detach} CONCURRENTLY")) {
             Ok(()) => {
                 look.ground.read(|| {
                     lock::release_share_update(look.parent);
@@ -223,7 +279,7 @@ fn detach_concurrently(
             // It is invisible already, and waits for those who may still use it.
             return look.ground.step(relations, || {
                 if is_detaching(partition.oid) {
-                    ddl::run(&format!("{statement} FINALIZE"));
+                    ddl::run(&format!("{} FINALIZE", statement(look, partition.oid)?));
                 }
                 Ok(Some(expired.clone()))
             });

@@ -2,7 +2,7 @@
 //! left to be done: what a crash has interrupted goes on at the next look. Called by the steps of [`super::expire`] and
 //! [`super::archive`], inside their transactions. Locks rows of that table only.
 
-use perf_core::partition::{expiry, literal};
+use perf_core::partition::{expiry, literal, At};
 use pgrx::pg_sys;
 
 use crate::act::runs::{rows, run};
@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::partitions::{Parent, Partition};
 use crate::pg::query::text;
 use crate::pg::text::Text;
-use crate::pg::{ddl, ident, partition_bound, privilege, query};
+use crate::pg::{background, ddl, ident, partition_bound, privilege, query};
 
 const TABLE: &std::ffi::CStr = c"partition_expiry";
 
@@ -29,6 +29,8 @@ pub struct Expired {
     pub parent_name: String,
     /// FOR VALUES ...
     pub bounds: String,
+    /// Where its rows end.
+    pub upper: At,
     /// Of the file that it is archived in, if it is.
     pub stem: String,
     /// That file, once it has a name.
@@ -51,6 +53,8 @@ impl Expired {
     pub fn of(parent: &Parent, partition: &Partition) -> Expired {
         let range = partition.range.map(|range| (literal(parent.key, range.lower), literal(parent.key, range.upper)));
         let (lower, upper) = range.unwrap_or_default();
+        let (cluster, number) = background::database_identity();
+        let identity = format!("{cluster:x}-{number}-{}", partition.oid.to_u32());
         let database =
             ddl::value::<Text>("SELECT pg_catalog.current_database()::pg_catalog.text").unwrap_or_default().0;
         Expired {
@@ -60,7 +64,8 @@ impl Expired {
             name: partition.name.clone(),
             parent_name: parent.full_name(),
             bounds: partition_bound::text(partition.oid).unwrap_or_default(),
-            stem: expiry::file_stem(&database, &partition.schema, &partition.name, &lower, &upper),
+            upper: partition.range.map_or(At::MAX, |range| range.upper),
+            stem: expiry::file_stem([&database, &partition.schema, &partition.name], [&lower, &upper], &identity),
             file: None,
         }
     }
@@ -75,12 +80,12 @@ impl Expired {
         privilege::as_owner(TABLE, || {
             run(
                 c"INSERT INTO perf.partition_expiry
-                        (relid, reltype, schema_name, table_name, parent, parent_name, bounds, stem)
-                  VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+                        (relid, reltype, schema_name, table_name, parent, parent_name, bounds, upper_at, stem)
+                  VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
                   ON CONFLICT (relid) DO UPDATE
                   SET reltype = excluded.reltype, schema_name = excluded.schema_name, table_name = excluded.table_name,
                       parent = excluded.parent, parent_name = excluded.parent_name, bounds = excluded.bounds,
-                      stem = excluded.stem, file = NULL, begun_at = pg_catalog.clock_timestamp()",
+                      upper_at = excluded.upper_at, stem = excluded.stem, file = NULL, begun_at = pg_catalog.clock_timestamp()",
                 &[
                     self.oid.into(),
                     self.reltype.into(),
@@ -89,6 +94,7 @@ impl Expired {
                     parent.into(),
                     text(&self.parent_name),
                     text(&self.bounds),
+                    self.upper.into(),
                     text(&self.stem),
                 ],
             );
@@ -106,10 +112,7 @@ impl Expired {
 
     /// Nothing is left to be done.
     pub fn forget(&self) -> Result<(), Error> {
-        privilege::as_owner(TABLE, || {
-            run(c"DELETE FROM perf.partition_expiry WHERE relid = $1", &[self.oid.into()]);
-            Ok(())
-        })
+        forget(self.oid)
     }
 
     /// What it is now. Lasting only when it was locked before.
@@ -130,11 +133,33 @@ impl Expired {
     }
 }
 
+/// Nothing is left to be done about a table.
+pub fn forget(table: pg_sys::Oid) -> Result<(), Error> {
+    privilege::as_owner(TABLE, || {
+        run(c"DELETE FROM perf.partition_expiry WHERE relid = $1", &[table.into()]);
+        Ok(())
+    })
+}
+
+/// Whether a file is somebody's archive, or to become one, other than that of a table.
+pub fn is_named(file: &str, other_than: pg_sys::Oid) -> Result<bool, Error> {
+    privilege::as_owner(TABLE, || {
+        let found = rows(
+            c"SELECT FROM perf.partition_archive WHERE file = $1
+              UNION ALL SELECT FROM perf.partition_expiry WHERE file = $1 AND relid <> $2",
+            &[text(file), other_than.into()],
+            |_| (),
+        );
+        Ok(!found.is_empty())
+    })
+}
+
 /// What was noted of the partitions of a parent, oldest first.
 pub fn noted(parent: pg_sys::Oid) -> Result<Vec<Expired>, Error> {
     privilege::as_owner(TABLE, || {
         Ok(rows(
-            c"SELECT relid, reltype, schema_name::text, table_name::text, parent_name, bounds, stem, file
+            c"SELECT relid, reltype, schema_name::text, table_name::text, parent_name, bounds, upper_at, stem,
+                     file
                 FROM perf.partition_expiry WHERE parent = $1 ORDER BY begun_at, relid",
             &[parent.into()],
             |row| Expired {
@@ -144,8 +169,9 @@ pub fn noted(parent: pg_sys::Oid) -> Result<Vec<Expired>, Error> {
                 name: row.string(4),
                 parent_name: row.string(5),
                 bounds: row.string(6),
-                stem: row.string(7),
-                file: row.get::<Text>(8).map(|file| file.0),
+                upper: row.get::<i64>(7).unwrap_or(At::MAX),
+                stem: row.string(8),
+                file: row.get::<Text>(9).map(|file| file.0),
             },
         ))
     })
