@@ -125,7 +125,7 @@ fn _partition_convert_progress(
 ) -> TableIterator<
     'static,
     (
-        name!(lines, Vec<String>),
+        name!(lines, Vec<Text>),
         name!(seen, i32),
         name!(quiet, i32),
         name!(ended, bool),
@@ -137,5 +137,6 @@ fn _partition_convert_progress(
     let progress = or_raise(request::progress(run_id, seen, quiet));
     let [sqlstate, message, hint] =
         progress.failure.map_or([None, None, None], |parts| parts.map(|part| Some(Text(part))));
-    TableIterator::once((progress.lines, progress.seen, progress.quiet, progress.ended, sqlstate, message, hint))
+    let lines = progress.lines.into_iter().map(Text).collect();
+    TableIterator::once((lines, progress.seen, progress.quiet, progress.ended, sqlstate, message, hint))
 }

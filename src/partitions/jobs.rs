@@ -4,12 +4,12 @@
 use std::collections::HashMap;
 
 use perf_core::partition::EpochUnit;
-use pgrx::{pg_sys, JsonB};
+use pgrx::pg_sys;
 use serde_json::Value;
 
 use crate::act::tasks::partition::settings::Settings;
 use crate::error::Error;
-use crate::pg::text::Text;
+use crate::pg::text::{Document, Text};
 use crate::pg::{privilege, query};
 
 const JOBS: &std::ffi::CStr = c"job";
@@ -86,7 +86,7 @@ pub fn all() -> Result<HashMap<u32, Vec<Job>>, Error> {
             |row| Job {
                 job_id: row.get::<i64>(1).unwrap_or_default(),
                 target: row.get::<pg_sys::Oid>(2).unwrap_or(pg_sys::InvalidOid).to_u32(),
-                options: row.get::<JsonB>(3).map_or(Value::Null, |options| options.0),
+                options: row.get::<Document>(3).map_or(Value::Null, |options| options.0),
                 owner: row.string(4),
                 owner_oid: row.get::<pg_sys::Oid>(5).unwrap_or(pg_sys::InvalidOid),
                 is_target_gone: row.get::<bool>(6).unwrap_or(false),

@@ -333,6 +333,131 @@ class InUse(ConvertTest):
         self.assertEqual(self.sql(STATE), [("converted",)])
 
 
+class Guarded(ConvertTest):
+    """Rows that could be lost, and what a failure leaves behind."""
+
+    time_limit = 240.0
+
+    def test_undo_refuses_a_pending_detach(self) -> None:
+        self.sql(EVENTS)
+        before = self.dump()
+        self.convert()
+        self.sql("INSERT INTO events (at, v) SELECT now() + interval '50 days', g FROM generate_series(1, 10) g")
+        partition = self.value("SELECT DISTINCT tableoid::regclass::text FROM events WHERE at > now() + interval '1 day'")
+        with self.cluster.connect(self.database) as reader, self.cluster.connect(self.database) as detacher:
+            reader.query("BEGIN; SELECT FROM events LIMIT 1")
+            detacher.query("SET lock_timeout = '500 ms'")
+            with self.assertRaises(SqlError):
+                detacher.query(f"ALTER TABLE events DETACH PARTITION {partition} CONCURRENTLY")
+            reader.query("COMMIT")
+        self.assertEqual(self.value("SELECT count(*) FROM pg_inherits WHERE inhdetachpending"), 1)
+        error = self.assert_sql_error("55000", self.cluster, UNDO, dbname=self.database)
+        self.assertIn(partition, str(error))
+        self.assertEqual((self.sql(STATE), self.value(f"SELECT count(*) FROM {partition}")), ([("converted",)], 10))
+        self.sql(f"ALTER TABLE events DETACH PARTITION {partition} FINALIZE")
+        self.undo()
+        self.assertEqual(self.value(f"SELECT count(*) FROM {partition}"), 10)
+        self.sql(f"DROP TABLE {partition}")
+        self.assertEqual(self.dump(), before)
+
+    def test_undo_says_what_it_moves_and_waits_for_older_snapshots(self) -> None:
+        self.sql(EVENTS + "CREATE TABLE other (a int)")
+        self.convert()
+        self.sql("INSERT INTO events (at, v) SELECT now() + interval '50 days', g FROM generate_series(1, 10) g; ANALYZE events")
+        with self.cluster.connect(self.database) as reader:
+            reader.query("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM other")
+            pid = reader.query("SELECT pg_backend_pid()").scalar()
+            with self.assertRaises(SqlError) as caught:
+                self.call("CALL perf.partition_convert_undo('events', give_up_after => '2 s')")
+            self.assertEqual(caught.exception.sqlstate, "55P03")
+            self.assertIn(f"older snapshot is held by process {pid}", caught.exception.message)
+            self.assertEqual(reader.query("SELECT count(*) FROM events").scalar(), 20010)
+            reader.query("COMMIT")
+        self.assertIn("about 10 rows by their statistics) will be moved into public.events_legacy", "".join(self.undo()))
+        self.assertEqual(self.value("SELECT count(*) FROM events"), 20010)
+
+    def test_undo_without_rows_to_move_waits_for_no_snapshot(self) -> None:
+        self.sql(EVENTS + "CREATE TABLE other (a int)")
+        self.convert()
+        with self.cluster.connect(self.database) as reader:
+            reader.query("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM other")
+            self.assertNotIn("will be moved", "".join(self.undo()))
+            self.assertEqual(reader.query("SELECT count(*) FROM events").scalar(), 20000)
+
+    def held_swap(self, more: str) -> None:
+        """Converts a table that a reader holds as soon as its rows are known to fit."""
+        self.sql(EVENTS)
+        # Holds the job before the swap, while the reader comes.
+        self.sql("CREATE TABLE gate (a int); CREATE FUNCTION gate() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+                 "IF NEW.detail ->> 'doing' = 'the swap' THEN PERFORM pg_advisory_xact_lock(4712); END IF; RETURN NEW; END $$; "
+                 "CREATE TRIGGER gate BEFORE UPDATE ON perf.job_run FOR EACH ROW EXECUTE FUNCTION public.gate()")
+        self.holder = self.cluster.connect(self.database)
+        self.addCleanup(self.holder.close)
+        self.holder.query("SELECT pg_advisory_lock(4712)")
+        self.caller = Caller(self.cluster, f"CALL perf.partition_convert('events', 'at', 'month'{more})", self.database)
+        self.wait_until(lambda: self.value("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted") == 1, 60,
+                        "the swap")
+        self.assertEqual(self.value("SELECT count(*) FROM pg_constraint WHERE conname = 'perf_convert_bound'"), 1)
+
+    FAR = "INSERT INTO events (at, v) VALUES (now() + interval '5 years', 1)"
+
+    def test_failure_leaves_no_check_that_refuses_rows(self) -> None:
+        self.held_swap(", give_up_after => '1 s'")
+        self.holder.query("BEGIN; SELECT FROM events LIMIT 1; SELECT pg_advisory_unlock(4712)")
+        # The reader goes after the swap has given up.
+        self.wait_until(lambda: self.value(
+            "SELECT count(*) FROM perf.partition_conversions WHERE step = 'bound' AND clock_timestamp() > started_at + interval '3 s'")
+            == 1, 30, "the failure")
+        self.holder.query("COMMIT")
+        self.assertEqual(self.caller.ended().error.sqlstate, "55P03")
+        self.sql(self.FAR)
+        self.sql("DROP TRIGGER gate ON perf.job_run")
+        self.convert()
+        self.assertEqual(self.value("SELECT count(*) FROM events_legacy"), 20001)
+
+    def test_check_that_cannot_be_dropped_is_named(self) -> None:
+        self.held_swap(", give_up_after => '1 s'")
+        self.holder.query("BEGIN; SELECT FROM events LIMIT 1; SELECT pg_advisory_unlock(4712)")
+        error = self.caller.ended(120).error
+        self.assertEqual(error.sqlstate, "55P03")
+        self.assertIn("ALTER TABLE public.events DROP CONSTRAINT perf_convert_bound;", error.fields.get("H", str(error)))
+        self.holder.query("COMMIT")
+
+    def test_cancelled_run_leaves_no_check(self) -> None:
+        self.held_swap("")
+        self.sql("SELECT perf.job_cancel(run_id) FROM perf.job_runs WHERE status = 'running'")
+        self.assertIsNotNone(self.caller.ended().error)
+        self.assertEqual(self.value("SELECT status FROM perf.job_runs"), "cancelled")
+        self.sql(self.FAR)
+
+    def test_rows_without_a_value_that_come_meanwhile(self) -> None:
+        self.sql("CREATE TABLE n (id int, at timestamptz); INSERT INTO n SELECT g, now() FROM generate_series(1, 10) g; "
+                 "CREATE FUNCTION late() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.detail ->> 'doing' LIKE "
+                 "'ALTER TABLE%ADD CONSTRAINT perf_convert_not_null%' THEN INSERT INTO public.n VALUES (0, NULL); END IF; "
+                 "RETURN NEW; END $$; "
+                 "CREATE TRIGGER late BEFORE UPDATE ON perf.job_run FOR EACH ROW EXECUTE FUNCTION public.late()")
+        error = self.assert_sql_error("23514", self.cluster, "CALL perf.partition_convert('n', 'at', 'month')", dbname=self.database)
+        self.assertIn("rows of public.n with NULL in at have come meanwhile", str(error))
+        self.assertEqual(self.value("SELECT count(*) FROM pg_constraint WHERE conname LIKE 'perf_convert%'"), 0)
+        self.sql("DROP TRIGGER late ON perf.job_run; DELETE FROM n WHERE at IS NULL")
+        self.convert("n")
+
+    def test_names_where_the_database_is_not_in_utf8(self) -> None:
+        self.database = "convert_latin1"
+        self.cluster.sql(f"CREATE DATABASE {self.database} TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'")
+        self.addCleanup(self.cluster.sql, f"DROP DATABASE IF EXISTS {self.database} WITH (FORCE)")
+        self.sql('CREATE EXTENSION perf_opt; CREATE TABLE "té" (id int PRIMARY KEY, "àt" timestamptz NOT NULL, v int); '
+                 """INSERT INTO "té" SELECT g, now(), g FROM generate_series(1, 100) g""")
+        before = self.dump()
+        self.convert('"té"', "àt")
+        self.sql("""INSERT INTO "té" VALUES (101, now() + interval '50 days', 1)""")
+        self.assertEqual(self.sql("SELECT relation, control, first_partition FROM perf.partition_conversions"),
+                         [('public."té"', "àt", 'public."té_legacy"')])
+        self.assertIn("1 rows were moved", "".join(self.undo('"té"')))
+        self.assertEqual(self.value('SELECT count(*) FROM "té"'), 101)
+        self.assertEqual(self.dump(), before)
+
+
 class Crash(ConvertTest):
     """kill -9 before each step, there and back."""
 

@@ -10,6 +10,7 @@
 pub mod copy;
 pub mod facts;
 pub mod keys;
+mod moved;
 pub mod obstacles;
 mod patience;
 pub mod plan;
@@ -19,7 +20,7 @@ pub mod swap;
 mod undo;
 
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use perf_core::partition::{literal, EpochUnit, Key};
 use perf_core::partition_convert as rules;
@@ -28,7 +29,7 @@ use serde_json::{json, Value};
 
 use self::facts::Table;
 use self::patience::Patience;
-use self::plan::{Settled, Step, Study, BOUND_CHECK};
+use self::plan::{Settled, Step, Study, BOUND_CHECK, NOT_NULL_CHECK};
 use self::record::{Conversion, State};
 use super::ground::Ground;
 use super::rotate;
@@ -49,11 +50,15 @@ const BOUND_TRIES: u32 = 3;
 const PREMAKE: u32 = 4;
 /// Rows that violate a CHECK that is being validated.
 const CHECK_VIOLATION: &str = "23514";
+/// How long it is tried to clean up after a failure.
+const TIDY: Duration = Duration::from_secs(30);
 
 /// Runs a job of this kind. The job goes with the run, so that a failure is not tried again; a crash leaves it, and is.
 pub fn run(order: &Order, write: Write) -> Result<(), Failure> {
-    let outcome = attempt(order, write);
-    if outcome.is_err() {
+    let mut outcome = attempt(order, write);
+    if let Err(failure) = &mut outcome {
+        background::drop_cancel();
+        tidy(order, failure);
         background::drop_cancel();
         let removed = executor::transaction(|| Ok(request::remove_job(order.job_id)?));
         if let Err(failure) = removed {
@@ -92,6 +97,51 @@ fn attempt(order: &Order, write: Write) -> Result<(), Failure> {
         write(Outcome { detail: all.clone(), ..Outcome::plain() })?;
         Ok(request::remove_job(order.job_id)?)
     })
+}
+
+/// Takes away the checks that a conversion has made and that refuse rows, when it has failed: nothing goes on with them by
+/// itself. What cannot be had in time is said in the failure.
+fn tidy(order: &Order, failure: &mut Failure) {
+    let relation = pg_sys::Oid::from(order.target.unwrap_or_default());
+    let found = executor::transaction(|| {
+        // Beyond the swap neither is left; an undo takes them away itself, now or when it is called again.
+        if !Conversion::find(relation)?.is_some_and(|found| found.state == State::Converting) {
+            return Ok(None);
+        }
+        Ok(facts::table(relation).map(|table| {
+            let is_left = |name: &str| match facts::check_validity(&table, name) {
+                Some(true) => name == BOUND_CHECK,
+                Some(false) => true,
+                None => false,
+            };
+            let drops = [BOUND_CHECK, NOT_NULL_CHECK].into_iter().filter(|name| is_left(name));
+            (drops.map(|name| format!("DROP CONSTRAINT {name}")).collect::<Vec<_>>().join(", "), table)
+        }))
+    });
+    let (drops, table) = match found {
+        Ok(Some((drops, table))) if !drops.is_empty() => (drops, table),
+        Ok(_) => return,
+        Err(other) => return pgrx::log!("perf_opt job {} left its checks: {}", order.job_id, other.message),
+    };
+    let statement = format!("ALTER TABLE {} {drops}", table.full);
+    let dropped = Patience::of(&order.options).and_then(|patience| {
+        let patience = patience.lasting(TIDY);
+        let (limit_ms, quiet_ms) = (patience.lock_ms(), patience.quiet_lock_ms());
+        patience.transaction(&statement, relation, |_| Ok(()), &mut || {
+            privilege::with_lock_timeout(quiet_ms, || lock::take(relation, Exclusive::ShareUpdate));
+            privilege::with_lock_timeout(limit_ms, || lock::take(relation, Exclusive::Access));
+            ddl::run(&statement);
+            Ok(())
+        })
+    });
+    if dropped.is_err() {
+        let advice =
+            format!("Until the conversion goes on, rows that do not fit are refused; to end that: {statement};");
+        failure.hint = Some(match failure.hint.take() {
+            Some(hint) => format!("{hint} {advice}"),
+            None => advice,
+        });
+    }
 }
 
 /// A run, and what it has done so far.
@@ -288,7 +338,7 @@ fn keys(job: &mut Job, conversion: &mut Conversion) -> Result<(), Failure> {
 fn not_null(job: &mut Job, conversion: &mut Conversion) -> Result<(), Failure> {
     let (table, settled, check) = executor::transaction(|| {
         let (table, settled) = look(conversion)?;
-        let check = facts::check_validity(&table, plan::NOT_NULL_CHECK);
+        let check = facts::check_validity(&table, NOT_NULL_CHECK);
         Ok((table, settled, check))
     })?;
     if settled.control.not_null {
@@ -299,7 +349,17 @@ fn not_null(job: &mut Job, conversion: &mut Conversion) -> Result<(), Failure> {
         job.alter(&table, &[add], || Ok(()))?;
     }
     if check != Some(true) {
-        job.slowly(table.oid, &validate)?;
+        // The check is taken away as after every failure.
+        job.slowly(table.oid, &validate).map_err(|failure| match failure.sqlstate.as_str() {
+            CHECK_VIOLATION => Failure {
+                hint: Some("Give those rows a value or delete them, and call it again.".to_owned()),
+                ..Failure::new(
+                    CHECK_VIOLATION,
+                    format!("rows of {} with NULL in {} have come meanwhile", table.full, settled.control.name),
+                )
+            },
+            _ => failure,
+        })?;
     }
     job.alter(&table, &[set], || Ok(conversion.save(Step::NotNull)?))
 }

@@ -14,6 +14,8 @@ use crate::pg::background;
 
 /// SQLSTATEs of a lock that could not be had: in time, or because of a deadlock.
 const LOCK_NOT_AVAILABLE: [&str; 2] = ["55P03", "40P01"];
+/// How the message begins of a step that gives way to a snapshot rather than to a lock.
+pub const SNAPSHOT_IN_THE_WAY: &str = "rows cannot be moved while an older snapshot is held by";
 /// How often whoever waits is told who is in the way.
 const TELL: Duration = Duration::from_secs(1);
 
@@ -34,6 +36,11 @@ impl Patience {
         let lock_ms = i32::try_from(number("max_lock_ms")?).unwrap_or(i32::MAX).max(1);
         let give_up = Duration::from_millis(number("give_up_ms")?.max(1).unsigned_abs());
         Ok(Patience { lock_ms, give_up })
+    }
+
+    /// The same for so long.
+    pub fn lasting(self, give_up: Duration) -> Patience {
+        Patience { give_up, ..self }
     }
 
     /// Longest wait for a lock that others queue behind.
@@ -68,7 +75,9 @@ impl Patience {
             };
             tries += 1;
             let found = executor::transaction(|| Ok(holders(&[relation])))?;
-            if !found.is_empty() {
+            if failure.message.starts_with(SNAPSHOT_IN_THE_WAY) {
+                last.clone_from(&failure.message);
+            } else if !found.is_empty() {
                 last = found;
             }
             if started.elapsed() >= self.give_up {

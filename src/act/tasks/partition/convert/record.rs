@@ -102,7 +102,7 @@ impl Conversion {
                    AND (parent IS NULL OR EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = v.parent AND i.inhrelid = v.relation))",
                 &[relation.into()],
                 |row| {
-                    let undo = row.get::<pgrx::JsonB>(6)?.0;
+                    let undo = row.get::<Document>(6)?.0;
                     let list = |name: &str| undo.get(name).and_then(Value::as_array).cloned().unwrap_or_default();
                     Some(Conversion {
                         relation: row.get::<pg_sys::Oid>(1)?,
@@ -111,7 +111,7 @@ impl Conversion {
                             .into_iter()
                             .find(|state| state.name() == row.string(3))?,
                         step: row.string(4),
-                        request: request_from_json(&row.get::<pgrx::JsonB>(5)?.0)?,
+                        request: request_from_json(&row.get::<Document>(5)?.0)?,
                         boundary: row.get::<i64>(7).zip(row.get::<Text>(8).map(|text| text.0)),
                         was_nullable: undo.get("was_nullable").and_then(Value::as_bool).unwrap_or(false),
                         keys: list("keys").iter().filter_map(Key::from_json).collect(),

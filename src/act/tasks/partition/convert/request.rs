@@ -2,7 +2,7 @@
 //! looked at in others, until its run has ended. Called by the SQL functions; locks the row of the job.
 
 use pgrx::datum::Interval;
-use pgrx::{pg_sys, JsonB};
+use pgrx::pg_sys;
 use serde_json::{json, Value};
 
 use super::facts;
@@ -13,6 +13,7 @@ use super::KIND;
 use crate::act::define::{self, Definition};
 use crate::act::runs::{rows, run};
 use crate::error::Error;
+use crate::pg::text::Document;
 use crate::pg::{background, privilege};
 
 const JOBS: &std::ffi::CStr = c"job";
@@ -160,7 +161,7 @@ impl Wanted {
                  ORDER BY r.run_id",
                 &[relation.into(), role.into()],
                 |row| {
-                    let same = row.get::<JsonB>(4).is_some_and(|stored| {
+                    let same = row.get::<Document>(4).is_some_and(|stored| {
                         ["undo", "control", "every", "time_zone"].iter().all(|name| stored.0.get(name) == options.get(name))
                     });
                     (row.get::<i64>(1).unwrap_or_default(), row.get::<bool>(2).unwrap_or(false), row.string(3), same)
@@ -219,7 +220,7 @@ pub fn progress(run_id: i64, seen: i32, quiet: i32) -> Result<Progress, Error> {
           FROM perf.job_runs WHERE run_id = $1",
         &[run_id.into()],
         |row| {
-            let lines = row.get::<JsonB>(2).map_or(Value::Null, |lines| lines.0);
+            let lines = row.get::<Document>(2).map_or(Value::Null, |lines| lines.0);
             (row.string(1), lines, row.string(3), [row.string(4), row.string(5), row.string(6)], row.string(7))
         },
     );

@@ -15,6 +15,7 @@ use serde_json::{json, Value};
 use super::copy::{self, Identity, ReplicaIdentity};
 use super::facts::{self, Table};
 use super::keys::Key;
+use super::moved;
 use super::plan::{Settled, BOUND_CHECK};
 use crate::act::executor::Failure;
 use crate::pg::lock::{self, Exclusive};
@@ -264,7 +265,7 @@ pub struct Undone {
 
 /// Goes back: `first` becomes a table by itself again, called as the partitioned one is. Both are locked in SHARE UPDATE
 /// EXCLUSIVE already.
-pub fn undo(parent: &Table, first: &Table, renamed: &[Renamed], limit_ms: i64) -> Undone {
+pub fn undo(parent: &Table, first: &Table, renamed: &[Renamed], limit_ms: i64) -> Result<Undone, Failure> {
     let aside = free_name(&parent.name, "partitioned", |name| facts::is_name_used(parent, name));
     let aside_full = ident::qualified(&parent.schema, &aside);
     let (views, identities) = (copy::views(parent), copy::identities(parent));
@@ -273,15 +274,17 @@ pub fn undo(parent: &Table, first: &Table, renamed: &[Renamed], limit_ms: i64) -
     let sequences = copy::sequences(parent, &parent.full);
     let columns = copy::columns(parent);
     let security = copy::force_row_security(first);
-    let others = facts::oids(
-        c"SELECT inhrelid FROM pg_inherits WHERE inhparent = $1 AND inhrelid <> $2 ORDER BY 1",
-        &[parent.oid.into(), first.oid.into()],
-    );
+    let others = moved::others(parent, first);
     let mut tables = vec![parent.oid, first.oid];
-    tables.extend(others);
+    tables.extend(others.iter().copied());
     let burst =
         Burst { views: views.iter().map(|(oid, _)| *oid).collect(), referenced: copy::referenced(parent), tables };
     let locked = burst.take(limit_ms);
+    moved::refuse_pending(parent)?;
+    let expected = moved::count(&others);
+    if expected > 0 {
+        moved::give_way_to_snapshots(limit_ms)?;
+    }
     let states: Vec<String> = identities.iter().map(Identity::state).collect();
     identities.iter().for_each(|identity| run(&identity.drop(&parent.full)));
     run(&format!("ALTER TABLE {} DETACH PARTITION {}", parent.full, first.full));
@@ -296,6 +299,10 @@ pub fn undo(parent: &Table, first: &Table, renamed: &[Renamed], limit_ms: i64) -
     let rows = privilege::as_relation_owner(first.oid, || {
         ddl::run(&format!("INSERT INTO {} ({columns}) SELECT {columns} FROM {}", first.full, parent.full))
     });
+    if rows != expected {
+        let message = format!("{rows} rows of {} were moved where its partitions hold {expected}", parent.full);
+        return Err(Failure::new("XX000", message));
+    }
     if security {
         run(&format!("ALTER TABLE {} FORCE ROW LEVEL SECURITY", first.full));
     }
@@ -312,5 +319,5 @@ pub fn undo(parent: &Table, first: &Table, renamed: &[Renamed], limit_ms: i64) -
         identity.add(&parent.full, state).iter().for_each(|statement| run(statement));
     }
     triggers.iter().flat_map(|(_, statements)| statements).for_each(|statement| run(statement));
-    Undone { rows, locked }
+    Ok(Undone { rows, locked })
 }

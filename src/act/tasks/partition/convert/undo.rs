@@ -9,7 +9,7 @@ use super::facts::{self, Table};
 use super::keys::Key;
 use super::plan::{Step, BOUND_CHECK, NOT_NULL_CHECK};
 use super::record::{Conversion, State};
-use super::{obstacles, swap, Job};
+use super::{moved, obstacles, swap, Job};
 use crate::act::executor::{self, Failure};
 use crate::pg::lock::{self, Exclusive};
 use crate::pg::privilege;
@@ -56,6 +56,16 @@ fn table(relation: pg_sys::Oid) -> Result<Table, Failure> {
 /// The swap, backwards. The number of rows that came from other partitions.
 fn swap_back(job: &mut Job, conversion: &mut Conversion, parent: pg_sys::Oid) -> Result<u64, Failure> {
     let (limit_ms, quiet_ms) = (job.patience.lock_ms(), job.patience.quiet_lock_ms());
+    let announced = executor::transaction(|| {
+        let (whole, first) = (table(parent)?, table(conversion.relation)?);
+        Ok(privilege::with_lock_timeout(quiet_ms, || moved::announcement(&whole, &first)))
+    });
+    match announced {
+        Ok(line) => job.lines.extend(line),
+        // The swap back waits for such locks with more patience.
+        Err(failure) if failure.sqlstate == "55P03" => {}
+        Err(failure) => return Err(failure),
+    }
     job.quickly("the swap back", parent, || {
         privilege::with_lock_timeout(quiet_ms, || {
             lock::take(parent, Exclusive::ShareUpdate);
@@ -65,7 +75,7 @@ fn swap_back(job: &mut Job, conversion: &mut Conversion, parent: pg_sys::Oid) ->
         if let Some(obstacle) = obstacles::dependents(&whole).into_iter().find(|one| one.step != Step::Bound) {
             return Err(Failure { hint: Some(obstacle.hint), ..Failure::new(obstacle.sqlstate, obstacle.message) });
         }
-        let undone = swap::undo(&whole, &first, &conversion.renamed, i64::from(limit_ms));
+        let undone = swap::undo(&whole, &first, &conversion.renamed, i64::from(limit_ms))?;
         conversion.parent = None;
         conversion.state = State::Undoing;
         conversion.save(Step::Swap)?;

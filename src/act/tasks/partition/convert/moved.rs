@@ -1,0 +1,137 @@
+//! Rows of other partitions that the way back moves into the first one: which partitions have them, how many they are, and
+//! who must not be overlooked. Called by the swap back, inside its transaction, and before it for what is said in advance.
+//! Locks nothing; what is read of partitions is read under the caller's locks.
+
+use std::time::{Duration, Instant};
+
+use pgrx::pg_sys;
+
+use super::facts::{oids, Table};
+use super::patience::SNAPSHOT_IN_THE_WAY;
+use crate::act::executor::Failure;
+use crate::act::runs::rows;
+use crate::pg::text::Text;
+use crate::pg::{background, ddl, ident, privilege};
+
+const RUNS: &std::ffi::CStr = c"job_run";
+/// Between looks at the snapshots of others.
+const LOOK_MS: i64 = 5;
+
+/// All below the partitioned table but the first partition, those that are being detached among them.
+pub fn others(parent: &Table, first: &Table) -> Vec<pg_sys::Oid> {
+    oids(
+        c"WITH RECURSIVE tree AS (
+              SELECT inhrelid FROM pg_inherits WHERE inhparent = $1 AND inhrelid <> $2
+              UNION ALL
+              SELECT i.inhrelid FROM tree t JOIN pg_inherits i ON i.inhparent = t.inhrelid)
+          SELECT inhrelid FROM tree ORDER BY 1",
+        &[parent.oid.into(), first.oid.into()],
+    )
+}
+
+/// Refuses to go on while a partition is half detached: reading the partitioned table leaves its rows out, and dropping the
+/// table takes it along.
+pub fn refuse_pending(parent: &Table) -> Result<(), Failure> {
+    let pending = rows(
+        c"WITH RECURSIVE tree AS (
+              SELECT inhparent, inhrelid, inhdetachpending FROM pg_inherits WHERE inhparent = $1
+              UNION ALL
+              SELECT i.inhparent, i.inhrelid, i.inhdetachpending FROM tree t JOIN pg_inherits i ON i.inhparent = t.inhrelid)
+          SELECT inhparent, inhrelid FROM tree WHERE inhdetachpending ORDER BY 2",
+        &[parent.oid.into()],
+        |row| {
+            let name = |column| row.get::<pg_sys::Oid>(column).and_then(ident::relation).unwrap_or_default();
+            (name(1), name(2))
+        },
+    );
+    match pending.into_iter().next() {
+        Some((of, partition)) => Err(Failure {
+            hint: Some(format!("ALTER TABLE {of} DETACH PARTITION {partition} FINALIZE; and call it again.")),
+            ..Failure::new("55000", format!("the concurrent detach of {partition} from {of} has not ended"))
+        }),
+        None => Ok(()),
+    }
+}
+
+/// The rows in all of them. They are dropped with this transaction, so what hides rows of theirs from the owner may go.
+pub fn count(others: &[pg_sys::Oid]) -> u64 {
+    let leaves = rows(
+        c"SELECT oid, relforcerowsecurity FROM pg_class WHERE oid = ANY ($1) AND relkind <> 'p' ORDER BY oid",
+        &[others.to_vec().into()],
+        |row| (row.get::<pg_sys::Oid>(1).and_then(ident::relation), row.get::<bool>(2).unwrap_or(false)),
+    );
+    let mut sum = 0u64;
+    for (name, is_forced) in leaves {
+        let Some(name) = name else { continue };
+        background::check_for_interrupts();
+        if is_forced {
+            ddl::run(&format!("ALTER TABLE {name} NO FORCE ROW LEVEL SECURITY"));
+        }
+        let count = ddl::value::<i64>(&format!("SELECT count(*) FROM ONLY {name}"));
+        sum += count.map_or(0, i64::unsigned_abs);
+    }
+    sum
+}
+
+/// Whoever has a snapshot that was taken before the rows move would find them in neither place, once the locks are gone. Such
+/// snapshots are waited for as long as for a lock; then this fails as if a lock could not be had. A session that waits for
+/// this one is left out: the usual statement takes a new snapshot when it has its locks.
+pub fn give_way_to_snapshots(limit_ms: i64) -> Result<(), Failure> {
+    let until = Instant::now() + Duration::from_millis(limit_ms.unsigned_abs());
+    let mut older = snapshots()?;
+    while !older.is_empty() {
+        if Instant::now() >= until {
+            let (pid, _, _) = &older[0];
+            return Err(Failure::new("55P03", format!("{SNAPSHOT_IN_THE_WAY} process {pid}")));
+        }
+        background::pause(LOOK_MS);
+        let now = snapshots()?;
+        // Whoever holds another one by now has let go of the older one.
+        older.retain(|one| now.contains(one));
+    }
+    Ok(())
+}
+
+/// Snapshots of other sessions of this database, but for what cannot run in a transaction block and reads no rows of the table
+/// for anybody, the call that waits for this run among it: process, transaction and the oldest transaction it may see as running.
+fn snapshots() -> Result<Vec<(i32, String, String)>, Failure> {
+    let found = privilege::as_owner(RUNS, || {
+        // What was read of the activity before is kept until the end of the transaction.
+        rows(c"SELECT pg_stat_clear_snapshot()", &[], |_| ());
+        Ok(rows(
+            c"WITH RECURSIVE behind AS (
+                  SELECT pg_backend_pid() AS pid
+                  UNION
+                  SELECT l.pid FROM behind b, (SELECT DISTINCT pid FROM pg_locks WHERE NOT granted) l
+                  WHERE b.pid = ANY (pg_blocking_pids(l.pid)))
+              SELECT pid, coalesce(xact_start::text, ''), backend_xmin::text FROM pg_stat_activity
+              WHERE datname = current_database() AND backend_xmin IS NOT NULL
+                AND coalesce(backend_type, '') NOT IN ('autovacuum worker', 'walsender')
+                AND coalesce(query, '') !~* '^\\s*(vacuum|create\\s+(unique\\s+)?index\\s+concurrently|call\\s+(perf\\s*\\.\\s*)?partition_convert)'
+                AND pid NOT IN (SELECT b.pid FROM behind b) ORDER BY pid",
+            &[],
+            |row| (row.get::<i32>(1).unwrap_or_default(), row.string(2), row.string(3)),
+        ))
+    })?;
+    Ok(found)
+}
+
+/// What there is to be moved, for people; nothing when there is nothing.
+pub fn announcement(parent: &Table, first: &Table) -> Option<String> {
+    rows(
+        c"SELECT count(*), sum(greatest(reltuples, 0))::int8, pg_size_pretty(sum(pg_relation_size(oid))) FROM pg_class
+          WHERE oid = ANY ($1) AND relkind = 'r' AND pg_relation_size(oid) > 0 HAVING count(*) > 0",
+        &[others(parent, first).into()],
+        |row| {
+            let (partitions, rows) = (row.get::<i64>(1).unwrap_or(0), row.get::<i64>(2).unwrap_or(0));
+            format!(
+                "rows of {partitions} other partitions ({size}, about {rows} rows by their statistics) will be moved into {} \
+                 under ACCESS EXCLUSIVE",
+                first.full,
+                size = row.get::<Text>(3).unwrap_or_default().0,
+            )
+        },
+    )
+    .into_iter()
+    .next()
+}
