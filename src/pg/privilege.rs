@@ -78,15 +78,28 @@ pub fn as_relation_owner<T>(relation: pg_sys::Oid, body: impl FnOnce() -> T) -> 
     as_role(owner, body)
 }
 
+/// The same for what is to read all rows of the relation: policies that its owner has put on itself hide none.
+pub fn as_relation_owner_unforced<T>(relation: pg_sys::Oid, body: impl FnOnce() -> T) -> T {
+    match relation_owner(relation) {
+        pg_sys::InvalidOid => body(),
+        owner => in_context(owner, pg_sys::SECURITY_NOFORCE_RLS as i32, body),
+    }
+}
+
 /// Runs `body` as another role.
 pub fn as_role<T>(other: pg_sys::Oid, body: impl FnOnce() -> T) -> T {
+    in_context(other, 0, body)
+}
+
+/// Runs `body` as another role, with more said of the security context.
+fn in_context<T>(other: pg_sys::Oid, more: i32, body: impl FnOnce() -> T) -> T {
     // SAFETY: the saved role and security context are put back; an error raised inside leaves them to the abort of the
     // (sub)transaction.
     unsafe {
         let (mut role, mut context) = (pg_sys::InvalidOid, 0);
         pg_sys::GetUserIdAndSecContext(&raw mut role, &raw mut context);
         let inner =
-            context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32 | pg_sys::SECURITY_RESTRICTED_OPERATION as i32;
+            more | context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32 | pg_sys::SECURITY_RESTRICTED_OPERATION as i32;
         pg_sys::SetUserIdAndSecContext(other, inner);
         let value = body();
         pg_sys::SetUserIdAndSecContext(role, context);
