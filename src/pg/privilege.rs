@@ -66,23 +66,31 @@ pub fn with_own_path<T>(body: impl FnOnce() -> T) -> T {
 /// and generated columns call are the owner's to answer for, and may neither leave the role nor leave something behind that
 /// runs later. Who is the owner already just runs it; who may not become the owner gets an error.
 pub fn as_relation_owner<T>(relation: pg_sys::Oid, body: impl FnOnce() -> T) -> T {
-    let (owner, role) = (relation_owner(relation), current_role());
-    if owner == pg_sys::InvalidOid || owner == role {
-        return body();
+    match owner_to_be(relation) {
+        Some(owner) if owner != current_role() => as_role(owner, body),
+        _ => body(),
+    }
+}
+
+/// Who owns a relation, if it is there; raises an error where the current role may not become the owner.
+fn owner_to_be(relation: pg_sys::Oid) -> Option<pg_sys::Oid> {
+    let owner = relation_owner(relation);
+    if owner == pg_sys::InvalidOid {
+        return None;
     }
     // SAFETY: a catalog look-up inside a transaction.
-    if !unsafe { pg_sys::has_privs_of_role(role, owner) } {
+    if !unsafe { pg_sys::has_privs_of_role(current_role(), owner) } {
         let name = super::ident::relation(relation).unwrap_or_default();
         pgrx::ereport!(ERROR, PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, format!("must be owner of table {name}"));
     }
-    as_role(owner, body)
+    Some(owner)
 }
 
 /// The same for what is to read all rows of the relation: policies that its owner has put on itself hide none.
 pub fn as_relation_owner_unforced<T>(relation: pg_sys::Oid, body: impl FnOnce() -> T) -> T {
-    match relation_owner(relation) {
-        pg_sys::InvalidOid => body(),
-        owner => in_context(owner, pg_sys::SECURITY_NOFORCE_RLS as i32, body),
+    match owner_to_be(relation) {
+        None => body(),
+        Some(owner) => in_context(owner, pg_sys::SECURITY_NOFORCE_RLS as i32, body),
     }
 }
 
