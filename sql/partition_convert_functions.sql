@@ -11,7 +11,8 @@ It runs as a job (perf.job_runs shows it) with the caller''s rights, and is show
 Errors: 25001 inside a transaction block, 22004 for NULL, 22023, 42703, 42501, 0A000, 55000 and 42809 for the first blocker, 55P03 when a lock was not to be had (the message says who holds it), 57014 when cancelled, 55000 when perf_opt is not preloaded or a conversion of the table is under way, and what the server says of a step';
 COMMENT ON PROCEDURE perf.partition_convert_undo(regclass, interval, interval) IS
 'Makes a table plain again that perf.partition_convert has converted, or was converting. The first partition gets its name, unique indexes and constraints back, and all that was moved to the partitioned table; rows of the other partitions are moved into it, under ACCESS EXCLUSIVE for as long as that takes: at once where only the first partition has rows. Indexes of the old keys are built concurrently, which fails with 23505 where a key has come twice meanwhile.
-Errors: as for perf.partition_convert; 55000 when the table was not converted, 2BP01 or 0A000 when something depends on the partitioned table that cannot be pointed back';
+Transactions whose snapshot would miss the rows that move are waited for.
+Errors: as for perf.partition_convert; 55000 when the table was not converted, or a concurrent detach of a partition was interrupted, 55P03 naming whose snapshot is in the way, 2BP01 or 0A000 when something depends on the partitioned table that cannot be pointed back';
 COMMENT ON FUNCTION perf._partition_convert_start(regclass, text, text, interval, interval, text, text, boolean) IS
     'Internal: queues the run that converts a table, or undoes that, or says what is in the way';
 COMMENT ON FUNCTION perf._partition_convert_progress(bigint, integer, integer) IS
