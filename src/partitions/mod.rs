@@ -199,9 +199,7 @@ impl Table {
 
     /// Refuses a role that is not its owner, nor a member of it.
     pub fn check_owner(&self) -> Result<(), Error> {
-        let role = privilege::current_role();
-        // SAFETY: a catalog look-up inside a transaction.
-        if unsafe { pg_sys::has_privs_of_role(role, self.owner) } {
+        if privilege::has_rights_of(self.owner) {
             return Ok(());
         }
         Err(Error::Denied {
@@ -242,8 +240,7 @@ fn key_of(parent: pg_sys::Oid) -> Option<(String, pg_sys::Oid)> {
         )
     });
     let (column, type_oid) = found.1.into_iter().flatten().next()?;
-    // SAFETY: a catalog look-up inside a transaction; a type that is no domain is its own base.
-    Some((column, unsafe { pg_sys::getBaseType(type_oid) }))
+    Some((column, partition_bound::base_type(type_oid)))
 }
 
 /// The partitions, without their bounds.

@@ -114,6 +114,12 @@ pub fn text(partition: pg_sys::Oid) -> Option<String> {
     .pop()
 }
 
+/// What a domain is of; a type that is none is its own base.
+pub fn base_type(type_oid: pg_sys::Oid) -> pg_sys::Oid {
+    // SAFETY: a catalog look-up inside a transaction.
+    unsafe { pg_sys::getBaseType(type_oid) }
+}
+
 /// A name for messages of what a key's type is called.
 pub fn type_name(type_oid: pg_sys::Oid) -> String {
     // SAFETY: a catalog look-up that gives a palloc'd string, `???` for what does not exist.

@@ -16,6 +16,12 @@ pub fn current_role() -> pg_sys::Oid {
     unsafe { pg_sys::GetUserId() }
 }
 
+/// Whether the current role has the rights of another: is it, a member of it, or a superuser.
+pub fn has_rights_of(other: pg_sys::Oid) -> bool {
+    // SAFETY: a catalog look-up inside a transaction; false for a role that is gone.
+    unsafe { pg_sys::has_privs_of_role(current_role(), other) }
+}
+
 /// Whether a role is a superuser.
 pub fn is_superuser(role: pg_sys::Oid) -> bool {
     // SAFETY: a catalog look-up inside a transaction; false for a role that is gone.
@@ -78,8 +84,7 @@ fn owner_to_be(relation: pg_sys::Oid) -> Option<pg_sys::Oid> {
     if owner == pg_sys::InvalidOid {
         return None;
     }
-    // SAFETY: a catalog look-up inside a transaction.
-    if !unsafe { pg_sys::has_privs_of_role(current_role(), owner) } {
+    if !has_rights_of(owner) {
         let name = super::ident::relation(relation).unwrap_or_default();
         pgrx::ereport!(ERROR, PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, format!("must be owner of table {name}"));
     }

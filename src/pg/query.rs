@@ -10,8 +10,8 @@ use std::ffi::CStr;
 use pgrx::datum::DatumWithOid;
 use pgrx::{pg_sys, FromDatum};
 
-use super::privilege;
 use super::text::Text;
+use super::{privilege, raw};
 
 thread_local! {
     /// Plans of the statements run so far, by the address of their text; `None` in a process that keeps none.
@@ -164,6 +164,18 @@ pub fn under_latest_snapshot<T>(body: impl FnOnce() -> T) -> T {
         pg_sys::PopActiveSnapshot();
         value
     }
+}
+
+/// Whether this transaction has changed something.
+pub fn has_written() -> bool {
+    // SAFETY: a plain look-up.
+    unsafe { raw::GetTopTransactionIdIfAny() != pg_sys::InvalidTransactionId }
+}
+
+/// Whether all statements of this transaction go by the snapshot of its first one.
+pub fn keeps_one_snapshot() -> bool {
+    // SAFETY: a plain read of a process global.
+    unsafe { pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as i32 }
 }
 
 /// A row of the answer.

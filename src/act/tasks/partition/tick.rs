@@ -17,7 +17,7 @@ use crate::act::requests;
 use crate::error::Error;
 use crate::pg::query::{self, Row};
 use crate::pg::text::{Document, Text};
-use crate::pg::{background, ident, privilege, raw};
+use crate::pg::{background, ident, privilege};
 
 const RUNS: &std::ffi::CStr = c"job_run";
 /// How often a run is looked at.
@@ -63,10 +63,8 @@ pub fn tick(parent: Option<pg_sys::Oid>, as_of_us: i64) -> Result<Vec<Answer>, E
 
 /// Whether a worker could not do it: it does not run, does not see what this transaction has done, or would wait for it.
 fn in_our_way(parent: pg_sys::Oid) -> bool {
-    // SAFETY: a plain look-up.
-    let has_written = unsafe { raw::GetTopTransactionIdIfAny() } != pg_sys::InvalidTransactionId;
-    // SAFETY: as above. A transaction that goes by one snapshot would not see what was done, or miss rows that were moved.
-    let keeps_snapshot = unsafe { pg_sys::XactIsoLevel } >= pg_sys::XACT_REPEATABLE_READ as i32;
+    // One that goes by one snapshot would not see what was done, or miss rows that were moved.
+    let is_own = query::has_written() || query::keeps_one_snapshot();
     let locked = || {
         let found = privilege::with_own_path(|| {
             query::run_with(
@@ -79,7 +77,7 @@ fn in_our_way(parent: pg_sys::Oid) -> bool {
         });
         found.0 > 0
     };
-    !crate::memory::is_ready() || !crate::guc::worker_enabled() || has_written || keeps_snapshot || locked()
+    !crate::memory::is_ready() || !crate::guc::worker_enabled() || is_own || locked()
 }
 
 /// In the caller's transaction.
