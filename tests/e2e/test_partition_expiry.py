@@ -245,6 +245,8 @@ class Expiring(ExpiryTest):
                  "CREATE TABLE m_1 PARTITION OF m FOR VALUES FROM ('2026-01-01') TO ('2026-02-01') PARTITION BY LIST (kind);"
                  "CREATE TABLE m_1_a PARTITION OF m_1 FOR VALUES IN (1); CREATE TABLE m_1_b PARTITION OF m_1 DEFAULT;"
                  "CREATE TABLE m_3 PARTITION OF m FOR VALUES FROM ('2026-03-01') TO ('2026-04-01');"
+                 # Beside it m_1 is not detached CONCURRENTLY, after whose CHECK the server would not finalize m_1_a on 18.
+                 "CREATE TABLE m_rest PARTITION OF m DEFAULT;"
                  "INSERT INTO m SELECT '2026-01-15', g % 3 FROM generate_series(1, 30) g")
         self.manage("m", premake=1, retention="1 month", on_expire="archive")
         self.assertIn(("public.m_1", "archive", "done"), self.steps(parent="m"))
@@ -421,6 +423,8 @@ class Files(ExpiryTest):
                  "CREATE TABLE m_1_a PARTITION OF m_1 FOR VALUES IN (1); CREATE TABLE m_1_b PARTITION OF m_1 DEFAULT;"
                  "CREATE TABLE m_0 PARTITION OF m FOR VALUES FROM ('2025-12-01') TO ('2026-01-01');"
                  "CREATE TABLE m_3 PARTITION OF m FOR VALUES FROM ('2026-03-01') TO ('2026-04-01');"
+                 # Beside it m_1 is not detached CONCURRENTLY, after whose CHECK the server would not finalize m_1_a on 18.
+                 "CREATE TABLE m_rest PARTITION OF m DEFAULT;"
                  "INSERT INTO m SELECT '2026-01-15', g % 3 FROM generate_series(1, 30) g")
         self.manage("m", premake=1, retention="1 month", on_expire="archive", archive_to="file")
         steps = self.steps(parent="m")
@@ -453,10 +457,12 @@ class Files(ExpiryTest):
         self.assertEqual(subprocess.run(["zstd", "-dc", str(path)], check=True, capture_output=True).stdout[:11], b"id,at,note\n")
 
     def test_a_half_detached_leaf_is_not_lost(self) -> None:
-        self.sql("CREATE TABLE m (at date NOT NULL, kind int) PARTITION BY RANGE (at);"
+        self.sql("CREATE TABLE m (at date, kind int) PARTITION BY RANGE (at);"
                  "CREATE TABLE m_1 PARTITION OF m FOR VALUES FROM ('2026-01-01') TO ('2026-02-01') PARTITION BY LIST (kind);"
                  "CREATE TABLE m_1_a PARTITION OF m_1 FOR VALUES IN (1); CREATE TABLE m_1_b PARTITION OF m_1 FOR VALUES IN (2);"
                  "CREATE TABLE m_3 PARTITION OF m FOR VALUES FROM ('2026-03-01') TO ('2026-04-01');"
+                 # Beside it m_1 is not detached CONCURRENTLY, after whose CHECK the server would not finalize m_1_a on 18.
+                 "CREATE TABLE m_rest PARTITION OF m DEFAULT;"
                  "INSERT INTO m SELECT '2026-01-15', 1 + g % 2 FROM generate_series(1, 30) g")
         with self.cluster.connect(self.database) as reader, self.cluster.connect(self.database) as other:
             reader.query("BEGIN; SELECT count(*) FROM m_1")
