@@ -177,6 +177,26 @@ impl Definition<'_> {
     }
 }
 
+/// Makes the job of a kind that a relation has the current role's, under the name it gets now: whoever may do to the relation
+/// what the job does may say when. What it does from then on is done with that role's rights.
+pub fn take_over(kind: &str, target: pg_sys::Oid, name: &str) -> Result<(), Error> {
+    let role = privilege::current_role();
+    privilege::as_owner(JOBS, || {
+        // The name of a relation that was renamed since may be this one's now.
+        run(
+            c"UPDATE perf.job SET name = pg_catalog.left(name, 150) || ' ' || job_id
+             WHERE owner = $2 AND name = $3 AND kind = $4 AND target IS DISTINCT FROM $1",
+            &[target.into(), role.into(), text(name), text(kind)],
+        );
+        run(
+            c"UPDATE perf.job SET owner = $2, name = $3
+             WHERE target = $1 AND kind = $4 AND (owner, name) IS DISTINCT FROM ($2::pg_catalog.regrole, $3)",
+            &[target.into(), role.into(), text(name), text(kind)],
+        );
+        Ok(())
+    })
+}
+
 /// The current role's job of a name and kind: number and options.
 pub fn own_job(name: &str, kind: &str) -> Result<Option<(i64, Value)>, Error> {
     let owner = privilege::current_role();

@@ -12,11 +12,27 @@ pub mod partition_convert;
 pub mod partitions;
 pub mod statements;
 
+use pgrx::datum::TimestampWithTimeZone;
+
+use crate::act::jobs::to_unix;
 use crate::error::Error;
 
 /// The value of an argument that may not be NULL.
 pub fn required<T>(argument: &'static str, value: Option<T>) -> Result<T, Error> {
     value.ok_or(Error::NullArgument { argument })
+}
+
+/// A time that is not NULL and not infinite, in microseconds since 1970.
+pub fn finite(argument: &'static str, value: Option<TimestampWithTimeZone>) -> Result<i64, Error> {
+    let at = i64::from(required(argument, value)?);
+    if at == i64::MIN || at == i64::MAX {
+        return Err(Error::InvalidArgument {
+            argument,
+            value: if at < 0 { "-infinity" } else { "infinity" }.to_owned(),
+            accepted: "A time.".to_owned(),
+        });
+    }
+    Ok(to_unix(at))
 }
 
 /// The value, or the error raised. Call it in a public function's first lines, where nothing with a destructor is live.

@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::prelude::*;
 
-use super::{or_raise, required};
-use crate::act::jobs::to_unix;
+use super::{finite, or_raise};
 use crate::advise::partitioning;
 use crate::error::Error;
 use crate::partitions::check;
@@ -34,17 +33,7 @@ fn partition_check(
     'static,
     (name!(parent, Text), name!(problem, Text), name!(detail, Text), name!(fix_sql, Option<Text>)),
 > {
-    let problems = or_raise((|| {
-        let as_of = i64::from(required("as_of", as_of)?);
-        if as_of == i64::MIN || as_of == i64::MAX {
-            return Err(Error::InvalidArgument {
-                argument: "as_of",
-                value: if as_of < 0 { "-infinity" } else { "infinity" }.to_owned(),
-                accepted: "A time.".to_owned(),
-            });
-        }
-        check::check(relation, to_unix(as_of))
-    })());
+    let problems = or_raise(finite("as_of", as_of).and_then(|as_of| check::check(relation, as_of)));
     TableIterator::new(
         problems.into_iter().map(|one| (Text(one.parent), Text(one.problem), Text(one.detail), one.fix.map(Text))),
     )

@@ -3,12 +3,10 @@
 use pgrx::datum::{Interval, TimestampWithTimeZone};
 use pgrx::prelude::*;
 
-use super::{or_raise, required};
+use super::{finite, or_raise, required};
 use crate::act::define;
-use crate::act::jobs::to_unix;
 use crate::act::tasks::partition::manage::{managed_one, Request};
 use crate::act::tasks::partition::tick;
-use crate::error::Error;
 use crate::pg::text::Text;
 
 /// Manages the partitions of a table by time, as the current role. See sql/partitions.sql.
@@ -85,17 +83,7 @@ fn partition_tick(
     parent: Option<pg_sys::Oid>,
     as_of: Option<TimestampWithTimeZone>,
 ) -> TableIterator<'static, (name!(relation, Text), name!(step, Text), name!(status, Text), name!(detail, Text))> {
-    let answers = or_raise((|| {
-        let as_of = i64::from(required("as_of", as_of)?);
-        if as_of == i64::MIN || as_of == i64::MAX {
-            return Err(Error::InvalidArgument {
-                argument: "as_of",
-                value: if as_of < 0 { "-infinity" } else { "infinity" }.to_owned(),
-                accepted: "A time.".to_owned(),
-            });
-        }
-        tick::tick(parent, to_unix(as_of))
-    })());
+    let answers = or_raise(finite("as_of", as_of).and_then(|as_of| tick::tick(parent, as_of)));
     TableIterator::new(
         answers
             .into_iter()

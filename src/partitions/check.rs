@@ -12,9 +12,9 @@ use pgrx::{pg_sys, PgSqlErrorCode};
 
 use super::default_rows::Group;
 use super::jobs::{self, Job};
+use super::questions::is_taken;
 use super::{default_rows, differences, index_faults, mend, Parent, Partition, Table};
 use crate::act::executor::{subtransaction, Failure, QUERY_CANCELED};
-use crate::act::tasks::partition::rotate::is_taken;
 use crate::act::tasks::partition::settings::Settings;
 use crate::error::Error;
 use crate::pg::zone::ServerZone;

@@ -5,7 +5,7 @@ use perf_core::index::name::{shortened, NAME_BYTES_MAX};
 use pgrx::pg_sys;
 
 use super::differences::Difference;
-use crate::act::tasks::partition::rotate::is_taken;
+use super::questions::is_taken;
 use crate::pg::text::Text;
 use crate::pg::{ident, privilege, query};
 

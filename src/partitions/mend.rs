@@ -3,8 +3,8 @@
 
 use perf_core::partition::{literal, name_nth, Range, Ruler, Span};
 
+use super::questions::{incoming_key, is_taken, stored_columns};
 use super::{Parent, Partition};
-use crate::act::tasks::partition::rotate::{incoming_key, is_taken, stored_columns};
 use crate::act::tasks::partition::settings::{ArchiveTo, OnExpire, Settings};
 use crate::pg::ident;
 

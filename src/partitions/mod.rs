@@ -9,6 +9,7 @@ mod index_faults;
 mod jobs;
 pub mod like;
 mod mend;
+pub mod questions;
 
 use perf_core::partition::{range_of_numbers, range_of_uuids, At, EpochUnit, Key, Range};
 use pgrx::pg_sys;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import statistics
@@ -36,6 +37,18 @@ def result_path(suite: str) -> Path:
 def save(suite: str, result: dict[str, Any]) -> None:
     """Writes target/bench/<suite>.json."""
     result_path(suite).write_text(json.dumps(result, indent=2) + "\n")
+
+
+def run_parts(suite: str, parts: Sequence[str], pg_root: Path, options: Any) -> bool:
+    """Runs the chosen parts of a suite, by default all, and keeps the figures of each; whether every target is met."""
+    good = True
+    for part in (part for part in parts if not options.part or part in options.part):
+        met, figures = importlib.import_module(f"bench.{suite}.{part}").run(pg_root, options)
+        good &= met
+        path = result_path(suite)
+        before = json.loads(path.read_text()) if path.exists() else {}
+        save(suite, {**before, part: figures})
+    return good
 
 
 def say(text: str) -> None:

@@ -55,7 +55,7 @@ class Caller(threading.Thread):
         super().__init__(daemon=True)
         self.cluster, self.sql, self.database = cluster, sql, database
         self.error: Optional[Exception] = None
-        self.messages: list[str] = []
+        self.notices: list[dict[str, str]] = []
         self.pid = 0
         self.start()
 
@@ -63,12 +63,15 @@ class Caller(threading.Thread):
         try:
             with self.cluster.connect(self.database) as session:
                 self.pid = session.query("SELECT pg_backend_pid()").scalar()
-                try:
-                    session.query(self.sql)
-                finally:
-                    self.messages = [notice["message"] for notice in session.notices]
+                self.notices = session.notices
+                session.query(self.sql)
         except (SqlError, ConnectionLost, OSError) as problem:
             self.error = problem
+
+    @property
+    def messages(self) -> list[str]:
+        """The notices so far."""
+        return [notice["message"] for notice in self.notices]
 
     def ended(self, timeout: float = 60.0) -> "Caller":
         """Waits for the end."""

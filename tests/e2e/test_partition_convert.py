@@ -280,11 +280,12 @@ class InUse(ConvertTest):
             writer.query("BEGIN; INSERT INTO events (v) VALUES (0)")
             caller = Caller(self.cluster, "CALL perf.partition_convert('events', 'at', 'month')", self.database)
             self.wait_until(lambda: self.value("SELECT count(*) FROM pg_index WHERE NOT indisvalid") == 1, 20, "the index build")
-            time.sleep(3.0)  # it is said every two seconds what is under way
+            step = "under way: CREATE UNIQUE INDEX CONCURRENTLY"
+            self.wait_until(lambda: any(line.startswith(step) for line in caller.messages), 20, "word of it")
             writer.query("COMMIT")
         caller.ended()
         self.assertIsNone(caller.error)
-        shown = [line for line in caller.messages if line.startswith("under way: CREATE UNIQUE INDEX CONCURRENTLY")]
+        shown = [line for line in caller.messages if line.startswith(step)]
         self.assertTrue(shown and "waiting for writers" in shown[0], caller.messages)
 
     def test_second_caller_follows_the_same_run(self) -> None:

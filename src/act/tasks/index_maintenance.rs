@@ -14,7 +14,7 @@ use perf_core::index::maintenance::{
 use pgrx::pg_sys;
 use serde_json::{json, Value};
 
-use super::{Outcome, Write};
+use super::{note, Outcome, Write};
 use crate::act::board;
 use crate::act::executor::{self, Failure, QUERY_CANCELED};
 use crate::act::runs::{self, rows, Order};
@@ -318,7 +318,7 @@ pub fn run(order: &Order, write: Write) -> Result<(), Failure> {
                 bytes_per_s = measured_rate(report.work_bytes, report.work_ms).unwrap_or(bytes_per_s);
             }
         }
-        executor::transaction(|| note(order, &report))?;
+        executor::transaction(|| note(order, &report.detail()))?;
     }
     let done = report.rebuilt + report.dropped;
     match report.last_failure.take() {
@@ -334,14 +334,6 @@ pub fn run(order: &Order, write: Write) -> Result<(), Failure> {
             })
         }),
     }
-}
-
-fn note(order: &Order, report: &Report) -> Result<(), Failure> {
-    let note = || {
-        privilege::writable(|| runs::note(order, &report.detail()));
-        Ok(())
-    };
-    Ok(privilege::as_owner(RUNS, note)?)
 }
 
 /// Bytes a second of this job's last run that measured it.

@@ -9,7 +9,8 @@ pub mod prewarm;
 use serde_json::{json, Value};
 
 use super::executor::{self, Failure};
-use super::runs::Order;
+use super::runs::{self, Order};
+use crate::pg::privilege;
 
 /// What a task that did not fail says of itself.
 #[derive(Clone, Debug)]
@@ -36,6 +37,15 @@ impl Outcome {
 
 /// Writes down that the task is done. To be called once, in the transaction that does the last of its work.
 pub type Write<'a> = &'a mut dyn FnMut(Outcome) -> Result<(), Failure>;
+
+/// Writes down how far a run has come, inside a transaction, for whoever looks at it.
+pub fn note(order: &Order, detail: &Value) -> Result<(), Failure> {
+    let note = || {
+        privilege::writable(|| runs::note(order, detail));
+        Ok(())
+    };
+    Ok(privilege::as_owner(c"job_run", note)?)
+}
 
 /// A kind of job.
 struct Kind {

@@ -5,8 +5,6 @@ its figures.
 
 from __future__ import annotations
 
-import importlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +15,4 @@ PARTS = ("rotate", "many", "convert")
 
 def run(pg_root: Path, options: Any) -> bool:
     """The chosen parts, by default all; whether every target is met."""
-    good = True
-    for part in (part for part in PARTS if not options.part or part in options.part):
-        met, figures = importlib.import_module(f"bench.partitions.{part}").run(pg_root, options)
-        good &= met
-        path = report.result_path("partitions")
-        before = json.loads(path.read_text()) if path.exists() else {}
-        report.save("partitions", {**before, part: figures})
-    return good
+    return report.run_parts("partitions", PARTS, pg_root, options)

@@ -6,10 +6,9 @@ use pgrx::pg_sys;
 use serde_json::json;
 
 use super::{order, view};
-use crate::act::define::Definition;
-use crate::act::runs::{rows, run};
+use crate::act::define::{take_over, Definition};
+use crate::act::runs::rows;
 use crate::error::Error;
-use crate::pg::query::text;
 use crate::pg::{ident, privilege};
 
 const JOBS: &std::ffi::CStr = c"job";
@@ -48,7 +47,7 @@ impl Request<'_> {
             });
         }
         let name: String = format!("refresh {view_name}").chars().take(NAME_CHARACTERS).collect();
-        take_over(self.view, &name)?;
+        take_over(super::KIND, self.view, &name)?;
         Definition {
             name: &name,
             kind: super::KIND,
@@ -66,26 +65,6 @@ impl Request<'_> {
         }
         .store()
     }
-}
-
-/// Makes the job that a view has the current role's, under the name it gets now: whoever may refresh the view may say when.
-/// What it does from then on is done with that role's rights.
-fn take_over(view: pg_sys::Oid, name: &str) -> Result<(), Error> {
-    let role = privilege::current_role();
-    privilege::as_owner(JOBS, || {
-        // The name of a view that was renamed since may be this one's now.
-        run(
-            c"UPDATE perf.job SET name = pg_catalog.left(name, 150) || ' ' || job_id
-             WHERE owner = $2 AND name = $3 AND kind = 'matview' AND target IS DISTINCT FROM $1",
-            &[view.into(), role.into(), text(name)],
-        );
-        run(
-            c"UPDATE perf.job SET owner = $2, name = $3
-             WHERE target = $1 AND kind = 'matview' AND (owner, name) IS DISTINCT FROM ($2::pg_catalog.regrole, $3)",
-            &[view.into(), role.into(), text(name)],
-        );
-        Ok(())
-    })
 }
 
 /// The job that refreshes a view, if it is the current role's, or the view is.

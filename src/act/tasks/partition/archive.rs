@@ -10,6 +10,7 @@ use super::expire::lock_detached;
 use super::expire_state::Expired;
 use super::Look;
 use crate::act::executor::Failure;
+use crate::partitions::questions::is_taken;
 use crate::partitions::Table;
 use crate::pg::query::text;
 use crate::pg::{ddl, ident, privilege, query};
@@ -159,26 +160,11 @@ fn rename(relation: pg_sys::Oid, kind: &str, schema: &str) -> Result<(), Failure
     for n in 2..=NAMES_MAX {
         let suffix = format!("_{n}");
         let new = shortened(&name, NAME_BYTES_MAX - suffix.len()) + &suffix;
-        if !is_taken(&new, &[&own_schema, schema]) {
+        if !is_taken(&own_schema, &new) && !is_taken(schema, &new) {
             let full_name = ident::qualified(&own_schema, &name);
             ddl::run(&format!("ALTER {kind} {full_name} RENAME TO {}", ident::quote(&new)));
             return Ok(());
         }
     }
     Err(Failure::new("42P07", format!("{NAMES_MAX} names like {} are taken", ident::quote(&name))))
-}
-
-fn is_taken(name: &str, schemas: &[&str]) -> bool {
-    schemas.iter().any(|schema| {
-        let found = privilege::with_own_path(|| {
-            query::run_with(
-                c"SELECT FROM pg_namespace n WHERE n.nspname = $1
-                     AND (EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = n.oid AND c.relname = $2)
-                          OR EXISTS (SELECT FROM pg_type t WHERE t.typnamespace = n.oid AND t.typname = $2))",
-                &[text(schema), text(name)],
-                |_| (),
-            )
-        });
-        found.0 > 0
-    })
 }

@@ -225,7 +225,7 @@ fn detach(look: &Look, parent: &Parent, partition: &Partition) -> Result<Option<
         outcome
     } else {
         look.ground.step(&relations, || {
-            lock_parent(look);
+            ground::lock(look.parent, "SHARE UPDATE EXCLUSIVE");
             let expired = note(look, partition.oid)?;
             if expired.is_some() {
                 ddl::run(&statement(look, partition.oid)?);
@@ -254,7 +254,7 @@ fn detach_concurrently(
     let started = Instant::now();
     loop {
         let noted = look.ground.step(relations, || {
-            lock_parent(look);
+            ground::lock(look.parent, "SHARE UPDATE EXCLUSIVE");
             let Some(expired) = note(look, partition.oid)? else { return Ok(None) };
             let detach = statement(look, partition.oid)?;
             lock::hold_share_update(look.parent);
@@ -285,12 +285,6 @@ fn detach_concurrently(
             });
         }
         ground::rest(started, failure, || look.ground.read(|| Ok(ground::holders(relations))))?;
-    }
-}
-
-fn lock_parent(look: &Look) {
-    if let Some(name) = ident::relation(look.parent) {
-        ddl::run(&format!("LOCK TABLE ONLY {name} IN SHARE UPDATE EXCLUSIVE MODE"));
     }
 }
 

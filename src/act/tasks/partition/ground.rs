@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use pgrx::pg_sys;
 
 use crate::act::executor::{self, Failure};
-use crate::pg::{background, privilege, query};
+use crate::pg::{background, ddl, ident, privilege, query};
 
 /// How long a step waits for a lock, and so makes others wait who come after it.
 const LOCK_WAIT_MS: i32 = 100;
@@ -53,10 +53,7 @@ impl Ground {
 
     /// Runs a statement that refuses to run in a transaction, with the same patience. At top level only.
     pub fn statement(self, relations: &[pg_sys::Oid], statement: &str) -> Result<(), Failure> {
-        background::set_session(c"lock_timeout", c"100ms");
-        let outcome = self.retried(relations, || executor::statement(statement));
-        background::set_session(c"lock_timeout", c"0");
-        outcome
+        self.retried(relations, || at_once(statement))
     }
 
     fn retried<T>(
@@ -113,6 +110,13 @@ pub fn at_once(statement: &str) -> Result<(), Failure> {
     let outcome = executor::statement(statement);
     background::set_session(c"lock_timeout", c"0");
     outcome
+}
+
+/// Locks a table, as LOCK TABLE does, until the end of the (sub)transaction.
+pub fn lock(relation: pg_sys::Oid, mode: &str) {
+    if let Some(name) = ident::relation(relation) {
+        ddl::run(&format!("LOCK TABLE ONLY {name} IN {mode} MODE"));
+    }
 }
 
 /// Who holds locks on relations, in half a sentence; empty when nobody does any more.

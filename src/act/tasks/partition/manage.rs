@@ -8,12 +8,11 @@ use pgrx::pg_sys;
 
 use super::archive_file;
 use super::settings::{ArchiveTo, OnExpire, Settings};
-use crate::act::define::Definition;
+use crate::act::define::{take_over, Definition};
 use crate::act::jobs::to_unix;
-use crate::act::runs::{rows, run};
+use crate::act::runs::rows;
 use crate::error::Error;
 use crate::partitions::{Parent, Table};
-use crate::pg::query::text;
 use crate::pg::{background, ident, privilege};
 
 const JOBS: &std::ffi::CStr = c"job";
@@ -74,7 +73,7 @@ impl Request<'_> {
 
     fn store_job(&self, parent_name: &str, settings: &Settings) -> Result<i64, Error> {
         let name: String = format!("partitions of {parent_name}").chars().take(NAME_CHARACTERS).collect();
-        take_over(self.parent, &name)?;
+        take_over(super::KIND, self.parent, &name)?;
         Definition {
             name: &name,
             kind: super::KIND,
@@ -188,25 +187,6 @@ fn is_short(every: Every) -> bool {
 fn length_us(span: Span) -> i64 {
     let days = i64::from(span.months) * 30 + i64::from(span.days);
     days.saturating_mul(DAY_US).saturating_add(span.micros)
-}
-
-/// Makes the job that a parent has the current role's, under the name it gets now: whoever owns the table may say how it is
-/// managed. What the job does from then on is done with that role's rights.
-fn take_over(parent: pg_sys::Oid, name: &str) -> Result<(), Error> {
-    let role = privilege::current_role();
-    privilege::as_owner(JOBS, || {
-        run(
-            c"UPDATE perf.job SET name = pg_catalog.left(name, 150) || ' ' || job_id
-             WHERE owner = $2 AND name = $3 AND kind = 'partition' AND target IS DISTINCT FROM $1",
-            &[parent.into(), role.into(), text(name)],
-        );
-        run(
-            c"UPDATE perf.job SET owner = $2, name = $3
-             WHERE target = $1 AND kind = 'partition' AND (owner, name) IS DISTINCT FROM ($2::pg_catalog.regrole, $3)",
-            &[parent.into(), role.into(), text(name)],
-        );
-        Ok(())
-    })
 }
 
 /// A managed parent.

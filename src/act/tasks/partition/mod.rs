@@ -24,10 +24,10 @@ use perf_core::partition::{Key, Plan};
 use pgrx::pg_sys;
 use serde_json::{json, Value};
 
-use super::{Outcome, Write};
+use super::{note, Outcome, Write};
 use crate::act::executor::{self, Failure};
 use crate::act::jobs::to_unix;
-use crate::act::runs::{self, Order};
+use crate::act::runs::Order;
 use crate::partitions::{Parent, Partition};
 use crate::pg::{background, ddl, ident, privilege};
 use ground::Ground;
@@ -205,12 +205,4 @@ pub fn run(order: &Order, write: Write) -> Result<(), Failure> {
             _ => Outcome { detail, ..Outcome::plain() },
         })
     })
-}
-
-fn note(order: &Order, detail: &Value) -> Result<(), Failure> {
-    let note = || {
-        privilege::writable(|| runs::note(order, detail));
-        Ok(())
-    };
-    Ok(privilege::as_owner(RUNS, note)?)
 }

@@ -9,12 +9,12 @@
 use perf_core::partition::{literal, name_nth, Range};
 use pgrx::pg_sys;
 
-use super::ground::{self, Ground};
+use super::ground::{self, lock, Ground};
 use super::{planned, shield, Look, Steps};
 use crate::act::executor::Failure;
 use crate::partitions::like::{self, NewTable};
+use crate::partitions::questions::{incoming_key, is_taken, stored_columns};
 use crate::partitions::{Parent, Partition};
-use crate::pg::query::text;
 use crate::pg::{ddl, ident, privilege, query};
 
 /// Names tried for a partition.
@@ -22,9 +22,11 @@ const NAMES_MAX: u32 = 100;
 
 /// All of it. Fails when nothing could be read, or when it is cancelled.
 pub fn rotate(look: &Look, steps: &mut Steps) -> Result<(), Failure> {
-    let (parent, _) = look.ground.read(|| planned(look))?;
-    finalize(look, &parent, steps)?;
-    let (parent, plan) = look.ground.read(|| planned(look))?;
+    let (mut parent, mut plan) = look.ground.read(|| planned(look))?;
+    if parent.partitions.iter().any(|partition| partition.is_detaching) {
+        finalize(look, &parent, steps)?;
+        (parent, plan) = look.ground.read(|| planned(look))?;
+    }
     let zone = look.settings.zone()?;
     let now = look.settings.ruler(parent.key, &zone).now(look.as_of_us);
     // Rows that come now are in more of a hurry than those that may come some time, and these than gaps in the past.
@@ -266,23 +268,23 @@ fn move_rows(
              INSERT INTO {staging} ({columns}) SELECT {columns} FROM moved",
             bounds.condition()
         ));
-        triggers.iter().for_each(|statement| run(statement));
+        for statement in &triggers {
+            ddl::run(statement);
+        }
         ddl::run(attach);
         let triggers = triggers_off(created, full_name);
         let arrived = ddl::run(&format!(
             "INSERT INTO {full_name} ({columns}) OVERRIDING SYSTEM VALUE SELECT {columns} FROM {staging}"
         ));
-        triggers.iter().for_each(|statement| run(statement));
+        for statement in &triggers {
+            ddl::run(statement);
+        }
         ddl::run(&format!("DROP TABLE {staging}"));
         if arrived != moved {
             return Err(Failure::new("XX000", format!("{moved} rows left {source}, and {arrived} arrived")));
         }
         Ok(moved)
     })
-}
-
-fn run(statement: &str) {
-    ddl::run(statement);
 }
 
 /// Makes a table for rows on their way, which nobody else ever sees; its quoted name.
@@ -294,17 +296,6 @@ fn staging_table(parent: &Parent, source: &str) -> Result<String, Failure> {
     let staging = ident::qualified(&parent.schema, &name);
     ddl::run(&format!("CREATE UNLOGGED TABLE {staging} (LIKE {source})"));
     Ok(staging)
-}
-
-/// Columns that hold what was written to them, quoted: generated ones are computed again.
-pub fn stored_columns(relation: pg_sys::Oid) -> Vec<String> {
-    query::run_with(
-        c"SELECT a.attname::text FROM pg_attribute a
-           WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum",
-        &[relation.into()],
-        |row| ident::quote(&row.string(1)),
-    )
-    .1
 }
 
 /// Switches the users' triggers of a partition off: rows that move have not changed. What switches them on again, each as it
@@ -330,25 +321,6 @@ fn triggers_off(relation: pg_sys::Oid, full_name: &str) -> Vec<String> {
             format!("ALTER TABLE {full_name} ENABLE {when}TRIGGER {name}")
         })
         .collect()
-}
-
-/// A foreign key that refers to rows of the default partition of a table, by whatever name: through the table, through one
-/// that it is a partition of, or to the default partition and its own ones alone.
-pub fn incoming_key(parent: pg_sys::Oid, default: pg_sys::Oid) -> Option<String> {
-    let found = privilege::with_own_path(|| {
-        query::run_with(
-            c"WITH RECURSIVE above (relid) AS (
-                  SELECT $1::oid UNION ALL SELECT i.inhparent FROM above a JOIN pg_inherits i ON i.inhrelid = a.relid),
-              below (relid) AS (
-                  SELECT $2::oid UNION ALL SELECT i.inhrelid FROM below b JOIN pg_inherits i ON i.inhparent = b.relid)
-              SELECT format('%I of %s', k.conname, k.conrelid::regclass) FROM pg_constraint k
-               WHERE k.contype = 'f' AND k.confrelid IN (SELECT relid FROM above UNION SELECT relid FROM below)
-               ORDER BY k.conparentid <> 0, k.conname LIMIT 1",
-            &[parent.into(), default.into()],
-            |row| row.string(1),
-        )
-    });
-    found.1.into_iter().next()
 }
 
 /// Somebody whose snapshot would miss rows that move now, since it is older than they are in their new place: one that is
@@ -382,25 +354,4 @@ fn free_name(look: &Look, parent: &Parent, schema: &str, range: &Range) -> Resul
         }
     }
     Err(Failure::new("42P07", format!("{NAMES_MAX} names for a partition of {} are taken", parent.full_name())))
-}
-
-/// Whether a relation or a type has the name: a table needs both.
-pub fn is_taken(schema: &str, name: &str) -> bool {
-    let found = privilege::with_own_path(|| {
-        query::run_with(
-            c"SELECT FROM pg_namespace n WHERE n.nspname = $1
-                 AND (EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = n.oid AND c.relname = $2)
-                      OR EXISTS (SELECT FROM pg_type t WHERE t.typnamespace = n.oid AND t.typname = $2))",
-            &[text(schema), text(name)],
-            |_| (),
-        )
-    });
-    found.0 > 0
-}
-
-/// Locks a table, as LOCK TABLE does, until the end of the (sub)transaction.
-fn lock(relation: pg_sys::Oid, mode: &str) {
-    if let Some(name) = ident::relation(relation) {
-        ddl::run(&format!("LOCK TABLE ONLY {name} IN {mode} MODE"));
-    }
 }

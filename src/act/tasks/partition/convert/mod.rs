@@ -36,14 +36,13 @@ use super::rotate;
 use super::settings::{ArchiveTo, OnExpire, Settings};
 use super::{Look, Steps};
 use crate::act::executor::{self, Failure};
-use crate::act::runs::{self, Order};
-use crate::act::tasks::{Outcome, Write};
+use crate::act::runs::Order;
+use crate::act::tasks::{note, Outcome, Write};
 use crate::pg::lock::{self, Exclusive};
 use crate::pg::{background, ddl, ident, privilege};
 
 /// The kind of job.
 pub const KIND: &str = "partition_convert";
-const RUNS: &std::ffi::CStr = c"job_run";
 /// How often the end of the first partition is chosen anew, when rows come that lie beyond it.
 const BOUND_TRIES: u32 = 3;
 /// Partitions made ahead of the first one's end.
@@ -164,13 +163,7 @@ impl Job<'_> {
 
     /// Says what comes next, for whoever waits for the run.
     fn doing(&self, what: &str) -> Result<(), Failure> {
-        executor::transaction(|| {
-            let note = || {
-                privilege::writable(|| runs::note(self.order, &self.detail(Some(what))));
-                Ok(())
-            };
-            Ok(privilege::as_owner(RUNS, note)?)
-        })
+        executor::transaction(|| note(self.order, &self.detail(Some(what))))
     }
 
     fn done(&mut self, what: String, since: Instant) {
@@ -199,11 +192,7 @@ impl Job<'_> {
         let (order, lines) = (self.order, &self.lines);
         let tell = |holders: &str| {
             let detail = json!({ "lines": lines, "doing": format!("{what}; waiting: {holders}") });
-            let note = || {
-                privilege::writable(|| runs::note(order, &detail));
-                Ok(())
-            };
-            Ok(privilege::as_owner(RUNS, note)?)
+            note(order, &detail)
         };
         // Locks go when the commit is on record. What comes after that, such as removing the files of a dropped index, takes
         // time in which nobody waits any more.
