@@ -1,5 +1,8 @@
 //! The model of the workload that the advisors reason about.
 
+#![allow(dead_code, reason = "base of a round")]
 pub mod captured;
+pub mod pools;
 pub mod queries;
 pub mod stat_statements;
+pub mod transactions;

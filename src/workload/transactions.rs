@@ -1,0 +1,78 @@
+//! What capture knows beyond single statements: what each application did, and some transactions as they were. Read by the
+//! advisors and by metrics; owns plain data, locks nothing itself.
+
+use perf_core::histogram::Histogram;
+
+/// What one application did in one database as one role since the server started.
+#[derive(Clone, Debug, Default)]
+pub struct Application {
+    /// OID of the database.
+    pub dbid: u32,
+    /// OID of the role.
+    pub userid: u32,
+    /// `application_name`; empty when the client gave none. "(other)" sums up those there was no room for.
+    pub name: String,
+    /// Top-level statements, failed ones included.
+    pub statements: u64,
+    /// Top-level statements that failed.
+    pub failures: u64,
+    /// Time in top-level statements.
+    pub statement_ns: u64,
+    /// Latencies of top-level statements.
+    pub latency: Histogram,
+    /// Transactions that ended.
+    pub transactions: u64,
+    /// Transactions rolled back.
+    pub rolled_back: u64,
+    /// Transactions that were given a transaction id: they wrote, or locked rows.
+    pub writing: u64,
+    /// Time in statements of those.
+    pub writing_ns: u64,
+}
+
+/// A transaction as it was.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Trace {
+    /// When it ended, in microseconds of the server's epoch.
+    pub ended_at: i64,
+    /// Role that began it.
+    pub userid: u32,
+    /// `application_name` at its end.
+    pub application: String,
+    /// Time in its top-level statements.
+    pub statement_ns: u64,
+    /// It was given a transaction id: it wrote, or locked rows.
+    pub writes: bool,
+    /// It used a temporary table.
+    pub temporary: bool,
+    /// It read a relation that the same role had written within a second before.
+    pub fresh: bool,
+    /// It was rolled back.
+    pub rolled_back: bool,
+    /// It had more statements or values than there was room for: the last ones are missing.
+    pub truncated: bool,
+    /// Its statements in order, those within functions included; a statement that only calls functions as well.
+    pub steps: Vec<Step>,
+}
+
+/// A statement of a transaction.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Step {
+    /// As in `perf.statements()`.
+    pub queryid: u64,
+    /// Whether a client sent it, rather than a function.
+    pub toplevel: bool,
+    /// Hashes of the values of `$1`, `$2`, ... of its normalised text, parameters first, then literals in their order.
+    /// Values whose text is the same have the same hash, whatever their type. None: NULL, too long, or not known.
+    pub values: Vec<Option<u64>>,
+}
+
+/// What each application did, of all databases.
+pub fn applications() -> Vec<Application> {
+    Vec::new()
+}
+
+/// The transactions of a database that are kept, oldest first.
+pub fn traces(_dbid: u32) -> Vec<Trace> {
+    Vec::new()
+}
