@@ -90,7 +90,7 @@ pgrx::extension_sql_file!(
 pgrx::extension_sql_file!(
     "../sql/transactions.sql",
     name = "transactions",
-    requires = [api::transactions::_applications]
+    requires = [api::transactions::_applications, api::transactions::_transaction_traces]
 );
 pgrx::extension_sql_file!("../sql/history.sql", name = "history");
 pgrx::extension_sql_file!(
