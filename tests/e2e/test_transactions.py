@@ -139,6 +139,34 @@ class Applications(TransactionsTest):
         row = self.assert_counts("shop", 1, 3, rolled_back=1, writing=2)
         self.assertGreater(row["statement_ms"], 50)
         self.assertLess(row["writing_ms"], row["statement_ms"] - 50)
+        # As the first statement of a session, whose transactions end before any statement was counted.
+        self.named("caller").query("CALL commits()")
+        self.assert_counts("caller", 1, 3, rolled_back=1, writing=2)
+
+    def test_as_many_as_statements_has(self) -> None:
+        session = self.named("shop")
+        session.query("CREATE TEMP TABLE sums (a int PRIMARY KEY DEFERRABLE INITIALLY DEFERRED)")
+        session.query("BEGIN; DECLARE c CURSOR FOR SELECT generate_series(1, 9); FETCH 2 FROM c; SAVEPOINT s")
+        self.fails("22012", session.query, "DO $$ BEGIN PERFORM 1 / 0; END $$")
+        session.query("ROLLBACK TO s; RELEASE s; MOVE ALL FROM c; COMMIT")
+        session.query("PREPARE p AS SELECT 1; EXECUTE p; DEALLOCATE p")
+        self.fails("23505", session.query, "INSERT INTO sums VALUES (1), (1)")
+        session.prepare("q", "SELECT 10 / generate_series(-1, $1::int)")
+        session.query("BEGIN")
+        session.bind("portal", "q", (5,))
+        session.fetch("portal", 1)
+        self.fails("22012", session.fetch, "portal", 5)
+        session.query("ROLLBACK")
+        session.copy_in("COPY sums FROM STDIN", b"1\n2\n")
+        session.query("EXPLAIN ANALYZE SELECT 1")
+        session.close()
+        self.gone(session)
+        both = self.looking.query(
+            "SELECT (SELECT sum(calls) || ' ' || sum(failures) FROM perf.statements() WHERE toplevel), "
+            "(SELECT sum(statements) || ' ' || sum(failures) FROM perf._applications() "
+            "WHERE database = current_database())").rows[0]
+        self.assertEqual(both[0], both[1])
+        self.assertEqual(self.application("shop")["failures"], 3)
 
     def test_prepared_transactions(self) -> None:
         session = self.named("shop")
