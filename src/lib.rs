@@ -87,6 +87,11 @@ pgrx::extension_sql_file!(
     name = "statements",
     requires = [api::statements::reset, api::statements::_normalize, api::statements::_severity]
 );
+pgrx::extension_sql_file!(
+    "../sql/transactions.sql",
+    name = "transactions",
+    requires = [api::transactions::_applications]
+);
 pgrx::extension_sql_file!("../sql/history.sql", name = "history");
 pgrx::extension_sql_file!(
     "../sql/observe.sql",

@@ -11,6 +11,7 @@ pub mod partition_check;
 pub mod partition_convert;
 pub mod partitions;
 pub mod statements;
+pub mod transactions;
 
 use pgrx::datum::TimestampWithTimeZone;
 

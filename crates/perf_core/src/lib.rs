@@ -26,6 +26,7 @@ pub mod patterns;
 pub mod pool;
 pub mod prewarm;
 pub mod replicas;
+pub mod sampling;
 pub mod schedule;
 pub mod series;
 pub mod sharding;
