@@ -6,3 +6,4 @@ pub mod cost;
 pub mod index;
 pub mod metrics;
 pub mod partitioning;
+mod reconstruction;
