@@ -48,6 +48,7 @@ pub extern "C-unwind" fn _PG_init() {
         pg_sys::shmem_startup_hook = Some(attach_memory);
     }
     memory::watch::register();
+    collect::worker::after_each_run(advise::alerts::evaluate);
     if guc::worker_enabled() {
         act::launcher::register();
     }
@@ -125,6 +126,9 @@ pgrx::extension_sql_file!(
         api::capacity::capacity_sample_now
     ]
 );
+pgrx::extension_sql_file!("../sql/metrics.sql", name = "metrics", requires = [api::metrics::metrics]);
+pgrx::extension_sql_file!("../sql/alerts.sql", name = "alerts", requires = ["policy_tables", api::alerts::alerts]);
+pgrx::extension_sql_file!("../sql/cost.sql", name = "cost", requires = ["policy_tables", api::cost::cost_impact]);
 pgrx::extension_sql_file!("../sql/jobs.sql", name = "job_tables", requires = [api::jobs::_running_jobs]);
 pgrx::extension_sql_file!(
     "../sql/jobs_functions.sql",
