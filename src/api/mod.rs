@@ -1,6 +1,7 @@
 //! The SQL surface: argument checks, rows out, no logic.
 
 pub mod capacity;
+pub mod fleet;
 pub mod health;
 pub mod index;
 pub mod jobs;
