@@ -158,6 +158,11 @@ pgrx::extension_sql_file!(
         api::maintenance::prewarm_unmark
     ]
 );
+pgrx::extension_sql_file!(
+    "../sql/fleet.sql",
+    name = "fleet",
+    requires = ["job_tables", api::fleet::fleet_node_add, api::fleet::fleet_node_remove]
+);
 pgrx::extension_sql_file!("../sql/partitions_tables.sql", name = "partition_tables");
 pgrx::extension_sql_file!(
     "../sql/partitions.sql",

@@ -3,6 +3,7 @@
 pub mod alerts;
 pub mod capacity;
 pub mod cost;
+pub mod fleet;
 pub mod health;
 pub mod index;
 pub mod jobs;
