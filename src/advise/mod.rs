@@ -3,3 +3,4 @@
 pub mod capacity;
 pub mod index;
 pub mod partitioning;
+pub mod sharding;
