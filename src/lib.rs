@@ -201,3 +201,4 @@ pgrx::extension_sql_file!(
     name = "matviews",
     requires = ["job_tables", "policy_tables", api::matviews::matview_schedule, api::matviews::matview_unschedule]
 );
+pgrx::extension_sql_file!("../sql/scaling.sql", name = "scaling", requires = [api::sharding::sharding_advice]);
