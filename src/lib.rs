@@ -48,6 +48,7 @@ pub extern "C-unwind" fn _PG_init() {
         pg_sys::shmem_startup_hook = Some(attach_memory);
     }
     memory::watch::register();
+    collect::worker::after_each_run(advise::alerts::evaluate);
     if guc::worker_enabled() {
         act::launcher::register();
     }
@@ -125,6 +126,9 @@ pgrx::extension_sql_file!(
         api::capacity::capacity_sample_now
     ]
 );
+pgrx::extension_sql_file!("../sql/metrics.sql", name = "metrics", requires = [api::metrics::metrics]);
+pgrx::extension_sql_file!("../sql/alerts.sql", name = "alerts", requires = ["policy_tables", api::alerts::alerts]);
+pgrx::extension_sql_file!("../sql/cost.sql", name = "cost", requires = ["policy_tables", api::cost::cost_impact]);
 pgrx::extension_sql_file!("../sql/jobs.sql", name = "job_tables", requires = [api::jobs::_running_jobs]);
 pgrx::extension_sql_file!(
     "../sql/jobs_functions.sql",
@@ -153,6 +157,11 @@ pgrx::extension_sql_file!(
         api::maintenance::prewarm_mark,
         api::maintenance::prewarm_unmark
     ]
+);
+pgrx::extension_sql_file!(
+    "../sql/fleet.sql",
+    name = "fleet",
+    requires = ["job_tables", api::fleet::fleet_node_add, api::fleet::fleet_node_remove]
 );
 pgrx::extension_sql_file!("../sql/partitions_tables.sql", name = "partition_tables");
 pgrx::extension_sql_file!(
@@ -192,3 +201,4 @@ pgrx::extension_sql_file!(
     name = "matviews",
     requires = ["job_tables", "policy_tables", api::matviews::matview_schedule, api::matviews::matview_unschedule]
 );
+pgrx::extension_sql_file!("../sql/scaling.sql", name = "scaling", requires = [api::sharding::sharding_advice]);

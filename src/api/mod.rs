@@ -1,15 +1,20 @@
 //! The SQL surface: argument checks, rows out, no logic.
 
+pub mod alerts;
 pub mod capacity;
+pub mod cost;
+pub mod fleet;
 pub mod health;
 pub mod index;
 pub mod jobs;
 pub mod maintenance;
 pub mod matviews;
+pub mod metrics;
 pub mod observe;
 pub mod partition_check;
 pub mod partition_convert;
 pub mod partitions;
+pub mod sharding;
 pub mod statements;
 pub mod transactions;
 
