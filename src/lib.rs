@@ -88,6 +88,11 @@ pgrx::extension_sql_file!(
     name = "statements",
     requires = [api::statements::reset, api::statements::_normalize, api::statements::_severity]
 );
+pgrx::extension_sql_file!(
+    "../sql/transactions.sql",
+    name = "transactions",
+    requires = [api::transactions::_applications]
+);
 pgrx::extension_sql_file!("../sql/history.sql", name = "history");
 pgrx::extension_sql_file!(
     "../sql/observe.sql",
@@ -153,6 +158,11 @@ pgrx::extension_sql_file!(
         api::maintenance::prewarm_unmark
     ]
 );
+pgrx::extension_sql_file!(
+    "../sql/fleet.sql",
+    name = "fleet",
+    requires = ["job_tables", api::fleet::fleet_node_add, api::fleet::fleet_node_remove]
+);
 pgrx::extension_sql_file!("../sql/partitions_tables.sql", name = "partition_tables");
 pgrx::extension_sql_file!(
     "../sql/partitions.sql",
@@ -191,3 +201,4 @@ pgrx::extension_sql_file!(
     name = "matviews",
     requires = ["job_tables", "policy_tables", api::matviews::matview_schedule, api::matviews::matview_unschedule]
 );
+pgrx::extension_sql_file!("../sql/scaling.sql", name = "scaling", requires = [api::sharding::sharding_advice]);

@@ -7,3 +7,4 @@ pub mod index;
 pub mod metrics;
 pub mod partitioning;
 mod reconstruction;
+pub mod sharding;

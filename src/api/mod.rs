@@ -3,6 +3,7 @@
 pub mod alerts;
 pub mod capacity;
 pub mod cost;
+pub mod fleet;
 pub mod health;
 pub mod index;
 pub mod jobs;
@@ -13,7 +14,9 @@ pub mod observe;
 pub mod partition_check;
 pub mod partition_convert;
 pub mod partitions;
+pub mod sharding;
 pub mod statements;
+pub mod transactions;
 
 use pgrx::datum::TimestampWithTimeZone;
 
