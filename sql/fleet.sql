@@ -32,8 +32,9 @@ CREATE TABLE perf.fleet_index_use (
 -- A node whose job has not run for so long is not known to be well, whatever it said last.
 CREATE VIEW perf.fleet_nodes WITH (security_barrier) AS
 SELECT j.options OPERATOR(pg_catalog.->>) 'node' AS name,
-       CASE WHEN n.job_id IS NULL THEN 'new'
-            WHEN n.checked_at OPERATOR(pg_catalog.<) (pg_catalog.now() OPERATOR(pg_catalog.-) interval '5 minutes') THEN 'stale'
+       CASE WHEN COALESCE(n.checked_at, j.created_at)
+                 OPERATOR(pg_catalog.<) (pg_catalog.now() OPERATOR(pg_catalog.-) interval '5 minutes') THEN 'stale'
+            WHEN n.job_id IS NULL THEN 'new'
             ELSE n.status END AS status,
        n.last_seen_at,
        n.lag_bytes::pg_catalog.int8 AS lag_bytes,
