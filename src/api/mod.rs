@@ -11,6 +11,7 @@ pub mod observe;
 pub mod partition_check;
 pub mod partition_convert;
 pub mod partitions;
+pub mod pools;
 pub mod statements;
 
 use pgrx::datum::TimestampWithTimeZone;
