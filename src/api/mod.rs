@@ -15,6 +15,7 @@ pub mod partition_check;
 pub mod partition_convert;
 pub mod partitions;
 pub mod sharding;
+pub mod pools;
 pub mod statements;
 pub mod transactions;
 
