@@ -3,4 +3,6 @@
 pub mod capacity;
 pub mod index;
 pub mod partitioning;
+pub mod replicas;
+pub mod scaling;
 pub mod sharding;
