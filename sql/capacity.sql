@@ -30,6 +30,19 @@ CREATE TABLE perf.capacity_clock (
 );
 INSERT INTO perf.capacity_clock (resolution_s) VALUES (60), (300), (3600), (86400);
 
+-- Hours of looks at the connections of this database, one a second: how many seconds had so many busy backends. What pools
+-- are sized by. A role has seconds only while it is connected; the row of role '' has them all.
+CREATE TABLE perf.pool_hour (
+    hour_at timestamptz NOT NULL,
+    role text NOT NULL,
+    seconds_busy int[] NOT NULL,
+    connected_max int NOT NULL,
+    busy_s bigint NOT NULL,
+    waiting_s bigint NOT NULL,
+    PRIMARY KEY (hour_at, role)
+) WITH (fillfactor = 70);
+
+GRANT SELECT ON perf.pool_hour TO PUBLIC;
 GRANT SELECT ON perf.capacity_clock TO PUBLIC;
 GRANT SELECT ON perf.capacity_sample TO PUBLIC;
 
@@ -51,3 +64,13 @@ COMMENT ON TABLE perf.capacity_clock IS 'When each resolution of perf.capacity_s
 COMMENT ON COLUMN perf.capacity_clock.resolution_s IS 'Resolution in seconds';
 COMMENT ON COLUMN perf.capacity_clock.sampled_at IS 'When what is measured at this resolution was measured last';
 COMMENT ON COLUMN perf.capacity_clock.rolled_until IS 'End of the last span that was summed up from finer samples';
+COMMENT ON TABLE perf.pool_hour IS
+    'Busy connections of this database, looked at every second, by hour and role. Written by the collector worker every minute, kept 30 days; at most 32 roles an hour, the others as (other)';
+COMMENT ON COLUMN perf.pool_hour.hour_at IS 'Beginning of the hour';
+COMMENT ON COLUMN perf.pool_hour.role IS 'Name of the role; empty for the whole database, whose seconds are all that were looked at';
+COMMENT ON COLUMN perf.pool_hour.seconds_busy IS
+    'Seconds with so many busy connections (active, or idle in a transaction) while the role was connected: the first element is for none, the second for one, up to 1000';
+COMMENT ON COLUMN perf.pool_hour.connected_max IS 'Most connections, busy or not';
+COMMENT ON COLUMN perf.pool_hour.busy_s IS 'Busy connections, summed up over the seconds';
+COMMENT ON COLUMN perf.pool_hour.waiting_s IS
+    'Of these, those that waited: for I/O, a lock, another process, a time or the client (idle in a transaction included); not for a lightweight lock';

@@ -40,6 +40,8 @@ static JOB_HISTORY_DAYS: GucSetting<i32> = GucSetting::<i32>::new(14);
 static JOB_HISTORY_MAX: GucSetting<i32> = GucSetting::<i32>::new(100_000);
 /// None: nobody writes files of the server's before its administrator has said where.
 static ARCHIVE_DIRECTORY: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+/// Empty: the machine itself. Tests put files of other machines there.
+static HOST_ROOT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static COLLECTOR: GucSetting<bool> = GucSetting::<bool>::new(true);
 static CAPTURE_PLANS: GucSetting<bool> = GucSetting::<bool>::new(true);
 static SAMPLE_LITERALS: GucSetting<bool> = GucSetting::<bool>::new(true);
@@ -160,6 +162,14 @@ pub fn define_settings() {
         GucContext::Suset,
         GucFlags::SUPERUSER_ONLY,
     );
+    GucRegistry::define_string_guc(
+        c"perf_opt.host_root",
+        c"Directory under which /proc and /sys of the host are read.",
+        c"For tests. Empty: the host's own.",
+        &HOST_ROOT,
+        GucContext::Sighup,
+        GucFlags::SUPERUSER_ONLY | GucFlags::NO_SHOW_ALL,
+    );
     GucRegistry::define_bool_guc(
         c"perf_opt.capture_plans",
         c"Keeps the plan of slow executions, without literals.",
@@ -234,6 +244,11 @@ pub fn job_history_max() -> i32 {
 /// Empty when partitions are not archived to files.
 pub fn archive_directory() -> String {
     ARCHIVE_DIRECTORY.get().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// Empty for the machine itself.
+pub fn host_root() -> String {
+    HOST_ROOT.get().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 pub fn worker_enabled() -> bool {

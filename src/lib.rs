@@ -48,6 +48,7 @@ pub extern "C-unwind" fn _PG_init() {
         pg_sys::shmem_startup_hook = Some(attach_memory);
     }
     memory::watch::register();
+    collect::worker::after_each_run(advise::alerts::evaluate);
     if guc::worker_enabled() {
         act::launcher::register();
     }
@@ -87,6 +88,11 @@ pgrx::extension_sql_file!(
     name = "statements",
     requires = [api::statements::reset, api::statements::_normalize, api::statements::_severity]
 );
+pgrx::extension_sql_file!(
+    "../sql/transactions.sql",
+    name = "transactions",
+    requires = [api::transactions::_applications]
+);
 pgrx::extension_sql_file!("../sql/history.sql", name = "history");
 pgrx::extension_sql_file!(
     "../sql/observe.sql",
@@ -120,6 +126,9 @@ pgrx::extension_sql_file!(
         api::capacity::capacity_sample_now
     ]
 );
+pgrx::extension_sql_file!("../sql/metrics.sql", name = "metrics", requires = [api::metrics::metrics]);
+pgrx::extension_sql_file!("../sql/alerts.sql", name = "alerts", requires = ["policy_tables", api::alerts::alerts]);
+pgrx::extension_sql_file!("../sql/cost.sql", name = "cost", requires = ["policy_tables", api::cost::cost_impact]);
 pgrx::extension_sql_file!("../sql/jobs.sql", name = "job_tables", requires = [api::jobs::_running_jobs]);
 pgrx::extension_sql_file!(
     "../sql/jobs_functions.sql",
@@ -148,6 +157,11 @@ pgrx::extension_sql_file!(
         api::maintenance::prewarm_mark,
         api::maintenance::prewarm_unmark
     ]
+);
+pgrx::extension_sql_file!(
+    "../sql/fleet.sql",
+    name = "fleet",
+    requires = ["job_tables", api::fleet::fleet_node_add, api::fleet::fleet_node_remove]
 );
 pgrx::extension_sql_file!("../sql/partitions_tables.sql", name = "partition_tables");
 pgrx::extension_sql_file!(

@@ -12,6 +12,9 @@ use crate::workload::transactions::{Application, Trace};
 /// Instead of names that the caller may not see.
 const HIDDEN: &str = "<insufficient privilege>";
 
+/// Roles of applications that there was no room for.
+const OTHERS: &str = "(other)";
+
 /// What can be said.
 pub struct Offload {
     /// Shares and targets.
@@ -41,6 +44,9 @@ struct Visible {
 
 impl Visible {
     fn role(&mut self, userid: u32) -> String {
+        if userid == 0 {
+            return OTHERS.to_owned();
+        }
         match self.visibility.covers(userid).then(|| self.names.role(userid)) {
             Some(name) => name.map_or_else(|| userid.to_string(), |name| String::from_utf8_lossy(name).into_owned()),
             None => HIDDEN.to_owned(),

@@ -2,6 +2,7 @@
 
 use super::or_raise;
 use crate::error::Error;
+use crate::memory::applications;
 use crate::memory::survey::{self, EntryView};
 use crate::memory::table::Key;
 use crate::memory::{self, Memory};
@@ -198,6 +199,9 @@ fn reset(queryid: default!(Option<i64>, "NULL"), database: default!(Option<&str>
         let statement_matches = queryid.is_none_or(|queryid| !is_other && key.queryid == queryid as u64);
         database_matches && statement_matches
     });
+    if queryid.is_none() {
+        applications::reset(&memory, only);
+    }
     crate::collect::registry::note_reset();
     i64::try_from(removed).unwrap_or(i64::MAX)
 }

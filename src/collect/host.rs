@@ -1,12 +1,10 @@
-//! Measures the host every five minutes: disks, processors, memory, pressure, cgroup v2. Reads small text files of /proc and
-//! /sys and asks for free space; what a host does not have is simply not measured. Called by the sampler; takes no lock.
+//! Measures the host every five minutes: disks, processors, memory, pressure, cgroup. Reads small text files of /proc and
+//! /sys and asks for free space; what a host does not have is simply not measured. Called by the sampler, and by whoever
+//! asks for the number of cores; takes no lock.
 
 use super::sampler::Take;
 use crate::pg::filesystem;
 use perf_core::host;
-
-/// The root of cgroup v2 on every common distribution and in containers.
-const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 
 /// Free and used space of the filesystems of the data directory, of WAL and of each tablespace (oid, name).
 pub fn disks(take: &mut Take, tablespaces: &[(u32, String)]) {
@@ -37,35 +35,35 @@ pub fn machine(take: &mut Take) {
         take.measured("memory_total_bytes", "", host::meminfo_bytes(&text, "MemTotal"));
         take.measured("memory_available_bytes", "", host::meminfo_bytes(&text, "MemAvailable"));
     }
-    for (metric, file) in [
-        ("pressure_cpu_pct", "/proc/pressure/cpu"),
-        ("pressure_memory_pct", "/proc/pressure/memory"),
-        ("pressure_io_pct", "/proc/pressure/io"),
-    ] {
-        take.measured(metric, "", read(file).and_then(|t| host::pressure_some_60s(&t)));
-    }
 }
 
-/// Limits and use of the cgroup the server runs in.
+/// Use and limits of the cgroup the server runs in; and who waits for what, in the cgroup, or else on the host.
 pub fn cgroup(take: &mut Take) {
-    let Some(text) = read("/proc/self/cgroup") else { return };
-    let Some(path) = host::cgroup_path(&text) else { return };
-    let file = |name: &str| read(&format!("{CGROUP_ROOT}{}/{name}", path.trim_end_matches('/')));
-    if let Some(text) = file("cpu.stat") {
-        if let Some(usage_us) = host::keyed(&text, "usage_usec") {
-            let cores = take.rate("cgroup_cpu_cores", "", usage_us / 1e6, 0);
-            take.measured("cgroup_cpu_cores", "", cores);
-        }
-        if let Some(throttled_us) = host::keyed(&text, "throttled_usec") {
-            let share = take.rate("cgroup_throttled_pct", "", throttled_us / 1e6, 0);
-            take.measured("cgroup_throttled_pct", "", share.map(|s| 100.0 * s));
-        }
+    let cgroup = host::cgroup(read);
+    let cores = cgroup.cpu_s.and_then(|cpu_s| take.rate("cgroup_cpu_cores", "", cpu_s, 0));
+    take.measured("cgroup_cpu_cores", "", cores);
+    let throttled = cgroup.throttled_s.and_then(|s| take.rate("cgroup_throttled_pct", "", s, 0));
+    take.measured("cgroup_throttled_pct", "", throttled.map(|share| 100.0 * share));
+    take.measured("cgroup_cpu_limit_cores", "", cgroup.cpu_limit_cores);
+    take.measured("cgroup_memory_bytes", "", cgroup.memory_bytes);
+    take.measured("cgroup_memory_limit_bytes", "", cgroup.memory_limit_bytes);
+    for (metric, of_cgroup, file) in [
+        ("pressure_cpu_pct", cgroup.pressure_cpu_pct, "/proc/pressure/cpu"),
+        ("pressure_memory_pct", cgroup.pressure_memory_pct, "/proc/pressure/memory"),
+        ("pressure_io_pct", cgroup.pressure_io_pct, "/proc/pressure/io"),
+    ] {
+        take.measured(metric, "", of_cgroup.or_else(|| host::pressure_some_60s(&read(file)?)));
     }
-    take.measured("cgroup_cpu_limit_cores", "", file("cpu.max").and_then(|t| host::cpu_max(&t)));
-    take.measured("cgroup_memory_bytes", "", file("memory.current").and_then(|t| host::single(&t)));
-    take.measured("cgroup_memory_limit_bytes", "", file("memory.max").and_then(|t| host::single(&t)));
 }
 
+/// Processors that the server may use: those of the host, or what its cgroup leaves it. None where neither is known.
+pub fn cores() -> Option<u32> {
+    let cpus = read("/proc/stat").and_then(|text| host::cpus(&text));
+    let limit = host::cgroup(read).cpu_limit_cores.map(|cores| (cores.ceil() as u32).max(1));
+    cpus.into_iter().chain(limit).min()
+}
+
+/// A file of the host, below `perf_opt.host_root`.
 fn read(path: &str) -> Option<String> {
-    std::fs::read_to_string(path).ok()
+    std::fs::read_to_string(format!("{}{path}", crate::guc::host_root())).ok()
 }

@@ -1,14 +1,18 @@
 //! What the sampler measures through SQL, one function for each group of metrics. Called by the sampler inside its
 //! transaction; takes no lock but ACCESS SHARE on the relations whose size is asked for.
 
+use super::connections;
 use super::host;
 use super::partitions::spi_failed;
 use super::sampler::Take;
 use crate::error::Error;
-use crate::pg::backends::{self, BackendCounts};
+use crate::pg::backends::{self, BackendCounts, WAIT_CLASSES};
+use crate::pg::ident;
 use pgrx::datum::DatumWithOid;
 use pgrx::spi::{SpiClient, SpiTupleTable};
 
+/// Roles of a database whose busy connections are kept every minute; the rest is one row `(other)`.
+const ROLES: usize = 4;
 /// Relations whose size is kept every hour and every day; the rest of a day is one row `(other)`.
 const RELATIONS_HOURLY: i32 = 10;
 const RELATIONS_DAILY: i32 = 40;
@@ -21,10 +25,10 @@ fn query<'c>(client: &SpiClient<'c>, query: &str, arguments: &[DatumWithOid]) ->
     client.select(query, None, arguments).map_err(spi_failed)
 }
 
-pub(super) fn connections(_: &mut SpiClient, take: &mut Take) -> Result<(), Error> {
-    let mut seen = std::mem::take(&mut take.observations);
-    if seen.is_empty() {
-        seen.push(backends::count());
+pub(super) fn connections(client: &mut SpiClient, take: &mut Take) -> Result<(), Error> {
+    let mut looks = take.seen.take_looks();
+    if looks.is_empty() {
+        looks.push(backends::look());
     }
     let database = take.database.clone();
     type Field = fn(&BackendCounts) -> u32;
@@ -34,10 +38,23 @@ pub(super) fn connections(_: &mut SpiClient, take: &mut Take) -> Result<(), Erro
         ("connections_idle_in_transaction", |c| c.idle_in_transaction),
     ];
     for (metric, field) in fields {
-        take.spread(metric, "", seen.iter().map(|(server, _)| field(server)));
-        take.spread(metric, &database, seen.iter().map(|(_, database)| field(database)));
+        take.spread(metric, "", looks.iter().map(|look| field(&look.server)));
+        take.spread(metric, &database, looks.iter().map(|look| field(&look.database.counts)));
+    }
+    for (role, busy) in connections::busy_by_role(client, &looks, ROLES)? {
+        let object = format!("{}/{}", ident::quote(&database), ident::quote(&role));
+        take.spread("connections_busy", &object, busy.into_iter());
+    }
+    if let Some(shares) = connections::waits(&looks) {
+        for (class, pct) in WAIT_CLASSES.iter().zip(shares) {
+            take.value("waiting_pct", class, pct);
+        }
     }
     Ok(())
+}
+
+pub(super) fn pool_hours(client: &mut SpiClient, take: &mut Take) -> Result<(), Error> {
+    take.seen.write_hours(client)
 }
 
 pub(super) fn throughput(client: &mut SpiClient, take: &mut Take) -> Result<(), Error> {

@@ -1,8 +1,9 @@
 //! What the background workers write down: deltas per statement, slow statements, capacity samples, in time partitions
 //! that they rotate themselves.
 
+mod connections;
 pub mod history;
-mod host;
+pub mod host;
 mod measure;
 pub mod partitions;
 pub mod pending;

@@ -6,11 +6,11 @@
 //! updating the clock's row, which locks it until the end of the transaction: two samplers of one database wait for each
 //! other there, and an aborted sample is due again.
 
+use super::connections::{self, Seen};
 use super::measure;
 use super::partitions::{self, spi_failed, Changes, Ladder};
 use crate::error::Error;
-use crate::pg::backends::{self, BackendCounts};
-use crate::pg::catalog;
+use crate::pg::{backends, background, catalog};
 use perf_core::series::{CounterBook, Summary};
 use pgrx::datum::{DatumWithOid, TimestampWithTimeZone};
 use pgrx::spi::{Spi, SpiClient};
@@ -21,8 +21,6 @@ const DAY_S: i64 = 86_400;
 
 /// All samples of a database together, indexes included.
 pub const STORAGE_MAX_BYTES: i64 = 64 << 20;
-/// Observations kept for one sample: ten minutes of one a second.
-const OBSERVATIONS_MAX: usize = 600;
 /// One step of the ladder of resolutions: where its samples are and for how long.
 pub struct Step {
     /// Seconds a sample stands for.
@@ -77,6 +75,8 @@ pub const METRICS: &[Metric] = &[
     metric("connections_total", &[60]),
     metric("connections_active", &[60]),
     metric("connections_idle_in_transaction", &[60]),
+    metric("connections_busy", &[60]),
+    metric("waiting_pct", &[60]),
     metric("qps", &[60]),
     metric("xacts_per_s", &[60]),
     metric("active_sessions", &[60]),
@@ -86,6 +86,9 @@ pub const METRICS: &[Metric] = &[
     metric("replication_lag_bytes", &[60]),
     metric("replication_lag_s", &[60]),
     metric("slot_retained_bytes", &[60]),
+    metric("fleet_lag_bytes", &[60]),
+    metric("fleet_lag_s", &[60]),
+    metric("fleet_qps", &[60]),
     metric("disk_used_bytes", &[300]),
     metric("disk_available_bytes", &[300]),
     metric("wal_dir_bytes", &[300]),
@@ -114,6 +117,7 @@ struct Group {
 
 const GROUPS: &[Group] = &[
     Group { every_s: 60, collect: measure::connections },
+    Group { every_s: 60, collect: measure::pool_hours },
     Group { every_s: 60, collect: measure::throughput },
     Group { every_s: 60, collect: measure::wal_and_replication },
     Group { every_s: 300, collect: measure::storage },
@@ -137,8 +141,7 @@ pub struct SampleReport {
 #[derive(Default)]
 struct State {
     counters: CounterBook,
-    /// Of the server and of this database.
-    observations: Vec<(BackendCounts, BackendCounts)>,
+    seen: Seen,
 }
 
 thread_local! {
@@ -159,7 +162,7 @@ pub struct Take {
     resolution_s: i64,
     pub(super) statements_total: Option<u64>,
     pub(super) database: String,
-    pub(super) observations: Vec<(BackendCounts, BackendCounts)>,
+    pub(super) seen: Seen,
     counters: CounterBook,
     rows: Vec<Row>,
 }
@@ -202,15 +205,11 @@ impl Take {
     }
 }
 
-/// Notes how many connections there are, for the peaks of the next sample. Cheap: no query, no transaction needed.
+/// Looks at all connections, for the peaks of the next sample. Cheap: no query, no transaction needed.
 pub fn observe_backends() {
-    let seen = backends::count();
-    STATE.with_borrow_mut(|state| {
-        if state.observations.len() >= OBSERVATIONS_MAX {
-            state.observations.remove(0);
-        }
-        state.observations.push(seen);
-    });
+    let look = backends::look();
+    let now_us = background::now();
+    STATE.with_borrow_mut(|state| state.seen.note(look, now_us));
 }
 
 /// Measures what is due at `now`, sums up what is complete, and stores both.
@@ -233,7 +232,7 @@ pub fn sample(now: TimestampWithTimeZone, statements_total: Option<u64>) -> Resu
                 resolution_s: 60,
                 statements_total,
                 database: text(client, "SELECT pg_catalog.current_database()::text")?.unwrap_or_default(),
-                observations: state.observations,
+                seen: state.seen,
                 counters: state.counters,
                 rows: Vec::new(),
             };
@@ -242,8 +241,7 @@ pub fn sample(now: TimestampWithTimeZone, statements_total: Option<u64>) -> Resu
                 (group.collect)(client, &mut take)?;
             }
             report.stored = store(client, now, &take.rows)?;
-            let observations = if due.contains(&60) { Vec::new() } else { take.observations };
-            STATE.set(State { counters: take.counters, observations });
+            STATE.set(State { counters: take.counters, seen: take.seen });
         }
         for (finer, coarser) in STEPS.iter().zip(&STEPS[1..]) {
             report.rolled_up += roll_up(client, finer, coarser, now, &mut report.partitions)?;
@@ -273,6 +271,7 @@ pub fn rotate(now: TimestampWithTimeZone) -> Result<Changes, Error> {
         changes += partitions::ensure(step.table, &step.ladder, now)?;
         changes += partitions::expire(step.table, &step.ladder, now)?;
     }
+    Spi::connect_mut(|client| connections::expire_hours(client, now))?;
     for step in SPARED_FIRST.iter().filter_map(|&n| STEPS.get(n)) {
         while partitions::total_bytes("capacity_sample")? > STORAGE_MAX_BYTES {
             let dropped = partitions::drop_oldest(step.table, now)?;

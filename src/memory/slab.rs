@@ -127,12 +127,8 @@ impl Drop for Owned {
     }
 }
 
-/// Binds this backend to its slab.
-pub fn attach(memory: &Memory) {
-    // SAFETY: a backend that runs statements has a PGPROC inside the array.
-    let index = unsafe {
-        (pg_sys::MyProc as usize).wrapping_sub((*pg_sys::ProcGlobal).allProcs as usize) / size_of::<pg_sys::PGPROC>()
-    };
+/// Binds this backend, the `index`-th of the server, to its slab.
+pub fn attach(memory: &Memory, index: usize) {
     // SAFETY: a plain read of a process global.
     let dbid = unsafe { pg_sys::MyDatabaseId }.to_u32();
     if index >= memory.slabs.count {

@@ -1,6 +1,7 @@
 //! What capture knows beyond single statements: what each application did, and some transactions as they were. Read by the
 //! advisors and by metrics; owns plain data, locks nothing itself.
 
+use crate::memory::applications;
 use perf_core::histogram::Histogram;
 
 /// What one application did in one database as one role since the server started.
@@ -8,7 +9,7 @@ use perf_core::histogram::Histogram;
 pub struct Application {
     /// OID of the database.
     pub dbid: u32,
-    /// OID of the role.
+    /// OID of the role; 0 in the row "(other)", of which there is one for each database at most, and one without a database.
     pub userid: u32,
     /// `application_name`; empty when the client gave none. "(other)" sums up those there was no room for.
     pub name: String,
@@ -69,7 +70,20 @@ pub struct Step {
 
 /// What each application did, of all databases.
 pub fn applications() -> Vec<Application> {
-    Vec::new()
+    let application = |counted: applications::Counted| Application {
+        dbid: counted.dbid,
+        userid: counted.userid,
+        name: counted.name,
+        statements: counted.statements,
+        failures: counted.failures,
+        statement_ns: counted.statement_ns,
+        latency: counted.latency,
+        transactions: counted.transactions,
+        rolled_back: counted.rolled_back,
+        writing: counted.writing,
+        writing_ns: counted.writing_ns,
+    };
+    applications::read().into_iter().map(application).collect()
 }
 
 /// The transactions of a database that are kept, oldest first.

@@ -4,10 +4,12 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod activity;
 pub mod alerts;
 pub mod backoff;
 pub mod calendar;
 pub mod cardinality;
+pub mod conninfo;
 pub mod cost;
 pub mod counters;
 pub mod delta;
@@ -26,7 +28,9 @@ pub mod patterns;
 pub mod pool;
 pub mod prewarm;
 pub mod replicas;
+pub mod sampling;
 pub mod schedule;
 pub mod series;
 pub mod sharding;
+pub mod standby;
 pub mod stats;

@@ -1,6 +1,7 @@
 //! What the kinds of jobs do. Each kind is a row of [`KINDS`]. Called by the worker of a run, outside of any transaction, in
 //! a session of the job's owner; locks what its statements lock.
 
+pub mod fleet;
 pub mod index_maintenance;
 pub mod matview;
 pub mod partition;
@@ -55,6 +56,7 @@ struct Kind {
 
 const KINDS: &[Kind] = &[
     Kind { name: "command", run: command },
+    Kind { name: fleet::KIND, run: fleet::run },
     Kind { name: matview::KIND, run: matview::run },
     Kind { name: index_maintenance::KIND, run: index_maintenance::run },
     Kind { name: prewarm::KIND, run: prewarm::run },

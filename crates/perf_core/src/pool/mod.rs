@@ -6,9 +6,11 @@
 //! compute: a backend that waits half of its time needs another one to keep its core busy. Pure: histograms in, plain
 //! data and text out.
 
+mod busy;
 mod config;
 mod features;
 
+pub use busy::BusySeconds;
 pub use config::{pgbouncer_ini, sqlalchemy, Server};
 pub use features::{feature_of, Feature};
 
