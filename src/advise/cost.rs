@@ -4,7 +4,6 @@
 //! with the rights of whoever asks; locks what those reads lock.
 
 use perf_core::cost::{self, Line, Price, Resource, Total};
-use perf_core::forecast::Quality;
 use perf_core::host;
 use pgrx::datum::Interval;
 
@@ -213,10 +212,10 @@ fn growth() -> Result<Vec<Known>, Error> {
                 "disk_used" => format!("disk_growth_{name}"),
                 _ => continue,
             };
-            let sound = estimate.quality >= Quality::Low;
+            let sound = matches!(estimate.quality, "supported" | "low" | "reconstructed");
             let grown = estimate.projected.zip(estimate.current_value).filter(|_| sound);
             let note = match (sound, estimate.quality) {
-                (true, quality) => format!("forecast of quality {}; see perf.capacity_estimate()", quality.name()),
+                (true, quality) => format!("forecast of quality {quality}; see perf.capacity_estimate()"),
                 (false, _) => estimate.action,
             };
             growth.push(Known {
