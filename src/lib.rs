@@ -208,4 +208,8 @@ pgrx::extension_sql_file!(
     name = "matviews",
     requires = ["job_tables", "policy_tables", api::matviews::matview_schedule, api::matviews::matview_unschedule]
 );
-pgrx::extension_sql_file!("../sql/scaling.sql", name = "scaling", requires = [api::sharding::sharding_advice]);
+pgrx::extension_sql_file!(
+    "../sql/scaling.sql",
+    name = "scaling",
+    requires = [api::scaling::scaling_recommendations, api::sharding::sharding_advice]
+);

@@ -14,6 +14,7 @@ pub mod observe;
 pub mod partition_check;
 pub mod partition_convert;
 pub mod partitions;
+pub mod scaling;
 pub mod sharding;
 pub mod pools;
 pub mod statements;
