@@ -455,6 +455,9 @@ class Traces(TransactionsTest):
         self.assertFalse(self.trace()["fresh"])
         session.query("SELECT * FROM fresh")
         self.assertTrue(self.trace()["fresh"])
+        # In another session of the same role as well.
+        self.named("pool").query("SELECT * FROM fresh")
+        self.assertTrue(self.trace("pool")["fresh"])
         session.query("SELECT * FROM stale")
         self.assertFalse(self.trace()["fresh"])
         other.query("SELECT * FROM fresh")
@@ -551,6 +554,38 @@ class OwnServers(TransactionsTest):
         self.assertEqual(cluster.scalar(kept), [3, 4, 5, 6, 7, 8, 9, 10])
         used = "SELECT value FROM perf.health() WHERE component = 'transaction_samples'"
         self.assertEqual(cluster.scalar(used), 8)
+
+    def test_a_ring_that_is_written_and_read_at_the_same_time(self) -> None:
+        cluster = self.start(transaction_samples=3)
+
+        def work(number: int) -> None:
+            with cluster.connect(application_name=f"writer {number}") as session:
+                for round_ in range(700):
+                    session.query(f"BEGIN; SELECT {number}{round_} AS a; SELECT {number}{round_} AS b; COMMIT")
+
+        def read() -> None:
+            with cluster.connect(application_name="reader") as session:
+                while not done.is_set():
+                    # So that all are kept.
+                    session.query("SELECT perf.reset()")
+                    for row in session.query("SELECT application_name AS name, steps::text AS printed "
+                                             "FROM perf._transaction_traces() ORDER BY ended_at").dicts():
+                        if row["name"] != "reader":
+                            found.append((row["name"], json.loads(row["printed"])))
+        done, found = threading.Event(), []
+        reader = threading.Thread(target=read)
+        reader.start()
+        in_threads(3, work)
+        done.set()
+        reader.join()
+        self.assertGreater(len(found), 20)
+        names: dict[int, str] = {}
+        for name, steps in found:
+            self.assertEqual([len(step["values"]) for step in steps], [0, 1, 1, 0])
+            value = steps[1]["values"][0]
+            self.assertEqual(steps[2]["values"][0], value)
+            # A value is one writer's alone.
+            self.assertEqual(names.setdefault(value, name), name)
 
     def test_busy_servers_keep_a_share(self) -> None:
         cluster = self.start(transaction_samples=10_000)
