@@ -7,4 +7,6 @@ pub mod index;
 pub mod metrics;
 pub mod partitioning;
 mod reconstruction;
+pub mod replicas;
+pub mod scaling;
 pub mod sharding;
