@@ -16,7 +16,7 @@ use perf_core::forecast::iso_date_2000;
 use pgrx::datum::{DatumWithOid, TimestampWithTimeZone};
 use pgrx::pg_sys::Oid;
 
-use super::metrics::{self, readings, Measured, CLUSTER, REPLICA};
+use super::metrics::{self, readings, Measured, CLUSTER, DATABASE, REPLICA};
 use crate::collect::registry::{self, Phase};
 use crate::error::Error;
 use crate::pg::query::{run_with, select_with, text, Row};
@@ -379,7 +379,8 @@ fn utc(at: i64) -> String {
 /// What to do, in words.
 fn action(threshold: &Threshold, status: Status, object: &str, scope: &str, why: &str) -> String {
     match status {
-        Status::Firing if object.is_empty() => threshold.action.clone(),
+        // Of the database everybody here knows the name.
+        Status::Firing if object.is_empty() || scope == DATABASE => threshold.action.clone(),
         Status::Firing => format!("{} Worst: {scope} {object}.", threshold.action),
         Status::Ok => "None.".to_owned(),
         Status::NoData if why.is_empty() => "Not measured lately.".to_owned(),

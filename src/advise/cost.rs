@@ -4,14 +4,14 @@
 //! with the rights of whoever asks; locks what those reads lock.
 
 use perf_core::cost::{self, Line, Price, Resource, Total};
-use perf_core::host;
 use pgrx::datum::Interval;
 
 use super::{capacity, metrics};
+use crate::collect;
 use crate::error::Error;
-use crate::pg::query::{select_under_snapshot, select_with, text, Row};
+use crate::pg::filesystem;
+use crate::pg::query::{select_under_snapshot, Row};
 use crate::pg::text::Text;
-use crate::pg::{background, filesystem};
 
 const GIB: f64 = 1_073_741_824.0;
 const HOURS_A_MONTH: f64 = 730.0;
@@ -102,26 +102,7 @@ struct Machine {
 impl Machine {
     /// Of the host, or what the container may use of it.
     fn measured() -> Machine {
-        let limit = |metric: &str| {
-            let found = select_with(
-                c"SELECT value_mean FROM perf.capacity_sample
-                   WHERE resolution_s = 300 AND metric = $1 AND object = '' ORDER BY sampled_at DESC LIMIT 1",
-                &[text(metric)],
-                |row| row.get::<f64>(1),
-            );
-            found.first().copied().filter(|_| !background::in_recovery())
-        };
-        let least = |of_host: Option<f64>, limit: Option<f64>| match (of_host, limit) {
-            (Some(host), Some(limit)) => Some(host.min(limit)),
-            (host, limit) => host.or(limit),
-        };
-        let cores = std::thread::available_parallelism().ok().map(|cores| cores.get() as f64);
-        let memory = std::fs::read_to_string("/proc/meminfo").ok();
-        let memory = memory.and_then(|text| host::meminfo_bytes(&text, "MemTotal"));
-        Machine {
-            cores: least(cores, limit("cgroup_cpu_limit_cores")),
-            memory_bytes: least(memory, limit("cgroup_memory_limit_bytes")),
-        }
+        Machine { cores: collect::host::cores().map(f64::from), memory_bytes: collect::host::memory_bytes() }
     }
 }
 

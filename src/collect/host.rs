@@ -63,6 +63,12 @@ pub fn cores() -> Option<u32> {
     cpus.into_iter().chain(limit).min()
 }
 
+/// Memory that the server may use, in bytes: that of the host, or what its cgroup leaves it. None where neither is known.
+pub fn memory_bytes() -> Option<f64> {
+    let total = read("/proc/meminfo").and_then(|text| host::meminfo_bytes(&text, "MemTotal"));
+    total.into_iter().chain(host::cgroup(read).memory_limit_bytes).reduce(f64::min)
+}
+
 /// A file of the host, below `perf_opt.host_root`.
 fn read(path: &str) -> Option<String> {
     std::fs::read_to_string(format!("{}{path}", crate::guc::host_root())).ok()

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from .case import ClusterTest
-from .cluster import Cluster, Connection
+from .cluster import Cluster, Connection, SqlError
 
 FAST = {"perf_opt.collect_interval": "1s", "perf_opt.slow_ms": "50ms"}
 # Catalogue section 8.
@@ -307,3 +307,41 @@ class Windows(Alerting):
                 self.assertGreater(self.cluster.scalar("SELECT value FROM perf.metrics() WHERE name = $1", (name,),
                                                        dbname=database), least)
         self.assertLessEqual(self.cluster.scalar("SELECT count(DISTINCT read_at) FROM perf.metric_reading", dbname=database), 3)
+
+    def test_applications_and_who_may_know_them(self) -> None:
+        database = self.fresh_database()
+        for role in ("clerk", "guard"):
+            self.cluster.sql(f"DROP ROLE IF EXISTS {role}")
+            self.cluster.sql(f"CREATE ROLE {role} LOGIN")
+            self.addCleanup(self.cluster.sql, f"DROP ROLE {role}")
+        self.wait_until(lambda: self.cluster.scalar("SELECT count(*) FROM perf.metric_reading WHERE read_at < clock_timestamp()"
+                                                    " - interval '10 s'", dbname=database), 30, "a reading to count from")
+        for user, name in (("clerk", "shop"), ("postgres", "shop"), ("guard", "vault")):
+            with self.cluster.connect(database, user, application_name=name) as session:
+                for _ in range(40):
+                    session.query("SELECT 1")
+                for _ in range(10):
+                    with self.assertRaises(SqlError):
+                        session.query("SELECT 1 / 0")
+                session.query("SELECT pg_sleep(0.2)")
+        query = ("SELECT object, round(value::numeric, 2)::float8, span FROM perf.metrics() "
+                 "WHERE name = $1 AND object IN ('shop', 'vault', '(insufficient privilege)') ORDER BY 1")
+
+        def seen(name: str, user: str = "postgres") -> dict[str, Any]:
+            return {row[0]: row[1] for row in self.cluster.sql(query, (name,), dbname=database, user=user)}
+
+        # 20 of 102, and 10 of 51.
+        self.wait_until(lambda: seen("application_error_rate") == {"shop": 19.61, "vault": 19.61}, 10, "both applications")
+        self.assertEqual(set(seen("application_error_rate", "clerk")), {"shop", "(insufficient privilege)"})
+        throughput = seen("application_throughput")
+        self.assertAlmostEqual(throughput["shop"], 2 * throughput["vault"], delta=0.2 * throughput["shop"])
+        mean, p95, p99 = (seen(f"application_latency_{name}")["vault"] for name in ("mean", "p95", "p99"))
+        self.assertTrue(3.9 < mean < 50 and p95 < 100 and 190 < p99 < 300, (mean, p95, p99))
+        self.assertEqual(self.cluster.sql(query, ("application_cache_hit",), dbname=database)[0][1], None)
+        # An alert says which application; to those who may know.
+        self.cluster.sql(THRESHOLD, ("errors", "application_error_rate", 10, "%", 1, 1, 0), dbname=database)
+        self.wait_for_status(database, "errors", "firing")
+        action = "SELECT action FROM perf.alerts() WHERE name = 'errors'"
+        self.assertRegex(self.cluster.scalar(action, dbname=database), r"^Do it\. Worst: application (shop|vault)\.$")
+        self.assertEqual(self.cluster.scalar(action, dbname=database, user="clerk"),
+                         "Do it. Worst: application (insufficient privilege).")

@@ -110,6 +110,7 @@ const GROUPS: &[Group] = &[
         metrics: &[
             metric("replication_lag", "s"),
             metric("replication_lag_bytes", "bytes"),
+            metric("replica_qps", "1/s"),
             metric("slot_retained_bytes", "bytes"),
         ],
     },

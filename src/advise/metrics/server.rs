@@ -312,6 +312,26 @@ pub(super) fn replication(sheet: &mut Sheet) {
         let own = own.first().copied().ok_or("nothing has been replayed since the start");
         sheet.put("replication_lag", REPLICA, "(this server)", own);
     }
+    // What standbys say of themselves; on a standby, its primary has stored it.
+    let nodes = match background::in_recovery() {
+        true => Vec::new(),
+        false => select_under_snapshot(
+            c"SELECT name, lag_s, qps, status, checked_at FROM perf.fleet_nodes ORDER BY 1",
+            |row| {
+                let at = row.get::<TimestampWithTimeZone>(5).map(i64::from);
+                Some((row.string(1), row.get::<f64>(2), row.get::<f64>(3), row.string(4), at))
+            },
+        ),
+    };
+    for (name, lag_s, qps, status, at) in nodes {
+        let object = format!("node {name}");
+        let why = format!("perf.fleet_nodes says: {status}");
+        for (metric, value) in [("replication_lag", lag_s), ("replica_qps", qps)] {
+            let value = value.filter(|_| status == "ok").ok_or(why.as_str());
+            let row = sheet.put(metric, REPLICA, &object, value);
+            row.measured_at = at.unwrap_or(row.measured_at);
+        }
+    }
     let slots = select_under_snapshot(
         c"SELECT slot_name::text, pg_catalog.pg_wal_lsn_diff(
                      CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
