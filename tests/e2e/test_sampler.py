@@ -185,7 +185,7 @@ class Connections(SamplerTest):
         with idle, waiting, holder:
             idle.query("SELECT 1")
             holder.query("BEGIN; LOCK TABLE t")
-            waiting.send_async("LOCK TABLE t")
+            waiting.send_async("SELECT count(*) FROM t")
             self.wait_until(lambda: self.cluster.sql("SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"), 10, "a lock wait")
             session = self.session()
             for _ in range(3):
