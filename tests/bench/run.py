@@ -18,6 +18,7 @@ sys.path = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(
 
 from bench.jobs import PARTS as JOB_PARTS  # noqa: E402  (the path must be set first)
 from bench.partitions import PARTS as PARTITION_PARTS  # noqa: E402
+from bench.pool import PARTS as POOL_PARTS  # noqa: E402
 from e2e.cluster import HarnessError, handle_signals  # noqa: E402
 
 SUITES = {"overhead": "user instructions per transaction", "cputime": "CPU time per transaction",
@@ -26,6 +27,7 @@ SUITES = {"overhead": "user instructions per transaction", "cputime": "CPU time 
           "advisor": "recommended indexes, built and executed, beside other advisors",
           "jobs": "start delay and CPU of jobs beside pg_cron, rest when idle, kill -9, skipped refreshes",
           "forecast": "forecasts of generated series, beside a 7-day delta and least squares",
+          "pool": "pools of the emitted size beside others, cost and storage of the sampler",
           "partitions": "rotation under load, many partitions, conversion of a live table, beside pg_partman"}
 
 
@@ -38,12 +40,12 @@ def main() -> int:
     parser.add_argument("--pg-root", type=Path, required=True, help="the directory whose bin/ holds the server")
     parser.add_argument("--workload", action="append", help="overhead, cputime: only this one (select1, read, simple, "
                                                             "churn, write)")
-    parser.add_argument("--rounds", type=int, help="overhead, cputime: rounds through the servers")
+    parser.add_argument("--rounds", type=int, help="overhead, cputime, pool: rounds through the servers")
     parser.add_argument("--profile", type=Path, help="overhead: keep callgrind's breakdown in this directory")
     parser.add_argument("--count", type=int, default=3_000_000, help="distinct: how many statements")
     parser.add_argument("--part", action="append",
-                        choices=("tpch", "whatif", "size", "wide", "demo", "prices", *JOB_PARTS, *PARTITION_PARTS),
-                        help="advisor, jobs, partitions: only this part")
+                        choices=("tpch", "whatif", "size", "wide", "demo", "prices", *JOB_PARTS, *PARTITION_PARTS, *POOL_PARTS),
+                        help="advisor, jobs, partitions, pool: only this part")
     parser.add_argument("--histories", type=int, default=2_000, help="jobs: random histories of part skip")
     parser.add_argument("--seed", type=int, help="jobs: makes part skip do the same again")
     parser.add_argument("--passes", type=int, default=3, help="advisor: executions of each plan")
