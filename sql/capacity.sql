@@ -42,6 +42,17 @@ CREATE TABLE perf.pool_hour (
     PRIMARY KEY (hour_at, role)
 ) WITH (fillfactor = 70);
 
+-- What sampling itself costs: one row, shown by perf.health().
+CREATE TABLE perf.capacity_cost (
+    only_row boolean PRIMARY KEY CHECK (only_row),
+    measured_at timestamptz NOT NULL,
+    run_ms float8 NOT NULL,
+    core_pct float8,
+    stored_bytes bigint NOT NULL,
+    problem text
+) WITH (fillfactor = 50);
+
+GRANT SELECT ON perf.capacity_cost TO PUBLIC;
 GRANT SELECT ON perf.pool_hour TO PUBLIC;
 GRANT SELECT ON perf.capacity_clock TO PUBLIC;
 GRANT SELECT ON perf.capacity_sample TO PUBLIC;
@@ -64,6 +75,13 @@ COMMENT ON TABLE perf.capacity_clock IS 'When each resolution of perf.capacity_s
 COMMENT ON COLUMN perf.capacity_clock.resolution_s IS 'Resolution in seconds';
 COMMENT ON COLUMN perf.capacity_clock.sampled_at IS 'When what is measured at this resolution was measured last';
 COMMENT ON COLUMN perf.capacity_clock.rolled_until IS 'End of the last span that was summed up from finer samples';
+COMMENT ON TABLE perf.capacity_cost IS 'What sampling of this database costs; perf.health() shows it';
+COMMENT ON COLUMN perf.capacity_cost.only_row IS 'There is one row';
+COMMENT ON COLUMN perf.capacity_cost.measured_at IS 'When it was measured';
+COMMENT ON COLUMN perf.capacity_cost.run_ms IS 'How long the last sample took';
+COMMENT ON COLUMN perf.capacity_cost.core_pct IS 'CPU time of looks, samples and rotations since the row was written before, in percent of one core';
+COMMENT ON COLUMN perf.capacity_cost.stored_bytes IS 'Size of all samples of this database; at most 64 MB are kept';
+COMMENT ON COLUMN perf.capacity_cost.problem IS 'What could not be measured in the last sample';
 COMMENT ON TABLE perf.pool_hour IS
     'Busy connections of this database, looked at every second, by hour and role. Written by the collector worker every minute, kept 30 days; at most 32 roles an hour, the others as (other)';
 COMMENT ON COLUMN perf.pool_hour.hour_at IS 'Beginning of the hour';

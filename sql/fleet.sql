@@ -32,8 +32,9 @@ CREATE TABLE perf.fleet_index_use (
 -- A node whose job has not run for so long is not known to be well, whatever it said last.
 CREATE VIEW perf.fleet_nodes WITH (security_barrier) AS
 SELECT j.options OPERATOR(pg_catalog.->>) 'node' AS name,
-       CASE WHEN n.job_id IS NULL THEN 'new'
-            WHEN n.checked_at OPERATOR(pg_catalog.<) (pg_catalog.now() OPERATOR(pg_catalog.-) interval '5 minutes') THEN 'stale'
+       CASE WHEN COALESCE(n.checked_at, j.created_at)
+                 OPERATOR(pg_catalog.<) (pg_catalog.now() OPERATOR(pg_catalog.-) interval '5 minutes') THEN 'stale'
+            WHEN n.job_id IS NULL THEN 'new'
             ELSE n.status END AS status,
        n.last_seen_at,
        n.lag_bytes::pg_catalog.int8 AS lag_bytes,
@@ -71,3 +72,7 @@ A standby that cannot be asked, was promoted or belongs to another cluster is no
 Errors: 55000 without the extension dblink, when perf_opt is not preloaded, for a server without connect_timeout or user mapping, for more than 16 nodes; 22023 for a conninfo that cannot be read or holds a password, or a name that is taken; 42501 without the rights; 42704 for an unknown server; 22004 for NULL; 25006 on a standby';
 COMMENT ON FUNCTION perf.fleet_node_remove(text) IS
 'Stops asking a standby, and forgets what it said. Errors: 42704 when you have added none of that name (a superuser: nobody); 22004 for NULL; 25006 on a standby';
+COMMENT ON FUNCTION perf._pool_advice() IS
+'Internal: sizes of connection pools of this database by role, from perf.pool_hour: role text, size bigint, basis text (measured | policy), busy_p99 bigint (busy connections that were enough in 99 % of the busiest hour), seconds bigint (of it that were looked at), connected_max bigint, is_capped boolean, session_features text[] (used by its statements, and broken by sharing a connection between transactions), cap bigint (of all pools), cap_reason text';
+COMMENT ON FUNCTION perf._pgbouncer_ini(text, integer, integer, text, boolean) IS
+'Internal: a pgbouncer.ini with those pools for a server at host and port, a pooler that listens at listen_port of the loopback interface, its file of users, and whether it is PgBouncer 1.21 or later. Errors: 22023 for a port out of range, 22004 for NULL';

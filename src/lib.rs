@@ -91,7 +91,7 @@ pgrx::extension_sql_file!(
 pgrx::extension_sql_file!(
     "../sql/transactions.sql",
     name = "transactions",
-    requires = [api::transactions::_applications]
+    requires = [api::transactions::_applications, api::transactions::_transaction_traces]
 );
 pgrx::extension_sql_file!("../sql/history.sql", name = "history");
 pgrx::extension_sql_file!(
@@ -161,7 +161,14 @@ pgrx::extension_sql_file!(
 pgrx::extension_sql_file!(
     "../sql/fleet.sql",
     name = "fleet",
-    requires = ["job_tables", api::fleet::fleet_node_add, api::fleet::fleet_node_remove]
+    requires = [
+        "job_tables",
+        "capacity_tables",
+        api::fleet::fleet_node_add,
+        api::fleet::fleet_node_remove,
+        api::pools::_pool_advice,
+        api::pools::_pgbouncer_ini
+    ]
 );
 pgrx::extension_sql_file!("../sql/partitions_tables.sql", name = "partition_tables");
 pgrx::extension_sql_file!(

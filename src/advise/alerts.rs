@@ -29,6 +29,10 @@ const MINUTE_US: i64 = 60_000_000;
 /// A value, and a state, say nothing after so long, or after so many intervals of the collector if that is longer.
 const STALE_US: i64 = 5 * MINUTE_US;
 const STALE_RUNS: i64 = 5;
+/// What users can write at any length is cut where it is told: a payload of NOTIFY has less than 8000 bytes, and a character
+/// takes up to six of them in JSON.
+const NAME_CHARS: usize = 200;
+const ACTION_CHARS: usize = 500;
 const DELETED: &str = "The threshold was deleted.";
 const HIDDEN: &str = "(insufficient privilege)";
 
@@ -318,22 +322,21 @@ fn tell(threshold: &Threshold, state: &State, seen: &Look) {
     let action = action(threshold, state.status, &seen.object, &seen.scope, &seen.why);
     let value = state.value.filter(|_| state.status != Status::NoData);
     let since = instant(state.since_us.unwrap_or(0));
+    let cut = |text: &str, most: usize| text.chars().take(most).collect::<String>();
     run_with(
-        // What users can write at any length is cut: a payload has less than 8000 bytes.
         c"SELECT pg_catalog.pg_notify('perf_alerts', pg_catalog.jsonb_build_object(
-              'name', pg_catalog.left($1, 200), 'status', $2, 'severity', $3, 'value', $4, 'threshold', $5,
-              'unit', pg_catalog.left($6, 50), 'since_at', $7, 'object', pg_catalog.left($8, 200),
-              'action', pg_catalog.left($9, 500), 'database', pg_catalog.current_database())::pg_catalog.text)",
+              'name', $1, 'status', $2, 'severity', $3, 'value', $4, 'threshold', $5, 'unit', $6, 'since_at', $7,
+              'object', $8, 'action', $9, 'database', pg_catalog.current_database())::pg_catalog.text)",
         &[
-            text(&threshold.name),
+            text(&cut(&threshold.name, NAME_CHARS)),
             text(state.status.name()),
             text(&threshold.severity),
             value.into(),
             threshold.threshold.into(),
-            text(&threshold.unit),
+            text(&cut(&threshold.unit, NAME_CHARS)),
             since.into(),
-            text(&seen.object),
-            text(&action),
+            text(&cut(&seen.object, NAME_CHARS)),
+            text(&cut(&action, ACTION_CHARS)),
         ],
         |_| (),
     );
@@ -349,10 +352,11 @@ fn tell(threshold: &Threshold, state: &State, seen: &Look) {
     pgrx::log!(
         "{}",
         message(format!(
-            "perf_opt alert {:?} in database {database:?} is {}{shown} (since {}): {action:?}",
-            threshold.name,
+            "perf_opt alert {:?} in database {database:?} is {}{shown} (since {}): {:?}",
+            cut(&threshold.name, NAME_CHARS),
             state.status.name(),
             utc(state.since_us.unwrap_or(0)),
+            cut(&action, ACTION_CHARS),
         ))
     );
 }

@@ -21,6 +21,8 @@ const MEASURED: &str = "measured";
 const FORECAST: &str = "forecast";
 const POLICY: &str = "policy";
 const SUM: &str = "sum";
+/// Grades of a forecast that carry an amount, as perf.capacity_estimate() names them.
+const SOUND: [&str; 3] = ["reconstructed", "supported", "low"];
 /// The owner's replicas, of which some may be there already.
 const REPLICA_ITEM: &str = "read_replica";
 const INDEX_ITEM: &str = "index_storage";
@@ -84,7 +86,7 @@ pub fn impact() -> Result<Vec<Cost>, Error> {
     }
     rows.extend(of_kind("expected").map(|price| {
         let (line, note) = priced(price, &[], None);
-        with_price(line, &joined(&[&note, "The owner's expectation: no sum has it."]))
+        with_price(line, &joined(&[&note, "what the owner expects: no sum has it"]))
     }));
     rows.extend(of_kind("instance").map(|price| instance(price, &machine)));
     Ok(rows)
@@ -212,11 +214,11 @@ fn growth() -> Result<Vec<Known>, Error> {
                 "disk_used" => format!("disk_growth_{name}"),
                 _ => continue,
             };
-            let sound = matches!(estimate.quality, "supported" | "low" | "reconstructed");
+            let sound = SOUND.contains(&estimate.quality);
             let grown = estimate.projected.zip(estimate.current_value).filter(|_| sound);
-            let note = match (sound, estimate.quality) {
-                (true, quality) => format!("forecast of quality {quality}; see perf.capacity_estimate()"),
-                (false, _) => estimate.action,
+            let note = match sound {
+                true => format!("quality {}; see perf.capacity_estimate()", estimate.quality),
+                false => estimate.action,
             };
             growth.push(Known {
                 item,
@@ -255,11 +257,11 @@ fn prices() -> Vec<Priced> {
     )
 }
 
-/// Sentences one after the other; empty ones left out.
+/// Remarks one after the other; empty ones left out.
 fn joined(parts: &[&str]) -> String {
     let parts: Vec<&str> =
         parts.iter().map(|part| part.trim_end_matches('.')).filter(|part| !part.is_empty()).collect();
-    parts.join(". ")
+    parts.join("; ")
 }
 
 /// The row of the price table with its quantity, which is the server's own where the table leaves it open.
@@ -284,7 +286,7 @@ fn priced_as(price: &Priced, quantity: Option<f64>, known: &[Known], replicas: O
     let indexes = known.iter().find(|known| known.item == "index_size" && price.item == INDEX_ITEM);
     let indexes = indexes
         .and_then(|known| known.quantity)
-        .map_or(String::new(), |gib| format!("The indexes there are take {gib:.3} GiB"));
+        .map_or(String::new(), |gib| format!("the indexes there are take {gib:.3} GiB"));
     let resource = Resource { item: price.item.clone(), quantity, unit: price.unit.clone(), basis: basis.to_owned() };
     let at = Price {
         item: price.item.clone(),

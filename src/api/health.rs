@@ -5,8 +5,10 @@ use pgrx::prelude::*;
 
 use crate::act::jobs::to_unix;
 use crate::collect::registry::{self, Phase, Slot};
+use crate::collect::sampler::STORAGE_MAX_BYTES;
 use crate::partitions::check;
 use crate::pg::query::select_under_snapshot;
+use crate::pg::text::Text;
 use crate::pg::{background, names};
 
 /// Runs a worker may be behind before that is a warning, and an error.
@@ -16,6 +18,9 @@ const VERY_LATE_RUNS: i64 = 10;
 const GRACE_S: i64 = 10;
 /// Share of the history's cap from which the next rotation drops something.
 const NEARLY_FULL_PCT: f64 = 95.0;
+
+/// Share of a core from which on sampling is too dear.
+const SAMPLER_CORE_PCT: f64 = 1.0;
 
 /// Wait of a run for a free place from which on it is a warning.
 const JOB_WAIT_S: f64 = 60.0;
@@ -78,6 +83,8 @@ fn health() -> TableIterator<
         workers(&mut report);
         history(&mut report);
     }
+    sampler(&mut report);
+    fleet(&mut report);
     jobs(&mut report);
     partitions(&mut report);
     pending_detaches(&mut report);
@@ -194,6 +201,46 @@ fn history(report: &mut Report) {
     let detail =
         format!("{:.1} MB of {} MB (perf_opt.history_max_mb)", bytes / 1_048_576.0, crate::guc::history_max_mb());
     report.add("history", status, detail, Some(bytes));
+}
+
+/// What sampling costs. Nothing while there was no sample.
+fn sampler(report: &mut Report) {
+    let cost =
+        select_under_snapshot(c"SELECT run_ms, core_pct, stored_bytes, problem FROM perf.capacity_cost", |row| {
+            Some((row.get::<f64>(1)?, row.get::<f64>(2), row.get::<i64>(3)?, row.get::<Text>(4)))
+        });
+    let Some((run_ms, core_pct, bytes, problem)) = cost.into_iter().next() else { return };
+    let core = core_pct.map_or(String::new(), |pct| format!(", {pct:.2} % of a core"));
+    let megabytes = |bytes: i64| bytes as f64 / 1_048_576.0;
+    let mut detail =
+        format!("{run_ms:.0} ms a sample{core}, {:.1} MB of {:.0} MB", megabytes(bytes), megabytes(STORAGE_MAX_BYTES));
+    let is_costly = core_pct.is_some_and(|pct| pct > SAMPLER_CORE_PCT) || bytes > STORAGE_MAX_BYTES;
+    if let Some(problem) = &problem {
+        detail.push_str(&format!("; could not measure {}", problem.0));
+    }
+    let status = if is_costly || problem.is_some() { Status::Warning } else { Status::Ok };
+    report.add("sampler", status, detail, core_pct);
+}
+
+/// The standbys that are asked. What is the matter with one is said in perf.fleet_nodes to whom it concerns.
+fn fleet(report: &mut Report) {
+    let nodes = select_under_snapshot(c"SELECT name, status FROM perf.fleet_nodes ORDER BY name", |row| {
+        Some((row.get::<Text>(1)?.0, row.get::<Text>(2)?.0))
+    });
+    if nodes.is_empty() {
+        return;
+    }
+    let unwell: Vec<String> = nodes
+        .iter()
+        .filter(|(_, status)| status != "ok" && status != "new")
+        .map(|(name, status)| format!("{name} is {status}"))
+        .collect();
+    let (status, found) = match unwell.is_empty() {
+        true => (Status::Ok, "all are well".to_owned()),
+        false => (Status::Warning, format!("{}; see perf.fleet_nodes", unwell.join(", "))),
+    };
+    let noun = if nodes.len() == 1 { "node" } else { "nodes" };
+    report.add("fleet", status, format!("{} {noun}: {found}", nodes.len()), Some(unwell.len() as f64));
 }
 
 /// The scheduler of this database, and jobs that fail or wait. Numbers only: whose jobs they are is nobody's business.

@@ -16,6 +16,7 @@ pub mod partition_convert;
 pub mod partitions;
 pub mod scaling;
 pub mod sharding;
+pub mod pools;
 pub mod statements;
 pub mod transactions;
 

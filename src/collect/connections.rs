@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, HashMap};
 use super::partitions::spi_failed;
 use crate::error::Error;
 use crate::pg::backends::{Look, RoleCounts, WAIT_CLASSES};
-use crate::pg::query;
 use crate::pg::text::Text;
+use crate::pg::{catalog, query};
 use perf_core::pool::BusySeconds;
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::pg_sys;
@@ -243,5 +243,12 @@ pub fn expire_hours(client: &mut SpiClient, now: TimestampWithTimeZone) -> Resul
             &[now.into()],
         )
         .map(|_| ())
+        .map_err(spi_failed)
+}
+
+/// Bytes of the hours that are kept.
+pub fn hours_bytes() -> Result<i64, Error> {
+    catalog::value::<i64>("SELECT pg_catalog.pg_total_relation_size('perf.pool_hour'::pg_catalog.regclass)", &[])
+        .map(|bytes| bytes.unwrap_or(0))
         .map_err(spi_failed)
 }

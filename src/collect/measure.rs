@@ -114,9 +114,10 @@ pub(super) fn wal_and_replication(client: &mut SpiClient, take: &mut Take) -> Re
     take.measured("wal_bytes_per_s", "", rate);
     let rows = query(
         client,
-        "SELECT coalesce(nullif(application_name, ''), pid::text), $1 - pg_catalog.pg_wal_lsn_diff(replay_lsn, '0/0')::float8,
-                extract(epoch FROM replay_lag)::float8
-           FROM pg_catalog.pg_stat_replication ORDER BY 1 LIMIT $2",
+        // Standbys that share a name, as those do that were not given one, are told as the one that is furthest behind.
+        "SELECT coalesce(nullif(application_name, ''), pid::text),
+                $1 - min(pg_catalog.pg_wal_lsn_diff(replay_lsn, '0/0'))::float8, max(extract(epoch FROM replay_lag))::float8
+           FROM pg_catalog.pg_stat_replication GROUP BY 1 ORDER BY 1 LIMIT $2",
         &[position.into(), OBJECTS_MAX.into()],
     )?;
     for row in rows {
@@ -152,6 +153,11 @@ pub(super) fn storage(client: &mut SpiClient, take: &mut Take) -> Result<(), Err
         }
     }
     host::disks(take, &tablespaces);
+    let inactive = client
+        .select("SELECT count(*)::float8 FROM pg_catalog.pg_replication_slots WHERE NOT active", Some(1), &[])
+        .and_then(|rows| rows.first().get_one::<f64>())
+        .map_err(spi_failed)?;
+    take.measured("slots_inactive", "", inactive);
     let wal = client
         .select("SELECT sum(size)::float8 FROM pg_catalog.pg_ls_waldir()", Some(1), &[])
         .and_then(|rows| rows.first().get_one::<f64>())

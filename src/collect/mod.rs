@@ -2,6 +2,7 @@
 //! that they rotate themselves.
 
 mod connections;
+mod cost;
 pub mod history;
 pub mod host;
 mod measure;

@@ -7,14 +7,17 @@
 //! other there, and an aborted sample is due again.
 
 use super::connections::{self, Seen};
+use super::cost;
 use super::measure;
 use super::partitions::{self, spi_failed, Changes, Ladder};
+use crate::act::executor::{self, QUERY_CANCELED};
 use crate::error::Error;
 use crate::pg::{backends, background, catalog};
 use perf_core::series::{CounterBook, Summary};
 use pgrx::datum::{DatumWithOid, TimestampWithTimeZone};
 use pgrx::spi::{Spi, SpiClient};
 use std::cell::RefCell;
+use std::time::Instant;
 
 const US_PER_S: i64 = 1_000_000;
 const DAY_S: i64 = 86_400;
@@ -89,6 +92,7 @@ pub const METRICS: &[Metric] = &[
     metric("fleet_lag_bytes", &[60]),
     metric("fleet_lag_s", &[60]),
     metric("fleet_qps", &[60]),
+    metric("slots_inactive", &[300]),
     metric("disk_used_bytes", &[300]),
     metric("disk_available_bytes", &[300]),
     metric("wal_dir_bytes", &[300]),
@@ -112,19 +116,25 @@ pub const METRICS: &[Metric] = &[
 /// What is measured together, in the order it runs.
 struct Group {
     every_s: i64,
+    /// For messages.
+    what: &'static str,
     collect: fn(&mut SpiClient, &mut Take) -> Result<(), Error>,
 }
 
+const fn group(every_s: i64, what: &'static str, collect: fn(&mut SpiClient, &mut Take) -> Result<(), Error>) -> Group {
+    Group { every_s, what, collect }
+}
+
 const GROUPS: &[Group] = &[
-    Group { every_s: 60, collect: measure::connections },
-    Group { every_s: 60, collect: measure::pool_hours },
-    Group { every_s: 60, collect: measure::throughput },
-    Group { every_s: 60, collect: measure::wal_and_replication },
-    Group { every_s: 300, collect: measure::storage },
-    Group { every_s: 300, collect: measure::machine },
-    Group { every_s: 3600, collect: measure::database_sizes },
-    Group { every_s: 3600, collect: measure::relations_hourly },
-    Group { every_s: DAY_S, collect: measure::relations_daily },
+    group(60, "connections", measure::connections),
+    group(60, "hours of connections", measure::pool_hours),
+    group(60, "throughput", measure::throughput),
+    group(60, "WAL and replication", measure::wal_and_replication),
+    group(300, "storage", measure::storage),
+    group(300, "the machine", measure::machine),
+    group(3600, "database sizes", measure::database_sizes),
+    group(3600, "relation sizes", measure::relations_hourly),
+    group(DAY_S, "relation sizes", measure::relations_daily),
 ];
 
 /// What a call to `sample` has done.
@@ -207,9 +217,11 @@ impl Take {
 
 /// Looks at all connections, for the peaks of the next sample. Cheap: no query, no transaction needed.
 pub fn observe_backends() {
-    let look = backends::look();
-    let now_us = background::now();
-    STATE.with_borrow_mut(|state| state.seen.note(look, now_us));
+    cost::metered(|| {
+        let look = backends::look();
+        let now_us = background::now();
+        STATE.with_borrow_mut(|state| state.seen.note(look, now_us));
+    });
 }
 
 /// Measures what is due at `now`, sums up what is complete, and stores both.
@@ -217,6 +229,11 @@ pub fn observe_backends() {
 /// `statements_total` is the number of statements perf_opt has counted in this database since the server started; None
 /// where capture is not running: there is no QPS then. Call inside a transaction, as a superuser, not on a replica.
 pub fn sample(now: TimestampWithTimeZone, statements_total: Option<u64>) -> Result<SampleReport, Error> {
+    cost::metered(|| sample_due(now, statements_total))
+}
+
+fn sample_due(now: TimestampWithTimeZone, statements_total: Option<u64>) -> Result<SampleReport, Error> {
+    let started = Instant::now();
     let mut report = SampleReport::default();
     for step in &STEPS {
         report.partitions += partitions::ensure(step.table, &step.ladder, now)?;
@@ -236,18 +253,38 @@ pub fn sample(now: TimestampWithTimeZone, statements_total: Option<u64>) -> Resu
                 counters: state.counters,
                 rows: Vec::new(),
             };
+            let mut problem = None;
             for group in GROUPS.iter().filter(|g| due.contains(&g.every_s)) {
                 take.resolution_s = group.every_s;
-                (group.collect)(client, &mut take)?;
+                if let Err(message) = measure_one(group, client, &mut take)? {
+                    problem = Some(message);
+                }
             }
             report.stored = store(client, now, &take.rows)?;
             STATE.set(State { counters: take.counters, seen: take.seen });
+            cost::sampled(started.elapsed(), problem);
         }
         for (finer, coarser) in STEPS.iter().zip(&STEPS[1..]) {
             report.rolled_up += roll_up(client, finer, coarser, now, &mut report.partitions)?;
         }
         Ok(report)
     })
+}
+
+/// Measures one group. What fails is left out, and said: a tablespace that is gone does not keep everything else from being
+/// sampled. Cancels end the whole sample.
+fn measure_one(group: &Group, client: &mut SpiClient, take: &mut Take) -> Result<Result<(), String>, Error> {
+    let measured = take.rows.len();
+    match executor::subtransaction(|| Ok((group.collect)(client, take)?)) {
+        Ok(()) => Ok(Ok(())),
+        Err(failure) if failure.sqlstate == QUERY_CANCELED => {
+            Err(Error::WrongState { message: failure.message, hint: "Sample again.".to_owned() })
+        }
+        Err(failure) => {
+            take.rows.truncate(measured);
+            Ok(Err(format!("{}: {}", group.what, failure.message)))
+        }
+    }
 }
 
 /// Refuses where nothing can be stored: on a standby, in a read-only transaction.
@@ -266,14 +303,28 @@ pub fn check_writable() -> Result<(), Error> {
 /// Makes the partitions that will be needed and drops those whose time is over, or, where all samples together are above
 /// the cap, the oldest ones, of the resolution that can be spared most first. Call inside a transaction, as a superuser, not on a replica.
 pub fn rotate(now: TimestampWithTimeZone) -> Result<Changes, Error> {
+    let changes = cost::metered(|| rotate_all(now))?;
+    cost::store(now, stored_bytes()?)?;
+    Ok(changes)
+}
+
+/// Bytes of all samples of this database.
+fn stored_bytes() -> Result<i64, Error> {
+    Ok(partitions::total_bytes("capacity_sample")? + connections::hours_bytes()?)
+}
+
+fn rotate_all(now: TimestampWithTimeZone) -> Result<Changes, Error> {
     let mut changes = Changes::default();
     for step in &STEPS {
         changes += partitions::ensure(step.table, &step.ladder, now)?;
         changes += partitions::expire(step.table, &step.ladder, now)?;
     }
-    Spi::connect_mut(|client| connections::expire_hours(client, now))?;
+    Spi::connect_mut(|client| {
+        connections::expire_hours(client, now)?;
+        forget_future(client, now)
+    })?;
     for step in SPARED_FIRST.iter().filter_map(|&n| STEPS.get(n)) {
-        while partitions::total_bytes("capacity_sample")? > STORAGE_MAX_BYTES {
+        while stored_bytes()? > STORAGE_MAX_BYTES {
             let dropped = partitions::drop_oldest(step.table, now)?;
             changes += dropped;
             if dropped.dropped == 0 {
@@ -282,6 +333,18 @@ pub fn rotate(now: TimestampWithTimeZone) -> Result<Changes, Error> {
         }
     }
     Ok(changes)
+}
+
+/// Takes back what a clock that was ahead has left: samples of days to come, and sums of spans that have not been.
+fn forget_future(client: &mut SpiClient, now: TimestampWithTimeZone) -> Result<(), Error> {
+    for statement in [
+        "DELETE FROM perf.capacity_sample WHERE sampled_at > $1 + interval '1 day'",
+        "UPDATE perf.capacity_clock SET rolled_until = pg_catalog.date_bin(pg_catalog.make_interval(secs => resolution_s), $1, 'epoch')
+          WHERE rolled_until > $1 + interval '1 day'",
+    ] {
+        client.update(statement, None, &[now.into()]).map_err(spi_failed)?;
+    }
+    Ok(())
 }
 
 /// The resolutions whose span has begun since they were sampled last; marks them as sampled.

@@ -159,6 +159,10 @@ impl Collector {
                 return End::Asked;
             }
             let now = background::now();
+            // A clock that was set back must not end the looks, nor the rotations, until it has caught up.
+            self.next_observation_at = self.next_observation_at.min(now + SECOND_US);
+            self.next_rotation_at = self.next_rotation_at.min(now + ROTATE_EVERY_US);
+            self.next_texts_at = self.next_texts_at.min(now + TEXTS_EVERY_US);
             if now >= self.next_observation_at {
                 self.next_observation_at = now + SECOND_US;
                 sampler::observe_backends();

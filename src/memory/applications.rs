@@ -10,6 +10,7 @@
 use super::{get_ref, HealthRow, Memory};
 use crate::pg::local::ProcessLocal;
 use crate::pg::lwlock::LwLockGuard;
+use crate::pg::raw;
 use core::ffi::{c_char, CStr};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use perf_core::histogram::{bucket_of_ns, Histogram, BUCKETS};
@@ -77,6 +78,16 @@ struct Identity {
 }
 
 impl Identity {
+    /// Of a role in this session, with the name it has now.
+    fn of_session(userid: u32) -> Identity {
+        // SAFETY: a plain read of a process global.
+        let dbid = unsafe { pg_sys::MyDatabaseId }.to_u32();
+        let mut identity = Identity { dbid, userid, name: [0; NAME] };
+        let name = current_name();
+        identity.name[..name.len()].copy_from_slice(name);
+        identity
+    }
+
     /// Applications there is no room for.
     fn other(dbid: u32) -> Identity {
         let mut identity = Identity { dbid, userid: 0, name: [0; NAME] };
@@ -264,7 +275,7 @@ pub fn count_statement(memory: &Memory, userid: u32, calls: u64, elapsed_ns: u64
     }
 }
 
-/// Counts a transaction, for whoever ran its last statement.
+/// Counts a transaction, for whoever ran the last statement that was counted.
 #[inline]
 pub fn count_transaction(memory: &Memory, statement_ns: u64, writes: bool, rolled_back: bool) {
     // SAFETY: NULL or this backend's own slot; slots live for ever.
@@ -316,25 +327,20 @@ pub fn current_name() -> &'static [u8] {
     &name[..name.len().min(NAME - 1)]
 }
 
-/// Turns to the slot of an identity, emptying the one that was not used for longest if there is none; without a role, to
-/// the one turned to last, which has to be emptied.
+/// Turns to the slot of an identity, giving it the one turned to longest ago if it has none; without a role, to the one
+/// turned to last, or that of who runs now.
 #[cold]
 fn turn_to(memory: &Memory, userid: Option<u32>) -> Option<&'static Slot> {
     let mine = mine();
     if mine.area.is_null() {
         return None;
     }
-    let identity = match userid {
-        Some(userid) => {
-            // SAFETY: a plain read of a process global.
-            let dbid = unsafe { pg_sys::MyDatabaseId }.to_u32();
-            let mut identity = Identity { dbid, userid, name: [0; NAME] };
-            let name = current_name();
-            identity.name[..name.len()].copy_from_slice(name);
-            identity
-        }
-        // SAFETY: NULL or this backend's own slot.
-        None => unsafe { mine.current.as_ref() }?.identity,
+    // SAFETY: NULL or this backend's own slot.
+    let identity = match (userid, unsafe { mine.current.as_ref() }) {
+        (None, Some(slot)) => slot.identity,
+        // SAFETY: a plain read of the process's state.
+        (None, None) => Identity::of_session(unsafe { raw::GetUserId() }.to_u32()),
+        (Some(userid), _) => Identity::of_session(userid),
     };
     // SAFETY: this backend's own area, whose identities it alone writes; areas live for ever.
     let index = match find(unsafe { &*mine.area }, &identity, &mine.ticks) {
@@ -459,6 +465,9 @@ impl Table {
             if dbid.is_none_or(|dbid| row.identity.dbid == dbid) {
                 row.counts = Counts::default();
             }
+        }
+        if dbid.is_none() {
+            self.moved = 0;
         }
     }
 }

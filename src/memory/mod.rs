@@ -3,7 +3,7 @@
 //! Who locks what:
 //! - `statements`: a lock for each partition of the table, one for the `(other)` rows.
 //! - `slab`: an owner word for each backend's slab; one lock (`drain`) that readers take around draining all of them.
-//! - `slow_ring`: a sequence word for each slot, no lock.
+//! - `slow_ring` and `traces`: rings with a sequence word for each slot, no lock. `written`: single words.
 //! - `text`: lock-free lists of free blocks; a chain belongs to its entry and is guarded by the entry's partition.
 //! - `watch`: an area and a lock of its own, taken for nothing else.
 //! - `applications`: a lock for identities and what moves between areas; none to count.
@@ -11,6 +11,7 @@
 //! Order: drain, partition, other; `applications` is taken with none of them. No slab is owned while a lock is waited for.
 
 pub mod applications;
+pub mod ring;
 pub mod samples;
 pub mod slab;
 pub mod slow_ring;
@@ -18,7 +19,9 @@ pub mod statements;
 pub mod survey;
 pub mod table;
 pub mod text;
+pub mod traces;
 pub mod watch;
+pub mod written;
 
 use crate::error::Error;
 use crate::guc;
@@ -69,6 +72,8 @@ pub struct Memory {
     pub slabs: slab::Slabs,
     pub rings: slow_ring::Rings,
     pub applications: applications::Applications,
+    pub traces: traces::Traces,
+    pub written: written::Written,
 }
 
 static MEMORY: ProcessLocal<Option<Memory>> = ProcessLocal::new(None);
@@ -137,6 +142,8 @@ struct Sizes {
     slabs: usize,
     rings: usize,
     applications: usize,
+    traces: usize,
+    written: usize,
 }
 
 impl Sizes {
@@ -149,11 +156,14 @@ impl Sizes {
             slabs: line(slab::Slabs::bytes(max_backends())),
             rings: line(slow_ring::Rings::bytes()),
             applications: line(applications::Applications::bytes(max_backends())),
+            traces: line(traces::Traces::bytes()),
+            written: line(written::Written::bytes()),
         }
     }
 
     fn total(&self) -> usize {
-        self.header + self.statements + self.text + self.slabs + self.rings + self.applications
+        let Sizes { header, statements, text, slabs, rings, applications, traces, written } = self;
+        header + statements + text + slabs + rings + applications + traces + written
     }
 }
 
@@ -199,6 +209,8 @@ pub fn startup() {
         let slabs = text.add(sizes.text);
         let rings = slabs.add(sizes.slabs);
         let applications = rings.add(sizes.rings);
+        let traces = applications.add(sizes.applications);
+        let written = traces.add(sizes.traces);
         Memory {
             header: base.cast(),
             locks: pg_sys::GetNamedLWLockTranche(NAME.as_ptr()),
@@ -207,6 +219,8 @@ pub fn startup() {
             slabs: slab::Slabs::at(slabs, max_backends()),
             rings: slow_ring::Rings::at(rings),
             applications: applications::Applications::at(applications, max_backends()),
+            traces: traces::Traces::at(traces),
+            written: written::Written::at(written),
         }
     };
     if !found {
@@ -217,6 +231,7 @@ pub fn startup() {
         }
         memory.statements.init(memory.header());
         memory.text.init(memory.header());
+        memory.traces.init();
         log_size(&sizes);
     }
     MEMORY.set(Some(memory));
@@ -226,7 +241,7 @@ pub fn startup() {
 fn log_size(sizes: &Sizes) {
     let kib = |bytes: usize| bytes.div_ceil(1024);
     pgrx::log!(
-        "perf_opt: shared memory {} kB, fixed: {} statements {} kB, texts and samples {} kB, {} backend slabs {} kB, slow statements {} kB, applications {} kB",
+        "perf_opt: shared memory {} kB, fixed: {} statements {} kB, texts and samples {} kB, {} backend slabs {} kB, slow statements {} kB, applications {} kB, transactions {} kB",
         kib(sizes.total()),
         guc::max_statements(),
         kib(sizes.statements),
@@ -234,7 +249,8 @@ fn log_size(sizes: &Sizes) {
         max_backends(),
         kib(sizes.slabs),
         kib(sizes.rings),
-        kib(sizes.applications)
+        kib(sizes.applications),
+        kib(sizes.traces + sizes.written)
     );
 }
 
@@ -319,6 +335,7 @@ pub fn health() -> Vec<HealthRow> {
         ),
     ];
     rows.extend(applications::health(memory));
+    rows.push(traces::health(memory));
     rows
 }
 

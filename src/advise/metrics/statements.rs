@@ -12,8 +12,10 @@ use crate::pg::background;
 use crate::pg::query::select_with;
 
 const NOTHING_RAN: &str = "no statement ran in this time";
-/// A rate is not of less than a second.
+/// A rate is not of less than a second, nor one a minute of less than a minute: a single statement right after the start
+/// would be many.
 const SPAN_MIN_US: i64 = 1_000_000;
+const MINUTE_US: i64 = 60_000_000;
 
 pub(super) fn measure(sheet: &mut Sheet) {
     let database = server::database_name();
@@ -29,7 +31,7 @@ pub(super) fn measure(sheet: &mut Sheet) {
         ("latency_mean", totals.mean_ms()),
         ("latency_p95", totals.quantile_ms(0.95)),
         ("latency_p99", totals.quantile_ms(0.99)),
-        ("slow_queries_per_min", totals.slow_per_min(span_us)),
+        ("slow_queries_per_min", totals.slow_per_min(span_us.max(MINUTE_US))),
         ("error_rate", totals.error_pct()),
         ("qps", totals.per_s(span_us)),
     ] {

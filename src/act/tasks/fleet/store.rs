@@ -145,7 +145,7 @@ fn write_index_use(job_id: i64, scans: &[(u32, i64)]) {
     run(
         c"INSERT INTO perf.fleet_index_use AS u (job_id, indexrelid, counter, scans, first_seen_at, last_used_at)
          SELECT j.job_id, s.indexrelid, s.counter, s.counter, now(), now()
-         FROM perf.job j, pg_catalog.unnest($2, $3) AS s (indexrelid, counter)
+         FROM perf.job j, ROWS FROM (pg_catalog.unnest($2), pg_catalog.unnest($3)) AS s (indexrelid, counter)
          WHERE j.job_id = $1 AND EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = s.indexrelid)
          ON CONFLICT (job_id, indexrelid) DO UPDATE
          SET counter = excluded.counter, last_used_at = excluded.last_used_at,
