@@ -2,6 +2,7 @@
 //! of the caller.
 
 use super::value_of;
+use crate::collect::host;
 use crate::error::Error;
 use crate::pg::backends;
 use crate::pg::text::Text;
@@ -35,7 +36,7 @@ pub(super) fn read() -> Result<Measured, Error> {
     let limit = |metric: &str, server: f64| -> Result<f64, Error> {
         Ok(recent(metric, false)?.filter(|limit| *limit > 0.0).map_or(server, |limit| limit.min(server)))
     };
-    let machine = std::thread::available_parallelism().map_or(1.0, |cores| cores.get() as f64);
+    let here = || std::thread::available_parallelism().map_or(1.0, |cores| cores.get() as f64);
     let memory = recent("memory_total_bytes", false)?;
     let now = f64::from(backends::count().0.total);
     let sampled = value_of::<f64>(
@@ -58,7 +59,7 @@ pub(super) fn read() -> Result<Measured, Error> {
         memory_bytes: memory.map(|memory| limit("cgroup_memory_limit_bytes", memory)).transpose()?,
         database_bytes: value_of::<f64>("SELECT pg_database_size(current_database())::float8", &[])?,
         io_pressure_pct: percentile("pressure_io_pct", false, 300, "1 day")?,
-        cores: limit("cgroup_cpu_limit_cores", machine)?,
+        cores: host::cores().map_or_else(here, f64::from),
         connections: sampled.map_or(now, |sampled| sampled.max(now)),
         connections_ceiling: (possible * CONNECTIONS_SHARE_MAX).floor().max(1.0),
     })

@@ -193,7 +193,7 @@ fn columns(tables: &mut Tables, classes: &[Class]) -> Result<(), Error> {
                          WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
                            AND d.refobjid = a.attrelid AND d.refobjsubid = a.attnum AND d.deptype IN ('a', 'i')
                            AND q.seqtypid <> 'bigint'::regtype)
-           FROM unnest($1, $2) AS r (root, statistics)
+           FROM unnest($1::oid[], $2::oid[]) AS r (root, statistics)
            JOIN pg_class c ON c.oid = r.statistics JOIN pg_namespace n ON n.oid = c.relnamespace
            JOIN pg_attribute a ON a.attrelid = r.root AND a.attnum > 0 AND NOT a.attisdropped
            JOIN pg_type t ON t.oid = a.atttypid
@@ -257,7 +257,7 @@ fn class_of(type_oid: pg_sys::Oid, category: &str) -> TypeClass {
 fn partitions(tables: &mut Tables, touched: &[pg_sys::Oid]) -> Result<(), Error> {
     let found = catalog::rows(
         "SELECT p.oid, p.root, a.attnum, b.attnum
-           FROM (SELECT o AS oid, pg_partition_root(o)::oid AS root FROM unnest($1) AS o) AS p
+           FROM (SELECT o AS oid, pg_partition_root(o)::oid AS root FROM unnest($1::oid[]) AS o) AS p
            JOIN pg_attribute a ON a.attrelid = p.oid AND a.attnum > 0 AND NOT a.attisdropped
            JOIN pg_attribute b ON b.attrelid = p.root AND b.attname = a.attname AND b.attnum > 0
           WHERE p.root <> p.oid",

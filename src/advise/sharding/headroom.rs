@@ -6,6 +6,7 @@
 use perf_core::forecast::{crossing, Forecast, Point};
 use perf_core::sharding::HEADROOM_MONTHS;
 
+use crate::collect::host;
 use crate::error::Error;
 use crate::pg::text::Text;
 use crate::pg::{catalog, privilege};
@@ -52,13 +53,18 @@ pub fn read() -> Result<Headroom, Error> {
             let Some(trigger) = trigger else { continue };
             // A threshold for statements is the owner's, for whatever machine; one in percent is of this machine.
             let threshold = if limit.metric == "cpu_used_pct" { trigger * factor } else { trigger };
+            let of = if threshold > trigger {
+                format!(" ({trigger:.0} % of the largest machine of perf.price, {factor:.1} times this one)")
+            } else {
+                String::new()
+            };
             let series = daily(limit)?;
             let months = months_until(&series, threshold);
             match months {
                 Some(months) if months.is_finite() => {
-                    headroom.why.push(format!("{} reaches {threshold:.0} in {months:.0} months", limit.metric));
+                    headroom.why.push(format!("{} reaches {threshold:.0} in {months:.0} months{of}", limit.metric));
                 }
-                Some(_) => headroom.why.push(format!("{} does not reach {threshold:.0} by its forecast", limit.metric)),
+                Some(_) => headroom.why.push(format!("{} does not reach {threshold:.0} by its forecast{of}", limit.metric)),
                 None => all_known = false,
             }
             if let Some(months) = months {
@@ -80,7 +86,8 @@ fn failed(error: pgrx::spi::Error) -> Error {
 /// How many times the cores of this machine the largest one of the price table has; 1 without any.
 fn larger_by() -> Result<f64, Error> {
     let largest = catalog::value::<i32>("SELECT max(vcpus) FROM perf.price WHERE kind = 'instance'", &[]);
-    let cores = std::thread::available_parallelism().map_or(1.0, |cores| cores.get() as f64);
+    let here = || std::thread::available_parallelism().map_or(1.0, |cores| cores.get() as f64);
+    let cores = host::cores().map_or_else(here, f64::from);
     Ok(largest.map_err(failed)?.map_or(1.0, |vcpus| (f64::from(vcpus) / cores).max(1.0)))
 }
 
