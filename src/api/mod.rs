@@ -14,9 +14,9 @@ pub mod observe;
 pub mod partition_check;
 pub mod partition_convert;
 pub mod partitions;
+pub mod pools;
 pub mod scaling;
 pub mod sharding;
-pub mod pools;
 pub mod statements;
 pub mod transactions;
 
