@@ -9,8 +9,9 @@ COMMENT ON FUNCTION perf.capacity_estimate(interval[]) IS
 current_value: measured now (connections and qps: over the last 24 hours). projected, projected_low, projected_high: expectation and interval; NULL where quality is insufficient_data. growth_per_quarter: in unit.
 trigger_name, trigger_value: the lowest trigger of perf.scaling_trigger that is not reached yet (disk: percent of what can be used; connections: never above 90 % of max_connections). crosses_at, crosses_earliest_at, crosses_latest_at: when projection, upper and lower end reach it, within the horizon.
 model: linear | log | last_half | last_third | drift, of each part of a sum. backtest_error_pct: median error on the history. backtest_coverage_pct: share of the history inside the intervals, as achieved.
-quality: insufficient_data (less than 14 days of history, or less than 30 for more than 30 days ahead) | supported (horizon up to the history) | low (up to twice the history) | extrapolated (beyond: no dates).
-basis: samples (projection from samples) | measured (only current_value is known) | none.
+crossings: every trigger of the metric as a JSON object, the lowest first: trigger_name, trigger_value, reached, crosses_on, crosses_earliest_on, crosses_latest_on (dates in UTC), recommendation.
+quality: insufficient_data (less than 14 days of history, or less than 30 for more than 30 days ahead) | reconstructed (samples are too few; the sizes of earlier days come from the statistics of the columns that say when rows were made, deleted rows unseen) | supported (horizon up to the history) | low (up to twice the history) | extrapolated (beyond: no dates).
+basis: samples (projection from samples) | reconstructed | measured (only current_value is known) | none.
 Errors: 22023 when horizons is NULL, empty, has a NULL, or an interval that is not above zero or is above 100 years';
 COMMENT ON FUNCTION perf.capacity_samples(text, timestamptz) IS
 'Samples of one metric since a time (NULL: all that is kept), oldest first, at the finest resolution kept for so long (1 min: 2 days, 5 min: 14 days, 1 h: 90 days, 1 day: 3 years), the latest ones finer until they are summed up. The unit is the end of the metric''s name.

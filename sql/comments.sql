@@ -5,6 +5,6 @@ COMMENT ON FUNCTION perf.latency_histogram(bigint) IS
 COMMENT ON FUNCTION perf.active_statements() IS
 'Statements running now, longest first: pid int, queryid bigint, query text (without literals), started_at timestamptz, elapsed_ms double precision, severity text (slow, critical, emergency by the perf_opt settings; NULL below), wait_event_type, wait_event, database, username, application_name text. Of all databases; statements of other roles for members of pg_read_all_stats only. Needs no preloading.';
 COMMENT ON FUNCTION perf.reset(bigint, text) IS
-'Forgets statements: all, those of one queryid, or of one database. Returns how many entries there were. EXECUTE is granted to nobody. Errors: 55000 when perf_opt is not preloaded, 42704 when the database does not exist.';
+'Forgets statements: all, those of one queryid, or of one database; unless a queryid is given also what applications did and the transactions kept. Returns how many entries there were. EXECUTE is granted to nobody. Errors: 55000 when perf_opt is not preloaded, 42704 when the database does not exist.';
 COMMENT ON FUNCTION perf._normalize(text) IS 'Internal: a query text without its literals.';
 COMMENT ON FUNCTION perf._severity(double precision) IS 'Internal: slow, critical or emergency by the current settings, for a duration in ms.';

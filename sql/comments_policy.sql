@@ -89,12 +89,15 @@ COMMENT ON COLUMN perf.sql_example.origin IS 'shipped: as the extension ships it
 COMMENT ON TABLE perf.alert_threshold IS
     'Thresholds of perf.alerts';
 COMMENT ON COLUMN perf.alert_threshold.alert_name IS 'Name of the alert';
-COMMENT ON COLUMN perf.alert_threshold.metric IS 'Metric it watches';
+COMMENT ON COLUMN perf.alert_threshold.metric IS 'Metric it watches, by its name in perf.metrics(); of several objects the worst counts';
 COMMENT ON COLUMN perf.alert_threshold.comparison IS 'Fires when the value is > or < the threshold';
 COMMENT ON COLUMN perf.alert_threshold.threshold IS 'Threshold in unit';
-COMMENT ON COLUMN perf.alert_threshold.unit IS 'Unit of the threshold: ms, s, %, 1/min';
+COMMENT ON COLUMN perf.alert_threshold.unit IS 'Unit of the threshold, that of the metric: ms, s, %, 1/s, 1/min, bytes, bytes/s, connections';
 COMMENT ON COLUMN perf.alert_threshold.severity IS 'critical | warning';
 COMMENT ON COLUMN perf.alert_threshold.action IS 'What to do when it fires';
+COMMENT ON COLUMN perf.alert_threshold.fire_after IS 'Samples in a row beyond the threshold before it fires; one is taken at each run of the collector';
+COMMENT ON COLUMN perf.alert_threshold.clear_after IS 'Samples in a row that are in order before it is over';
+COMMENT ON COLUMN perf.alert_threshold.clear_margin_ratio IS 'How much better than the threshold such a sample must be, as a part of the threshold (0 to 1), but of % never more than half of the way to the best value: 0.1 ends an alert on 80 % at 72 %, one on less than 98 % at 99 %';
 COMMENT ON COLUMN perf.alert_threshold.note IS 'Free text: assumptions and reservations';
 COMMENT ON COLUMN perf.alert_threshold.origin IS 'shipped: as the extension ships it (not dumped) | edited: a shipped row that was changed | added: a row of your own. Kept by triggers; leave it out when you insert';
 

@@ -110,6 +110,9 @@ CREATE TABLE perf.alert_threshold (
     unit text NOT NULL,
     severity text NOT NULL CHECK (severity IN ('critical', 'warning')),
     action text NOT NULL,
+    fire_after int NOT NULL DEFAULT 3 CHECK (fire_after > 0),
+    clear_after int NOT NULL DEFAULT 3 CHECK (clear_after > 0),
+    clear_margin_ratio float8 NOT NULL DEFAULT 0.1 CHECK (clear_margin_ratio BETWEEN 0 AND 1),
     note text,
     origin text NOT NULL CHECK (origin IN ('shipped', 'edited', 'added'))
 );

@@ -303,3 +303,37 @@ pub unsafe fn take_over_file(one: pg_sys::Oid, other: pg_sys::Oid) {
         pg_sys::relation_close(other, none);
     }
 }
+
+/// The condition of a MERGE; part of the join tree until 16.
+///
+/// # Safety
+/// `query` is valid.
+pub unsafe fn merge_condition(query: *mut pg_sys::Query) -> *mut pg_sys::Node {
+    #[cfg(any(feature = "pg15", feature = "pg16"))]
+    {
+        let _ = query;
+        std::ptr::null_mut()
+    }
+    // SAFETY: see the function's contract.
+    #[cfg(any(feature = "pg17", feature = "pg18"))]
+    unsafe {
+        (*query).mergeJoinCondition
+    }
+}
+
+/// The expressions of the entry that stands for what rows are grouped by, from 18 on; `None` for any other entry.
+///
+/// # Safety
+/// `entry` is valid.
+pub unsafe fn group_expressions(entry: *mut pg_sys::RangeTblEntry) -> Option<*mut pg_sys::List> {
+    #[cfg(not(feature = "pg18"))]
+    {
+        let _ = entry;
+        None
+    }
+    // SAFETY: see the function's contract.
+    #[cfg(feature = "pg18")]
+    unsafe {
+        ((*entry).rtekind == pg_sys::RTEKind::RTE_GROUP).then(|| (*entry).groupexprs)
+    }
+}

@@ -29,6 +29,8 @@ static EMERGENCY_MS: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 static MAX_STATEMENTS: GucSetting<i32> = GucSetting::<i32>::new(5_000);
 /// 4 kB holds nearly every statement an ORM writes.
 static MAX_QUERY_LENGTH: GucSetting<i32> = GucSetting::<i32>::new(4_096);
+/// 2 MB: enough to tell what share of transactions touches one key, within two points.
+static TRANSACTION_SAMPLES: GucSetting<i32> = GucSetting::<i32>::new(2_048);
 /// A minute: fine enough for a trend, small enough to lose.
 static COLLECT_INTERVAL_S: GucSetting<i32> = GucSetting::<i32>::new(60);
 static HISTORY_MAX_MB: GucSetting<i32> = GucSetting::<i32>::new(256);
@@ -67,6 +69,16 @@ pub fn define_preload_settings() {
         65_536,
         GucContext::Postmaster,
         GucFlags::UNIT_BYTE,
+    );
+    GucRegistry::define_int_guc(
+        c"perf_opt.transaction_samples",
+        c"Number of transactions kept in shared memory as they were.",
+        c"Their statements and hashes of the values in them; the newest ones, about 20 a second at most. About 1 kB each. 0: none.",
+        &TRANSACTION_SAMPLES,
+        0,
+        1_000_000,
+        GucContext::Postmaster,
+        GucFlags::default(),
     );
     GucRegistry::define_bool_guc(
         c"perf_opt.collector",
@@ -219,6 +231,10 @@ pub fn max_statements() -> usize {
 
 pub fn max_query_length() -> usize {
     usize::try_from(MAX_QUERY_LENGTH.get()).unwrap_or(256)
+}
+
+pub fn transaction_samples() -> usize {
+    usize::try_from(TRANSACTION_SAMPLES.get()).unwrap_or(0)
 }
 
 pub fn collect_interval_s() -> i32 {

@@ -48,6 +48,7 @@ pub extern "C-unwind" fn _PG_init() {
         pg_sys::shmem_startup_hook = Some(attach_memory);
     }
     memory::watch::register();
+    collect::worker::after_each_run(advise::alerts::evaluate);
     if guc::worker_enabled() {
         act::launcher::register();
     }
@@ -87,6 +88,11 @@ pgrx::extension_sql_file!(
     name = "statements",
     requires = [api::statements::reset, api::statements::_normalize, api::statements::_severity]
 );
+pgrx::extension_sql_file!(
+    "../sql/transactions.sql",
+    name = "transactions",
+    requires = [api::transactions::_applications, api::transactions::_transaction_traces]
+);
 pgrx::extension_sql_file!("../sql/history.sql", name = "history");
 pgrx::extension_sql_file!(
     "../sql/observe.sql",
@@ -120,6 +126,9 @@ pgrx::extension_sql_file!(
         api::capacity::capacity_sample_now
     ]
 );
+pgrx::extension_sql_file!("../sql/metrics.sql", name = "metrics", requires = [api::metrics::metrics]);
+pgrx::extension_sql_file!("../sql/alerts.sql", name = "alerts", requires = ["policy_tables", api::alerts::alerts]);
+pgrx::extension_sql_file!("../sql/cost.sql", name = "cost", requires = ["policy_tables", api::cost::cost_impact]);
 pgrx::extension_sql_file!("../sql/jobs.sql", name = "job_tables", requires = [api::jobs::_running_jobs]);
 pgrx::extension_sql_file!(
     "../sql/jobs_functions.sql",
@@ -198,4 +207,9 @@ pgrx::extension_sql_file!(
     "../sql/matviews.sql",
     name = "matviews",
     requires = ["job_tables", "policy_tables", api::matviews::matview_schedule, api::matviews::matview_unschedule]
+);
+pgrx::extension_sql_file!(
+    "../sql/scaling.sql",
+    name = "scaling",
+    requires = [api::scaling::scaling_recommendations, api::sharding::sharding_advice]
 );

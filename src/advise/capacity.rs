@@ -3,6 +3,7 @@
 //! Reads perf.capacity_sample and perf.scaling_trigger through SPI with the rights of the caller; takes no lock. Without any
 //! sample it still answers, with what can be measured at once and no projection.
 
+use super::reconstruction;
 use crate::collect::partitions::spi_failed;
 use crate::collect::sampler::{METRICS, STEPS};
 use crate::error::Error;
@@ -10,6 +11,8 @@ use crate::pg::{backends, filesystem};
 use perf_core::forecast::{crossing, history_needed_days, Crossing, Forecast, Point, Quality, Sum, QUARTER_DAYS};
 use pgrx::datum::{DatumWithOid, Interval, TimestampWithTimeZone};
 use pgrx::spi::{Spi, SpiClient};
+use pgrx::JsonB;
+use serde_json::{json, Value};
 
 const DAY_US: f64 = 86_400e6;
 /// A trigger on connections above this share of max_connections could never fire.
@@ -47,10 +50,14 @@ pub struct Estimate {
     pub history_days: f64,
     pub backtest_error_pct: Option<f64>,
     pub backtest_coverage_pct: Option<f64>,
-    pub quality: Quality,
+    pub quality: &'static str,
     pub basis: &'static str,
     pub action: String,
+    pub crossings: JsonB,
 }
+
+/// What users see where the history before the samples was rebuilt.
+const RECONSTRUCTED: &str = "reconstructed";
 
 struct Trigger {
     name: String,
@@ -68,6 +75,27 @@ struct Known {
     /// The last day that was forecast from, in days since the epoch of timestamps.
     last_day: Option<f64>,
     triggers: Vec<Trigger>,
+    /// The same from a rebuilt history, for horizons that samples are too few for.
+    rebuilt: Option<Rebuilt>,
+}
+
+/// A history that was rebuilt from when rows were made.
+struct Rebuilt {
+    sum: Sum,
+    last_day: Option<f64>,
+    history_days: f64,
+    /// What it was rebuilt from, as a sentence.
+    source: String,
+}
+
+/// What a metric is expected to do, as it is used for one horizon.
+struct Outlook<'a> {
+    sum: &'a Sum,
+    /// Days since the last day that was forecast from.
+    age: f64,
+    /// Of the forecast as such.
+    quality: Quality,
+    rebuilt: Option<&'a Rebuilt>,
 }
 
 /// Turns the argument of `capacity_estimate` into dates.
@@ -115,32 +143,21 @@ pub fn horizons(asked: Option<Vec<Option<Interval>>>) -> Result<Vec<Horizon>, Er
 pub fn estimate(horizons: &[Horizon]) -> Result<Vec<Estimate>, Error> {
     Spi::connect(|client| {
         let now: i64 = one::<TimestampWithTimeZone>(client, "SELECT now()", &[])?.map_or(0, i64::from);
-        let known = [database_size(client)?, disk_used(client)?, peak_connections(client)?, qps(client)?];
+        let mut known = [database_size(client)?, disk_used(client)?, peak_connections(client)?, qps(client)?];
+        rebuild(client, &mut known, horizons, now as f64 / DAY_US)?;
         Ok(known.iter().flat_map(|k| horizons.iter().map(move |h| k.estimate(h, now))).collect())
     })
 }
 
 impl Known {
     fn estimate(&self, horizon: &Horizon, now: i64) -> Estimate {
-        let today = now as f64 / DAY_US;
-        // The forecast counts from its last point, which may be a while ago.
-        let age = self.last_day.map_or(0.0, |last| (today - last).max(0.0));
-        let quality = self.sum.quality(horizon.days + age);
-        let projection = self.sum.at(horizon.days + age);
+        let outlook = self.outlook(horizon, now as f64 / DAY_US);
+        let (sum, age, quality) = (outlook.sum, outlook.age, outlook.quality);
+        let projection = sum.at(horizon.days + age);
         let trigger = self.trigger();
-        let limit = (2.0 * self.sum.graded_days() - age).max(0.0);
-        let reached = trigger.zip(self.current).is_some_and(|(t, c)| c >= t.value);
-        let crossing = match trigger {
-            Some(_) if reached => Crossing { earliest: Some(0.0), expected: Some(0.0), latest: Some(0.0) },
-            // No date from a horizon that is beyond what the history carries.
-            Some(trigger) if quality >= Quality::Low => {
-                crossing(|day| self.sum.at(day + age), trigger.value, limit.min(horizon.days))
-            }
-            _ => Crossing::default(),
-        };
-        let date = |days: Option<f64>| {
-            days.and_then(|d| TimestampWithTimeZone::try_from(now.saturating_add((d * DAY_US) as i64)).ok())
-        };
+        let crossing = trigger.map_or_else(Crossing::default, |t| self.crossing(&outlook, horizon, t));
+        let date = |days: Option<f64>| days.and_then(|days| date_in(now, days));
+        let sampled_days = self.first_at.map_or(0.0, |first| ((now - i64::from(first)) as f64 / DAY_US).max(0.0));
         Estimate {
             metric: self.metric,
             unit: self.unit,
@@ -149,24 +166,79 @@ impl Known {
             projected: projection.map(|p| p.value),
             projected_low: projection.map(|p| p.low),
             projected_high: projection.map(|p| p.high),
-            growth_per_quarter: self.sum.slope_per_day().map(|s| s * QUARTER_DAYS),
+            growth_per_quarter: sum.slope_per_day().map(|s| s * QUARTER_DAYS),
             trigger_name: trigger.map(|t| t.name.clone()),
             trigger_value: trigger.map(|t| t.value),
             crosses_at: date(crossing.expected),
             crosses_earliest_at: date(crossing.earliest),
             crosses_latest_at: date(crossing.latest),
-            model: projection.and_then(|_| self.sum.model()),
-            history_days: self.first_at.map_or(0.0, |first| ((now - i64::from(first)) as f64 / DAY_US).max(0.0)),
-            backtest_error_pct: projection.and_then(|_| self.sum.backtest_error_pct()),
-            backtest_coverage_pct: projection.and_then(|_| self.sum.backtest_coverage_pct()),
-            quality,
+            model: projection.and_then(|_| sum.model()),
+            history_days: outlook.rebuilt.map_or(sampled_days, |r| r.history_days),
+            backtest_error_pct: projection.and_then(|_| sum.backtest_error_pct()),
+            backtest_coverage_pct: projection.and_then(|_| sum.backtest_coverage_pct()),
+            quality: if outlook.rebuilt.is_some() { RECONSTRUCTED } else { quality.name() },
             basis: match (projection, self.current) {
+                (Some(_), _) if outlook.rebuilt.is_some() => RECONSTRUCTED,
                 (Some(_), _) => "samples",
                 (None, Some(_)) => "measured",
                 (None, None) => "none",
             },
-            action: self.action(horizon, now, quality, trigger, reached, &crossing),
+            action: self.action(horizon, now, &outlook, trigger, &crossing),
+            crossings: JsonB(self.crossings(&outlook, horizon, now)),
         }
+    }
+
+    /// Samples where they carry the horizon, a rebuilt history where only that does.
+    fn outlook(&self, horizon: &Horizon, today: f64) -> Outlook<'_> {
+        // The forecast counts from its last point, which may be a while ago.
+        let of = |sum, last_day: Option<f64>, rebuilt| {
+            let age = last_day.map_or(0.0, |last| (today - last).max(0.0));
+            Outlook { sum, age, quality: Sum::quality(sum, horizon.days + age), rebuilt }
+        };
+        let sampled = of(&self.sum, self.last_day, None);
+        match &self.rebuilt {
+            Some(rebuilt) if sampled.quality == Quality::InsufficientData => {
+                let known = of(&rebuilt.sum, rebuilt.last_day, Some(rebuilt));
+                if known.quality == Quality::InsufficientData {
+                    sampled
+                } else {
+                    known
+                }
+            }
+            _ => sampled,
+        }
+    }
+
+    fn is_reached(&self, trigger: &Trigger) -> bool {
+        self.current.is_some_and(|current| current >= trigger.value)
+    }
+
+    /// When a trigger is reached, in days from now, within the horizon.
+    fn crossing(&self, outlook: &Outlook, horizon: &Horizon, trigger: &Trigger) -> Crossing {
+        let Outlook { sum, age, quality, .. } = *outlook;
+        if self.is_reached(trigger) {
+            return Crossing { earliest: Some(0.0), expected: Some(0.0), latest: Some(0.0) };
+        }
+        // No date from a horizon that is beyond what the history carries.
+        if quality < Quality::Low {
+            return Crossing::default();
+        }
+        let limit = (2.0 * sum.graded_days() - age).max(0.0);
+        crossing(|day| sum.at(day + age), trigger.value, limit.min(horizon.days))
+    }
+
+    /// Every trigger with its dates, the lowest first.
+    fn crossings(&self, outlook: &Outlook, horizon: &Horizon, now: i64) -> Value {
+        let date = |days: Option<f64>| days.map(|days| iso_date(now as f64 / DAY_US + days));
+        let one = |trigger: &Trigger| {
+            let crossing = self.crossing(outlook, horizon, trigger);
+            json!({
+                "trigger_name": trigger.name, "trigger_value": trigger.value, "reached": self.is_reached(trigger),
+                "crosses_on": date(crossing.expected), "crosses_earliest_on": date(crossing.earliest),
+                "crosses_latest_on": date(crossing.latest), "recommendation": trigger.recommendation,
+            })
+        };
+        Value::Array(self.triggers.iter().map(one).collect())
     }
 
     /// The lowest trigger that is not reached yet; when all are, the highest.
@@ -179,11 +251,11 @@ impl Known {
         &self,
         horizon: &Horizon,
         now: i64,
-        quality: Quality,
+        outlook: &Outlook,
         trigger: Option<&Trigger>,
-        reached: bool,
         crossing: &Crossing,
     ) -> String {
+        let reached = trigger.is_some_and(|t| self.is_reached(t));
         let day = |days: f64| iso_date(now as f64 / DAY_US + days);
         let mut action = match trigger {
             Some(t) if reached => format!("{} is reached now: {}", t.name, t.recommendation),
@@ -195,7 +267,10 @@ impl Known {
             }
             action.push_str(&text);
         };
-        match (quality, trigger) {
+        if let Some(rebuilt) = outlook.rebuilt {
+            say(rebuilt.source.clone());
+        }
+        match (outlook.quality, trigger) {
             (Quality::InsufficientData, _) => {
                 let needed = history_needed_days(horizon.days);
                 match self.first_at {
@@ -235,6 +310,47 @@ impl Known {
     }
 }
 
+/// Where samples do not carry every horizon: rebuilds the history of the database's size from when its rows were made,
+/// and that of the disk on the assumption that all else on it was as large as it is now.
+fn rebuild(client: &SpiClient, known: &mut [Known; 4], horizons: &[Horizon], today: f64) -> Result<(), Error> {
+    let [size, disk, ..] = known;
+    let lacks = |known: &Known| {
+        horizons.iter().any(|horizon| known.outlook(horizon, today).quality == Quality::InsufficientData)
+    };
+    if !lacks(size) && !lacks(disk) {
+        return Ok(());
+    }
+    let Some(bytes) = size.current else { return Ok(()) };
+    let Some(past) = reconstruction::read(client, bytes)? else { return Ok(()) };
+    let rebuilt = |extra: f64| {
+        let points: Vec<Point> = past.points.iter().map(|p| Point { value: p.value + extra, ..*p }).collect();
+        let last_day = last_day(&points);
+        Rebuilt {
+            history_days: points.first().map_or(0.0, |first| (today - first.day).max(0.0)),
+            sum: Sum::of(vec![Forecast::of(&points)]),
+            last_day,
+            source: format!(
+                "Rebuilt from when the rows of {} tables ({:.0} % of all their bytes) were made; what was deleted \
+                 meanwhile is not seen.",
+                past.tables, past.dated_pct
+            ),
+        }
+    };
+    disk.rebuilt = disk.current.map(|used| rebuilt((used - bytes).max(0.0)));
+    size.rebuilt = Some(rebuilt(0.0));
+    Ok(())
+}
+
+/// Now, in days since the epoch of timestamps.
+pub(super) fn today(client: &SpiClient) -> Result<f64, Error> {
+    Ok(one::<TimestampWithTimeZone>(client, "SELECT now()", &[])?.map_or(0.0, |now| i64::from(now) as f64 / DAY_US))
+}
+
+/// A number of days after `now`.
+fn date_in(now: i64, days: f64) -> Option<TimestampWithTimeZone> {
+    TimestampWithTimeZone::try_from(now.saturating_add((days * DAY_US) as i64)).ok()
+}
+
 fn database_size(client: &SpiClient) -> Result<Known, Error> {
     let database = current_database(client)?;
     let series = daily(client, "database_size_bytes", &database, "value_mean")?;
@@ -246,6 +362,7 @@ fn database_size(client: &SpiClient) -> Result<Known, Error> {
         last_day: last_day(&series),
         sum: Sum::of(vec![Forecast::of(&series)]),
         triggers: triggers(client, "database_size", Some)?,
+        rebuilt: None,
     })
 }
 
@@ -269,6 +386,7 @@ fn disk_used(client: &SpiClient) -> Result<Known, Error> {
         last_day: last_day(&whole),
         sum: Sum::with_rest(&whole, &databases, &wal),
         triggers: triggers(client, "disk_used", |pct| usable.map(|u| u * pct / 100.0))?,
+        rebuilt: None,
     })
 }
 
@@ -291,6 +409,7 @@ fn peak_connections(client: &SpiClient) -> Result<Known, Error> {
         last_day: last_day(&series),
         sum: Sum::of(vec![Forecast::of(&series)]),
         triggers: triggers(client, "peak_connections", |t| Some(t.min(ceiling)))?,
+        rebuilt: None,
     })
 }
 
@@ -310,6 +429,7 @@ fn qps(client: &SpiClient) -> Result<Known, Error> {
         last_day: last_day(&series),
         sum: Sum::of(vec![Forecast::of(&series)]),
         triggers: triggers(client, "qps", Some)?,
+        rebuilt: None,
     })
 }
 

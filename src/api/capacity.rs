@@ -40,6 +40,7 @@ fn capacity_estimate(
         name!(quality, String),
         name!(basis, String),
         name!(action, String),
+        name!(crossings, pgrx::JsonB),
     ),
 > {
     let asked = horizons.map(|array| array.iter().collect());
@@ -64,9 +65,10 @@ fn capacity_estimate(
             e.history_days,
             e.backtest_error_pct,
             e.backtest_coverage_pct,
-            e.quality.name().to_owned(),
+            e.quality.to_owned(),
             e.basis.to_owned(),
             e.action,
+            e.crossings,
         )
     }))
 }

@@ -1,18 +1,24 @@
 //! The SQL surface: argument checks, rows out, no logic.
 
+pub mod alerts;
 pub mod capacity;
+pub mod cost;
 pub mod fleet;
 pub mod health;
 pub mod index;
 pub mod jobs;
 pub mod maintenance;
 pub mod matviews;
+pub mod metrics;
 pub mod observe;
 pub mod partition_check;
 pub mod partition_convert;
 pub mod partitions;
 pub mod pools;
+pub mod scaling;
+pub mod sharding;
 pub mod statements;
+pub mod transactions;
 
 use pgrx::datum::TimestampWithTimeZone;
 

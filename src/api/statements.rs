@@ -4,7 +4,7 @@ use super::or_raise;
 use crate::error::Error;
 use crate::memory::survey::{self, EntryView};
 use crate::memory::table::Key;
-use crate::memory::{self, Memory};
+use crate::memory::{self, applications, traces, Memory};
 use crate::pg::names::{current_database, database_oid, Names, Visibility};
 use crate::pg::srf::{Row, RowSink};
 use crate::pg::text::DbText;
@@ -184,7 +184,8 @@ fn histogram_of(memory: &Memory, queryid: u64) -> Histogram {
     sum
 }
 
-/// Forgets statements: all, or one queryid's, or one database's. Returns how many entries there were, `(other)` rows
+/// Forgets statements: all, or one queryid's, or one database's; without a queryid also what applications did, and the
+/// transactions kept. Returns how many entries there were, `(other)` rows
 /// included when no queryid is given.
 ///
 /// # Errors
@@ -198,6 +199,10 @@ fn reset(queryid: default!(Option<i64>, "NULL"), database: default!(Option<&str>
         let statement_matches = queryid.is_none_or(|queryid| !is_other && key.queryid == queryid as u64);
         database_matches && statement_matches
     });
+    if queryid.is_none() {
+        applications::reset(&memory, only);
+        traces::reset(&memory, only);
+    }
     crate::collect::registry::note_reset();
     i64::try_from(removed).unwrap_or(i64::MAX)
 }

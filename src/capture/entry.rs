@@ -8,7 +8,7 @@ use super::source;
 use crate::compat::Meter;
 use crate::guc::{self, Track};
 use crate::memory::statements::Usage;
-use crate::memory::{slab, Memory};
+use crate::memory::{applications, backend_index, slab, Memory};
 use crate::pg::local::ProcessLocal;
 use crate::pg::raw;
 use core::ffi::c_char;
@@ -105,7 +105,7 @@ pub fn attached(frames: &mut Frames) -> Option<&'static Memory> {
 /// leader does; all others get a slab and an exit handler.
 #[cold]
 fn attach(memory: &'static Memory, frames: &mut Frames) -> Option<()> {
-    // SAFETY: plain reads of process globals; before_shmem_exit only fails, with FATAL, when its 20 places are taken.
+    // SAFETY: plain reads of process globals.
     unsafe {
         if pg_sys::ParallelWorkerNumber >= 0 || pg_sys::MyProc.is_null() || pg_sys::MyDatabaseId == pg_sys::InvalidOid {
             if pg_sys::ParallelWorkerNumber >= 0 {
@@ -113,9 +113,12 @@ fn attach(memory: &'static Memory, frames: &mut Frames) -> Option<()> {
             }
             return None;
         }
-        pg_sys::before_shmem_exit(Some(failure::on_exit), pg_sys::Datum::from(0));
     }
-    slab::attach(memory);
+    let index = backend_index()?;
+    // SAFETY: only fails, with FATAL, when its 20 places are taken.
+    unsafe { pg_sys::before_shmem_exit(Some(failure::on_exit), pg_sys::Datum::from(0)) };
+    slab::attach(memory, index);
+    applications::attach(memory, index);
     source::note_strings();
     frames.attached = true;
     Some(())

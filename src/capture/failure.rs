@@ -13,10 +13,11 @@ use super::fence::{capturing, fenced};
 use super::frames::{frames, Frames, Kind};
 use super::record::{self, Failed};
 use super::source::StatementText;
+use super::transaction;
 use crate::guc::{self, Track};
-use crate::memory::slab;
 use crate::memory::statements::Usage;
 use crate::memory::Memory;
+use crate::memory::{applications, slab};
 use crate::pg::raw;
 use core::ffi::{c_char, c_int, c_void};
 use perf_core::outcome::{pack_sqlstate, Failure, Outcome};
@@ -70,9 +71,21 @@ fn note_error(frames: &mut Frames, index: usize, sqlstate: i32) {
 
 /// Transaction callback.
 pub unsafe extern "C-unwind" fn on_transaction_end(event: pg_sys::XactEvent::Type, _argument: *mut c_void) {
-    if event == pg_sys::XactEvent::XACT_EVENT_ABORT {
-        fenced((), || on_abort(frames(), 1));
+    use pg_sys::XactEvent as Event;
+    let rolled_back = event == Event::XACT_EVENT_ABORT;
+    if !rolled_back && !matches!(event, Event::XACT_EVENT_COMMIT | Event::XACT_EVENT_PREPARE) {
+        return;
     }
+    fenced((), || {
+        let frames = frames();
+        if rolled_back {
+            transaction::before_abort(frames);
+            on_abort(frames, 1);
+        }
+        if let (true, Some(memory)) = (frames.attached, capturing(frames)) {
+            transaction::on_end(memory, frames, rolled_back);
+        }
+    });
 }
 
 /// Subtransaction callback.
@@ -194,7 +207,9 @@ pub unsafe extern "C-unwind" fn on_exit(_code: c_int, _argument: pg_sys::Datum) 
                 record::planned_only(memory, &frames.planned[index]);
             }
             frames.planned_len = 0;
+            transaction::on_exit(memory, frames);
             slab::detach(memory);
+            applications::detach(memory);
         }
         frames.enabled = false;
     });

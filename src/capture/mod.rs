@@ -16,4 +16,5 @@ mod plan;
 mod record;
 mod sample;
 mod source;
+mod transaction;
 mod utility;

@@ -2,7 +2,7 @@
 
 use super::frames::{Frame, Open, Planned, MAX_RELATIONS};
 use super::source::StatementText;
-use super::{plan, sample};
+use super::{plan, sample, transaction};
 use crate::compat;
 use crate::guc;
 use crate::memory::slow_ring::{self, Record};
@@ -91,6 +91,8 @@ pub unsafe fn finished(memory: &Memory, (plans, planning_ns): (u64, u64), open: 
     });
     let key = key_of(open.userid, open.queryid, open.toplevel);
     let recorded = slab::record(memory, &key, execution, &text);
+    // SAFETY: the caller vouches for the descriptor.
+    unsafe { transaction::on_statement(memory, &key, execution, open.query, &text) };
     let wanted = match recorded {
         Recorded::SampleWanted => true,
         Recorded::Kept => measured && statements::is_worth_sampling(&open.execution),
@@ -163,6 +165,8 @@ pub fn utility(memory: &Memory, frame: &Frame, execution: &mut Execution) {
     let text = text_of(frame, StatementText::of(frame.text, frame.location, frame.len));
     let key = key(frame.queryid, frame.toplevel);
     slab::record(memory, &key, execution, &text);
+    // SAFETY: no descriptor is given.
+    unsafe { transaction::on_statement(memory, &key, execution, core::ptr::null(), &text) };
     if let Some(severity) = severity {
         keep_slow(memory, severity, &About::new(&key, execution, Outcome::Ok, &text));
     }
@@ -190,6 +194,8 @@ pub fn failed(memory: &Memory, frame: &Frame, failed: &Failed) {
         userid => key_of(userid, frame.queryid, frame.toplevel),
     };
     slab::record(memory, &key, &execution, &text);
+    // SAFETY: no descriptor is given.
+    unsafe { transaction::on_statement(memory, &key, &execution, core::ptr::null(), &text) };
     if let Some(severity) = severity {
         let mut about = About::new(&key, &execution, failed.outcome, &text);
         about.relations = frame.failed_relations;
@@ -247,6 +253,8 @@ pub fn not_executed(
     };
     let key = key(queryid, true);
     slab::record(memory, &key, &execution, text);
+    // SAFETY: no descriptor is given.
+    unsafe { transaction::on_statement(memory, &key, &execution, core::ptr::null(), text) };
     if let Some(severity) = severity {
         keep_slow(memory, severity, &About::new(&key, &execution, refused.outcome, text));
     }
@@ -255,7 +263,10 @@ pub fn not_executed(
 /// A statement that was counted already failed after all, when its transaction was committed.
 pub fn failed_late(memory: &Memory, queryid: u64, sqlstate: i32, text: &StatementText) {
     let execution = Execution { failed: true, sqlstate, at: statement_start(), ..Execution::default() };
-    statements::record(memory, &key(queryid, true), &execution, text);
+    let key = key(queryid, true);
+    statements::record(memory, &key, &execution, text);
+    // SAFETY: no descriptor is given.
+    unsafe { transaction::on_statement(memory, &key, &execution, core::ptr::null(), text) };
 }
 
 /// Statements of which only the tag is kept share a queryid for each tag.

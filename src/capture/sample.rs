@@ -61,16 +61,21 @@ fn encode(encoder: &mut Encoder, param: &pg_sys::ParamExternData) -> Option<()> 
     if param.isnull {
         return encoder.null(type_oid);
     }
-    if type_oid == 0 || type_oid >= FIRST_USER_OID {
-        return encoder.unknown(type_oid);
-    }
-    match output(param) {
+    match text_of(param) {
         Some(text) => encoder.text(type_oid, &text),
         None => encoder.unknown(type_oid),
     }
 }
 
-/// A value of a built-in type in its text form.
+/// A parameter's value in its text form; `None` when it is NULL, too long, or not of a built-in type.
+pub fn text_of(param: &pg_sys::ParamExternData) -> Option<Vec<u8>> {
+    let is_builtin = (1..FIRST_USER_OID).contains(&param.ptype.to_u32());
+    if param.isnull || !is_builtin {
+        return None;
+    }
+    output(param)
+}
+
 fn output(param: &pg_sys::ParamExternData) -> Option<Vec<u8>> {
     // SAFETY: the value is of the type it says; a long one is not even read. Output functions of built-in types allocate
     // and may raise: in the current (per-query) context, and caught here.

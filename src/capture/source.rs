@@ -4,7 +4,7 @@ use crate::guc;
 use crate::memory::statements::Source;
 use crate::pg::local::ProcessLocal;
 use core::ffi::{c_char, CStr};
-use perf_core::normalize::{is_blank, normalize_into, unambiguous};
+use perf_core::normalize::{is_blank, literals, normalize_into, unambiguous};
 use pgrx::pg_sys;
 
 /// The longest text that perf_opt.max_query_length allows.
@@ -61,6 +61,31 @@ impl<'a> StatementText<'a> {
         !body.is_empty() && !body.contains(&b';')
     }
 
+    /// Parameters that the text has itself; its literals are numbered after them.
+    pub fn parameters(&self) -> u32 {
+        match self.is_clean() {
+            true => 0,
+            false => literals::parameters(self.readable()),
+        }
+    }
+
+    /// Shows `each` what the literals say, in the order of the parameters that normalising makes of them, until it says
+    /// no; `None` where that is not known.
+    pub fn each_value(&self, mut each: impl FnMut(Option<&[u8]>) -> bool) {
+        if !self.is_clean() {
+            let escapes = backslash_escapes();
+            literals::each(self.readable(), escapes, |literal| each(literals::value(literal, escapes).as_deref()));
+        }
+    }
+
+    /// As much of the statement as was written the way it is read here.
+    fn readable(&self) -> &[u8] {
+        match strings_are_certain() {
+            true => self.raw(),
+            false => unambiguous(self.raw()),
+        }
+    }
+
     /// True when the text has nothing to take out.
     pub fn is_clean(&self) -> bool {
         matches!(self, StatementText::Clean(_))
@@ -69,11 +94,10 @@ impl<'a> StatementText<'a> {
 
 impl Source for StatementText<'_> {
     fn text(&self) -> &[u8] {
-        let raw = self.raw();
+        let raw = if self.is_clean() { self.raw() } else { self.readable() };
         // SAFETY: process-local; the slice returned is read before the next text is made.
         let buffer = unsafe { &mut *BUFFER.as_ptr() };
         let limit = guc::max_query_length().min(LONGEST);
-        let raw = if self.is_clean() || strings_are_certain() { raw } else { unambiguous(raw) };
         let len = if self.is_clean() {
             let len = raw.len().min(limit);
             buffer[..len].copy_from_slice(&raw[..len]);

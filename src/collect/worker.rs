@@ -11,6 +11,8 @@ use pgrx::{pg_guard, pg_sys};
 use super::history::{self, Memo};
 use super::registry::{self, Phase, RunReport};
 use super::sampler;
+use crate::memory::applications;
+use crate::pg::local::ProcessLocal;
 use crate::pg::query::select_under_snapshot;
 use crate::pg::{background, names};
 
@@ -23,6 +25,16 @@ const CLIENTS_LIMIT_US: i64 = 300_000;
 const POLL_MS: i64 = 10;
 const ROTATE_EVERY_US: i64 = 60 * SECOND_US;
 const TEXTS_EVERY_US: i64 = 3_600 * SECOND_US;
+
+/// What follows each ordinary run, in a transaction of its own: it lies further down than this module and is given from
+/// above.
+pub type Step = fn(now: i64) -> Result<(), crate::error::Error>;
+static AFTER_RUN: ProcessLocal<Option<Step>> = ProcessLocal::new(None);
+
+/// Sets the step after each run. Called when the library is loaded, so that every collector has it.
+pub fn after_each_run(step: Step) {
+    AFTER_RUN.set(Some(step));
+}
 
 /// Why the main loop ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -87,6 +99,8 @@ pub fn settings() {
         (c"work_mem", c"8MB"),
         (c"TimeZone", c"UTC"),
         (c"DateStyle", c"ISO"),
+        // Names of objects must not change with it.
+        (c"quote_all_identifiers", c"off"),
         #[cfg(any(feature = "pg17", feature = "pg18"))]
         (c"event_triggers", c"off"),
     ] {
@@ -217,13 +231,18 @@ impl Collector {
         if !present {
             return Ok(None);
         }
+        let dbid = self.dbid;
         let next = background::transaction(limit_ms, || history::write(memo, background::now()))?;
         let slow_lost = self.memo.take_over(next);
         background::transaction(limit_ms, || {
             let Ok(at) = pgrx::datum::TimestampWithTimeZone::try_from(now) else { return Ok(()) };
-            sampler::sample(at, Some(crate::memory::survey::totals())).map(|_| ())
+            sampler::sample(at, Some(applications::statements_of(dbid))).map(|_| ())
         })?;
-        Ok(Some((slow_lost, self.rotate(limit_ms, now)?)))
+        let history_bytes = self.rotate(limit_ms, now)?;
+        if let Some(step) = AFTER_RUN.get().filter(|_| limit_ms == RUN_LIMIT_MS) {
+            background::transaction(limit_ms, || step(background::now()))?;
+        }
+        Ok(Some((slow_lost, history_bytes)))
     }
 
     fn rotate(&mut self, limit_ms: i32, now: i64) -> Result<Option<i64>, String> {

@@ -3,12 +3,15 @@
 //! Who locks what:
 //! - `statements`: a lock for each partition of the table, one for the `(other)` rows.
 //! - `slab`: an owner word for each backend's slab; one lock (`drain`) that readers take around draining all of them.
-//! - `slow_ring`: a sequence word for each slot, no lock.
+//! - `slow_ring` and `traces`: rings with a sequence word for each slot, no lock. `written`: single words.
 //! - `text`: lock-free lists of free blocks; a chain belongs to its entry and is guarded by the entry's partition.
 //! - `watch`: an area and a lock of its own, taken for nothing else.
+//! - `applications`: a lock for identities and what moves between areas; none to count.
 //!
-//! Order: drain, partition, other. No slab is owned while a lock is waited for.
+//! Order: drain, partition, other; `applications` is taken with none of them. No slab is owned while a lock is waited for.
 
+pub mod applications;
+pub mod ring;
 pub mod samples;
 pub mod slab;
 pub mod slow_ring;
@@ -16,7 +19,9 @@ pub mod statements;
 pub mod survey;
 pub mod table;
 pub mod text;
+pub mod traces;
 pub mod watch;
+pub mod written;
 
 use crate::error::Error;
 use crate::guc;
@@ -66,6 +71,9 @@ pub struct Memory {
     pub text: text::Arena,
     pub slabs: slab::Slabs,
     pub rings: slow_ring::Rings,
+    pub applications: applications::Applications,
+    pub traces: traces::Traces,
+    pub written: written::Written,
 }
 
 static MEMORY: ProcessLocal<Option<Memory>> = ProcessLocal::new(None);
@@ -118,9 +126,13 @@ impl Memory {
     pub fn drain_lock(&self) -> *mut pg_sys::LWLock {
         self.lock(table::MAX_PARTITIONS + 1)
     }
+
+    pub fn applications_lock(&self) -> *mut pg_sys::LWLock {
+        self.lock(table::MAX_PARTITIONS + 2)
+    }
 }
 
-const LOCKS: usize = table::MAX_PARTITIONS + 2;
+const LOCKS: usize = table::MAX_PARTITIONS + 3;
 
 /// Sizes of the parts, each a multiple of a cache line.
 struct Sizes {
@@ -129,6 +141,9 @@ struct Sizes {
     text: usize,
     slabs: usize,
     rings: usize,
+    applications: usize,
+    traces: usize,
+    written: usize,
 }
 
 impl Sizes {
@@ -140,16 +155,29 @@ impl Sizes {
             text: line(text::Arena::bytes(statements)),
             slabs: line(slab::Slabs::bytes(max_backends())),
             rings: line(slow_ring::Rings::bytes()),
+            applications: line(applications::Applications::bytes(max_backends())),
+            traces: line(traces::Traces::bytes()),
+            written: line(written::Written::bytes()),
         }
     }
 
     fn total(&self) -> usize {
-        self.header + self.statements + self.text + self.slabs + self.rings
+        let Sizes { header, statements, text, slabs, rings, applications, traces, written } = self;
+        header + statements + text + slabs + rings + applications + traces + written
     }
 }
 
 fn line(bytes: usize) -> usize {
     bytes.next_multiple_of(64)
+}
+
+/// The place of this backend among all that the server can have; `None` for a process that is none.
+pub fn backend_index() -> Option<usize> {
+    // SAFETY: plain reads of process globals; the pointer is into the array.
+    unsafe {
+        let (mine, all) = (pg_sys::MyProc, pg_sys::ProcGlobal.as_ref()?.allProcs);
+        (!mine.is_null()).then(|| (mine as usize).wrapping_sub(all as usize) / size_of::<pg_sys::PGPROC>())
+    }
 }
 
 fn max_backends() -> usize {
@@ -180,6 +208,9 @@ pub fn startup() {
         let text = statements.add(sizes.statements);
         let slabs = text.add(sizes.text);
         let rings = slabs.add(sizes.slabs);
+        let applications = rings.add(sizes.rings);
+        let traces = applications.add(sizes.applications);
+        let written = traces.add(sizes.traces);
         Memory {
             header: base.cast(),
             locks: pg_sys::GetNamedLWLockTranche(NAME.as_ptr()),
@@ -187,6 +218,9 @@ pub fn startup() {
             text: text::Arena::at(text, guc::max_statements()),
             slabs: slab::Slabs::at(slabs, max_backends()),
             rings: slow_ring::Rings::at(rings),
+            applications: applications::Applications::at(applications, max_backends()),
+            traces: traces::Traces::at(traces),
+            written: written::Written::at(written),
         }
     };
     if !found {
@@ -197,6 +231,7 @@ pub fn startup() {
         }
         memory.statements.init(memory.header());
         memory.text.init(memory.header());
+        memory.traces.init();
         log_size(&sizes);
     }
     MEMORY.set(Some(memory));
@@ -206,14 +241,16 @@ pub fn startup() {
 fn log_size(sizes: &Sizes) {
     let kib = |bytes: usize| bytes.div_ceil(1024);
     pgrx::log!(
-        "perf_opt: shared memory {} kB, fixed: {} statements {} kB, texts and samples {} kB, {} backend slabs {} kB, slow statements {} kB",
+        "perf_opt: shared memory {} kB, fixed: {} statements {} kB, texts and samples {} kB, {} backend slabs {} kB, slow statements {} kB, applications {} kB, transactions {} kB",
         kib(sizes.total()),
         guc::max_statements(),
         kib(sizes.statements),
         kib(sizes.text),
         max_backends(),
         kib(sizes.slabs),
-        kib(sizes.rings)
+        kib(sizes.rings),
+        kib(sizes.applications),
+        kib(sizes.traces + sizes.written)
     );
 }
 
@@ -255,7 +292,7 @@ pub fn health() -> Vec<HealthRow> {
     let free = f64::from(header.blocks_free.load(Ordering::Relaxed));
     let arena = 100.0 * (1.0 - free / memory.text.blocks as f64);
     let warn_if = |value: f64| u8::from(value > 0.0);
-    vec![
+    let mut rows = vec![
         row("capture", capture.0, capture.1, f64::from(u8::from(capture.0 == 0))),
         row("statements", 0, format!("{used:.0} of {} entries used", memory.statements.entries), used),
         row("evictions", 0, "statements whose totals moved to (other) since start".to_owned(), evictions),
@@ -296,7 +333,10 @@ pub fn health() -> Vec<HealthRow> {
             "internal faults in capture".to_owned(),
             load(&header.panics),
         ),
-    ]
+    ];
+    rows.extend(applications::health(memory));
+    rows.push(traces::health(memory));
+    rows
 }
 
 fn query_ids_computed() -> bool {

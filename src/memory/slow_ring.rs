@@ -1,19 +1,14 @@
-//! Slow executions, one by one, in three rings, so that a flood of slow ones cannot push out an emergency.
-//!
-//! No lock: a writer takes a ticket and with it a slot, and marks the slot's sequence word odd while it writes. Should
-//! the ring have come round to a slot still being written, the newcomer is dropped and counted. A reader copies a slot
-//! and keeps the copy only if the sequence word did not change meanwhile.
+//! Slow executions, one by one, in three rings, so that a flood of slow ones cannot push out an emergency. No lock; see
+//! `ring`. Those that had to be dropped are counted.
 
+use super::ring::Ring;
 use super::{get_ref, Memory};
 use crate::pg::text::DbText;
-use core::sync::atomic::{fence, AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 use perf_core::outcome::Severity;
-use std::time::{Duration, Instant};
 
 /// Slots of each ring, by severity.
 const SLOTS: [usize; 3] = [256, 128, 128];
-/// How long a reader waits for a slot that is being written.
-const PATIENCE: Duration = Duration::from_millis(20);
 const TEXT: usize = 4096;
 const PLAN: usize = 4096;
 const NAME: usize = 64;
@@ -82,63 +77,39 @@ impl Record {
     };
 }
 
-#[repr(C)]
-struct Slot {
-    /// 0 never written; 2 * ticket + 1 being written; 2 * ticket + 2 written.
-    sequence: AtomicU64,
-    record: Record,
-}
-
-#[repr(C)]
-struct Tickets([AtomicU64; 3]);
-
 /// Where the rings are.
 #[derive(Clone, Copy)]
-pub struct Rings {
-    tickets: *mut Tickets,
-    slots: *mut Slot,
-}
+pub struct Rings([Ring<Record>; 3]);
 
 impl Rings {
     pub fn bytes() -> usize {
-        size_of::<Tickets>().next_multiple_of(64) + SLOTS.iter().sum::<usize>() * size_of::<Slot>()
+        SLOTS.iter().map(|&slots| Ring::<Record>::bytes(slots)).sum()
     }
 
     /// # Safety
     /// `base` has [`bytes`](Self::bytes) bytes, aligned to 64.
     pub unsafe fn at(base: *mut u8) -> Rings {
-        // SAFETY: the slots follow the tickets inside the area.
-        Rings { tickets: base.cast(), slots: unsafe { base.add(size_of::<Tickets>().next_multiple_of(64)) }.cast() }
+        let mut place = base;
+        Rings(SLOTS.map(|slots| {
+            // SAFETY: one ring follows the other inside the area.
+            unsafe {
+                let ring = Ring::at(place, slots);
+                place = place.add(Ring::<Record>::bytes(slots));
+                ring
+            }
+        }))
     }
 
-    fn ticket(&self, severity: Severity) -> &AtomicU64 {
-        // SAFETY: shared memory lives for ever; only accessed as an atomic.
-        unsafe { &(*self.tickets).0[severity as usize] }
-    }
-
-    fn slot(&self, severity: Severity, ticket: u64) -> *mut Slot {
-        let before: usize = SLOTS[..severity as usize].iter().sum();
-        // SAFETY: below the number of slots of all rings.
-        unsafe { self.slots.add(before + (ticket % SLOTS[severity as usize] as u64) as usize) }
+    fn of(&self, severity: Severity) -> &Ring<Record> {
+        &self.0[severity as usize]
     }
 }
 
 /// Keeps a slow execution.
 pub fn push(memory: &Memory, severity: Severity, record: &Record) {
-    let ticket = memory.rings.ticket(severity).fetch_add(1, Ordering::Relaxed);
-    let slot = memory.rings.slot(severity, ticket);
-    // SAFETY: an atomic in shared memory.
-    let sequence = unsafe { &(*slot).sequence };
-    let before = sequence.load(Ordering::Relaxed);
-    let free = before % 2 == 0 && before < 2 * ticket + 1;
-    if !free || sequence.compare_exchange(before, 2 * ticket + 1, Ordering::Acquire, Ordering::Relaxed).is_err() {
+    if !memory.rings.of(severity).push(record) {
         memory.header().slow_dropped.fetch_add(1, Ordering::Relaxed);
-        return;
     }
-    fence(Ordering::Release);
-    // SAFETY: the odd sequence word makes this process the only writer; readers notice and discard what they copied.
-    unsafe { core::ptr::copy_nonoverlapping(record, &raw mut (*slot).record, 1) };
-    sequence.store(2 * ticket + 2, Ordering::Release);
 }
 
 /// A slow execution as readers get it.
@@ -172,39 +143,10 @@ pub struct SlowSample {
 /// after `after_seq` are lost (pushed out, dropped, or still being written).
 pub fn read(severity: Severity, after_seq: u64) -> (Vec<SlowSample>, u64, u64) {
     let Some(memory) = get_ref() else { return (Vec::new(), 0, 0) };
-    let newest = memory.rings.ticket(severity).load(Ordering::Acquire);
-    let capacity = SLOTS[severity as usize] as u64;
-    let first = after_seq.max(newest.saturating_sub(capacity)).min(newest);
     let mut samples = Vec::new();
-    for ticket in first..newest {
-        let slot = memory.rings.slot(severity, ticket);
-        let mut copy = Box::new(Record::EMPTY);
-        // SAFETY: an atomic in shared memory.
-        let sequence = unsafe { &(*slot).sequence };
-        let before = written(sequence, ticket);
-        // SAFETY: the slot may be overwritten while it is copied; a Record is plain numbers and bytes, and the copy is
-        // used only if the sequence word shows that it was not.
-        unsafe { core::ptr::copy_nonoverlapping(&raw const (*slot).record, &raw mut *copy, 1) };
-        fence(Ordering::Acquire);
-        if before == 2 * ticket + 2 && sequence.load(Ordering::Relaxed) == before {
-            samples.push(sample(severity, ticket + 1, &copy));
-        }
-    }
+    let newest = memory.rings.of(severity).read(after_seq, |seq, record| samples.push(sample(severity, seq, record)));
     let lost = (newest - after_seq.min(newest)) - samples.len() as u64;
     (samples, newest, lost)
-}
-
-/// The sequence word of a slot once the ticket's writer is through. Writers copy a few kilobytes and cannot be held up
-/// but by the scheduler: a ticket that is not through after a moment was dropped.
-fn written(sequence: &AtomicU64, ticket: u64) -> u64 {
-    let give_up = Instant::now() + PATIENCE;
-    loop {
-        let now = sequence.load(Ordering::Acquire);
-        if now >= 2 * ticket + 2 || Instant::now() >= give_up {
-            return now;
-        }
-        std::thread::yield_now();
-    }
 }
 
 fn sample(severity: Severity, seq: u64, record: &Record) -> SlowSample {

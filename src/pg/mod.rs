@@ -36,6 +36,7 @@ pub mod role;
 pub mod sample;
 pub mod select_only;
 pub mod srf;
+pub mod statement_shape;
 pub mod text;
 pub mod utility;
 pub mod view_sources;

@@ -57,7 +57,7 @@ pub fn plan(statement: &Statement<'_>, configurations: &[Configuration<'_>]) -> 
 }
 
 /// Raises a cancel request, a shutdown, a lack of memory or a panic again; anything else is handed back.
-fn unless_fatal(caught: Box<CaughtError>) -> Box<CaughtError> {
+pub(super) fn unless_fatal(caught: Box<CaughtError>) -> Box<CaughtError> {
     let code = report_of(&caught).sql_error_code();
     let fatal = matches!(
         code,
@@ -86,7 +86,7 @@ pub fn with_catalog_path<R>(body: impl FnOnce() -> R) -> Option<R> {
 
 /// Runs `body` in a subtransaction and a memory context of its own, both gone afterwards. `body` must return nothing that
 /// the server allocated.
-fn in_subtransaction<R>(body: impl FnOnce() -> R) -> Result<R, Box<CaughtError>> {
+pub(super) fn in_subtransaction<R>(body: impl FnOnce() -> R) -> Result<R, Box<CaughtError>> {
     // SAFETY: the pairing of context, owner and subtransaction that PL/pgSQL uses for an exception block: both are saved
     // before and restored after the rollback, which happens on the normal and the error path alike.
     unsafe {
@@ -154,7 +154,7 @@ unsafe fn plan_all(statement: &Statement<'_>, configurations: &[Configuration<'_
 ///
 /// # Safety
 /// Inside a subtransaction that is rolled back.
-unsafe fn set_locally(name: &CStr, value: &str) {
+pub(super) unsafe fn set_locally(name: &CStr, value: &str) {
     let value = ident::until_nul(value);
     // SAFETY: both strings are NUL-terminated and copied by the callee.
     unsafe {
@@ -175,7 +175,7 @@ unsafe fn set_locally(name: &CStr, value: &str) {
 ///
 /// # Safety
 /// `raw` is a live raw parse tree.
-unsafe fn unwrap_query(raw: *mut pg_sys::RawStmt) {
+pub(super) unsafe fn unwrap_query(raw: *mut pg_sys::RawStmt) {
     // SAFETY: the tag says which struct a node is; each carries its query in a field of its own.
     unsafe {
         loop {

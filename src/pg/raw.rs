@@ -62,6 +62,8 @@ unsafe extern "C" {
     /// Never raises: looks a lock up in this process's own table.
     pub fn CheckRelationOidLockedByMe(relation: pg_sys::Oid, mode: pg_sys::LOCKMODE, or_stronger: bool) -> bool;
     /// Never raises.
+    pub fn IsTransactionState() -> bool;
+    /// Never raises.
     pub fn GetTopTransactionIdIfAny() -> pg_sys::TransactionId;
     /// Never raises.
     pub fn get_timeout_finish_time(id: core::ffi::c_uint) -> pg_sys::TimestampTz;

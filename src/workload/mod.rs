@@ -4,5 +4,6 @@
 pub mod captured;
 pub mod pools;
 pub mod queries;
+pub mod shapes;
 pub mod stat_statements;
 pub mod transactions;

@@ -27,6 +27,7 @@ SUITES = {"overhead": "user instructions per transaction", "cputime": "CPU time 
           "advisor": "recommended indexes, built and executed, beside other advisors",
           "jobs": "start delay and CPU of jobs beside pg_cron, rest when idle, kill -9, skipped refreshes",
           "pool": "pools of the emitted size beside others, cost and storage of the sampler",
+          "forecast": "forecasts of generated series, beside a 7-day delta and least squares",
           "partitions": "rotation under load, many partitions, conversion of a live table, beside pg_partman"}
 
 
@@ -50,6 +51,7 @@ def main() -> int:
     parser.add_argument("--passes", type=int, default=3, help="advisor: executions of each plan")
     parser.add_argument("--kills", type=int, default=300, help="jobs: how often the part kill kills")
     parser.add_argument("--rows", type=int, default=10_000_000, help="partitions: rows of the table of part convert")
+    parser.add_argument("--series", type=int, default=100, help="forecast: series of each of the eight families")
     parser.add_argument("--no-peers", action="store_true", help="advisor, jobs, partitions: perf_opt alone")
     parser.add_argument("--fresh", action="store_true", help="advisor: ask peers again whose advice is remembered")
     parser.add_argument("--home", type=Path, help="advisor: the directory of the loaded TPC-H cluster")

@@ -27,6 +27,22 @@ impl Comparison {
     }
 }
 
+/// The worst of several values, NaN left out: which one, and the value.
+pub fn worst(comparison: Comparison, values: impl IntoIterator<Item = Option<f64>>) -> Option<(usize, f64)> {
+    let known = values.into_iter().enumerate().filter_map(|(n, v)| Some((n, v.filter(|v| v.is_finite())?)));
+    known.reduce(|worst, next| {
+        let worse = match comparison {
+            Comparison::Above => next.1 > worst.1,
+            Comparison::Below => next.1 < worst.1,
+        };
+        if worse {
+            next
+        } else {
+            worst
+        }
+    })
+}
+
 /// A threshold and how patient it is.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rule {
@@ -54,7 +70,8 @@ impl Rule {
         Rule { comparison, threshold, fire_after: 3, clear_after: 3, margin: 0.1, best, stale_us: 300_000_000 }
     }
 
-    fn bad(&self, value: f64) -> bool {
+    /// Whether a value is beyond the threshold.
+    pub fn bad(&self, value: f64) -> bool {
         match self.comparison {
             Comparison::Above => value > self.threshold,
             Comparison::Below => value < self.threshold,
@@ -160,6 +177,19 @@ impl State {
             (Some(gap), Some(change)) => (gap.from != change.to).then_some(Change { from: gap.from, ..change }),
             (gap, change) => change.or(gap),
         }
+    }
+
+    /// The threshold has been set anew. An alert that fires goes on firing only where its last value is beyond the new
+    /// one as well, and every other begins again: samples taken under the old threshold do not speak for the new one.
+    pub fn rule_changed(&mut self, rule: &Rule) {
+        let stays = self.status == Status::Firing && self.value.is_some_and(|v| rule.bad(v));
+        *self = if stays { State { in_a_row: 0, row_since_us: None, ..*self } } else { State::default() };
+    }
+
+    /// Whether a change from this state to status `to` is news: it begins, ends or interrupts firing. That nothing was
+    /// measured for a while, and then something good, is not.
+    pub fn is_news(&self, to: Status) -> bool {
+        self.status != to && (self.status == Status::Firing || to == Status::Firing || self.fired_since_us.is_some())
     }
 
     /// Time has passed without a sample.
@@ -281,6 +311,37 @@ mod tests {
         state.observe(&above(80.0), 0, Some(1.0));
         assert_eq!(state.observe(&above(80.0), 60 * MINUTE, Some(1.0)), None);
         assert_eq!(run(&above(80.0), &[None, None, Some(f64::NAN)]), []);
+    }
+
+    #[test]
+    fn a_new_threshold_counts_from_its_first_sample() {
+        let fires = |threshold| {
+            let mut state = State { status: Status::Firing, since_us: Some(7), value: Some(90.0), ..State::default() };
+            state.rule_changed(&above(threshold));
+            (state.status, state.since_us)
+        };
+        assert_eq!(fires(85.0), (Status::Firing, Some(7)));
+        assert_eq!(fires(95.0), (Status::NoData, None));
+        let mut state = State { status: Status::Ok, in_a_row: 1, value: Some(90.0), ..State::default() };
+        state.rule_changed(&above(85.0));
+        assert_eq!(state, State::default());
+    }
+
+    #[test]
+    fn what_does_not_touch_firing_is_no_news() {
+        use Status::*;
+        let at = |status, fired_since_us| State { status, fired_since_us, ..State::default() };
+        assert!(at(Ok, None).is_news(Firing) && at(Firing, None).is_news(Ok) && at(Firing, None).is_news(NoData));
+        assert!(at(NoData, Some(1)).is_news(Ok) && at(NoData, Some(1)).is_news(Firing));
+        assert!(!at(NoData, None).is_news(Ok) && !at(Ok, None).is_news(NoData) && !at(Firing, None).is_news(Firing));
+    }
+
+    #[test]
+    fn the_worst_is_the_highest_or_the_lowest() {
+        let values = [None, Some(2.0), Some(f64::NAN), Some(5.0), Some(1.0), Some(5.0)];
+        assert_eq!(worst(Comparison::Above, values), Some((3, 5.0)));
+        assert_eq!(worst(Comparison::Below, values), Some((4, 1.0)));
+        assert_eq!(worst(Comparison::Above, [None, Some(f64::NAN)]), None);
     }
 
     #[test]

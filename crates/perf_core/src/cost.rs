@@ -81,7 +81,8 @@ pub fn lines(resources: &[Resource], prices: &[Price]) -> Vec<Line> {
     resources.iter().map(|r| line(r, prices)).collect()
 }
 
-fn line(resource: &Resource, prices: &[Price]) -> Line {
+/// Prices one resource.
+pub fn line(resource: &Resource, prices: &[Price]) -> Line {
     let quantity = sound(resource.quantity);
     let found = prices.iter().find(|p| p.item == resource.item && p.unit == resource.unit);
     let unit_price = found.and_then(|p| {

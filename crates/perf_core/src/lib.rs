@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod activity;
 pub mod alerts;
 pub mod backoff;
 pub mod calendar;
@@ -27,6 +28,7 @@ pub mod patterns;
 pub mod pool;
 pub mod prewarm;
 pub mod replicas;
+pub mod sampling;
 pub mod schedule;
 pub mod series;
 pub mod sharding;

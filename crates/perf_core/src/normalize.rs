@@ -5,30 +5,49 @@
 //! Bytes are looked at one by one. That is safe in every server encoding: in all of them the bytes of a multibyte
 //! character have the high bit set.
 
+use core::ops::Range;
+
+pub mod literals;
+
 /// Normalises `source` into `out` and returns the number of bytes written; what does not fit is cut, at any byte.
 /// `backslash_escapes` says that plain strings may have them (standard_conforming_strings is off).
 pub fn normalize_into(source: &[u8], out: &mut [u8], backslash_escapes: bool) -> usize {
     let source = beginning(source.trim_ascii());
     let mut writer = Writer { out, len: 0 };
     let mut number = highest_parameter(source);
-    let mut lexer = Lexer { source, at: 0, backslash_escapes };
-    let mut before = Before::Operator;
     // What stays is copied in one piece, up to the next byte to be left out.
     let mut copied = 0;
+    let all = each_literal(source, backslash_escapes, |literal| {
+        writer.push(&source[copied..literal.start]);
+        copied = literal.end;
+        number = number.saturating_add(1);
+        writer.parameter(number);
+        writer.len < writer.out.len()
+    });
+    if all {
+        writer.push(&source[copied..]);
+    }
+    writer.len
+}
+
+/// Shows `each` where every literal is, its sign included, until it says no; whether it never did.
+#[inline]
+fn each_literal(source: &[u8], backslash_escapes: bool, mut each: impl FnMut(Range<usize>) -> bool) -> bool {
+    let mut lexer = Lexer { source, at: 0, backslash_escapes };
+    let mut before = Before::Operator;
+    let mut sign = None;
     while let Some(stop) = lexer.skip_ordinary(&mut before) {
         match lexer.next() {
             Some(Token::Literal) => {
-                writer.push(&source[copied..stop]);
-                copied = lexer.at;
-                number = number.saturating_add(1);
-                writer.parameter(number);
+                if !each(sign.take().unwrap_or(stop)..lexer.at) {
+                    return false;
+                }
                 before = Before::Operand;
             }
             Some(Token::Minus) => {
                 // A sign belongs to the literal when nothing stands before it that could be subtracted from.
                 if before == Before::Operator && lexer.peek().is_some_and(|byte| byte.is_ascii_digit()) {
-                    writer.push(&source[copied..stop]);
-                    copied = lexer.at;
+                    sign = Some(stop);
                 } else {
                     before = Before::Operator;
                 }
@@ -38,12 +57,8 @@ pub fn normalize_into(source: &[u8], out: &mut [u8], backslash_escapes: bool) ->
             Some(Token::Other) => before = Before::Operator,
             None => break,
         }
-        if writer.len == writer.out.len() {
-            return writer.len;
-        }
     }
-    writer.push(&source[copied..]);
-    writer.len
+    true
 }
 
 /// Of a longer text only so much is read: normalising goes on under a lock.

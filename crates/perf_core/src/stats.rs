@@ -73,7 +73,7 @@ pub fn theil_sen(points: &[(f64, f64)]) -> Option<Line> {
 }
 
 /// Points further from a robust line than this many robust deviations are left out when it is made finer.
-const INLIER_DEVIATIONS: f64 = 3.0;
+const INLIER_DEVIATIONS: f64 = 3.5;
 
 /// A Theil-Sen line made finer by least squares over the points it calls its own: as deaf to outliers, and on plain
 /// noise as exact as least squares (Theil-Sen alone needs a tenth more points, and more where it thins them).

@@ -90,6 +90,46 @@ FROM perf.capacity_samples('qps', now() - interval '2 hours');
 SELECT count(*) FROM perf.capacity_samples('qps', since => now() + interval '1 day');
 SELECT count(*) FROM perf.capacity_samples('cpu_used_pct');
 
+-- Every trigger has its dates, the lowest first.
+SAVEPOINT s;
+INSERT INTO perf.scaling_trigger (trigger_name, kind, metric, threshold, unit, priority, recommendation)
+VALUES ('far', 'capacity', 'database_size', 3.25e9, 'bytes', 'low', 'Far.'),
+       ('near', 'capacity', 'database_size', 3.13e9, 'bytes', 'low', 'Near.'),
+       ('past', 'capacity', 'database_size', 1, 'bytes', 'low', 'Past.');
+SELECT c ->> 'trigger_name' AS trigger, (c ->> 'trigger_value')::float8 AS value, c -> 'reached' AS reached,
+       round(((c ->> 'crosses_on')::date - current_date) / 2.0) AS crosses_in_double_days,
+       (c ->> 'crosses_earliest_on') <= (c ->> 'crosses_on') AS ordered, c ->> 'recommendation' AS recommendation
+FROM perf.capacity_estimate('{15 days}'), LATERAL jsonb_array_elements(crossings) AS c WHERE metric = 'database_size';
+ROLLBACK TO s;
+
+-- Without samples the past is rebuilt from when rows were made: here ten a day for 100 days, in most of what there is.
+DELETE FROM perf.capacity_sample;
+CREATE TABLE regress_capacity_rows (id int, changed_at timestamptz, created_at timestamptz DEFAULT now(), body text);
+ALTER TABLE regress_capacity_rows ALTER body SET STORAGE EXTERNAL;
+INSERT INTO regress_capacity_rows
+SELECT g, now() - interval '1 hour' * (random() + 0.1), now() - interval '2.4 hours' * (1000 - g), repeat('x', 100000) FROM generate_series(1, 1000) AS g;
+ANALYZE regress_capacity_rows;
+CREATE FUNCTION pg_temp.grown(OUT horizon interval, OUT growth numeric, OUT days_ok bool, OUT quality text, OUT basis text, OUT says_so bool)
+RETURNS SETOF record LANGUAGE sql AS $$
+SELECT horizon, round((growth_per_quarter / pg_total_relation_size('regress_capacity_rows') * 100 / 91.3125)::numeric, 1), floor(history_days) BETWEEN 99 AND 100,
+       quality, basis, action LIKE 'Rebuilt from when the rows of 1 tables (%'
+FROM perf.capacity_estimate('{28 days,190 days,300 days}') WHERE metric = 'database_size'
+$$;
+SELECT * FROM pg_temp.grown();
+SELECT projected - current_value > 0 AS grows, quality FROM perf.capacity_estimate('{30 days}') WHERE metric = 'disk_used';
+-- Samples are believed as soon as they are enough.
+SELECT pg_temp.fake('database_size_bytes', current_database(), 20, '1e9');
+SELECT horizon, quality FROM pg_temp.grown();
+-- A time ahead of now says nothing of the past; nor does a column that is mostly NULL.
+DELETE FROM perf.capacity_sample;
+UPDATE regress_capacity_rows SET created_at = now() + interval '10 days' WHERE id > 900;
+ALTER TABLE regress_capacity_rows DROP changed_at;
+ANALYZE regress_capacity_rows;
+SELECT * FROM pg_temp.grown();
+UPDATE regress_capacity_rows SET created_at = CASE WHEN id < 500 THEN now() - interval '2.4 hours' * (1000 - id) END;
+ANALYZE regress_capacity_rows;
+SELECT horizon, quality FROM pg_temp.grown();
+
 -- Wrong arguments.
 SAVEPOINT s;
 SELECT * FROM perf.capacity_samples('no_such_metric');

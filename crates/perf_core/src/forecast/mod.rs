@@ -14,6 +14,7 @@
 mod backtest;
 mod clean;
 mod disk;
+pub mod reconstruct;
 
 use crate::calendar::Date;
 use crate::stats::{median, robust_line, theil_sen, Line};

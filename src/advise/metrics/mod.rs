@@ -1,0 +1,214 @@
+//! What can be measured of this server now, metric by metric: for `perf.metrics()`, and for the alerts that watch them.
+//!
+//! Called with the rights of whoever asks, and by the collector for its alerts; reads statistics, the history, samples of
+//! capacity and shared memory, and locks what those reads lock. Metrics are in groups that are measured together, so that
+//! asking for a few costs little. What cannot be measured is a row without a value that says why.
+
+mod applications;
+pub mod readings;
+mod server;
+mod statements;
+
+pub use server::database_name;
+
+use std::cell::OnceCell;
+
+use readings::Baseline;
+
+use crate::pg::background;
+
+/// What recent rates and latencies are of, where there is history.
+pub const WINDOW_US: i64 = 300_000_000;
+/// For the whole server.
+pub const CLUSTER: &str = "cluster";
+/// Of the current database.
+pub const DATABASE: &str = "database";
+/// Of a relation.
+pub const RELATION: &str = "relation";
+/// Of a standby, or of a replication slot.
+pub const REPLICA: &str = "replica";
+/// Of what an application does in the current database.
+pub const APPLICATION: &str = "application";
+
+/// Why a metric of captured statements has no value.
+const NOT_PRELOADED: &str = "perf_opt is not in shared_preload_libraries";
+
+/// A metric and its unit.
+pub struct Metric {
+    /// Its name.
+    pub name: &'static str,
+    /// Its unit, as in perf.alert_threshold.
+    pub unit: &'static str,
+}
+
+struct Group {
+    measure: fn(&mut Sheet),
+    metrics: &'static [Metric],
+}
+
+const fn metric(name: &'static str, unit: &'static str) -> Metric {
+    Metric { name, unit }
+}
+
+/// Every metric there is.
+const GROUPS: &[Group] = &[
+    Group {
+        measure: statements::measure,
+        metrics: &[
+            metric("latency_mean", "ms"),
+            metric("latency_p95", "ms"),
+            metric("latency_p99", "ms"),
+            metric("slow_queries_per_min", "1/min"),
+            metric("error_rate", "%"),
+            metric("qps", "1/s"),
+        ],
+    },
+    Group {
+        measure: server::activity,
+        metrics: &[
+            metric("transactions_per_s", "1/s"),
+            metric("buffer_cache_hit", "%"),
+            metric("index_utilisation", "%"),
+            metric("wal_bytes_per_s", "bytes/s"),
+        ],
+    },
+    Group { measure: result_caches, metrics: &[metric("result_cache_hit", "%")] },
+    Group {
+        measure: server::connections,
+        metrics: &[
+            metric("connections_total", "connections"),
+            metric("connections_active", "connections"),
+            metric("connections_idle", "connections"),
+            metric("connections_idle_in_transaction", "connections"),
+            metric("connections_used", "%"),
+        ],
+    },
+    Group {
+        measure: server::disks,
+        metrics: &[
+            metric("disk_used", "%"),
+            metric("disk_used_bytes", "bytes"),
+            metric("disk_available_bytes", "bytes"),
+        ],
+    },
+    Group {
+        measure: server::sizes,
+        metrics: &[metric("database_size_bytes", "bytes"), metric("databases_size_bytes", "bytes")],
+    },
+    Group {
+        measure: server::machine,
+        metrics: &[
+            metric("cpu_used", "%"),
+            metric("memory_available_bytes", "bytes"),
+            metric("wal_size_bytes", "bytes"),
+        ],
+    },
+    Group { measure: server::relation_scans, metrics: &[metric("relation_index_utilisation", "%")] },
+    Group { measure: server::relation_sizes, metrics: &[metric("relation_size_bytes", "bytes")] },
+    Group {
+        measure: server::replication,
+        metrics: &[
+            metric("replication_lag", "s"),
+            metric("replication_lag_bytes", "bytes"),
+            metric("slot_retained_bytes", "bytes"),
+        ],
+    },
+    Group {
+        measure: applications::measure,
+        metrics: &[
+            metric("application_latency_mean", "ms"),
+            metric("application_latency_p95", "ms"),
+            metric("application_latency_p99", "ms"),
+            metric("application_throughput", "1/s"),
+            metric("application_error_rate", "%"),
+            metric("application_cache_hit", "%"),
+        ],
+    },
+];
+
+/// One measured value.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Measured {
+    /// The metric.
+    pub name: &'static str,
+    /// None: it could not be measured.
+    pub value: Option<f64>,
+    /// Of the value.
+    pub unit: &'static str,
+    /// cluster, database, relation, replica or application.
+    pub scope: &'static str,
+    /// Which one; empty for the whole server.
+    pub object: String,
+    /// When, in microseconds of the server's epoch.
+    pub measured_at: i64,
+    /// The time the value is of, which ended then. None: that moment.
+    pub span_us: Option<i64>,
+    /// Why there is no value, or what to know of it.
+    pub note: Option<String>,
+}
+
+/// Rows being put together.
+pub struct Sheet {
+    now: i64,
+    with_pending: bool,
+    baseline: OnceCell<Option<Baseline>>,
+    rows: Vec<Measured>,
+}
+
+impl Sheet {
+    fn put(&mut self, name: &str, scope: &'static str, object: &str, value: Result<f64, &str>) -> &mut Measured {
+        self.put_over(name, scope, object, None, value)
+    }
+
+    /// A value of some time, or why there is none.
+    fn put_over(
+        &mut self,
+        name: &str,
+        scope: &'static str,
+        object: &str,
+        span_us: Option<i64>,
+        value: Result<f64, &str>,
+    ) -> &mut Measured {
+        let known = find(name);
+        let value = value.and_then(|v| if v.is_finite() { Ok(v) } else { Err("not a number") });
+        self.rows.push(Measured {
+            name: known.map_or("", |m| m.name),
+            value: value.ok(),
+            unit: known.map_or("", |m| m.unit),
+            scope,
+            object: object.to_owned(),
+            measured_at: self.now,
+            span_us,
+            note: value.err().map(str::to_owned),
+        });
+        let last = self.rows.len() - 1;
+        &mut self.rows[last]
+    }
+
+    /// Counters as they were some minutes ago; None where nobody read them.
+    fn baseline(&self) -> Option<&Baseline> {
+        self.baseline.get_or_init(|| readings::baseline(self.now)).as_ref()
+    }
+}
+
+/// The metric of a name.
+pub fn find(name: &str) -> Option<&'static Metric> {
+    GROUPS.iter().flat_map(|group| group.metrics).find(|metric| metric.name == name)
+}
+
+/// Measures the metrics that are wanted. `with_pending`: also counts what shared memory has of statements beyond the
+/// history; the collector, which has just written it, can do without.
+pub fn measure(is_wanted: impl Fn(&str) -> bool, with_pending: bool) -> Vec<Measured> {
+    let mut sheet = Sheet { now: background::now(), with_pending, baseline: OnceCell::new(), rows: Vec::new() };
+    for group in GROUPS.iter().filter(|group| group.metrics.iter().any(|metric| is_wanted(metric.name))) {
+        (group.measure)(&mut sheet);
+    }
+    sheet.rows.retain(|row| is_wanted(row.name));
+    sheet.rows
+}
+
+/// Hit rate of the result caches of applications.
+fn result_caches(sheet: &mut Sheet) {
+    let database = server::database_name();
+    sheet.put("result_cache_hit", DATABASE, &database, Err("no result cache is kept in this database"));
+}

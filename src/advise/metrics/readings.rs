@@ -1,0 +1,149 @@
+//! Counters as they were some minutes ago, so that rates are of the last minutes: the collector writes them down once a
+//! minute in perf.metric_reading, which holds seven minutes of them and is empty after a crash. Names no application: an
+//! entry is a keyed hash. Locks what INSERT, DELETE and SELECT lock.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use perf_core::activity::Totals;
+use perf_core::histogram::Histogram;
+use pgrx::datum::TimestampWithTimeZone;
+use pgrx::pg_sys::Oid;
+
+use super::server::{self, Activity};
+use super::WINDOW_US;
+use crate::collect::registry;
+use crate::memory;
+use crate::pg::query::{run_with, select_with};
+use crate::pg::{background, names};
+use crate::workload::transactions::{self, Application};
+
+/// A run of the collector may be a little early.
+const READ_EVERY_US: i64 = 55_000_000;
+const KEEP_US: i64 = 420_000_000;
+/// How far over the window the reading may be that rates count from.
+const SLACK_US: i64 = 30_000_000;
+/// A rate of less time than this says little.
+const AGE_MIN_US: i64 = 10_000_000;
+/// Applications of a reading, those with the most statements.
+const APPLICATIONS_MAX: usize = 256;
+/// The entry of the server's and the database's own counters.
+const OWN: i64 = 0;
+
+/// A reading from some minutes ago.
+pub struct Baseline {
+    /// When.
+    pub read_at: i64,
+    /// Counters of the server and the database.
+    pub activity: Option<Activity>,
+    /// Those of applications, by [`entry_of`].
+    pub applications: HashMap<i64, Totals>,
+}
+
+impl Baseline {
+    /// Whether there were more applications than a reading has room for.
+    pub fn is_full(&self) -> bool {
+        self.applications.len() >= APPLICATIONS_MAX
+    }
+}
+
+/// Names an application in the readings without telling which it is.
+pub fn entry_of(app: &Application) -> i64 {
+    let (secret, boot) = (registry::secret(), registry::boot_id());
+    let mut hasher = DefaultHasher::new();
+    (secret, boot, app.dbid, app.userid, &app.name, secret.rotate_left(32)).hash(&mut hasher);
+    // Never that of the server's own.
+    (hasher.finish() | 1) as i64
+}
+
+/// The counters of an application.
+pub fn totals_of(app: &Application) -> Totals {
+    Totals {
+        statements: app.statements as f64,
+        failures: app.failures as f64,
+        slow: 0.0,
+        total_ms: app.statement_ns as f64 * 1e-6,
+        latency: app.latency,
+    }
+}
+
+fn instant(at: i64) -> TimestampWithTimeZone {
+    TimestampWithTimeZone::try_from(at).unwrap_or_else(|_| TimestampWithTimeZone::negative_infinity())
+}
+
+/// The oldest reading of the last minutes; None where there is none.
+pub fn baseline(now: i64) -> Option<Baseline> {
+    // Unlogged tables cannot be read on a standby, whose counters they would not be either.
+    if !memory::is_ready() || background::in_recovery() {
+        return None;
+    }
+    let (datid, boot) = (Oid::from(names::current_database()), registry::boot_id());
+    let rows = select_with(
+        c"SELECT r.read_at, r.entry, r.counters, r.latency FROM perf.metric_reading AS r
+           WHERE r.datid = $1 AND r.boot_id = $2 AND r.read_at =
+                 (SELECT min(f.read_at) FROM perf.metric_reading AS f
+                   WHERE f.datid = $1 AND f.boot_id = $2 AND f.read_at BETWEEN $3 AND $4)",
+        &[datid.into(), boot.into(), instant(now - WINDOW_US - SLACK_US).into(), instant(now - AGE_MIN_US).into()],
+        |row| {
+            let read_at = i64::from(row.get::<TimestampWithTimeZone>(1)?);
+            Some((read_at, row.get::<i64>(2)?, row.get::<Vec<f64>>(3)?, row.get::<Vec<u8>>(4)))
+        },
+    );
+    let mut baseline =
+        Baseline { read_at: rows.first()?.0, activity: None, applications: HashMap::with_capacity(rows.len()) };
+    for (_, entry, counters, latency) in rows {
+        if entry == OWN {
+            baseline.activity = Activity::from_counters(&counters);
+        } else if let [statements, failures, total_ms] = counters[..] {
+            let latency = latency.and_then(|bytes| Histogram::decode(&bytes)).unwrap_or_default();
+            let totals = Totals { statements, failures, slow: 0.0, total_ms, latency };
+            baseline.applications.insert(entry, totals);
+        }
+    }
+    Some(baseline)
+}
+
+/// Writes a reading down if it is time, and forgets old ones. Called by the collector in its transaction.
+pub fn take(now: i64) {
+    let (datid, boot) = (Oid::from(names::current_database()), registry::boot_id());
+    let latest = select_with(
+        c"SELECT max(read_at) FROM perf.metric_reading WHERE datid = $1 AND boot_id = $2",
+        &[datid.into(), boot.into()],
+        |row| row.get::<TimestampWithTimeZone>(1),
+    );
+    let age_us = latest.first().map(|&at| now - i64::from(at));
+    // The clock may have been set back.
+    if age_us.is_some_and(|age| (0..READ_EVERY_US).contains(&age)) {
+        return;
+    }
+    run_with(
+        c"DELETE FROM perf.metric_reading WHERE read_at NOT BETWEEN $1 AND $2 OR datid <> $3 OR boot_id <> $4",
+        &[instant(now - KEEP_US).into(), instant(now).into(), datid.into(), boot.into()],
+        |_| (),
+    );
+    run_with(
+        c"INSERT INTO perf.metric_reading (read_at, datid, boot_id, entry, counters) VALUES ($1, $2, $3, $4, $5)",
+        &[instant(now).into(), datid.into(), boot.into(), OWN.into(), server::read_activity().counters().into()],
+        |_| (),
+    );
+    let here = names::current_database();
+    let mut apps: Vec<Application> = transactions::applications().into_iter().filter(|app| app.dbid == here).collect();
+    apps.sort_by_key(|app| std::cmp::Reverse(app.statements));
+    apps.truncate(APPLICATIONS_MAX);
+    for app in &apps {
+        let totals = totals_of(app);
+        run_with(
+            c"INSERT INTO perf.metric_reading (read_at, datid, boot_id, entry, counters, latency)
+              VALUES ($1, $2, $3, $4, $5, $6)",
+            &[
+                instant(now).into(),
+                datid.into(),
+                boot.into(),
+                entry_of(app).into(),
+                vec![totals.statements, totals.failures, totals.total_ms].into(),
+                totals.latency.encode().into(),
+            ],
+            |_| (),
+        );
+    }
+}

@@ -1,0 +1,571 @@
+//! What each application did, by database, role and `application_name`. A backend counts in an area of its own, where
+//! nobody else writes, under the few identities it had last; what it counted under an identity moves to a fixed table
+//! when the identity makes way for another or the backend ends. Readers add up both, so nothing is lost or counted twice.
+//! Called by capture for every statement and transaction, and by whoever answers for applications.
+//!
+//! Locks: the `applications` lock, exclusively to give a slot another identity and to move counts, shared to read. It is
+//! not taken to count: counts are single words that only their backend writes. To forget counts, a mark is put on a
+//! backend's slot, which readers then skip, and which the backend empties before it counts in it again.
+
+use super::{get_ref, HealthRow, Memory};
+use crate::pg::local::ProcessLocal;
+use crate::pg::lwlock::LwLockGuard;
+use crate::pg::raw;
+use core::ffi::{c_char, CStr};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use perf_core::histogram::{bucket_of_ns, Histogram, BUCKETS};
+use pgrx::pg_sys;
+use std::collections::BTreeMap;
+
+/// Identities that a backend counts under at the same time: what a pooled connection changes between, in one transaction.
+const SLOTS: usize = 4;
+/// Applications that are kept apart once their backends have left.
+pub const ENTRIES: usize = 512;
+/// Databases whose other applications are kept apart; those of further ones share the last row.
+const OTHERS: usize = 32;
+const NAME: usize = 64;
+
+/// What is counted.
+#[derive(Clone, Copy)]
+enum Counter {
+    Statements,
+    Failures,
+    StatementNs,
+    Transactions,
+    RolledBack,
+    Writing,
+    WritingNs,
+}
+
+const COUNTERS: usize = Counter::WritingNs as usize + 1;
+
+/// Counts that lie still: in the table, or on their way to a reader.
+#[repr(C)]
+#[derive(Clone)]
+struct Counts {
+    counters: [u64; COUNTERS],
+    latency: Histogram,
+}
+
+impl Default for Counts {
+    fn default() -> Self {
+        Counts { counters: [0; COUNTERS], latency: Histogram::default() }
+    }
+}
+
+impl Counts {
+    fn merge(&mut self, other: &Counts) {
+        for (mine, theirs) in self.counters.iter_mut().zip(other.counters) {
+            *mine = mine.saturating_add(theirs);
+        }
+        self.latency.merge(&other.latency);
+    }
+
+    /// What a newcomer must have more of to take another's place.
+    fn weight(&self) -> u64 {
+        self.counters[Counter::Statements as usize].saturating_add(self.counters[Counter::Transactions as usize])
+    }
+}
+
+/// Who did it.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Identity {
+    dbid: u32,
+    userid: u32,
+    /// Up to the first zero. The server lets nothing but ASCII into it.
+    name: [u8; NAME],
+}
+
+impl Identity {
+    /// Of a role in this session, with the name it has now.
+    fn of_session(userid: u32) -> Identity {
+        // SAFETY: a plain read of a process global.
+        let dbid = unsafe { pg_sys::MyDatabaseId }.to_u32();
+        let mut identity = Identity { dbid, userid, name: [0; NAME] };
+        let name = current_name();
+        identity.name[..name.len()].copy_from_slice(name);
+        identity
+    }
+
+    /// Applications there is no room for.
+    fn other(dbid: u32) -> Identity {
+        let mut identity = Identity { dbid, userid: 0, name: [0; NAME] };
+        identity.name[..OTHER.len()].copy_from_slice(OTHER);
+        identity
+    }
+
+    fn name(&self) -> String {
+        let len = self.name.iter().position(|&byte| byte == 0).unwrap_or(NAME);
+        String::from_utf8_lossy(&self.name[..len]).into_owned()
+    }
+}
+
+const OTHER: &[u8] = b"(other)";
+
+/// What a backend counts under one identity.
+#[repr(C, align(64))]
+struct Slot {
+    /// 1 when it has an identity.
+    used: AtomicU32,
+    /// 1 when what it has is to be forgotten.
+    forget: AtomicU32,
+    /// Written by its backend under the lock.
+    identity: Identity,
+    counters: [AtomicU64; COUNTERS],
+    latency: [AtomicU32; BUCKETS],
+}
+
+impl Slot {
+    /// Only the slot's backend may.
+    #[inline(always)]
+    fn add(&self, counter: Counter, value: u64) {
+        let word = &self.counters[counter as usize];
+        word.store(word.load(Ordering::Relaxed).wrapping_add(value), Ordering::Relaxed);
+    }
+
+    /// Only the slot's backend may.
+    #[inline(always)]
+    fn add_latency(&self, ns: u64) {
+        let word = &self.latency[bucket_of_ns(ns)];
+        word.store(word.load(Ordering::Relaxed).saturating_add(1), Ordering::Relaxed);
+    }
+
+    /// Only the slot's backend may; or whoever has the place of a backend that is gone.
+    fn clear(&self) {
+        self.counters.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+        self.latency.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+        self.forget.store(0, Ordering::Release);
+    }
+
+    /// `None` when it has nothing that counts.
+    fn copy(&self) -> Option<Counts> {
+        if self.used.load(Ordering::Acquire) == 0 || self.forget.load(Ordering::Acquire) != 0 {
+            return None;
+        }
+        let mut counts = Counts::default();
+        for (to, from) in counts.counters.iter_mut().zip(&self.counters) {
+            *to = from.load(Ordering::Relaxed);
+        }
+        for (to, from) in counts.latency.counts.iter_mut().zip(&self.latency) {
+            *to = from.load(Ordering::Relaxed);
+        }
+        (counts.counters != [0; COUNTERS]).then_some(counts)
+    }
+}
+
+#[repr(C)]
+struct Area {
+    slots: [Slot; SLOTS],
+}
+
+#[repr(C)]
+struct Kept {
+    identity: Identity,
+    counts: Counts,
+}
+
+/// Where counts go; all-zero bytes are an empty one.
+#[repr(C)]
+struct Table {
+    /// Hash of each row's identity, apart from the rows to be searched fast; 0: free.
+    hashes: [u64; ENTRIES],
+    weights: [u64; ENTRIES],
+    used: u32,
+    /// Applications that gave their place to another.
+    moved: u64,
+    rows: [Kept; ENTRIES],
+    others: [Kept; OTHERS],
+    others_used: u32,
+}
+
+/// Where it all is.
+#[derive(Clone, Copy)]
+pub struct Applications {
+    table: *mut Table,
+    areas: *mut Area,
+    count: usize,
+}
+
+const TABLE_BYTES: usize = size_of::<Table>().next_multiple_of(64);
+
+impl Applications {
+    pub fn bytes(backends: usize) -> usize {
+        TABLE_BYTES + backends * size_of::<Area>()
+    }
+
+    /// # Safety
+    /// `base` has [`bytes`](Self::bytes) bytes, aligned to 64.
+    pub unsafe fn at(base: *mut u8, backends: usize) -> Applications {
+        // SAFETY: the areas follow the table inside of what the caller vouches for.
+        Applications { table: base.cast(), areas: unsafe { base.add(TABLE_BYTES) }.cast(), count: backends }
+    }
+
+    /// All slots of all backends.
+    fn slots(&self) -> impl Iterator<Item = *mut Slot> + '_ {
+        // SAFETY: indexes below `count` and SLOTS; only pointers are made.
+        (0..self.count * SLOTS).map(|index| unsafe { self.areas.cast::<Slot>().add(index) })
+    }
+}
+
+/// What this process knows of its area.
+struct Mine {
+    area: *mut Area,
+    current: *mut Slot,
+    /// Changes of identity so far, and when each slot was turned to last.
+    clock: u64,
+    ticks: [u64; SLOTS],
+}
+
+static MINE: ProcessLocal<Mine> = ProcessLocal::new(Mine {
+    area: core::ptr::null_mut(),
+    current: core::ptr::null_mut(),
+    clock: 0,
+    ticks: [0; SLOTS],
+});
+
+#[inline(always)]
+fn mine() -> &'static mut Mine {
+    // SAFETY: process-local; nothing in this module calls back into capture.
+    unsafe { &mut *MINE.as_ptr() }
+}
+
+/// Binds this backend, the `index`-th of the server, to its area.
+pub fn attach(memory: &Memory, index: usize) {
+    if index >= memory.applications.count {
+        return;
+    }
+    // SAFETY: the index was just checked.
+    let area = unsafe { memory.applications.areas.add(index) };
+    // Whoever had this area before emptied it when it left; what a process that could not do so left behind goes now.
+    empty(memory, area);
+    mine().area = area;
+}
+
+/// Moves what this backend counted to the table; when it leaves.
+pub fn detach(memory: &Memory) {
+    let mine = mine();
+    if !mine.area.is_null() {
+        empty(memory, mine.area);
+        mine.area = core::ptr::null_mut();
+        mine.current = core::ptr::null_mut();
+    }
+}
+
+fn empty(memory: &Memory, area: *mut Area) {
+    // SAFETY: a valid lock that this process does not hold; nothing below raises.
+    let _guard = unsafe { LwLockGuard::exclusive(memory.applications_lock()) };
+    for index in 0..SLOTS {
+        // SAFETY: the area belongs to this backend, and the lock keeps readers away.
+        move_to_table(memory, unsafe { &raw mut (*area).slots[index] });
+    }
+}
+
+/// Counts a top-level statement of a role: as `calls` of them, which is 0 for the rest of one that was counted already.
+#[inline]
+pub fn count_statement(memory: &Memory, userid: u32, calls: u64, elapsed_ns: u64, failed: bool) {
+    let Some(slot) = current(memory, userid) else { return };
+    slot.add(Counter::StatementNs, elapsed_ns);
+    if calls > 0 {
+        slot.add(Counter::Statements, calls);
+        slot.add_latency(elapsed_ns);
+    }
+    if failed {
+        slot.add(Counter::Failures, 1);
+    }
+}
+
+/// Counts a transaction, for whoever ran the last statement that was counted.
+#[inline]
+pub fn count_transaction(memory: &Memory, statement_ns: u64, writes: bool, rolled_back: bool) {
+    // SAFETY: NULL or this backend's own slot; slots live for ever.
+    let known = unsafe { mine().current.as_ref() }.filter(|slot| slot.forget.load(Ordering::Relaxed) == 0);
+    let Some(slot) = known.or_else(|| turn_to(memory, None)) else { return };
+    slot.add(Counter::Transactions, 1);
+    if writes {
+        slot.add(Counter::Writing, 1);
+        slot.add(Counter::WritingNs, statement_ns);
+    }
+    if rolled_back {
+        slot.add(Counter::RolledBack, 1);
+    }
+}
+
+/// The slot to count in: the one of before, if role and application are those of before.
+#[inline(always)]
+fn current(memory: &Memory, userid: u32) -> Option<&'static Slot> {
+    // SAFETY: NULL or this backend's own slot; slots live for ever. Both names end with a zero within NAME bytes: the
+    // server cuts the setting, and the slot's last byte is never written.
+    unsafe {
+        if let Some(slot) = mine().current.as_ref() {
+            if slot.identity.userid == userid
+                && slot.forget.load(Ordering::Relaxed) == 0
+                && libc::strncmp(slot.identity.name.as_ptr().cast(), application_name(), NAME - 1) == 0
+            {
+                return Some(slot);
+            }
+        }
+    }
+    turn_to(memory, Some(userid))
+}
+
+#[inline(always)]
+fn application_name() -> *const c_char {
+    // SAFETY: a plain read of a setting's variable.
+    let name = unsafe { pg_sys::application_name };
+    if name.is_null() {
+        c"".as_ptr()
+    } else {
+        name
+    }
+}
+
+/// The name this session has now, cut to what is kept of names.
+pub fn current_name() -> &'static [u8] {
+    // SAFETY: NUL-terminated; used by the caller before the setting can change.
+    let name = unsafe { CStr::from_ptr(application_name()) }.to_bytes();
+    &name[..name.len().min(NAME - 1)]
+}
+
+/// Turns to the slot of an identity, giving it the one turned to longest ago if it has none; without a role, to the one
+/// turned to last, or that of who runs now.
+#[cold]
+fn turn_to(memory: &Memory, userid: Option<u32>) -> Option<&'static Slot> {
+    let mine = mine();
+    if mine.area.is_null() {
+        return None;
+    }
+    // SAFETY: NULL or this backend's own slot.
+    let identity = match (userid, unsafe { mine.current.as_ref() }) {
+        (None, Some(slot)) => slot.identity,
+        // SAFETY: a plain read of the process's state.
+        (None, None) => Identity::of_session(unsafe { raw::GetUserId() }.to_u32()),
+        (Some(userid), _) => Identity::of_session(userid),
+    };
+    // SAFETY: this backend's own area, whose identities it alone writes; areas live for ever.
+    let index = match find(unsafe { &*mine.area }, &identity, &mine.ticks) {
+        Ok(known) => known,
+        Err(place) => {
+            // SAFETY: a valid lock that this process does not hold; nothing below raises.
+            let _guard = unsafe { LwLockGuard::exclusive(memory.applications_lock()) };
+            // SAFETY: the area is this backend's own, and the lock keeps readers away.
+            unsafe {
+                let slot = &raw mut (*mine.area).slots[place];
+                move_to_table(memory, slot);
+                (*slot).identity = identity;
+                (*slot).used.store(1, Ordering::Release);
+            }
+            place
+        }
+    };
+    // SAFETY: as above.
+    let slot = unsafe { &(*mine.area).slots[index] };
+    if slot.forget.load(Ordering::Acquire) != 0 {
+        slot.clear();
+    }
+    mine.clock += 1;
+    mine.ticks[index] = mine.clock;
+    mine.current = core::ptr::from_ref(slot).cast_mut();
+    Some(slot)
+}
+
+/// The slot of an identity, or else the one to give it: a free one, or the one turned to longest ago.
+fn find(area: &Area, identity: &Identity, ticks: &[u64; SLOTS]) -> Result<usize, usize> {
+    let used = |slot: &Slot| slot.used.load(Ordering::Relaxed) != 0;
+    let known = area.slots.iter().position(|slot| used(slot) && slot.identity == *identity);
+    let free = || area.slots.iter().position(|slot| !used(slot));
+    let oldest = || (0..SLOTS).min_by_key(|&index| ticks[index]).unwrap_or(0);
+    known.ok_or_else(|| free().unwrap_or_else(oldest))
+}
+
+/// Adds what a slot has to the table and takes it out of use. The caller holds the lock exclusively, and the slot is its
+/// own.
+fn move_to_table(memory: &Memory, slot: *mut Slot) {
+    // SAFETY: as the caller vouches; slots live for ever.
+    let slot = unsafe { &*slot };
+    if let Some(counts) = slot.copy() {
+        // SAFETY: the lock makes this process the only one to touch the table.
+        unsafe { &mut *memory.applications.table }.add(&slot.identity, &counts);
+    }
+    slot.used.store(0, Ordering::Release);
+    slot.clear();
+}
+
+/// FNV-1a; never 0, which stands for "free".
+fn hash_of(identity: &Identity) -> u64 {
+    let (dbid, userid) = (identity.dbid.to_le_bytes(), identity.userid.to_le_bytes());
+    let bytes = dbid.iter().chain(&userid).chain(identity.name.iter().take_while(|&&byte| byte != 0));
+    bytes.fold(0xcbf2_9ce4_8422_2325u64, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)).max(1)
+}
+
+impl Table {
+    fn add(&mut self, identity: &Identity, counts: &Counts) {
+        let hash = hash_of(identity);
+        let known = (0..ENTRIES).find(|&index| self.hashes[index] == hash && self.rows[index].identity == *identity);
+        let index = known.unwrap_or_else(|| self.take_row(identity, hash));
+        let row = &mut self.rows[index];
+        row.counts.merge(counts);
+        self.weights[index] = row.counts.weight();
+    }
+
+    /// An empty row for a newcomer: a free one, or that of the application with least to show, which moves to the other
+    /// applications of its database.
+    fn take_row(&mut self, identity: &Identity, hash: u64) -> usize {
+        let index = match self.hashes.iter().position(|&hash| hash == 0) {
+            Some(free) => {
+                self.used += 1;
+                free
+            }
+            None => {
+                let least = (0..ENTRIES).min_by_key(|&index| self.weights[index]).unwrap_or(0);
+                let (dbid, counts) = (self.rows[least].identity.dbid, self.rows[least].counts.clone());
+                self.add_to_others(dbid, &counts);
+                self.moved += 1;
+                least
+            }
+        };
+        self.hashes[index] = hash;
+        self.rows[index].identity = *identity;
+        self.rows[index].counts = Counts::default();
+        index
+    }
+
+    fn add_to_others(&mut self, dbid: u32, counts: &Counts) {
+        let used = self.others_used as usize;
+        let index = match self.others[..used].iter().position(|row| row.identity.dbid == dbid) {
+            Some(index) => index,
+            None => {
+                let index = used.min(OTHERS - 1);
+                if used < OTHERS {
+                    self.others_used += 1;
+                    // The last row is everybody's.
+                    self.others[index].identity = Identity::other(if index == OTHERS - 1 { 0 } else { dbid });
+                    self.others[index].counts = Counts::default();
+                }
+                index
+            }
+        };
+        self.others[index].counts.merge(counts);
+    }
+
+    fn rows(&self) -> impl Iterator<Item = &Kept> {
+        let kept = self.rows.iter().zip(&self.hashes).filter(|(_, hash)| **hash != 0).map(|(row, _)| row);
+        kept.chain(&self.others[..self.others_used as usize])
+    }
+
+    fn forget(&mut self, dbid: Option<u32>) {
+        for index in 0..ENTRIES {
+            if self.hashes[index] != 0 && dbid.is_none_or(|dbid| self.rows[index].identity.dbid == dbid) {
+                self.hashes[index] = 0;
+                self.used -= 1;
+            }
+        }
+        // The row stays taken: the last one belongs to several databases.
+        for row in &mut self.others[..self.others_used as usize] {
+            if dbid.is_none_or(|dbid| row.identity.dbid == dbid) {
+                row.counts = Counts::default();
+            }
+        }
+        if dbid.is_none() {
+            self.moved = 0;
+        }
+    }
+}
+
+/// One application as readers get it.
+pub struct Counted {
+    pub dbid: u32,
+    /// 0 for the row of those there was no room for.
+    pub userid: u32,
+    pub name: String,
+    pub statements: u64,
+    pub failures: u64,
+    pub statement_ns: u64,
+    pub latency: Histogram,
+    pub transactions: u64,
+    pub rolled_back: u64,
+    pub writing: u64,
+    pub writing_ns: u64,
+}
+
+/// All applications, exact for every statement that has been answered.
+pub fn read() -> Vec<Counted> {
+    let Some(memory) = get_ref() else { return Vec::new() };
+    let mut found: BTreeMap<Identity, Counts> = BTreeMap::new();
+    {
+        // SAFETY: a valid lock that this process does not hold; nothing below calls the server.
+        let _guard = unsafe { LwLockGuard::shared(memory.applications_lock()) };
+        // SAFETY: the lock keeps writers of the table away, and of identities.
+        let (table, slots) = unsafe { (&*memory.applications.table, memory.applications.slots().map(|slot| &*slot)) };
+        for row in table.rows().filter(|row| row.counts.counters != [0; COUNTERS]) {
+            found.entry(row.identity).or_default().merge(&row.counts);
+        }
+        for slot in slots {
+            if let Some(counts) = slot.copy() {
+                found.entry(slot.identity).or_default().merge(&counts);
+            }
+        }
+    }
+    let counted = |(identity, counts): (Identity, Counts)| {
+        let of = |counter: Counter| counts.counters[counter as usize];
+        Counted {
+            dbid: identity.dbid,
+            userid: identity.userid,
+            name: identity.name(),
+            statements: of(Counter::Statements),
+            failures: of(Counter::Failures),
+            statement_ns: of(Counter::StatementNs),
+            latency: counts.latency,
+            transactions: of(Counter::Transactions),
+            rolled_back: of(Counter::RolledBack),
+            writing: of(Counter::Writing),
+            writing_ns: of(Counter::WritingNs),
+        }
+    };
+    found.into_iter().map(counted).collect()
+}
+
+/// Top-level statements of a database, failed ones included, but those of applications that there was no room for in any
+/// row of the database.
+pub fn statements_of(dbid: u32) -> u64 {
+    read().iter().filter(|counted| counted.dbid == dbid).map(|counted| counted.statements).sum()
+}
+
+/// Forgets what was counted, of all databases or of one.
+pub fn reset(memory: &Memory, dbid: Option<u32>) {
+    // SAFETY: a valid lock that this process does not hold; nothing below raises.
+    let _guard = unsafe { LwLockGuard::exclusive(memory.applications_lock()) };
+    // SAFETY: the lock makes this process the only one to touch the table, and keeps writers of identities away.
+    let (table, slots) = unsafe { (&mut *memory.applications.table, memory.applications.slots().map(|slot| &*slot)) };
+    table.forget(dbid);
+    for slot in slots {
+        if slot.used.load(Ordering::Acquire) != 0 && dbid.is_none_or(|dbid| slot.identity.dbid == dbid) {
+            slot.forget.store(1, Ordering::Release);
+        }
+    }
+}
+
+/// Rows of `perf.health()`.
+pub fn health(memory: &Memory) -> Vec<HealthRow> {
+    let (used, moved) = {
+        // SAFETY: a valid lock that this process does not hold; nothing below raises.
+        let _guard = unsafe { LwLockGuard::shared(memory.applications_lock()) };
+        // SAFETY: the lock keeps writers of the table away.
+        let table = unsafe { &*memory.applications.table };
+        (f64::from(table.used), table.moved as f64)
+    };
+    vec![
+        HealthRow {
+            component: "applications",
+            status: 0,
+            detail: format!("{used:.0} of {ENTRIES} entries for applications that have disconnected used"),
+            value: used,
+        },
+        HealthRow {
+            component: "applications_moved",
+            status: u8::from(moved > 0.0),
+            detail: "applications whose totals moved to (other): keep numbers out of application_name".to_owned(),
+            value: moved,
+        },
+    ]
+}

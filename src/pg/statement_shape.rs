@@ -1,0 +1,221 @@
+//! What a statement touches and by what: its tables, the columns it holds equal to each other and to values from outside,
+//! what it writes. Parse analysis and rewriting only: views are expanded, nothing is planned or executed.
+//!
+//! Called by the readers of the workload. Locks what analysing the statement locks, in a subtransaction that is always
+//! rolled back: locks, settings and role are as before when [`of`] returns.
+//!
+//! `query` walks the rewritten trees, `resolve` follows expressions to columns of tables and to values.
+
+mod query;
+mod resolve;
+mod variables;
+
+use std::panic::AssertUnwindSafe;
+use std::ptr;
+
+use pgrx::{pg_sys, PgList};
+
+use super::planner::{self, Failure};
+use super::{ident, role};
+use query::Walker;
+
+/// Slots from here on stand for values that are in no list of values: two different ones may be equal or not.
+pub const UNKNOWN_SLOT: usize = 1 << 20;
+
+/// A statement to look at.
+pub struct Source<'a> {
+    /// One statement.
+    pub text: &'a str,
+    /// `search_path` it was sent with.
+    pub search_path: Option<&'a str>,
+    /// Whose names it uses, where the caller could become that role; the caller's otherwise.
+    pub role: pg_sys::Oid,
+    /// It ran within a function: names of columns that do not exist are the function's variables.
+    pub nested: bool,
+    /// Types of its parameters, where they are known.
+    pub parameters: &'a [pg_sys::Oid],
+    /// Never wait longer for a lock that somebody else holds.
+    pub lock_timeout_ms: u32,
+}
+
+/// A column of a table of a statement: the table's place in `Shape::tables`, and the column's number.
+pub type TableColumn = (usize, i16);
+
+/// A column that a statement wants equal to a value from outside. For INSERT: the value a column of the new row gets.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pin {
+    /// Which column of which table.
+    pub column: TableColumn,
+    /// Which values: places in the list of its parameters and literals, or from [`UNKNOWN_SLOT`] on. Several for IN (...)
+    /// or for several rows.
+    pub slots: Vec<usize>,
+}
+
+/// What a statement does, as far as its text says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Command {
+    /// It reads.
+    #[default]
+    Select,
+    /// It writes: INSERT, UPDATE, DELETE, MERGE, COPY FROM, at any depth.
+    Write,
+}
+
+/// What was found.
+#[derive(Clone, Debug, Default)]
+pub struct Shape {
+    /// What it does.
+    pub command: Command,
+    /// Tables in use, a table that is used twice twice. Catalogs and temporary tables are left out.
+    pub tables: Vec<pg_sys::Oid>,
+    /// Equalities between columns that hold for every row, or by which rows of an outer join find each other.
+    pub joins: Vec<(TableColumn, TableColumn)>,
+    /// Equalities with values.
+    pub pins: Vec<Pin>,
+    /// Tables it writes, as places in `tables`.
+    pub writes: Vec<usize>,
+    /// Columns that an UPDATE sets, as (table, column).
+    pub updated: Vec<(pg_sys::Oid, i16)>,
+    /// It takes row locks: FOR UPDATE and the like.
+    pub locks_rows: bool,
+    /// It calls a volatile function that is not known to be harmless.
+    pub volatile: bool,
+    /// It calls functions that are not the server's own.
+    pub calls_functions: bool,
+    /// It uses temporary tables.
+    pub temporary: bool,
+    /// It reads catalogs, or tables of this extension.
+    pub catalogs: bool,
+    /// It sums up or sorts out rows: GROUP BY, aggregates, DISTINCT.
+    pub aggregates: bool,
+    /// It has parameters or normalised literals.
+    pub parameters: bool,
+}
+
+/// Why there is no shape.
+pub enum Unclear {
+    /// It is a utility statement without a query.
+    Utility,
+    /// It cannot be analysed: what the server says.
+    Failed(String),
+}
+
+/// Looks at one statement.
+pub fn of(source: &Source<'_>) -> Result<Shape, Unclear> {
+    let outcome = planner::in_subtransaction(AssertUnwindSafe(|| {
+        // SAFETY: inside a subtransaction with a memory context of its own that is rolled back.
+        unsafe { analyze(source) }
+    }));
+    match outcome {
+        Ok(result) => result,
+        Err(caught) => Err(Unclear::Failed(Failure::Raised(planner::unless_fatal(caught)).message())),
+    }
+}
+
+/// # Safety
+/// Inside a subtransaction that is rolled back.
+unsafe fn analyze(source: &Source<'_>) -> Result<Shape, Unclear> {
+    // SAFETY: settings, role and snapshot end with the subtransaction or are put back; nodes live in the scratch context.
+    unsafe {
+        planner::set_locally(c"lock_timeout", &source.lock_timeout_ms.to_string());
+        if let Some(path) = source.search_path {
+            planner::set_locally(c"search_path", path);
+        }
+        let (mut user, mut security) = (pg_sys::InvalidOid, 0);
+        pg_sys::GetUserIdAndSecContext(&mut user, &mut security);
+        // Names and row security are the statement's role's; input functions of literals may be anybody's.
+        let role = if role::may_plan_as(source.role) && source.role != pg_sys::InvalidOid { source.role } else { user };
+        pg_sys::SetUserIdAndSecContext(role, security | pg_sys::SECURITY_RESTRICTED_OPERATION as i32);
+        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+        let shape = rewritten(source);
+        pg_sys::PopActiveSnapshot();
+        pg_sys::SetUserIdAndSecContext(user, security);
+        shape
+    }
+}
+
+/// # Safety
+/// As for `analyze`, with an active snapshot.
+unsafe fn rewritten(source: &Source<'_>) -> Result<Shape, Unclear> {
+    /// Puts the hook back on every path.
+    struct Silenced(pg_sys::post_parse_analyze_hook_type);
+    impl Drop for Silenced {
+        fn drop(&mut self) {
+            // SAFETY: a backend has one thread; the value was the hook's before.
+            unsafe { pg_sys::post_parse_analyze_hook = self.0 };
+        }
+    }
+    let text = ident::until_nul(source.text);
+    let known = highest_parameter(source.text).max(source.parameters.len());
+    // SAFETY: see the function's contract; what the parser makes is valid until the scratch context goes.
+    unsafe {
+        let parsed = PgList::<pg_sys::RawStmt>::from_pg(pg_sys::pg_parse_query(text.as_ptr()));
+        let raw = match (parsed.len(), parsed.get_ptr(0)) {
+            (1, Some(raw)) => raw,
+            (count, _) => return Err(Unclear::Failed(Failure::NotOne(count).message())),
+        };
+        planner::unwrap_query(raw);
+        if (*(*raw).stmt).type_ == pg_sys::NodeTag::T_CopyStmt {
+            return Ok(copied((*raw).stmt.cast()));
+        }
+        let mut parameters = variables::Parameters::new(source.parameters, known, source.nested);
+        let silenced = Silenced(pg_sys::post_parse_analyze_hook);
+        pg_sys::post_parse_analyze_hook = None;
+        let query = pg_sys::parse_analyze_withcb(
+            raw,
+            text.as_ptr(),
+            Some(variables::set_up),
+            (&raw mut parameters).cast(),
+            ptr::null_mut(),
+        );
+        drop(silenced);
+        if (*query).commandType == pg_sys::CmdType::CMD_UTILITY {
+            return Err(Unclear::Utility);
+        }
+        let mut walker = Walker::new(known);
+        walker.shape.parameters = parameters.any();
+        walker.shape.aggregates = (*query).hasAggs
+            || !(*query).groupClause.is_null()
+            || !(*query).distinctClause.is_null()
+            || !(*query).groupingSets.is_null();
+        for query in PgList::<pg_sys::Query>::from_pg(pg_sys::pg_rewrite_query(query)).iter_ptr() {
+            if (*query).commandType != pg_sys::CmdType::CMD_UTILITY {
+                walker.note(query);
+                walker.query(query, None);
+            }
+        }
+        walker.finish()
+    }
+}
+
+/// COPY of a table.
+///
+/// # Safety
+/// `copy` is valid.
+unsafe fn copied(copy: *mut pg_sys::CopyStmt) -> Shape {
+    let mut shape = Shape::default();
+    // SAFETY: as promised; a look-up that returns zero for what does not exist.
+    unsafe {
+        let relation = (*copy).relation;
+        if !relation.is_null() {
+            let flags = pg_sys::RVROption::RVR_MISSING_OK;
+            let none = pg_sys::NoLock as pg_sys::LOCKMODE;
+            let oid = pg_sys::RangeVarGetRelidExtended(relation, none, flags, None, ptr::null_mut());
+            let place = query::add_table(&mut shape, oid);
+            if (*copy).is_from {
+                shape.command = Command::Write;
+                shape.writes.extend(place);
+            }
+        }
+    }
+    shape
+}
+
+/// The highest n of any `$n` in a text.
+fn highest_parameter(text: &str) -> usize {
+    let numbers = text.split('$').skip(1).map(|rest| {
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).take(5).count();
+        rest[..digits].parse::<usize>().unwrap_or(0)
+    });
+    numbers.max().unwrap_or(0)
+}

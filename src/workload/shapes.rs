@@ -1,0 +1,216 @@
+//! What the captured statements of the current database touch, and by what. Owns nothing; reads the table under its own
+//! locks, then analyses one text after another (`pg::statement_shape`) within a time limit.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use perf_core::normalized::with_casts;
+use pgrx::pg_sys;
+
+use crate::error::Error;
+use crate::memory;
+use crate::memory::samples::{self, Sample};
+use crate::memory::survey::{self, Snapshot};
+use crate::pg::names::{current_database, Visibility};
+use crate::pg::role;
+use crate::pg::statement_shape::{self, Shape, Source, Unclear};
+
+/// Statements looked at, at most, by measured time.
+const STATEMENTS_MAX: usize = 2_000;
+/// Samples tried where the normalised text is no SQL any more, at most.
+const SAMPLES_MAX: usize = 2;
+/// Never wait longer for a lock that somebody else holds.
+const LOCK_TIMEOUT_MS: u32 = 20;
+/// Time for all statements together.
+const BUDGET: Duration = Duration::from_secs(5);
+/// How the server checks a foreign key; nobody's statement.
+const FOREIGN_KEY_CHECK: &str = "SELECT 1 FROM ONLY ";
+
+/// One statement, and what was measured of it.
+pub struct Shaped {
+    /// The server's query id.
+    pub queryid: u64,
+    /// Role that runs it.
+    pub userid: pg_sys::Oid,
+    /// A client sent it, rather than a function.
+    pub toplevel: bool,
+    /// Normalised.
+    pub text: String,
+    /// Executions.
+    pub calls: f64,
+    /// Time of all executions, planning included.
+    pub total_ms: f64,
+    /// Rows returned or changed, of all executions.
+    pub rows: f64,
+    /// Blocks found in the buffer cache or read, by all executions.
+    pub blocks: f64,
+    /// What it touches.
+    pub shape: Shape,
+}
+
+/// All statements that tell something.
+#[derive(Default)]
+pub struct Shapes {
+    /// Those that were understood, the heaviest first.
+    pub statements: Vec<Shaped>,
+    /// Time of all statements, understood or not; utility statements apart, and functions around captured ones.
+    pub total_ms: f64,
+    /// Statements that were not understood.
+    pub unclear: usize,
+    /// Their time.
+    pub unclear_ms: f64,
+    /// Why the heaviest of them was not.
+    pub unclear_why: Option<String>,
+    /// Queryids of those.
+    pub unclear_ids: Vec<u64>,
+    /// Statements of roles that the caller may not look at.
+    pub hidden: usize,
+    /// Their time.
+    pub hidden_ms: f64,
+    /// Hours between the first and the last execution.
+    pub hours: Option<f64>,
+}
+
+impl Shapes {
+    /// Share of the time that was not understood or may not be looked at, 0..1.
+    pub fn missing_share(&self) -> f64 {
+        if self.total_ms > 0.0 {
+            (self.unclear_ms + self.hidden_ms) / self.total_ms
+        } else {
+            0.0
+        }
+    }
+
+    /// What is missing, as a sentence; empty when nothing is.
+    pub fn caveat(&self) -> String {
+        let mut parts = Vec::new();
+        let share = |ms: f64| if self.total_ms > 0.0 { 100.0 * ms / self.total_ms } else { 0.0 };
+        if self.unclear > 0 {
+            let why = self.unclear_why.as_deref().unwrap_or_default();
+            let share = share(self.unclear_ms);
+            parts.push(format!("{} statements with {share:.1} % of the time are not understood ({why})", self.unclear));
+        }
+        if self.hidden > 0 {
+            let share = share(self.hidden_ms);
+            parts.push(format!("{} statements with {share:.1} % of the time are of other roles", self.hidden));
+        }
+        parts.join("; ")
+    }
+}
+
+/// Reads and analyses the captured statements of the current database. Roles without the rights of pg_read_all_stats see
+/// what their own statements touch, and those of roles they are members of.
+pub fn read() -> Result<Shapes, Error> {
+    memory::require()?;
+    let database = current_database();
+    let visibility = Visibility::of_current_role();
+    let kept: HashMap<_, _> = samples::of_database(database).into_iter().collect();
+    let mut captured: Vec<Snapshot> =
+        survey::snapshot(Some(database), true).into_iter().filter(|item| !item.is_other).collect();
+    captured.sort_by_key(|item| std::cmp::Reverse(time_ns(item)));
+    let has_nested = captured.iter().any(|item| !item.key.toplevel);
+    let first = captured.iter().map(|item| item.counters.first_seen).filter(|at| *at > 0).min();
+    let last = captured.iter().map(|item| item.counters.last_seen).max();
+    let mut shapes = Shapes {
+        hours: first.zip(last).map(|(first, last)| (last - first) as f64 / 3_600e6).filter(|hours| *hours > 0.0),
+        ..Shapes::default()
+    };
+    let deadline = Instant::now() + BUDGET;
+    for (number, item) in captured.iter().enumerate() {
+        let text = item.text.as_ref().map(|text| text.to_utf8()).unwrap_or_default();
+        let user = pg_sys::Oid::from(item.key.userid);
+        let ms = time_ns(item) as f64 * 1e-6;
+        if item.counters.calls == 0 || (!item.key.toplevel && text.starts_with(FOREIGN_KEY_CHECK)) {
+            continue;
+        }
+        if !visibility.covers(item.key.userid) && !role::may_plan_as(user) {
+            shapes.hidden += 1;
+            shapes.hidden_ms += ms;
+            shapes.total_ms += ms;
+            continue;
+        }
+        let found = if number >= STATEMENTS_MAX || Instant::now() >= deadline {
+            Err(Unclear::Failed("there was no time for it".to_owned()))
+        } else {
+            shape_of(item, &text, kept.get(&item.key).map_or(&[], Vec::as_slice))
+        };
+        let found = match found {
+            Ok(shape) if shape.tables.is_empty() && shape.calls_functions && item.key.toplevel => {
+                if has_nested {
+                    // Its time is that of the statements in the functions.
+                    continue;
+                }
+                Err(Unclear::Failed("what functions do was not captured: see perf_opt.track".to_owned()))
+            }
+            other => other,
+        };
+        match found {
+            Ok(shape) => {
+                shapes.total_ms += ms;
+                shapes.statements.push(Shaped {
+                    queryid: item.key.queryid,
+                    userid: user,
+                    toplevel: item.key.toplevel,
+                    text,
+                    calls: item.counters.calls as f64,
+                    total_ms: ms,
+                    rows: item.counters.rows as f64,
+                    blocks: (item.counters.usage.shared_blks_hit + item.counters.usage.shared_blks_read) as f64,
+                    shape,
+                });
+            }
+            Err(Unclear::Utility) => {}
+            Err(Unclear::Failed(why)) => {
+                shapes.total_ms += ms;
+                shapes.unclear += 1;
+                shapes.unclear_ms += ms;
+                shapes.unclear_ids.push(item.key.queryid);
+                shapes.unclear_why.get_or_insert(why);
+            }
+        }
+    }
+    Ok(shapes)
+}
+
+fn time_ns(item: &Snapshot) -> u64 {
+    item.counters.total_ns + item.counters.planning_ns
+}
+
+/// Looks at the normalised text, whose literals are known by number; where that is no SQL any more (`numeric($1)`), at one
+/// that was sent.
+fn shape_of(item: &Snapshot, text: &str, kept: &[Sample]) -> Result<Shape, Unclear> {
+    // A normalised utility statement need not parse: `CREATE FUNCTION ... AS $1`.
+    if !begins_as_query(text) {
+        return Err(Unclear::Utility);
+    }
+    let look = |text: &str, search_path: Option<&str>, parameters: &[pg_sys::Oid]| {
+        statement_shape::of(&Source {
+            text,
+            search_path: search_path.filter(|path| !path.is_empty()),
+            role: pg_sys::Oid::from(item.key.userid),
+            nested: !item.key.toplevel,
+            parameters,
+            lock_timeout_ms: LOCK_TIMEOUT_MS,
+        })
+    };
+    let path = kept.first().map(|sample| sample.search_path.to_utf8());
+    let first = look(&with_casts(text), path.as_deref(), &[]);
+    let Err(Unclear::Failed(_)) = first else { return first };
+    for sample in kept.iter().take(SAMPLES_MAX) {
+        let types: Vec<pg_sys::Oid> = sample.params.iter().map(|param| pg_sys::Oid::from(param.type_oid)).collect();
+        if let Ok(shape) = look(&sample.text.to_utf8(), Some(&sample.search_path.to_utf8()), &types) {
+            return Ok(shape);
+        }
+    }
+    first
+}
+
+fn begins_as_query(text: &str) -> bool {
+    const KNOWN: [&str; 12] = [
+        "select", "insert", "update", "delete", "merge", "with", "values", "table", "explain", "declare", "prepare",
+        "copy",
+    ];
+    let start = text.trim_start_matches(|c: char| c.is_whitespace() || c == '(');
+    let word: String = start.chars().take_while(char::is_ascii_alphabetic).collect();
+    KNOWN.iter().any(|known| word.eq_ignore_ascii_case(known))
+}
