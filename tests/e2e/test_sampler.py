@@ -338,5 +338,6 @@ class Collector(ClusterTest):
                 return session.query("SELECT count(DISTINCT metric) FROM perf.capacity_sample WHERE metric IN "
                                      "('database_size_bytes', 'connections_busy', 'relation_size_bytes')").scalar() == 3
             self.wait_until(sampled, 30, "samples")
-            self.assertEqual(session.query("SELECT status FROM perf.health() WHERE component = 'sampler'").rows, [("ok",)])
+            health = "SELECT status FROM perf.health() WHERE component = 'sampler'"
+            self.wait_until(lambda: session.query(health).rows == [("ok",)], 10, "a rotation without a problem")
             self.assertGreater(session.query("SELECT count(*) FROM perf._pool_advice()").scalar(), 0)
