@@ -162,7 +162,7 @@ class Advice(ClusterTest):
                 one = number % 400 + 1
                 other = one if number % 4 else one + 1
                 session.query("BEGIN")
-                session.query(f"SELECT * FROM projects WHERE tenant_id = {one} AND id = {one}")
+                session.query(f"SELECT * FROM tasks WHERE tenant_id = {one} AND id = 1")
                 session.query(f"UPDATE tasks SET done_at = now() WHERE tenant_id = {other} AND id = {number}")
                 session.query("COMMIT")
                 session.execute("SELECT count(*) FROM tasks WHERE tenant_id IN ($1, 7)", (one,))
@@ -234,7 +234,7 @@ class Advice(ClusterTest):
         self.assertEqual(best["verdict"], "shard", best)
         self.assertIn("SELECT create_distributed_table('public.tenants', 'id');", best["ddl"])
         self.assertIn("SELECT create_distributed_table('public.tasks', 'tenant_id', colocate_with => 'public.tenants');", best["ddl"])
-        self.assertIn("SELECT create_reference_table('public.plans');", self.after("SELECT name FROM tenants n JOIN plans l ON "
+        self.assertIn("SELECT create_reference_table('public.plans');", self.after("SELECT l.name FROM tenants n JOIN plans l ON "
                                                                                   "l.id = n.plan_id WHERE n.id = %s")["ddl"])
         self.cluster.sql("DELETE FROM perf.scaling_trigger WHERE trigger_name IN ('horizontal_cpu', 'qps_horizontal')", dbname=self.db)
         self.assertEqual(self.best()["verdict"], "not_yet")
