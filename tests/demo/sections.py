@@ -136,7 +136,7 @@ def scaling(server: Server, since: str, width: int) -> list[str]:
 
 def sharding(server: Server, since: str, width: int) -> list[str]:
     """Whether to split the platform over several servers, and by what."""
-    rows = server.rows("SELECT * FROM perf.sharding_advice()")
+    rows = server.rows("SELECT * FROM perf.sharding_advice() LIMIT 6")
     columns = [Column("candidate_key", "by"), Column("verdict", "verdict"), Column("single_shard_pct", "one node", percent),
                Column("cross_shard_pct", "several", percent), Column("imbalance", "imbalance", factor),
                Column("predicted_speedup", "speed", factor), Column("reason", "why", wide=True)]
