@@ -52,7 +52,7 @@ class ScalingTest(ClusterTest):
 class Kinds(ScalingTest):
     """Each kind on a small database."""
 
-    settings = {"perf_opt.slow_ms": 10000, "perf_opt.collector": "off"}
+    settings = {"perf_opt.slow_ms": 10000, "perf_opt.collector": "off", "max_connections": 100}
 
     def test_every_kind_answers(self) -> None:
         asked = "SELECT id, kind, priority, basis, recommendation, reason FROM perf.scaling_recommendations()"

@@ -238,8 +238,8 @@ fn candidate(shapes: &Shapes, one: &Shaped, hours: f64) -> Option<Row> {
     row.basis = Basis::Measured;
     let name = format!("mv_{:016x}", one.queryid);
     row.reason = format!(
-        "Statement {id} reads {blocks:.0} blocks for {rows:.1} rows in {mean:.1} ms, {an_hour:.0} times an hour: a view \
-         refreshed every {every} would save {benefit:.1} % of all time, its refreshes counted"
+        "Statement {id} reads {blocks:.0} blocks for {rows:.1} rows in {mean:.1} ms, {an_hour:.0} times an hour: a \
+         view refreshed every {every} would save {benefit:.1} % of all time, its refreshes counted"
     );
     if one.shape.parameters {
         row.recommendation =
@@ -255,7 +255,8 @@ fn candidate(shapes: &Shapes, one: &Shaped, hours: f64) -> Option<Row> {
             ident::literal(every)
         ));
     }
-    row.evidence = json!({ "queryid": id, "calls": one.calls, "hours": hours, "mean_ms": mean, "blocks_per_call": blocks,
+    row.evidence = json!({ "queryid": id, "calls": one.calls, "hours": hours, "mean_ms": mean,
+                           "blocks_per_call": blocks,
                            "rows_per_call": rows, "share_pct": 100.0 * one.total_ms / shapes.total_ms,
                            "refresh_every": every });
     Some(row)
