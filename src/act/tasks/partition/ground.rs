@@ -8,20 +8,19 @@ use std::time::{Duration, Instant};
 
 use pgrx::pg_sys;
 
+use super::snapshots;
 use crate::act::executor::{self, Failure};
 use crate::pg::{background, ddl, ident, privilege, query};
 
 /// How long a step waits for a lock, and so makes others wait who come after it.
-const LOCK_WAIT_MS: i32 = 100;
+pub const LOCK_WAIT_MS: i32 = 100;
 /// How long it goes on trying.
 const GIVE_UP: Duration = Duration::from_secs(10);
 /// Pause between two tries: at least, and how much more at most.
 const PAUSE_MS: i64 = 50;
 const PAUSE_MORE_MS: u64 = 400;
 /// SQLSTATEs of a lock that could not be had: in time, or because of a deadlock.
-const LOCK_NOT_AVAILABLE: [&str; 3] = ["55P03", "40P01", SNAPSHOT_IN_THE_WAY];
-/// SQLSTATE of a step that gives way to somebody's snapshot, as it would to a lock.
-pub const SNAPSHOT_IN_THE_WAY: &str = "40001";
+const LOCK_NOT_AVAILABLE: [&str; 2] = ["55P03", "40P01"];
 /// Holders of a lock that are named.
 const HOLDERS_MAX: i64 = 3;
 
@@ -93,7 +92,7 @@ pub fn rest(
 ) -> Result<(), Failure> {
     if started.elapsed() >= GIVE_UP {
         let seconds = started.elapsed().as_secs();
-        let holders = if failure.sqlstate == SNAPSHOT_IN_THE_WAY { String::new() } else { holders()? };
+        let holders = if snapshots::is_in_the_way(&failure) { String::new() } else { holders()? };
         let message = match holders.as_str() {
             "" => format!("{} (for {seconds} s)", failure.message),
             holders => format!("the lock could not be had in {seconds} s: {holders}"),
