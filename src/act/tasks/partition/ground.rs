@@ -66,7 +66,40 @@ impl Ground {
                 Err(failure) if is_lock_failure(&failure) => failure,
                 outcome => return outcome,
             };
-            rest(started, failure, || self.read(|| Ok(holders(relations))))?;
+            self.rest(started, failure, || self.read(|| Ok(holders(relations))))?;
+        }
+    }
+
+    /// The pause after a try that could not have a lock; `failure`, with who holds it, when it has been tried for long enough.
+    pub fn rest(
+        self,
+        started: Instant,
+        failure: Failure,
+        holders: impl FnOnce() -> Result<String, Failure>,
+    ) -> Result<(), Failure> {
+        if started.elapsed() >= GIVE_UP {
+            let seconds = started.elapsed().as_secs();
+            let holders = if snapshots::is_in_the_way(&failure) { String::new() } else { holders()? };
+            let message = match holders.as_str() {
+                "" => format!("{} (for {seconds} s)", failure.message),
+                holders => format!("the lock could not be had in {seconds} s: {holders}"),
+            };
+            return Err(Failure { message, ..failure });
+        }
+        self.pause(PAUSE_MS + (background::random_u64() % PAUSE_MORE_MS) as i64)
+    }
+
+    /// Sleeps a little. A cancel ends it as it ends a step: at top level there is no transaction that would catch it.
+    pub fn pause(self, pause_ms: i64) -> Result<(), Failure> {
+        match self {
+            Ground::TopLevel => executor::transaction(|| {
+                background::pause(pause_ms);
+                Ok(())
+            }),
+            Ground::Inside => {
+                background::pause(pause_ms);
+                Ok(())
+            }
         }
     }
 
@@ -82,25 +115,6 @@ impl Ground {
 /// Whether a lock could not be had.
 pub fn is_lock_failure(failure: &Failure) -> bool {
     LOCK_NOT_AVAILABLE.contains(&failure.sqlstate.as_str())
-}
-
-/// The pause after a try that could not have a lock; `failure`, with who holds it, when it has been tried for long enough.
-pub fn rest(
-    started: Instant,
-    failure: Failure,
-    holders: impl FnOnce() -> Result<String, Failure>,
-) -> Result<(), Failure> {
-    if started.elapsed() >= GIVE_UP {
-        let seconds = started.elapsed().as_secs();
-        let holders = if snapshots::is_in_the_way(&failure) { String::new() } else { holders()? };
-        let message = match holders.as_str() {
-            "" => format!("{} (for {seconds} s)", failure.message),
-            holders => format!("the lock could not be had in {seconds} s: {holders}"),
-        };
-        return Err(Failure { message, ..failure });
-    }
-    background::pause(PAUSE_MS + (background::random_u64() % PAUSE_MORE_MS) as i64);
-    Ok(())
 }
 
 /// Runs a statement that refuses to run in a transaction, once: it gives way when it cannot have a lock. At top level only.
