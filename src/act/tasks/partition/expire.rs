@@ -284,7 +284,7 @@ fn detach_concurrently(
                 Ok(Some(expired.clone()))
             });
         }
-        ground::rest(started, failure, || look.ground.read(|| Ok(ground::holders(relations))))?;
+        look.ground.rest(started, failure, || look.ground.read(|| Ok(ground::holders(relations))))?;
     }
 }
 
