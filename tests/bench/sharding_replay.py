@@ -113,8 +113,7 @@ def load(cluster: Cluster, name: str, shard: Optional[int], keys: bool, split: A
             for at in range(0, len(kept), 1000):
                 values = ", ".join(f"({', '.join(map(str, row))}{text})" for row in kept[at:at + 1000])
                 session.query(f"INSERT INTO {table} VALUES {values}")
-        # A copy may not refer to what is split, nor what is split to another shard: the whole alone has all keys.
-        for statement in KEYS if keys and shard is None else []:
+        for statement in KEYS if keys else []:
             session.query(statement)
         session.query("ANALYZE")
 
@@ -132,7 +131,9 @@ def replay(cluster: Cluster, transactions: list[Any], split: AbstractSet[str]) -
     for number in range(SHARDS):
         load(cluster, f"shard{number}", number, False, split)
         sessions.append(cluster.connect(f"shard{number}"))
-    whole = cluster.connect("app")
+    # Not the database that was captured: its rows have changed since.
+    load(cluster, "whole", None, False)
+    whole = cluster.connect("whole")
     single = 0
     try:
         for steps in transactions:
@@ -150,8 +151,8 @@ def replay(cluster: Cluster, transactions: list[Any], split: AbstractSet[str]) -
     finally:
         for session in (whole, *sessions):
             session.close()
-        for number in range(SHARDS):
-            cluster.sql(f"DROP DATABASE shard{number} WITH (FORCE)")
+        for name in ("whole", *(f"shard{number}" for number in range(SHARDS))):
+            cluster.sql(f"DROP DATABASE {name} WITH (FORCE)")
     return 100 * single / len(transactions)
 
 
