@@ -7,7 +7,7 @@ use super::failure;
 use super::fence::{capturing, fenced};
 use super::frames::{frames, Kind, Planned, MAX_OPEN};
 use super::utility::{process_utility, BeforeUtility, BEFORE_UTILITY};
-use super::{actuals, record};
+use super::{actuals, moves, record};
 use crate::compat;
 use crate::memory::statements::Usage;
 use crate::pg::raw;
@@ -193,6 +193,7 @@ unsafe fn next_start(query: *mut pg_sys::QueryDesc, flags: c_int) {
 unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags: c_int) {
     // SAFETY: the server's contract for the hook: a live descriptor with its plan, not yet opened.
     unsafe {
+        moves::before_start(query, flags);
         if is_costly(query) {
             costly_start(query, flags);
         } else {

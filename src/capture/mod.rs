@@ -12,6 +12,7 @@ mod failure;
 mod fence;
 pub mod frames;
 pub mod hooks;
+mod moves;
 mod plan;
 mod record;
 mod sample;

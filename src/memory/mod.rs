@@ -5,12 +5,13 @@
 //! - `slab`: an owner word for each backend's slab; one lock (`drain`) that readers take around draining all of them.
 //! - `slow_ring` and `traces`: rings with a sequence word for each slot, no lock. `written`: single words.
 //! - `text`: lock-free lists of free blocks; a chain belongs to its entry and is guarded by the entry's partition.
-//! - `watch`: an area and a lock of its own, taken for nothing else.
+//! - `watch`: an area and a lock of its own, taken for nothing else. `moves`: an area of its own, no lock.
 //! - `applications`: a lock for identities and what moves between areas; none to count.
 //!
 //! Order: drain, partition, other; `applications` is taken with none of them. No slab is owned while a lock is waited for.
 
 pub mod applications;
+pub mod moves;
 pub mod ring;
 pub mod samples;
 pub mod slab;
@@ -194,6 +195,7 @@ pub fn request() {
         pg_sys::RequestNamedLWLockTranche(NAME.as_ptr(), LOCKS as i32);
     }
     watch::request();
+    moves::request();
 }
 
 /// Attaches the memory and, the first time, initialises it; from shmem_startup_hook.
@@ -236,6 +238,7 @@ pub fn startup() {
     }
     MEMORY.set(Some(memory));
     watch::startup();
+    moves::startup();
 }
 
 fn log_size(sizes: &Sizes) {

@@ -66,6 +66,8 @@ unsafe extern "C" {
     /// Never raises.
     pub fn GetTopTransactionIdIfAny() -> pg_sys::TransactionId;
     /// Never raises.
+    pub fn GetCurrentTransactionStartTimestamp() -> pg_sys::TimestampTz;
+    /// Never raises.
     pub fn get_timeout_finish_time(id: core::ffi::c_uint) -> pg_sys::TimestampTz;
 }
 

@@ -64,7 +64,9 @@ pub fn read() -> Result<Headroom, Error> {
                 Some(months) if months.is_finite() => {
                     headroom.why.push(format!("{} reaches {threshold:.0} in {months:.0} months{of}", limit.metric));
                 }
-                Some(_) => headroom.why.push(format!("{} does not reach {threshold:.0} by its forecast{of}", limit.metric)),
+                Some(_) => {
+                    headroom.why.push(format!("{} does not reach {threshold:.0} by its forecast{of}", limit.metric))
+                }
                 None => all_known = false,
             }
             if let Some(months) = months {

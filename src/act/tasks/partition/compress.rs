@@ -128,7 +128,7 @@ fn prepare(look: &Look, facts: &Facts) -> Result<(), Failure> {
         }
         look.ground.statement(&[facts.oid], &statement)?;
         if attempt < VACUUMS && !is_ready()? {
-            background::pause(VACUUM_PAUSE_MS);
+            look.ground.pause(VACUUM_PAUSE_MS)?;
         }
     }
     Ok(())

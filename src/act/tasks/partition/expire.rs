@@ -349,7 +349,7 @@ fn detach_concurrently(look: &Look, partition: &Partition, relations: &[pg_sys::
                 Ok(Concurrently::Done(expired.clone()))
             });
         }
-        ground::rest(started, failure, || look.ground.read(|| Ok(ground::holders(relations))))?;
+        look.ground.rest(started, failure, || look.ground.read(|| Ok(ground::holders(relations))))?;
     }
 }
 

@@ -8,20 +8,19 @@ use std::time::{Duration, Instant};
 
 use pgrx::pg_sys;
 
+use super::snapshots;
 use crate::act::executor::{self, Failure};
 use crate::pg::{background, ddl, ident, privilege, query};
 
 /// How long a step waits for a lock, and so makes others wait who come after it.
-const LOCK_WAIT_MS: i32 = 100;
+pub const LOCK_WAIT_MS: i32 = 100;
 /// How long it goes on trying.
 const GIVE_UP: Duration = Duration::from_secs(10);
 /// Pause between two tries: at least, and how much more at most.
 const PAUSE_MS: i64 = 50;
 const PAUSE_MORE_MS: u64 = 400;
 /// SQLSTATEs of a lock that could not be had: in time, or because of a deadlock.
-const LOCK_NOT_AVAILABLE: [&str; 3] = ["55P03", "40P01", SNAPSHOT_IN_THE_WAY];
-/// SQLSTATE of a step that gives way to somebody's snapshot, as it would to a lock.
-pub const SNAPSHOT_IN_THE_WAY: &str = "40001";
+const LOCK_NOT_AVAILABLE: [&str; 2] = ["55P03", "40P01"];
 /// Holders of a lock that are named.
 const HOLDERS_MAX: i64 = 3;
 
@@ -67,7 +66,40 @@ impl Ground {
                 Err(failure) if is_lock_failure(&failure) => failure,
                 outcome => return outcome,
             };
-            rest(started, failure, || self.read(|| Ok(holders(relations))))?;
+            self.rest(started, failure, || self.read(|| Ok(holders(relations))))?;
+        }
+    }
+
+    /// The pause after a try that could not have a lock; `failure`, with who holds it, when it has been tried for long enough.
+    pub fn rest(
+        self,
+        started: Instant,
+        failure: Failure,
+        holders: impl FnOnce() -> Result<String, Failure>,
+    ) -> Result<(), Failure> {
+        if started.elapsed() >= GIVE_UP {
+            let seconds = started.elapsed().as_secs();
+            let holders = if snapshots::is_in_the_way(&failure) { String::new() } else { holders()? };
+            let message = match holders.as_str() {
+                "" => format!("{} (for {seconds} s)", failure.message),
+                holders => format!("the lock could not be had in {seconds} s: {holders}"),
+            };
+            return Err(Failure { message, ..failure });
+        }
+        self.pause(PAUSE_MS + (background::random_u64() % PAUSE_MORE_MS) as i64)
+    }
+
+    /// Sleeps a little. A cancel ends it as it ends a step: at top level there is no transaction that would catch it.
+    pub fn pause(self, pause_ms: i64) -> Result<(), Failure> {
+        match self {
+            Ground::TopLevel => executor::transaction(|| {
+                background::pause(pause_ms);
+                Ok(())
+            }),
+            Ground::Inside => {
+                background::pause(pause_ms);
+                Ok(())
+            }
         }
     }
 
@@ -83,25 +115,6 @@ impl Ground {
 /// Whether a lock could not be had.
 pub fn is_lock_failure(failure: &Failure) -> bool {
     LOCK_NOT_AVAILABLE.contains(&failure.sqlstate.as_str())
-}
-
-/// The pause after a try that could not have a lock; `failure`, with who holds it, when it has been tried for long enough.
-pub fn rest(
-    started: Instant,
-    failure: Failure,
-    holders: impl FnOnce() -> Result<String, Failure>,
-) -> Result<(), Failure> {
-    if started.elapsed() >= GIVE_UP {
-        let seconds = started.elapsed().as_secs();
-        let holders = if failure.sqlstate == SNAPSHOT_IN_THE_WAY { String::new() } else { holders()? };
-        let message = match holders.as_str() {
-            "" => format!("{} (for {seconds} s)", failure.message),
-            holders => format!("the lock could not be had in {seconds} s: {holders}"),
-        };
-        return Err(Failure { message, ..failure });
-    }
-    background::pause(PAUSE_MS + (background::random_u64() % PAUSE_MORE_MS) as i64);
-    Ok(())
 }
 
 /// Runs a statement that refuses to run in a transaction, once: it gives way when it cannot have a lock. At top level only.

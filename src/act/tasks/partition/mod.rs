@@ -19,6 +19,7 @@ pub mod manage;
 pub mod rotate;
 pub mod settings;
 pub mod shield;
+mod snapshots;
 pub mod tick;
 
 use perf_core::partition::{Key, Plan};
@@ -36,7 +37,6 @@ use settings::Settings;
 
 /// The kind of job.
 pub const KIND: &str = "partition";
-const RUNS: &std::ffi::CStr = c"job_run";
 
 /// What became of one step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

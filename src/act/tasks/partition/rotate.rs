@@ -10,7 +10,7 @@ use perf_core::partition::{literal, name_nth, Range};
 use pgrx::pg_sys;
 
 use super::ground::{self, lock, Ground};
-use super::{planned, shield, Look, Steps};
+use super::{planned, shield, snapshots, Look, Steps};
 use crate::act::executor::Failure;
 use crate::partitions::like::{self, NewTable};
 use crate::partitions::questions::{incoming_key, is_taken, stored_columns};
@@ -157,9 +157,12 @@ fn make(look: &Look, range: Range) -> Result<Made, Failure> {
         Some((default, rows)) if rows > 0 => Some(default),
         _ => None,
     };
-    if let Some(default) = to_move {
+    let limit_ms = i64::from(ground::LOCK_WAIT_MS);
+    if to_move.is_some() {
+        // Before anybody has to wait, and once more when nobody comes to have such a snapshot by reading the table.
+        snapshots::give_way(look.caller, limit_ms)?;
         lock(look.parent, "ACCESS EXCLUSIVE");
-        refuse_older_snapshots(look, default)?;
+        snapshots::give_way(look.caller, limit_ms)?;
         if look.ground == Ground::TopLevel {
             // What waits for the end of the transaction would run as somebody else than the owner.
             ddl::run("SET CONSTRAINTS ALL IMMEDIATE");
@@ -177,25 +180,12 @@ fn make(look: &Look, range: Range) -> Result<Made, Failure> {
         };
         Ok::<_, Failure>((created, moved))
     })?;
-    if let Some(default) = to_move {
-        refuse_older_snapshots(look, default)?;
-    }
     // What takes rights beyond the owner's: a publication is somebody else's.
     like::finish(parent.oid, model, created);
-    Ok(Made::Partition(full_name, moved))
-}
-
-fn refuse_older_snapshots(look: &Look, default: &Partition) -> Result<(), Failure> {
-    match older_snapshot(look)? {
-        None => Ok(()),
-        Some(pid) => Err(Failure::new(
-            ground::SNAPSHOT_IN_THE_WAY,
-            format!(
-                "the open transaction of process {pid} would miss rows that are moved out of {}",
-                default.full_name()
-            ),
-        )),
+    if to_move.is_some() {
+        snapshots::seal(look.parent, look.caller, limit_ms)?;
     }
+    Ok(Made::Partition(full_name, moved))
 }
 
 /// A range as SQL.
@@ -340,26 +330,6 @@ fn triggers_off(relation: pg_sys::Oid, full_name: &str) -> Vec<String> {
             format!("ALTER TABLE {full_name} ENABLE {when}TRIGGER {name}")
         })
         .collect()
-}
-
-/// Somebody whose snapshot would miss rows that move now, since it is older than they are in their new place: one that is
-/// kept between statements, or by a transaction of several that has gone on for some time.
-fn older_snapshot(look: &Look) -> Result<Option<i32>, Failure> {
-    let find = || {
-        let found = query::run_with(
-            c"SELECT a.pid FROM pg_catalog.pg_stat_activity a
-               WHERE a.datname = pg_catalog.current_database() AND a.pid <> pg_catalog.pg_backend_pid()
-                 AND a.pid IS DISTINCT FROM $1 AND a.backend_xmin IS NOT NULL AND a.backend_type = 'client backend'
-                 AND (a.state LIKE 'idle in transaction%'
-                      OR a.xact_start < a.query_start
-                         AND a.xact_start < pg_catalog.clock_timestamp() - pg_catalog.make_interval(secs => 1))
-               ORDER BY a.xact_start LIMIT 1",
-            &[look.caller.into()],
-            |row| row.get::<i32>(1),
-        );
-        Ok(found.1.into_iter().flatten().next())
-    };
-    Ok(privilege::as_owner(super::RUNS, find)?)
 }
 
 /// A name for the partition of a range that no relation of the schema has.

@@ -1,21 +1,14 @@
-//! Rows of other partitions that the way back moves into the first one: which partitions have them, how many they are, and
-//! who must not be overlooked. Called by the swap back, inside its transaction, and before it for what is said in advance.
-//! Locks nothing; what is read of partitions is read under the caller's locks.
-
-use std::time::{Duration, Instant};
+//! Rows of other partitions that the way back moves into the first one: which partitions have them, and how many they are.
+//! Called by the swap back, inside its transaction, and before it for what is said in advance. Locks nothing; what is read
+//! of partitions is read under the caller's locks.
 
 use pgrx::pg_sys;
 
 use super::facts::{oids, Table};
-use super::patience::SNAPSHOT_IN_THE_WAY;
 use crate::act::executor::Failure;
 use crate::act::runs::rows;
 use crate::pg::text::Text;
-use crate::pg::{background, ddl, ident, privilege};
-
-const RUNS: &std::ffi::CStr = c"job_run";
-/// Between looks at the snapshots of others.
-const LOOK_MS: i64 = 5;
+use crate::pg::{background, ddl, ident};
 
 /// All below the partitioned table but the first partition, those that are being detached among them.
 pub fn others(parent: &Table, first: &Table) -> Vec<pg_sys::Oid> {
@@ -69,49 +62,6 @@ pub fn count(others: &[pg_sys::Oid]) -> u64 {
         sum += count.map_or(0, i64::unsigned_abs);
     }
     sum
-}
-
-/// Whoever has a snapshot that was taken before the rows move would find them in neither place, once the locks are gone. Such
-/// snapshots are waited for as long as for a lock; then this fails as if a lock could not be had. A session that waits for
-/// this one is left out: the usual statement takes a new snapshot when it has its locks.
-pub fn give_way_to_snapshots(limit_ms: i64) -> Result<(), Failure> {
-    let until = Instant::now() + Duration::from_millis(limit_ms.unsigned_abs());
-    let mut older = snapshots()?;
-    while !older.is_empty() {
-        if Instant::now() >= until {
-            let (pid, _, _) = &older[0];
-            return Err(Failure::new("55P03", format!("{SNAPSHOT_IN_THE_WAY} process {pid}")));
-        }
-        background::pause(LOOK_MS);
-        let now = snapshots()?;
-        // Whoever holds another one by now has let go of the older one.
-        older.retain(|one| now.contains(one));
-    }
-    Ok(())
-}
-
-/// Snapshots of other sessions of this database, but for what cannot run in a transaction block and reads no rows of the table
-/// for anybody, the call that waits for this run among it: process, transaction and the oldest transaction it may see as running.
-fn snapshots() -> Result<Vec<(i32, String, String)>, Failure> {
-    let found = privilege::as_owner(RUNS, || {
-        // What was read of the activity before is kept until the end of the transaction.
-        rows(c"SELECT pg_stat_clear_snapshot()", &[], |_| ());
-        Ok(rows(
-            c"WITH RECURSIVE behind AS (
-                  SELECT pg_backend_pid() AS pid
-                  UNION
-                  SELECT l.pid FROM behind b, (SELECT DISTINCT pid FROM pg_locks WHERE NOT granted) l
-                  WHERE b.pid = ANY (pg_blocking_pids(l.pid)))
-              SELECT pid, coalesce(xact_start::text, ''), backend_xmin::text FROM pg_stat_activity
-              WHERE datname = current_database() AND backend_xmin IS NOT NULL
-                AND coalesce(backend_type, '') NOT IN ('autovacuum worker', 'walsender')
-                AND coalesce(query, '') !~* '^\\s*(vacuum|create\\s+(unique\\s+)?index\\s+concurrently|call\\s+(perf\\s*\\.\\s*)?partition_convert)'
-                AND pid NOT IN (SELECT b.pid FROM behind b) ORDER BY pid",
-            &[],
-            |row| (row.get::<i32>(1).unwrap_or_default(), row.string(2), row.string(3)),
-        ))
-    })?;
-    Ok(found)
 }
 
 /// What there is to be moved, for people; nothing when there is nothing.

@@ -9,13 +9,12 @@ use pgrx::pg_sys;
 use serde_json::Value;
 
 use super::super::ground::holders;
+use super::super::snapshots;
 use crate::act::executor::{self, Failure};
 use crate::pg::background;
 
 /// SQLSTATEs of a lock that could not be had: in time, or because of a deadlock.
 const LOCK_NOT_AVAILABLE: [&str; 2] = ["55P03", "40P01"];
-/// How the message begins of a step that gives way to a snapshot rather than to a lock.
-pub const SNAPSHOT_IN_THE_WAY: &str = "rows cannot be moved while an older snapshot is held by";
 /// How often whoever waits is told who is in the way.
 const TELL: Duration = Duration::from_secs(1);
 
@@ -75,7 +74,7 @@ impl Patience {
             };
             tries += 1;
             let found = executor::transaction(|| Ok(holders(&[relation])))?;
-            if failure.message.starts_with(SNAPSHOT_IN_THE_WAY) {
+            if snapshots::is_in_the_way(&failure) {
                 last.clone_from(&failure.message);
             } else if !found.is_empty() {
                 last = found;

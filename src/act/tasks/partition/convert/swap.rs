@@ -12,6 +12,7 @@ use perf_core::partition_convert::{free_name, Definition};
 use pgrx::pg_sys;
 use serde_json::{json, Value};
 
+use super::super::snapshots;
 use super::copy::{self, Identity, ReplicaIdentity};
 use super::facts::{self, Table};
 use super::keys::Key;
@@ -290,7 +291,7 @@ pub fn undo(parent: &Table, first: &Table, renamed: &[Renamed], limit_ms: i64) -
     moved::refuse_pending(parent)?;
     let expected = moved::count(&others);
     if expected > 0 {
-        moved::give_way_to_snapshots(limit_ms)?;
+        snapshots::give_way(None, limit_ms)?;
     }
     let states: Vec<String> = identities.iter().map(Identity::state).collect();
     identities.iter().for_each(|identity| run(&identity.drop(&parent.full)));

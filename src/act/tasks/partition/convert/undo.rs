@@ -5,6 +5,7 @@ use perf_core::partition_convert::free_name;
 use pgrx::pg_sys;
 use serde_json::{json, Value};
 
+use super::super::snapshots;
 use super::facts::{self, Table};
 use super::keys::Key;
 use super::plan::{Step, BOUND_CHECK, NOT_NULL_CHECK};
@@ -79,6 +80,9 @@ fn swap_back(job: &mut Job, conversion: &mut Conversion, parent: pg_sys::Oid) ->
         conversion.parent = None;
         conversion.state = State::Undoing;
         conversion.save(Step::Swap)?;
+        if undone.rows > 0 {
+            snapshots::seal(conversion.relation, None, i64::from(limit_ms))?;
+        }
         Ok((undone.rows, undone.locked))
     })
 }
