@@ -8,7 +8,7 @@ use super::facts::{oids, Table};
 use crate::act::executor::Failure;
 use crate::act::runs::rows;
 use crate::pg::text::Text;
-use crate::pg::{background, ddl, ident};
+use crate::pg::{background, ddl, ident, privilege};
 
 /// All below the partitioned table but the first partition, those that are being detached among them.
 pub fn others(parent: &Table, first: &Table) -> Vec<pg_sys::Oid> {
