@@ -178,7 +178,8 @@ impl Definition<'_> {
 }
 
 /// Makes the job of a kind that a relation has the current role's, under the name it gets now: whoever may do to the relation
-/// what the job does may say when. What it does from then on is done with that role's rights.
+/// what the job does may say when. What it does from then on is done with that role's rights: runs of another role that have
+/// not started are cancelled, since they would do with that one's rights what this one says.
 pub fn take_over(kind: &str, target: pg_sys::Oid, name: &str) -> Result<(), Error> {
     let role = privilege::current_role();
     privilege::as_owner(JOBS, || {
@@ -192,6 +193,15 @@ pub fn take_over(kind: &str, target: pg_sys::Oid, name: &str) -> Result<(), Erro
             c"UPDATE perf.job SET owner = $2, name = $3
              WHERE target = $1 AND kind = $4 AND (owner, name) IS DISTINCT FROM ($2::pg_catalog.regrole, $3)",
             &[target.into(), role.into(), text(name), text(kind)],
+        );
+        // One that is being claimed is stopped when its worker looks whose job it is.
+        run(
+            c"UPDATE perf.job_run SET status = 'cancelled', finished_at = pg_catalog.clock_timestamp(),
+                    message = 'the job has another owner now'
+             WHERE run_id IN (SELECT r.run_id FROM perf.job_run r JOIN perf.job j USING (job_id)
+                              WHERE j.target = $1 AND j.kind = $3 AND r.status = 'queued' AND r.owner <> $2
+                              FOR UPDATE OF r SKIP LOCKED)",
+            &[target.into(), role.into(), text(kind)],
         );
         Ok(())
     })

@@ -49,12 +49,12 @@ unsafe extern "C-unwind" fn on_exit(_code: i32, _argument: pg_sys::Datum) {
 fn run(place: &Place) {
     let started_at = background::now();
     let (order, table) = match executor::transaction(|| {
-        let order = || runs::order(place.run_id, place.attempt);
+        let order = || runs::order(place.run_id, place.attempt, pg_sys::Oid::from(place.owner));
         let order = hooks::unobserved(|| privilege::as_owner_of(RECORDS, order)).flatten();
         Ok(order.map(|order| (order, privilege::table(RECORDS))))
     }) {
         Ok(Some(found)) => found,
-        // The job was removed since the claim, or the extension was.
+        // The job was removed since the claim or is another's, or the extension was removed.
         Ok(None) => return,
         Err(failure) => {
             pgrx::log!("perf_opt job run {}: {}", place.run_id, failure.message);

@@ -300,9 +300,10 @@ pub fn lost(run_id: i64, attempt: i32, failure: &Failure, status: &str, seed: u6
 
 // ---- the worker's steps ----
 
-/// What a claimed run is to do; `None` when it is not claimed, or its job is gone. Read by hand, not in SQL: this is the first
-/// thing that a new process does, where parsing and planning a join costs more than all the rest of the run.
-pub fn order(run_id: i64, attempt: i32) -> Option<Order> {
+/// What a claimed run is to do; `None` when it is not claimed, or its job is gone or another's than that of `owner`, whose
+/// rights this session has. Read by hand, not in SQL: this is the first thing that a new process does, where parsing and
+/// planning a join costs more than all the rest of the run.
+pub fn order(run_id: i64, attempt: i32, owner: pg_sys::Oid) -> Option<Order> {
     let (job_id, as_of, caller) = query::row_by_key(c"job_run", c"job_run_pkey", run_id, |row| {
         let detail = row.named::<Document>(c"detail").map_or(Value::Null, |detail| detail.0);
         let as_of = detail.get("as_of_us").and_then(Value::as_i64);
@@ -316,7 +317,7 @@ pub fn order(run_id: i64, attempt: i32) -> Option<Order> {
         interval.map(|interval| i64::try_from(interval.as_micros() / 1_000).unwrap_or(i64::MAX))
     };
     let string = |text: Option<Text>| text.unwrap_or_default().0;
-    query::row_by_key(c"job", c"job_pkey", job_id, |row| Order {
+    let read = |row: &query::Row| Order {
         run_id,
         attempt,
         job_id,
@@ -330,7 +331,9 @@ pub fn order(run_id: i64, attempt: i32) -> Option<Order> {
         timeout_ms: milliseconds(row.named(c"timeout")),
         lock_timeout_ms: milliseconds(row.named(c"lock_timeout")),
         max_retries: row.named(c"max_retries").unwrap_or_default(),
-    })
+    };
+    let is_own = |row: &query::Row| row.named::<pg_sys::Oid>(c"owner") == Some(owner);
+    query::row_by_key(c"job", c"job_pkey", job_id, |row| is_own(row).then(|| read(row))).flatten()
 }
 
 /// Writes down the end of a try. A failed one goes back to the queue while the job allows more.
@@ -375,7 +378,7 @@ fn succeed(order: &Order, status: &str, message: Option<&str>, record: &Record) 
     );
 }
 
-/// Back to the queue, with the failed try in the detail. False when it had ended, or its job was removed.
+/// Back to the queue, with the failed try in the detail. False when it had ended, or its job was removed or is another's.
 fn retry(run_id: i64, attempt: i32, failure: &Failure, status: &str, seed: u64) -> bool {
     let now = background::now();
     let not_before = perf_core::schedule::retry_at(now, u32::try_from(attempt).unwrap_or(1), seed);
@@ -386,7 +389,7 @@ fn retry(run_id: i64, attempt: i32, failure: &Failure, status: &str, seed: u64) 
              detail = pg_catalog.jsonb_set(detail, '{attempts}',
                           COALESCE(detail -> 'attempts', '[]') || pg_catalog.jsonb_build_array($6))
          WHERE run_id = $1 AND attempt = $2 AND status = 'running'
-           AND EXISTS (SELECT FROM perf.job j WHERE j.job_id = job_run.job_id)",
+           AND EXISTS (SELECT FROM perf.job j WHERE j.job_id = job_run.job_id AND j.owner = job_run.owner)",
         &[
             run_id.into(),
             attempt.into(),

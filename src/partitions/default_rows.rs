@@ -22,7 +22,9 @@ pub struct Group {
 
 /// Rows of the default partition by interval, the earliest first. How many were read, and whether there may be more.
 pub fn of(parent: &Parent, default: &Partition, ruler: &Ruler, rows_max: i64) -> (Vec<Group>, bool) {
-    let positions = privilege::with_own_path(|| positions(parent, default, rows_max));
+    // As its owner: to plan a query is to run functions of the table's indexes already.
+    let read = || privilege::as_relation_owner_unforced(default.oid, || positions(parent, default, rows_max));
+    let positions = privilege::with_own_path(read);
     let is_cut = positions.len() as i64 >= rows_max;
     let existing = parent.ranges();
     let mut groups: BTreeMap<(At, At), i64> = BTreeMap::new();

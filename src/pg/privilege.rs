@@ -37,15 +37,13 @@ pub fn as_owner_of<T>(table: &CStr, body: impl FnOnce() -> T) -> Option<T> {
     unsafe {
         let (mut role, mut context) = (pg_sys::InvalidOid, 0);
         pg_sys::GetUserIdAndSecContext(&raw mut role, &raw mut context);
-        let inner =
-            context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32 | pg_sys::SECURITY_RESTRICTED_OPERATION as i32;
         let level = set_for_now(&[
             (c"search_path", c"pg_catalog, pg_temp"),
             (c"row_security", c"off"),
             (c"jit", c"off"),
             (c"max_parallel_workers_per_gather", c"0"),
         ]);
-        pg_sys::SetUserIdAndSecContext(owner, inner);
+        pg_sys::SetUserIdAndSecContext(owner, context | RESTRICTED);
         let value = body();
         pg_sys::SetUserIdAndSecContext(role, context);
         pg_sys::AtEOXact_GUC(false, level);
@@ -93,16 +91,27 @@ fn owner_to_be(relation: pg_sys::Oid) -> Option<pg_sys::Oid> {
 
 /// The same for what is to read all rows of the relation: policies that its owner has put on itself hide none.
 pub fn as_relation_owner_unforced<T>(relation: pg_sys::Oid, body: impl FnOnce() -> T) -> T {
+    const UNFORCED: i32 = pg_sys::SECURITY_NOFORCE_RLS as i32;
     match owner_to_be(relation) {
         None => body(),
-        Some(owner) => in_context(owner, pg_sys::SECURITY_NOFORCE_RLS as i32, body),
+        Some(owner) if owner == current_role() => in_context(owner, UNFORCED, body),
+        Some(owner) => in_context(owner, UNFORCED | RESTRICTED, body),
     }
 }
 
 /// Runs `body` as another role.
 pub fn as_role<T>(other: pg_sys::Oid, body: impl FnOnce() -> T) -> T {
-    in_context(other, 0, body)
+    in_context(other, RESTRICTED, body)
 }
+
+/// Whether this runs in somebody else's name, as [`as_role`] has it.
+pub fn is_restricted() -> bool {
+    // SAFETY: reads a process global.
+    unsafe { pg_sys::InSecurityRestrictedOperation() }
+}
+
+/// In somebody else's name, who may neither leave the role nor leave something behind that runs later.
+const RESTRICTED: i32 = pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32 | pg_sys::SECURITY_RESTRICTED_OPERATION as i32;
 
 /// Runs `body` as another role, with more said of the security context. What that role's code makes of the settings, the
 /// `search_path` above all, ends with it: whatever runs next has other rights.
@@ -112,10 +121,8 @@ fn in_context<T>(other: pg_sys::Oid, more: i32, body: impl FnOnce() -> T) -> T {
     unsafe {
         let (mut role, mut context) = (pg_sys::InvalidOid, 0);
         pg_sys::GetUserIdAndSecContext(&raw mut role, &raw mut context);
-        let inner =
-            more | context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32 | pg_sys::SECURITY_RESTRICTED_OPERATION as i32;
         let level = set_for_now(&[(c"search_path", c"pg_catalog, pg_temp")]);
-        pg_sys::SetUserIdAndSecContext(other, inner);
+        pg_sys::SetUserIdAndSecContext(other, context | more);
         let value = body();
         pg_sys::SetUserIdAndSecContext(role, context);
         pg_sys::AtEOXact_GUC(false, level);

@@ -10,6 +10,7 @@ use super::expire::lock_detached;
 use super::expire_state::Expired;
 use super::Look;
 use crate::act::executor::Failure;
+use crate::error::Error;
 use crate::partitions::questions::is_taken;
 use crate::partitions::Table;
 use crate::pg::query::text;
@@ -35,8 +36,22 @@ pub fn to_schema(look: &Look, expired: &Expired) -> Result<Option<String>, Failu
     })
 }
 
+/// Refuses the server's own schemas and perf_opt's: unqualified names of everybody are looked up in them first, or what is
+/// in them is taken for theirs.
+pub fn check_schema(schema: &str) -> Result<(), Error> {
+    if schema.starts_with("pg_") || ["information_schema", "perf"].contains(&schema) {
+        return Err(Error::InvalidArgument {
+            argument: "archive_schema",
+            value: format!("\"{schema}\""),
+            accepted: "A schema for tables of users.".to_owned(),
+        });
+    }
+    Ok(())
+}
+
 /// Makes the schema, the parent's owner's, if there is none.
 fn make_schema(look: &Look, schema: &str) -> Result<(), Failure> {
+    check_schema(schema)?;
     let found = privilege::with_own_path(|| {
         query::run_with(c"SELECT nspowner FROM pg_namespace WHERE nspname = $1", &[text(schema)], |row| {
             row.get::<pg_sys::Oid>(1)

@@ -10,6 +10,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use perf_core::partition::expiry;
+use pgrx::pg_sys;
 
 use super::expire::{explained, lock_detached, tree_bytes};
 use super::expire_state::{self, Expired};
@@ -269,6 +270,10 @@ fn of(path: &Path, error: &std::io::Error) -> Failure {
 
 /// Columns that COPY can load again: what is generated is generated anew.
 fn columns(expired: &Expired) -> String {
+    columns_of(expired).join(", ")
+}
+
+fn columns_of(expired: &Expired) -> Vec<String> {
     let found = query::run_with(
         c"SELECT a.attname::pg_catalog.text FROM pg_catalog.pg_attribute a
            WHERE a.attrelid OPERATOR(pg_catalog.=) $1 AND a.attnum OPERATOR(pg_catalog.>) 0::pg_catalog.int2
@@ -277,7 +282,7 @@ fn columns(expired: &Expired) -> String {
         &[expired.oid.into()],
         |row| ident::quote(&row.string(1)),
     );
-    found.1.join(", ")
+    found.1
 }
 
 /// UTF-8, which every database can load, unless nobody knows what the bytes of this one mean.
@@ -288,18 +293,65 @@ fn encoding() -> String {
     }
 }
 
+/// The foreign tables of a partition that is not one itself, whose rows the server gives only to a query: one of somebody
+/// else's, if there is one. A query runs functions that its owner chooses, with the rights to write files.
+pub fn unreadable(partition: pg_sys::Oid) -> Option<String> {
+    let role = privilege::current_role();
+    let foreign = leaves(partition).into_iter().filter(|(_, is_foreign)| *is_foreign);
+    let others = foreign.map(|(leaf, _)| leaf).find(|leaf| privilege::relation_owner(*leaf) != role);
+    others.map(|leaf| ident::relation(leaf).unwrap_or_default())
+}
+
+/// What holds the rows of a table, its own partitions or itself, and whether that is a foreign table.
+fn leaves(table: pg_sys::Oid) -> Vec<(pg_sys::Oid, bool)> {
+    let found = privilege::with_own_path(|| {
+        query::run_with(
+            c"WITH RECURSIVE below (relid) AS (
+                  SELECT $1::oid UNION ALL SELECT i.inhrelid FROM below b JOIN pg_inherits i ON i.inhparent = b.relid)
+              SELECT c.oid, c.relkind = 'f' FROM below b JOIN pg_class c ON c.oid = b.relid WHERE c.relkind <> 'p'
+               ORDER BY c.oid",
+            &[table.into()],
+            |row| Some((row.get::<pg_sys::Oid>(1)?, row.get::<bool>(2).unwrap_or(false))),
+        )
+    });
+    found.1.into_iter().flatten().collect()
+}
+
+/// What is copied, one after the other, to make one file: the header, and then the rows of each leaf as they are. To plan a
+/// query of a table is to run functions that its owner has chosen, with the rights of whoever may write files; COPY of a
+/// table plans nothing, and refuses a view.
+fn sources(expired: &Expired, columns: &str) -> Result<Vec<String>, Failure> {
+    if let Some(leaf) = unreadable(expired.oid) {
+        return Err(Failure::new(
+            "42501",
+            format!("{leaf} is a foreign table of somebody else's than the job's owner"),
+        ));
+    }
+    let names = columns_of(expired).iter().map(|name| format!("NULL AS {name}")).collect::<Vec<_>>().join(", ");
+    let mut sources = vec![format!("(SELECT {names} WHERE false)")];
+    for (leaf, is_foreign) in leaves(expired.oid) {
+        let Some(name) = ident::relation(leaf) else { continue };
+        sources.push(match is_foreign {
+            true => format!("(SELECT {columns} FROM {name})"),
+            false => format!("{name} ({columns})"),
+        });
+    }
+    Ok(sources)
+}
+
 /// Has the server write all rows. How many, and what came out.
 fn write(expired: &Expired, columns: &str, encoding: &str, path: &Path) -> Result<(u64, Content), Failure> {
     ddl::run(SETTINGS);
+    let sources = sources(expired, columns)?;
     let sink = Sink::start(path).map_err(|error| of(path, &error))?;
-    let statement = format!(
-        "COPY (SELECT {columns} FROM {}) TO {} WITH (FORMAT csv, HEADER, ENCODING {})",
-        expired.full_name(),
-        ident::literal(&sink.target()),
-        ident::literal(encoding)
-    );
+    let (target, encoding) = (ident::literal(&sink.target()), ident::literal(encoding));
+    let copy = |(index, source): (usize, &String)| {
+        let header = index == 0;
+        ddl::run(&format!("COPY {source} TO {target} WITH (FORMAT csv, HEADER {header}, ENCODING {encoding})"))
+    };
     // With its end, or its failure, the server has closed its side.
-    let copied = executor::subtransaction(|| Ok(privilege::with_own_path(|| ddl::run(&statement))));
+    let copied =
+        executor::subtransaction(|| Ok(privilege::with_own_path(|| sources.iter().enumerate().map(copy).sum::<u64>())));
     let written = sink.finish();
     match (written, copied) {
         // That the pipe was closed is what the server says then.

@@ -7,6 +7,11 @@
 //! partition and the expired one are locked in ACCESS EXCLUSIVE for the moment of the detach. CONCURRENTLY leaves a
 //! CHECK constraint with the former bounds on the table; it is kept, since with it the table can be attached again
 //! unread.
+//!
+//! A detach runs functions of the table's CHECK constraints, and of the tables whose foreign keys refer to it. They are to
+//! have no more rights than the table's owner. CONCURRENTLY has transactions of its own, and cannot be run in somebody
+//! else's name: where the job is not the owner's, it is used only for partitions that have nothing to run, which the locks
+//! that it takes keep so.
 
 use std::time::Instant;
 
@@ -18,11 +23,14 @@ use super::settings::{ArchiveTo, OnExpire};
 use super::{archive, archive_file, planned, Look, Steps};
 use crate::act::executor::Failure;
 use crate::partitions::{Parent, Partition};
+use crate::pg::lock::{self, Exclusive};
 use crate::pg::text::Text;
-use crate::pg::{ddl, ident, lock, privilege, query};
+use crate::pg::{ddl, ident, privilege, query};
 
 /// SQLSTATE of rows that refer to those of the partition.
 const FOREIGN_KEY_VIOLATION: &str = "23503";
+/// SQLSTATE of a table that may not be read.
+const INSUFFICIENT_PRIVILEGE: &str = "42501";
 
 /// All of it. Fails when nothing could be read, or when it is cancelled.
 pub fn expire(look: &Look, steps: &mut Steps) -> Result<(), Failure> {
@@ -93,6 +101,10 @@ fn let_go(look: &Look, parent: &Parent, partition: &Partition, steps: &mut Steps
         // Nothing is detached that could not be archived then.
         if partition.relkind == b'f' {
             return steps.skipped(name, "archive", "it is a foreign table, whose data is elsewhere: archive it there");
+        }
+        if let Some(leaf) = look.ground.read(|| Ok(archive_file::unreadable(partition.oid)))? {
+            let detail = format!("{leaf} is a foreign table of somebody else's than the job's owner: archive it there");
+            return steps.skipped(name, "archive", detail);
         }
         if look.ground == Ground::Inside {
             let detail =
@@ -213,27 +225,70 @@ pub fn tree_bytes(relation: pg_sys::Oid) -> i64 {
 fn detach(look: &Look, parent: &Parent, partition: &Partition) -> Result<Option<Expired>, Failure> {
     let mut relations = vec![parent.oid, partition.oid];
     relations.extend(parent.default_partition().map(|default| default.oid));
-    let outcome = if look.ground == Ground::TopLevel && parent.default_partition().is_none() {
-        let outcome = detach_concurrently(look, partition, &relations);
-        if !matches!(outcome, Ok(Some(_))) {
+    let mut outcome = Ok(Concurrently::NotPossible);
+    if look.ground == Ground::TopLevel && parent.default_partition().is_none() {
+        outcome = detach_concurrently(look, partition, &relations);
+        if !matches!(outcome, Ok(Concurrently::Done(_))) {
             // Its note was written before, and must not make a table ours that somebody else detaches later.
             look.ground.step(&[], || match is_detaching(partition.oid) {
                 true => Ok(()),
                 false => Ok(expire_state::forget(partition.oid)?),
             })?;
         }
-        outcome
-    } else {
-        look.ground.step(&relations, || {
+    }
+    let outcome = outcome.and_then(|concurrently| match concurrently {
+        Concurrently::Done(expired) => Ok(Some(expired)),
+        Concurrently::NotToExpire => Ok(None),
+        Concurrently::NotPossible => look.ground.step(&relations, || {
             ground::lock(look.parent, "SHARE UPDATE EXCLUSIVE");
             let expired = note(look, partition.oid)?;
             if expired.is_some() {
-                ddl::run(&statement(look, partition.oid)?);
+                let detach = statement(look, partition.oid)?;
+                privilege::as_relation_owner(look.parent, || ddl::run(&detach));
             }
             Ok(expired)
-        })
-    };
+        }),
+    });
     outcome.map_err(|failure| because_of_keys(look, parent, failure))
+}
+
+/// What came of a try to detach CONCURRENTLY.
+enum Concurrently {
+    /// It is detached.
+    Done(Expired),
+    /// It is not to expire any more.
+    NotToExpire,
+    /// It would run somebody else's functions with the rights of the job's owner.
+    NotPossible,
+}
+
+/// Whether to detach a partition runs nobody's functions but the server's and the current role's own. Lasting while both
+/// tables are locked in SHARE UPDATE EXCLUSIVE: none of what is asked for can be added to them then.
+fn runs_nothing_of_others(parent: pg_sys::Oid, partition: pg_sys::Oid) -> bool {
+    let role = privilege::current_role();
+    if [parent, partition].iter().all(|table| privilege::relation_owner(*table) == role) {
+        return true;
+    }
+    let found = privilege::with_own_path(|| {
+        query::run_with(
+            // What is above a parent, or below a partition, has keys and constraints that these locks do not keep. An
+            // expression that calls but the server's own functions depends on the columns of its table alone.
+            c"SELECT NOT p.relispartition AND c.relkind = 'r'
+                     AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.contype = 'f' AND k.confrelid IN (p.oid, c.oid))
+                     AND NOT EXISTS (SELECT FROM pg_partitioned_table t WHERE t.partrelid = p.oid AND t.partexprs IS NOT NULL)
+                     AND NOT EXISTS (SELECT FROM pg_constraint k
+                                       JOIN pg_depend d ON d.classid = 'pg_constraint'::regclass AND d.objid = k.oid
+                                      WHERE k.contype = 'c' AND k.conrelid = c.oid AND d.refclassid <> 'pg_class'::regclass)
+                     AND NOT EXISTS (SELECT FROM pg_index x
+                                       JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = x.indexrelid
+                                      WHERE x.indrelid = c.oid AND (x.indexprs IS NOT NULL OR x.indpred IS NOT NULL)
+                                        AND d.refclassid NOT IN ('pg_class'::regclass, 'pg_constraint'::regclass))
+                FROM pg_class p, pg_class c WHERE p.oid = $1 AND c.oid = $2",
+            &[parent.into(), partition.into()],
+            |row| row.get::<bool>(1).unwrap_or(false),
+        )
+    });
+    found.1 == [true]
 }
 
 /// What detaches a partition, by the names that both have now.
@@ -244,31 +299,40 @@ fn statement(look: &Look, partition: pg_sys::Oid) -> Result<String, Failure> {
     }
 }
 
-/// The same at top level, with everybody passing. The lock on the parent that is taken to look what is to be detached
-/// is kept until the detach has it, so that nobody attaches anything else under that name in between.
-fn detach_concurrently(
-    look: &Look,
-    partition: &Partition,
-    relations: &[pg_sys::Oid],
-) -> Result<Option<Expired>, Failure> {
+/// The same at top level, with everybody passing. The locks that are taken to look what is to be detached are kept until
+/// the detach has them, so that nobody attaches anything else under that name in between, nor adds what it would run.
+fn detach_concurrently(look: &Look, partition: &Partition, relations: &[pg_sys::Oid]) -> Result<Concurrently, Failure> {
     let started = Instant::now();
+    let tables = [look.parent, partition.oid];
     loop {
         let noted = look.ground.step(relations, || {
             ground::lock(look.parent, "SHARE UPDATE EXCLUSIVE");
-            let Some(expired) = note(look, partition.oid)? else { return Ok(None) };
+            lock::take(partition.oid, Exclusive::ShareUpdate);
+            let Some(expired) = note(look, partition.oid)? else { return Ok(Err(Concurrently::NotToExpire)) };
+            if !runs_nothing_of_others(look.parent, partition.oid) {
+                expired.forget()?;
+                return Ok(Err(Concurrently::NotPossible));
+            }
             let detach = statement(look, partition.oid)?;
-            lock::hold_share_update(look.parent);
-            Ok(Some((expired, detach)))
+            for table in tables {
+                lock::hold_share_update(table);
+            }
+            Ok(Ok((expired, detach)))
         })?;
-        let Some((expired, detach)) = noted else { return Ok(None) };
-        // When it fails, the abort gives back the held lock too.
+        let (expired, detach) = match noted {
+            Ok(noted) => noted,
+            Err(otherwise) => return Ok(otherwise),
+        };
+        // When it fails, the abort gives back the held locks too.
         let failure = match ground::at_once(&format!("{detach} CONCURRENTLY")) {
             Ok(()) => {
                 look.ground.read(|| {
-                    lock::release_share_update(look.parent);
+                    for table in tables {
+                        lock::release_share_update(table);
+                    }
                     Ok(())
                 })?;
-                return Ok(Some(expired));
+                return Ok(Concurrently::Done(expired));
             }
             Err(failure) => failure,
         };
@@ -279,9 +343,10 @@ fn detach_concurrently(
             // It is invisible already, and waits for those who may still use it.
             return look.ground.step(relations, || {
                 if is_detaching(partition.oid) {
-                    ddl::run(&format!("{} FINALIZE", statement(look, partition.oid)?));
+                    let finalize = format!("{} FINALIZE", statement(look, partition.oid)?);
+                    privilege::as_relation_owner(look.parent, || ddl::run(&finalize));
                 }
-                Ok(Some(expired.clone()))
+                Ok(Concurrently::Done(expired.clone()))
             });
         }
         look.ground.rest(started, failure, || look.ground.read(|| Ok(ground::holders(relations))))?;
@@ -313,9 +378,12 @@ fn is_detaching(partition: pg_sys::Oid) -> bool {
 
 /// The server says that a foreign key stands in the way; where it is, and what can be done about it, is said here.
 fn because_of_keys(look: &Look, parent: &Parent, failure: Failure) -> Failure {
-    if failure.sqlstate != FOREIGN_KEY_VIOLATION {
-        return explained(failure);
-    }
+    let hint = match failure.sqlstate.as_str() {
+        FOREIGN_KEY_VIOLATION => "Delete the rows that refer to it first, or have them expire before it.",
+        // It is detached in the owner's name.
+        INSUFFICIENT_PRIVILEGE => "The owner of the parent must be able to read tables whose foreign keys refer to it.",
+        _ => return explained(failure),
+    };
     let keys = look.ground.read(|| {
         Ok(privilege::with_own_path(|| {
             query::run_with(
@@ -331,7 +399,7 @@ fn because_of_keys(look: &Look, parent: &Parent, failure: Failure) -> Failure {
     let failure = explained(failure);
     Failure {
         message: format!("{} (foreign keys that refer to {}: {keys})", failure.message, parent.full_name()),
-        hint: Some("Delete the rows that refer to it first, or have them expire before it.".to_owned()),
+        hint: Some(hint.to_owned()),
         ..failure
     }
 }

@@ -44,7 +44,7 @@ pub enum Found {
     Detached,
     /// The table, attached to something.
     Attached,
-    /// Somebody has dropped it, moved or renamed it: it is theirs.
+    /// Somebody has dropped it, moved or renamed it, or made something else of it: it is theirs.
     Other,
 }
 
@@ -120,7 +120,7 @@ impl Expired {
         let found = privilege::with_own_path(|| {
             query::run_with(
                 c"SELECT c.relispartition FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-                   WHERE c.oid = $1 AND c.reltype = $2 AND n.nspname = $3 AND c.relname = $4",
+                   WHERE c.oid = $1 AND c.reltype = $2 AND n.nspname = $3 AND c.relname = $4 AND c.relkind IN ('r', 'p', 'f')",
                 &[self.oid.into(), self.reltype.into(), text(&self.schema), text(&self.name)],
                 |row| row.get::<bool>(1).unwrap_or(false),
             )

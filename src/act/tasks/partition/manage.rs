@@ -6,8 +6,8 @@ use perf_core::schedule::DAY_US;
 use pgrx::datum::Interval;
 use pgrx::pg_sys;
 
-use super::archive_file;
 use super::settings::{ArchiveTo, OnExpire, Settings};
+use super::{archive, archive_file};
 use crate::act::define::{take_over, Definition};
 use crate::act::jobs::to_unix;
 use crate::act::runs::rows;
@@ -137,7 +137,10 @@ impl Request<'_> {
                 .ok_or_else(|| invalid("archive_to", self.archive_to, "schema or file."))?,
             archive_schema: match self.archive_schema {
                 "" => return Err(invalid("archive_schema", "", "The name of a schema.")),
-                schema => schema.to_owned(),
+                schema => {
+                    archive::check_schema(schema)?;
+                    schema.to_owned()
+                }
             },
             compress_after: self.age("compress_after", self.compress_after, every)?,
             time_zone: self.time_zone.to_owned(),

@@ -63,7 +63,7 @@ fn finalize(look: &Look, parent: &Parent, steps: &mut Steps) -> Result<(), Failu
         let statement =
             format!("ALTER TABLE {} DETACH PARTITION {} FINALIZE", parent.full_name(), partition.full_name());
         let done = look.ground.step(&[parent.oid, partition.oid], || {
-            ddl::run(&statement);
+            privilege::as_relation_owner(parent.oid, || ddl::run(&statement));
             Ok(())
         });
         match done {
@@ -169,7 +169,7 @@ fn make(look: &Look, range: Range) -> Result<Made, Failure> {
         }
     }
     // As the table's owner: to build an index, to attach a table or to write rows is to run functions of the table's.
-    let (created, moved) = privilege::as_relation_owner(look.parent, || {
+    let (created, moved) = privilege::as_relation_owner_unforced(look.parent, || {
         let created = like::create(parent.oid, model, &new)?;
         let moved = match to_move {
             Some(default) => move_rows(&parent, default, &bounds, created, &full_name, &attach)?,
@@ -222,7 +222,7 @@ fn count(default: &Partition, bounds: &Bounds, limit: i64) -> i64 {
         limit.saturating_add(1)
     );
     // As its owner: to plan a query is to run functions of the table's indexes already.
-    let count = || privilege::as_relation_owner(default.oid, || ddl::value::<i64>(&statement));
+    let count = || privilege::as_relation_owner_unforced(default.oid, || ddl::value::<i64>(&statement));
     privilege::with_own_path(count).unwrap_or(0)
 }
 
@@ -263,9 +263,17 @@ fn move_rows(
         }
         ddl::run(attach);
         let triggers = triggers_off(created, full_name);
+        // In somebody else's name nothing can be left for the end of the transaction.
+        let deferred = if privilege::is_restricted() { deferred(created) } else { String::new() };
+        if !deferred.is_empty() {
+            ddl::run(&format!("SET CONSTRAINTS {deferred} IMMEDIATE"));
+        }
         let arrived = ddl::run(&format!(
             "INSERT INTO {full_name} ({columns}) OVERRIDING SYSTEM VALUE SELECT {columns} FROM {staging}"
         ));
+        if !deferred.is_empty() {
+            ddl::run(&format!("SET CONSTRAINTS {deferred} DEFERRED"));
+        }
         for statement in &triggers {
             ddl::run(statement);
         }
@@ -275,6 +283,17 @@ fn move_rows(
         }
         Ok(moved)
     })
+}
+
+/// The constraints of a table that are checked at the end of a transaction, as SET CONSTRAINTS takes them.
+fn deferred(relation: pg_sys::Oid) -> String {
+    let found = query::run_with(
+        c"SELECT format('%I.%I', n.nspname, k.conname) FROM pg_constraint k JOIN pg_namespace n ON n.oid = k.connamespace
+           WHERE k.conrelid = $1 AND k.condeferred ORDER BY 1",
+        &[relation.into()],
+        |row| row.string(1),
+    );
+    found.1.join(", ")
 }
 
 /// Makes a table for rows on their way, which nobody else ever sees; its quoted name.

@@ -35,23 +35,25 @@ pub fn raise(look: &Look, parent: &Parent, wanted: &[Range], now: i64) -> Result
     }
     let (column, full_name) = (ident::quote(&parent.column), default.full_name());
     let relations = [parent.oid, default.oid];
-    look.ground.step(&relations, || {
-        ddl::run(&format!(
-            "ALTER TABLE {full_name} ADD CONSTRAINT {NAME} CHECK ({column} IS NULL OR {column} < {} OR {column} >= {}) NOT VALID",
-            literal(parent.key, lower),
-            literal(parent.key, upper)
-        ));
-        Ok(())
-    })?;
-    let checked = look.ground.step(&relations, || {
-        ddl::run(&format!("ALTER TABLE {full_name} VALIDATE CONSTRAINT {NAME}"));
-        Ok(())
-    });
+    let add = format!(
+        "ALTER TABLE {full_name} ADD CONSTRAINT {NAME} CHECK ({column} IS NULL OR {column} < {} OR {column} >= {}) NOT VALID",
+        literal(parent.key, lower),
+        literal(parent.key, upper)
+    );
+    look.ground.step(&relations, || alter(default, &add))?;
+    let validate = format!("ALTER TABLE {full_name} VALIDATE CONSTRAINT {NAME}");
+    let checked = look.ground.step(&relations, || alter(default, &validate));
     if checked.is_err() {
         // It holds such rows: they are to be moved.
         drop_it(look, default)?;
     }
     Ok(checked.is_ok())
+}
+
+/// Runs a statement about the default partition: names in it are the server's own, and what it runs, its owner runs.
+fn alter(default: &Partition, statement: &str) -> Result<(), Failure> {
+    privilege::with_own_path(|| privilege::as_relation_owner(default.oid, || ddl::run(statement)));
+    Ok(())
 }
 
 /// Drops the constraint, also one of an earlier run.
@@ -77,10 +79,7 @@ fn drop_it(look: &Look, default: &Partition) -> Result<(), Failure> {
     let statement = format!("ALTER TABLE {} DROP CONSTRAINT IF EXISTS {NAME}", default.full_name());
     let mut tries = TRIES;
     loop {
-        let outcome = look.ground.step(&[default.oid], || {
-            ddl::run(&statement);
-            Ok(())
-        });
+        let outcome = look.ground.step(&[default.oid], || alter(default, &statement));
         tries -= 1;
         match outcome {
             Err(failure) if ground::is_lock_failure(&failure) && tries > 0 => {}

@@ -7,9 +7,9 @@ use perf_core::partition_convert::Definition;
 use pgrx::pg_sys;
 
 use crate::act::runs::rows;
-use crate::pg::ddl;
 use crate::pg::query::text;
 use crate::pg::text::Text;
+use crate::pg::{ddl, privilege};
 
 /// A table, by its names as SQL text has them.
 #[derive(Clone, Debug)]
@@ -122,20 +122,26 @@ impl Newest {
     }
 }
 
-/// Looks for the newest value: in an index if one has it, else in all rows. Row-level security must be off for this role.
+/// The one value of a query about the rows of a table, all of them: asked as its owner, since to plan a query is to run
+/// functions of the table's indexes already. The current role has the owner's rights.
+fn of_rows<T: pgrx::FromDatum + 'static>(table: &Table, query: &str) -> Option<T> {
+    privilege::as_relation_owner_unforced(table.oid, || ddl::value(query))
+}
+
+/// Looks for the newest value: in an index if one has it, else in all rows.
 pub fn newest(table: &Table, control: &Control) -> Newest {
     let (infinite, value) = match control.type_name.as_str() {
         "date" => ("NOT isfinite(v)", "((v - DATE '1970-01-01')::int8 * 86400000000)::text"),
         "uuid" | "bigint" => ("false", "v::text"),
         _ => ("NOT isfinite(v)", "least(extract(epoch FROM v) * 1000000, 9e18)::int8::text"),
     };
-    let found = ddl::value::<Text>(&format!(
+    let query = format!(
         "SELECT CASE WHEN {infinite} THEN 'infinity' ELSE {value} END FROM (SELECT {name} AS v FROM ONLY {table} \
          WHERE {name} IS NOT NULL ORDER BY {name} DESC LIMIT 1) newest",
         name = control.name,
         table = table.full,
-    ));
-    let Some(Text(found)) = found else { return Newest::None };
+    );
+    let Some(Text(found)) = of_rows(table, &query) else { return Newest::None };
     match (control.type_name.as_str(), found.parse::<i64>()) {
         (_, Err(_)) if found == "infinity" => Newest::Infinite,
         ("uuid", _) => uuid(&found).map_or(Newest::None, |uuid| Newest::At(at_of_uuid(&uuid))),
@@ -153,7 +159,7 @@ fn uuid(text: &str) -> Option<[u8; 16]> {
 /// Whether a row has no value in the control column.
 pub fn has_null(table: &Table, control: &Control) -> bool {
     let question = format!("SELECT EXISTS (SELECT FROM ONLY {} WHERE {} IS NULL)", table.full, control.name);
-    !control.not_null && ddl::value::<bool>(&question).unwrap_or(false)
+    !control.not_null && of_rows(table, &question).unwrap_or(false)
 }
 
 /// What kind of key a column of a type is.

@@ -8,7 +8,7 @@ use super::facts::{oids, Table};
 use crate::act::executor::Failure;
 use crate::act::runs::rows;
 use crate::pg::text::Text;
-use crate::pg::{background, ddl, ident};
+use crate::pg::{background, ddl, ident, privilege};
 
 /// All below the partitioned table but the first partition, those that are being detached among them.
 pub fn others(parent: &Table, first: &Table) -> Vec<pg_sys::Oid> {
@@ -46,21 +46,19 @@ pub fn refuse_pending(parent: &Table) -> Result<(), Failure> {
     }
 }
 
-/// The rows in all of them. They are dropped with this transaction, so what hides rows of theirs from the owner may go.
+/// The rows in all of them, those that policies hide among them. Each is asked as its owner: to plan a query is to run
+/// functions of the table's indexes already.
 pub fn count(others: &[pg_sys::Oid]) -> u64 {
-    let leaves = rows(
-        c"SELECT oid, relforcerowsecurity FROM pg_class WHERE oid = ANY ($1) AND relkind <> 'p' ORDER BY oid",
+    let leaves = oids(
+        c"SELECT oid FROM pg_class WHERE oid = ANY ($1) AND relkind <> 'p' ORDER BY oid",
         &[others.to_vec().into()],
-        |row| (row.get::<pg_sys::Oid>(1).and_then(ident::relation), row.get::<bool>(2).unwrap_or(false)),
     );
     let mut sum = 0u64;
-    for (name, is_forced) in leaves {
-        let Some(name) = name else { continue };
+    for leaf in leaves {
+        let Some(name) = ident::relation(leaf) else { continue };
         background::check_for_interrupts();
-        if is_forced {
-            ddl::run(&format!("ALTER TABLE {name} NO FORCE ROW LEVEL SECURITY"));
-        }
-        let count = ddl::value::<i64>(&format!("SELECT count(*) FROM ONLY {name}"));
+        let query = format!("SELECT count(*) FROM ONLY {name}");
+        let count = privilege::as_relation_owner_unforced(leaf, || ddl::value::<i64>(&query));
         sum += count.map_or(0, i64::unsigned_abs);
     }
     sum

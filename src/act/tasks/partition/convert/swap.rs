@@ -65,6 +65,8 @@ pub struct Swap {
     identities: Vec<Identity>,
     /// Before and after the identity columns change hands.
     under: [Vec<String>; 2],
+    /// The one among them that runs functions of the table's: those of its constraints and indexes.
+    attach: String,
     full: String,
 }
 
@@ -150,10 +152,9 @@ pub fn prepare(table: &Table, settled: &Settled, boundary: &str, keys: &[Key]) -
     handing.extend(triggers.iter().map(|(name, _)| format!("DROP TRIGGER {name} ON {first_full}")));
     let mut after = copy::sequences(table, &table.full);
     after.extend(copy::foreign_keys(table, &table.full));
-    after.push(format!(
-        "ALTER TABLE {} ATTACH PARTITION {first_full} FOR VALUES FROM (MINVALUE) TO ({boundary})",
-        table.full
-    ));
+    let attach =
+        format!("ALTER TABLE {} ATTACH PARTITION {first_full} FOR VALUES FROM (MINVALUE) TO ({boundary})", table.full);
+    after.push(attach.clone());
     after.push(format!("ALTER TABLE {first_full} DROP CONSTRAINT {BOUND_CHECK}"));
     let views = copy::views(table);
     after.extend(views.iter().map(|(_, statement)| statement.clone()));
@@ -172,6 +173,7 @@ pub fn prepare(table: &Table, settled: &Settled, boundary: &str, keys: &[Key]) -
         burst,
         identities,
         under: [handing, after],
+        attach,
         full,
     }
 }
@@ -246,7 +248,12 @@ impl Swap {
         for (identity, state) in self.identities.iter().zip(&states) {
             identity.add(&self.full, state).iter().for_each(|statement| run(statement));
         }
-        self.under[1].iter().for_each(|statement| run(statement));
+        for statement in &self.under[1] {
+            match *statement == self.attach {
+                true => privilege::as_relation_owner(parent, || run(statement)),
+                false => run(statement),
+            }
+        }
         Ok(Done { parent, locked })
     }
 }
@@ -288,7 +295,8 @@ pub fn undo(parent: &Table, first: &Table, renamed: &[Renamed], limit_ms: i64) -
     }
     let states: Vec<String> = identities.iter().map(Identity::state).collect();
     identities.iter().for_each(|identity| run(&identity.drop(&parent.full)));
-    run(&format!("ALTER TABLE {} DETACH PARTITION {}", parent.full, first.full));
+    let detach = format!("ALTER TABLE {} DETACH PARTITION {}", parent.full, first.full);
+    privilege::as_relation_owner(parent.oid, || run(&detach));
     // The owner sees and writes all rows here, whatever policies say.
     run(&format!("ALTER TABLE {} NO FORCE ROW LEVEL SECURITY, DISABLE ROW LEVEL SECURITY", parent.full));
     if security {
