@@ -16,7 +16,7 @@ use perf_core::forecast::iso_date_2000;
 use pgrx::datum::{DatumWithOid, TimestampWithTimeZone};
 use pgrx::pg_sys::Oid;
 
-use super::metrics::{self, readings, Measured, CLUSTER, DATABASE, REPLICA};
+use super::metrics::{self, readings, Measured, APPLICATION, CLUSTER, DATABASE, REPLICA};
 use crate::collect::registry::{self, Phase};
 use crate::error::Error;
 use crate::pg::query::{run_with, select_with, text, Row};
@@ -323,6 +323,10 @@ fn tell(threshold: &Threshold, state: &State, seen: &Look) {
     let value = state.value.filter(|_| state.status != Status::NoData);
     let since = instant(state.since_us.unwrap_or(0));
     let cut = |text: &str, most: usize| text.chars().take(most).collect::<String>();
+    // Any role may listen: names that are not everybody's are for the log, and for perf.alerts().
+    let is_named = !seen.object.is_empty() && [APPLICATION, REPLICA].contains(&seen.scope.as_str());
+    let shown_object = if is_named { HIDDEN } else { &seen.object };
+    let shown_action = self::action(threshold, state.status, shown_object, &seen.scope, &seen.why);
     run_with(
         c"SELECT pg_catalog.pg_notify('perf_alerts', pg_catalog.jsonb_build_object(
               'name', $1, 'status', $2, 'severity', $3, 'value', $4, 'threshold', $5, 'unit', $6, 'since_at', $7,
@@ -335,8 +339,8 @@ fn tell(threshold: &Threshold, state: &State, seen: &Look) {
             threshold.threshold.into(),
             text(&cut(&threshold.unit, NAME_CHARS)),
             since.into(),
-            text(&cut(&seen.object, NAME_CHARS)),
-            text(&cut(&action, ACTION_CHARS)),
+            text(&cut(shown_object, NAME_CHARS)),
+            text(&cut(&shown_action, ACTION_CHARS)),
         ],
         |_| (),
     );

@@ -184,31 +184,30 @@ fn replicas() -> Option<f64> {
 
 /// What will come on top, from the forecasts of perf.capacity_estimate().
 fn growth() -> Result<Vec<Known>, Error> {
-    let horizons = [("6_months", Interval::new(6, 0, 0)), ("1_year", Interval::new(12, 0, 0))];
+    let ahead = [("6_months", 6), ("1_year", 12)];
+    let asked = ahead.map(|(_, months)| Interval::new(months, 0, 0).ok());
     let mut growth = Vec::new();
-    for (name, horizon) in horizons {
-        let Ok(horizon) = horizon else { continue };
-        let asked = capacity::horizons(Some(vec![Some(horizon)]))?;
-        for estimate in capacity::estimate(&asked)? {
-            let item = match estimate.metric {
-                "database_size" => format!("database_growth_{name}"),
-                "disk_used" => format!("disk_growth_{name}"),
-                _ => continue,
-            };
-            let sound = SOUND.contains(&estimate.quality);
-            let grown = estimate.projected.zip(estimate.current_value).filter(|_| sound);
-            let note = match sound {
-                true => format!("quality {}; see perf.capacity_estimate()", estimate.quality),
-                false => estimate.action,
-            };
-            growth.push(Known {
-                item,
-                quantity: grown.map(|(then, now)| (then - now).max(0.0) / GIB),
-                unit: "GiB",
-                basis: FORECAST,
-                note,
-            });
-        }
+    for estimate in capacity::estimate(&capacity::horizons(Some(asked.to_vec()))?)? {
+        let months = estimate.horizon.interval.months();
+        let Some((name, _)) = ahead.iter().find(|(_, ahead)| *ahead == months) else { continue };
+        let item = match estimate.metric {
+            "database_size" => format!("database_growth_{name}"),
+            "disk_used" => format!("disk_growth_{name}"),
+            _ => continue,
+        };
+        let sound = SOUND.contains(&estimate.quality);
+        let grown = estimate.projected.zip(estimate.current_value).filter(|_| sound);
+        let note = match sound {
+            true => format!("quality {}; see perf.capacity_estimate()", estimate.quality),
+            false => estimate.action,
+        };
+        growth.push(Known {
+            item,
+            quantity: grown.map(|(then, now)| (then - now).max(0.0) / GIB),
+            unit: "GiB",
+            basis: FORECAST,
+            note,
+        });
     }
     Ok(growth)
 }
@@ -315,6 +314,14 @@ fn with_price(line: Line, note: &str) -> Cost {
     }
 }
 
+fn amount((low, high): (f64, f64)) -> String {
+    if low == high {
+        low.to_string()
+    } else {
+        format!("{low} to {high}")
+    }
+}
+
 /// The sum of the parts, a row for each currency; none where nothing has a price.
 fn sums(item: &str, lines: &[Line]) -> Vec<Cost> {
     let totals: Vec<Total> = cost::totals(lines).into_iter().filter(|total| total.currency.is_some()).collect();
@@ -324,15 +331,13 @@ fn sums(item: &str, lines: &[Line]) -> Vec<Cost> {
             .iter()
             .filter(|line| line.currency == total.currency)
             .filter_map(|line| Some((line, line.monthly?)))
-            .map(|(line, (low, high))| match low == high {
-                true => format!("{} {low}", line.item),
-                false => format!("{} {low} to {high}", line.item),
-            })
+            .map(|(line, range)| format!("{} {}", line.item, amount(range)))
             .collect();
         let lacking = match (total.missing.is_empty(), total.priced) {
-            (false, Some((low, high))) => format!(
-                "not known as a whole: no cost for {}; the others come to {low} to {high}",
-                total.missing.join(", ")
+            (false, Some(range)) => format!(
+                "not known as a whole: no cost for {}; the others come to {}",
+                total.missing.join(", "),
+                amount(range)
             ),
             _ => String::new(),
         };

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use perf_core::replicas::{self, Advice, Work};
 
 use crate::pg::names::{Names, Visibility};
-use crate::workload::shapes::Shapes;
+use crate::workload::shapes::{Shaped, Shapes};
 use crate::workload::transactions::{Application, Trace};
 
 /// Instead of names that the caller may not see.
@@ -58,8 +58,13 @@ impl Visible {
     }
 }
 
+/// Whether a statement reads catalogs alone, or what this extension knows: a look at the server that runs it.
+fn is_about_the_server(one: &Shaped) -> bool {
+    one.shape.catalogs && one.shape.tables.is_empty()
+}
+
 fn by_statements(shapes: &Shapes, names: &mut Visible) -> Vec<Work> {
-    let top = shapes.statements.iter().filter(|one| one.toplevel);
+    let top = shapes.statements.iter().filter(|one| one.toplevel && !is_about_the_server(one));
     let mut work: Vec<Work> = top
         .map(|one| Work {
             role: names.role(one.userid.to_u32()),
@@ -87,9 +92,8 @@ struct Captured {
 }
 
 fn by_transactions(shapes: &Shapes, traces: &[Trace], applications: &[Application], names: &mut Visible) -> Vec<Work> {
-    let known: HashMap<(u64, bool), (bool, bool)> = (shapes.statements.iter())
-        .map(|one| ((one.queryid, one.toplevel), (one.shape.locks_rows, one.shape.volatile)))
-        .collect();
+    let known: HashMap<(u64, bool), &Shaped> =
+        shapes.statements.iter().map(|one| ((one.queryid, one.toplevel), one)).collect();
     let unclear: std::collections::HashSet<u64> = shapes.unclear_ids.iter().copied().collect();
     let mut captured: BTreeMap<(u32, &str), Captured> = BTreeMap::new();
     for trace in traces {
@@ -103,7 +107,11 @@ fn by_transactions(shapes: &Shapes, traces: &[Trace], applications: &[Applicatio
         })
         .collect();
     let factor = |total: f64, part: f64| if part > 0.0 { total / part } else { 0.0 };
-    let mut work: Vec<Work> = (traces.iter())
+    let counts = |trace: &&Trace| {
+        let mut steps = trace.steps.iter().filter_map(|step| known.get(&(step.queryid, step.toplevel))).peekable();
+        steps.peek().is_none() || !steps.all(|one| is_about_the_server(one))
+    };
+    let mut work: Vec<Work> = (traces.iter().filter(counts))
         .map(|trace| {
             let key = (trace.userid, trace.application.as_str());
             let scale = match (totals.get(&key), captured.get(&key)) {
@@ -119,11 +127,11 @@ fn by_transactions(shapes: &Shapes, traces: &[Trace], applications: &[Applicatio
                 total_ms,
                 fresh_ms: if trace.fresh { total_ms } else { 0.0 },
                 writes: trace.writes,
-                locks_rows: steps().flatten().any(|(locks, _)| *locks),
+                locks_rows: steps().flatten().any(|one| one.shape.locks_rows),
                 // What is not understood, or not known to its end, may do anything.
                 volatile: trace.truncated
                     || trace.steps.iter().any(|step| unclear.contains(&step.queryid))
-                    || steps().flatten().any(|(_, volatile)| *volatile),
+                    || steps().flatten().any(|one| one.shape.volatile),
                 temporary_tables: trace.temporary,
             }
         })

@@ -100,7 +100,7 @@ fn health() -> TableIterator<
 
 fn database_names() -> Vec<(u32, String)> {
     select_under_snapshot(c"SELECT oid, datname::text FROM pg_catalog.pg_database", |row| {
-        Some((row.get::<pg_sys::Oid>(1)?.to_u32(), row.get::<String>(2)?))
+        Some((row.get::<pg_sys::Oid>(1)?.to_u32(), row.get::<Text>(2)?.0))
     })
 }
 
@@ -301,7 +301,7 @@ fn pending_detaches(report: &mut Report) {
     let pending = select_under_snapshot(
         c"SELECT pg_catalog.format('%s of %s', inhrelid::pg_catalog.regclass, inhparent::pg_catalog.regclass) \
           FROM pg_catalog.pg_inherits WHERE inhdetachpending ORDER BY 1",
-        |row| row.get::<String>(1),
+        |row| Some(row.get::<Text>(1)?.0),
     );
     let count = Some(pending.len() as f64);
     if pending.is_empty() {

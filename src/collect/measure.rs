@@ -8,6 +8,7 @@ use super::sampler::Take;
 use crate::error::Error;
 use crate::pg::backends::{self, BackendCounts, WAIT_CLASSES};
 use crate::pg::ident;
+use crate::pg::text::Text;
 use pgrx::datum::DatumWithOid;
 use pgrx::spi::{SpiClient, SpiTupleTable};
 
@@ -121,7 +122,7 @@ pub(super) fn wal_and_replication(client: &mut SpiClient, take: &mut Take) -> Re
         &[position.into(), OBJECTS_MAX.into()],
     )?;
     for row in rows {
-        let replica = row.get::<String>(1).map_err(spi_failed)?.unwrap_or_default();
+        let replica = row.get::<Text>(1).map_err(spi_failed)?.unwrap_or_default().0;
         take.measured("replication_lag_bytes", &replica, row.get::<f64>(2).map_err(spi_failed)?.map(|b| b.max(0.0)));
         take.measured("replication_lag_s", &replica, row.get::<f64>(3).map_err(spi_failed)?);
     }
@@ -132,7 +133,7 @@ pub(super) fn wal_and_replication(client: &mut SpiClient, take: &mut Take) -> Re
         &[position.into(), OBJECTS_MAX.into()],
     )?;
     for row in rows {
-        let slot = row.get::<String>(1).map_err(spi_failed)?.unwrap_or_default();
+        let slot = row.get::<Text>(1).map_err(spi_failed)?.unwrap_or_default().0;
         take.measured("slot_retained_bytes", &slot, row.get::<f64>(2).map_err(spi_failed)?.map(|b| b.max(0.0)));
     }
     Ok(())
@@ -148,8 +149,8 @@ pub(super) fn storage(client: &mut SpiClient, take: &mut Take) -> Result<(), Err
     let mut tablespaces = Vec::new();
     for row in rows {
         let oid = row.get::<pgrx::pg_sys::Oid>(1).map_err(spi_failed)?;
-        if let (Some(oid), Some(name)) = (oid, row.get::<String>(2).map_err(spi_failed)?) {
-            tablespaces.push((oid.to_u32(), name));
+        if let (Some(oid), Some(name)) = (oid, row.get::<Text>(2).map_err(spi_failed)?) {
+            tablespaces.push((oid.to_u32(), name.0));
         }
     }
     host::disks(take, &tablespaces);
@@ -219,7 +220,7 @@ fn relations(client: &mut SpiClient, take: &mut Take, at_most: i32, with_other: 
     )?;
     let mut named = 0.0;
     for row in rows {
-        let name = row.get::<String>(1).map_err(spi_failed)?.unwrap_or_default();
+        let name = row.get::<Text>(1).map_err(spi_failed)?.unwrap_or_default().0;
         if let Some(bytes) = row.get::<f64>(2).map_err(spi_failed)? {
             named += bytes;
             take.value("relation_size_bytes", &name, bytes);

@@ -12,6 +12,7 @@ use super::measure;
 use super::partitions::{self, spi_failed, Changes, Ladder};
 use crate::act::executor::{self, QUERY_CANCELED};
 use crate::error::Error;
+use crate::pg::text::Text;
 use crate::pg::{backends, background, catalog};
 use perf_core::series::{CounterBook, Summary};
 use pgrx::datum::{DatumWithOid, TimestampWithTimeZone};
@@ -89,7 +90,6 @@ pub const METRICS: &[Metric] = &[
     metric("replication_lag_bytes", &[60]),
     metric("replication_lag_s", &[60]),
     metric("slot_retained_bytes", &[60]),
-    metric("fleet_lag_bytes", &[60]),
     metric("fleet_lag_s", &[60]),
     metric("fleet_qps", &[60]),
     metric("slots_inactive", &[300]),
@@ -368,7 +368,7 @@ fn store(client: &mut SpiClient, now: TimestampWithTimeZone, rows: &[Row]) -> Re
         |f: fn(&Summary) -> f64| -> Vec<Option<f64>> { rows.iter().map(|r| r.spread.as_ref().map(f)).collect() };
     let arguments: [DatumWithOid; 8] = [
         rows.iter().map(|r| r.metric).collect::<Vec<_>>().into(),
-        rows.iter().map(|r| r.object.as_str()).collect::<Vec<_>>().into(),
+        rows.iter().map(|r| Text(r.object.clone())).collect::<Vec<_>>().into(),
         rows.iter().map(|r| r.resolution_s).collect::<Vec<_>>().into(),
         rows.iter().map(|r| r.mean).collect::<Vec<_>>().into(),
         column(|s| s.min).into(),
@@ -468,5 +468,6 @@ fn roll_up(
 }
 
 fn text(client: &SpiClient, query: &str) -> Result<Option<String>, Error> {
-    client.select(query, Some(1), &[]).and_then(|rows| rows.first().get_one::<String>()).map_err(spi_failed)
+    let value = client.select(query, Some(1), &[]).and_then(|rows| rows.first().get_one::<Text>());
+    Ok(value.map_err(spi_failed)?.map(|text| text.0))
 }

@@ -11,6 +11,7 @@ use pgrx::{pg_guard, pg_sys};
 use super::history::{self, Memo};
 use super::registry::{self, Phase, RunReport};
 use super::sampler;
+use crate::memory::applications;
 use crate::pg::local::ProcessLocal;
 use crate::pg::query::select_under_snapshot;
 use crate::pg::{background, names};
@@ -101,6 +102,8 @@ pub fn settings() {
         (c"work_mem", c"8MB"),
         (c"TimeZone", c"UTC"),
         (c"DateStyle", c"ISO"),
+        // Names of objects must not change with it.
+        (c"quote_all_identifiers", c"off"),
         #[cfg(any(feature = "pg17", feature = "pg18"))]
         (c"event_triggers", c"off"),
     ] {
@@ -234,11 +237,12 @@ impl Collector {
         if !present {
             return Ok(None);
         }
+        let dbid = self.dbid;
         let next = background::transaction(limit_ms, || history::write(memo, background::now()))?;
         let slow_lost = self.memo.take_over(next);
         background::transaction(limit_ms, || {
             let Ok(at) = pgrx::datum::TimestampWithTimeZone::try_from(now) else { return Ok(()) };
-            sampler::sample(at, Some(crate::memory::survey::totals())).map(|_| ())
+            sampler::sample(at, Some(applications::statements_of(dbid))).map(|_| ())
         })?;
         let history_bytes = self.rotate(limit_ms, now)?;
         let began_at = background::now();

@@ -525,6 +525,12 @@ pub fn read() -> Vec<Counted> {
     found.into_iter().map(counted).collect()
 }
 
+/// Top-level statements of a database, failed ones included, but those of applications that there was no room for in any
+/// row of the database.
+pub fn statements_of(dbid: u32) -> u64 {
+    read().iter().filter(|counted| counted.dbid == dbid).map(|counted| counted.statements).sum()
+}
+
 /// Forgets what was counted, of all databases or of one.
 pub fn reset(memory: &Memory, dbid: Option<u32>) {
     // SAFETY: a valid lock that this process does not hold; nothing below raises.

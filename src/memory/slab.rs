@@ -10,7 +10,7 @@ use super::statements::{self, bucket_of, Counters, Execution, Key, Recorded, Sou
 use super::Memory;
 use crate::pg::local::ProcessLocal;
 use crate::pg::lwlock::LwLockGuard;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, Ordering};
 use perf_core::histogram::{Octaves, BUCKETS};
 use pgrx::pg_sys;
 use std::time::{Duration, Instant};
@@ -40,8 +40,6 @@ pub struct Slab {
     owner: AtomicU32,
     /// A bit for each slot in use.
     used: AtomicU32,
-    /// Top-level executions that this slab's backends recorded since the server started, here or in the table.
-    executions: AtomicU64,
     dbid: u32,
     clock: u32,
     /// Where a statement was found last, by the low bits of its queryid.
@@ -157,10 +155,6 @@ pub fn record(memory: &Memory, key: &Key, execution: &Execution, source: &impl S
     if mine.slab.is_null() {
         return statements::record(memory, key, execution, source);
     }
-    // SAFETY: an atomic in shared memory that only this backend writes.
-    let executions = unsafe { &(*mine.slab).executions };
-    let counted = execution.calls & u64::from(key.toplevel);
-    executions.store(executions.load(Ordering::Relaxed) + counted, Ordering::Relaxed);
     let users = user_word(key);
     if let Some(mut owned) = Owned::try_take(mine.slab) {
         let slab = owned.slab();
@@ -395,10 +389,4 @@ pub fn detach(memory: &Memory) {
         drain(memory, mine.slab, &mut Buffer::new());
         mine.slab = core::ptr::null_mut();
     }
-}
-
-/// Top-level executions that backends recorded since the server started.
-pub fn executions_recorded(memory: &Memory) -> u64 {
-    // SAFETY: an atomic in shared memory.
-    memory.slabs.all().map(|slab| unsafe { (*slab).executions.load(Ordering::Relaxed) }).sum()
 }

@@ -188,8 +188,3 @@ pub fn snapshot(dbid: Option<u32>, with_text: bool) -> Vec<Snapshot> {
         })
         .collect()
 }
-
-/// Top-level executions since the server started, in all databases.
-pub fn totals() -> u64 {
-    get_ref().map_or(0, slab::executions_recorded)
-}

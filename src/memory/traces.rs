@@ -159,8 +159,17 @@ impl Traces {
     }
 }
 
-/// Random numbers of this process; 0 before the first.
-static RANDOM: ProcessLocal<u64> = ProcessLocal::new(0);
+/// How this process draws transactions.
+struct Draw {
+    /// What its gap was drawn for; 0 before the first.
+    stride: u32,
+    /// Transactions to let pass.
+    gap: u32,
+    /// Random numbers; 0 before the first.
+    random: u64,
+}
+
+static DRAW: ProcessLocal<Draw> = ProcessLocal::new(Draw { stride: 0, gap: 0, random: 0 });
 
 /// Whether to keep the transaction that begins now. `at` is when its statement was received, in microseconds.
 #[inline]
@@ -173,21 +182,42 @@ pub fn wants(memory: &Memory, at: i64) -> bool {
     if !(CLOCK_SET_BACK_US..WINDOW_US).contains(&age_us) {
         adapt(control, at, false);
     }
-    sampling::is_drawn(control.stride.load(Ordering::Relaxed), random()) && granted(control, at)
+    let stride = control.stride.load(Ordering::Relaxed);
+    // SAFETY: process-local; nothing called here draws.
+    let draw = unsafe { &mut *DRAW.as_ptr() };
+    if draw.stride == stride && draw.gap > 0 {
+        draw.gap -= 1;
+        return false;
+    }
+    draw.next(stride) && granted(control, at)
 }
 
-/// xorshift64.
-#[inline]
-fn random() -> u32 {
-    let mut state = RANDOM.get();
-    if state == 0 {
-        state = random_u64() | 1;
+impl Draw {
+    /// Whether the transaction that begins now is drawn, at the end of a gap or of a stride.
+    #[cold]
+    fn next(&mut self, stride: u32) -> bool {
+        if self.stride != stride {
+            self.stride = stride;
+            self.gap = sampling::first_gap(stride, self.random());
+            if self.gap > 0 {
+                self.gap -= 1;
+                return false;
+            }
+        }
+        self.gap = sampling::next_gap(stride, self.random());
+        true
     }
-    state ^= state << 13;
-    state ^= state >> 7;
-    state ^= state << 17;
-    RANDOM.set(state);
-    (state >> 32) as u32
+
+    /// xorshift64.
+    fn random(&mut self) -> u32 {
+        if self.random == 0 {
+            self.random = random_u64() | 1;
+        }
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        (self.random >> 32) as u32
+    }
 }
 
 #[cold]

@@ -104,18 +104,21 @@ pub fn as_role<T>(other: pg_sys::Oid, body: impl FnOnce() -> T) -> T {
     in_context(other, 0, body)
 }
 
-/// Runs `body` as another role, with more said of the security context.
+/// Runs `body` as another role, with more said of the security context. What that role's code makes of the settings, the
+/// `search_path` above all, ends with it: whatever runs next has other rights.
 fn in_context<T>(other: pg_sys::Oid, more: i32, body: impl FnOnce() -> T) -> T {
-    // SAFETY: the saved role and security context are put back; an error raised inside leaves them to the abort of the
-    // (sub)transaction.
+    // SAFETY: the saved role, security context and settings level are put back in the order in which they were changed; an
+    // error raised inside leaves them to the abort of the (sub)transaction.
     unsafe {
         let (mut role, mut context) = (pg_sys::InvalidOid, 0);
         pg_sys::GetUserIdAndSecContext(&raw mut role, &raw mut context);
         let inner =
             more | context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32 | pg_sys::SECURITY_RESTRICTED_OPERATION as i32;
+        let level = set_for_now(&[(c"search_path", c"pg_catalog, pg_temp")]);
         pg_sys::SetUserIdAndSecContext(other, inner);
         let value = body();
         pg_sys::SetUserIdAndSecContext(role, context);
+        pg_sys::AtEOXact_GUC(false, level);
         value
     }
 }

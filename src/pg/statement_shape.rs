@@ -4,8 +4,11 @@
 //! Called by the readers of the workload. Locks what analysing the statement locks, in a subtransaction that is always
 //! rolled back: locks, settings and role are as before when [`of`] returns.
 //!
-//! `query` walks the rewritten trees, `resolve` follows expressions to columns of tables and to values.
+//! `query` walks the rewritten trees, `conditions` what their rows are asked, `notes` looks at everything in them,
+//! `resolve` follows expressions to columns of tables and to values.
 
+mod conditions;
+mod notes;
 mod query;
 mod resolve;
 mod variables;

@@ -1,6 +1,5 @@
 //! The model of the workload that the advisors reason about.
 
-#![allow(dead_code, reason = "base of a round")]
 pub mod captured;
 pub mod pools;
 pub mod queries;

@@ -28,6 +28,7 @@ SUITES = {"overhead": "user instructions per transaction", "cputime": "CPU time 
           "jobs": "start delay and CPU of jobs beside pg_cron, rest when idle, kill -9, skipped refreshes",
           "forecast": "forecasts of generated series, beside a 7-day delta and least squares",
           "pool": "pools of the emitted size beside others, cost and storage of the sampler",
+          "sharding": "advice on workloads with known answers, replayed into four databases",
           "partitions": "rotation under load, many partitions, conversion of a live table, beside pg_partman"}
 
 

@@ -115,6 +115,65 @@ def capacity(server: Server, since: str, width: int) -> list[str]:
     return table(columns, written, width)
 
 
+def amount(value: Any, unit: str) -> str | None:
+    """A value in its unit, as a person writes it."""
+    if value is None:
+        return None
+    return size(value) if unit in ("bytes", "bytes/s") else f"{value:,.3g} {unit}".rstrip()
+
+
+def scaling(server: Server, since: str, width: int) -> list[str]:
+    """The six ways to grow: which of them the numbers call for, and the configuration that the server wrote for it."""
+    rows = server.rows("SELECT * FROM perf.scaling_recommendations()")
+    written = [{**row, "measured": amount(row["measured_value"], row["unit"] or ""),
+                "limit": amount(row["threshold"], row["unit"] or ""), "due": "yes" if row["triggered"] else "no"}
+               for row in rows]
+    columns = [Column("kind", "kind"), Column("due", "due"), Column("metric", "metric"), Column("measured", "measured", str),
+               Column("limit", "trigger", str), Column("expected_benefit_pct", "saves", percent), Column("basis", "basis"),
+               Column("reason", "why", wide=True)]
+    return table(columns, written, width)
+
+
+def sharding(server: Server, since: str, width: int) -> list[str]:
+    """Whether to split the platform over several servers, and by what."""
+    rows = server.rows("SELECT * FROM perf.sharding_advice() LIMIT 6")
+    columns = [Column("candidate_key", "by"), Column("verdict", "verdict"), Column("single_shard_pct", "one node", percent),
+               Column("cross_shard_pct", "several", percent), Column("imbalance", "imbalance", factor),
+               Column("predicted_speedup", "speed", factor), Column("reason", "why", wide=True)]
+    return table(columns, rows, width)
+
+
+def alerts(server: Server, since: str, width: int) -> list[str]:
+    """What the catalogue watches, and how each application does."""
+    rows = server.rows("SELECT * FROM perf.alerts(include_ok => true)")
+    written = [{**row, "now": amount(row["value"], row["unit"]), "limit": amount(row["threshold"], row["unit"])} for row in rows]
+    columns = [Column("name", "alert"), Column("severity", "severity"), Column("status", "status"), Column("now", "now", str),
+               Column("limit", "threshold", str), Column("action", "what to do", wide=True)]
+    applications = server.rows(
+        "SELECT object, max(value) FILTER (WHERE name = 'application_throughput') AS throughput,"
+        " max(value) FILTER (WHERE name = 'application_latency_mean') AS mean,"
+        " max(value) FILTER (WHERE name = 'application_latency_p95') AS p95,"
+        " max(value) FILTER (WHERE name = 'application_latency_p99') AS p99,"
+        " max(value) FILTER (WHERE name = 'application_error_rate') AS errors"
+        " FROM perf.metrics() WHERE scope = 'application' GROUP BY 1 ORDER BY 2 DESC NULLS LAST, 1 LIMIT 10")
+    each = [Column("object", "application"), Column("throughput", "statements/s", integer), Column("mean", "mean", milliseconds),
+            Column("p95", "p95", milliseconds), Column("p99", "p99", milliseconds), Column("errors", "errors", percent)]
+    return [*table(columns, written, width), "", *table(each, applications, width, empty="no application")]
+
+
+def cost(server: Server, since: str, width: int) -> list[str]:
+    """What it takes a month: resources as measured, money from the price table."""
+    rows = server.rows("SELECT * FROM perf.cost_impact()")
+    for row in rows:
+        low, high = row["monthly_cost_low"], row["monthly_cost_high"]
+        row["month"] = None if low is None else f"{low:,.0f} - {high:,.0f} {row['currency']}" if low != high else \
+            f"{low:,.0f} {row['currency']}"
+        row["amount"] = amount(row["quantity"], row["resource_unit"] or "")
+    columns = [Column("item", "item"), Column("amount", "how much", str), Column("month", "a month", str), Column("basis", "basis"),
+               Column("note", "note", wide=True)]
+    return table(columns, rows, width)
+
+
 def health(server: Server, since: str, width: int) -> list[str]:
     """How perf_opt itself is doing."""
     rows = server.rows("SELECT * FROM perf.health()")
@@ -129,5 +188,9 @@ SECTIONS: Sequence[tuple[str, Section]] = (
     ("Index recommendations", indexes),
     ("Partitions", partitions),
     ("Capacity", capacity),
+    ("Scaling", scaling),
+    ("Sharding", sharding),
+    ("Alerts and applications", alerts),
+    ("Cost", cost),
     ("Health of perf_opt", health),
 )

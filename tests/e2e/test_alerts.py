@@ -338,10 +338,15 @@ class Windows(Alerting):
         mean, p95, p99 = (seen(f"application_latency_{name}")["vault"] for name in ("mean", "p95", "p99"))
         self.assertTrue(3.9 < mean < 50 and p95 < 100 and 190 < p99 < 300, (mean, p95, p99))
         self.assertEqual(self.cluster.sql(query, ("application_cache_hit",), dbname=database)[0][1], None)
-        # An alert says which application; to those who may know.
+        # An alert says which application; to those who may know, and not to whoever listens.
+        listener = self.listen(database)
         self.cluster.sql(THRESHOLD, ("errors", "application_error_rate", 10, "%", 1, 1, 0), dbname=database)
         self.wait_for_status(database, "errors", "firing")
         action = "SELECT action FROM perf.alerts() WHERE name = 'errors'"
         self.assertRegex(self.cluster.scalar(action, dbname=database), r"^Do it\. Worst: application (shop|vault)\.$")
         self.assertEqual(self.cluster.scalar(action, dbname=database, user="clerk"),
                          "Do it. Worst: application (insufficient privilege).")
+        told = self.told(listener, "errors")
+        self.assertEqual([(payload["object"], payload["action"]) for payload in told],
+                         [("(insufficient privilege)", "Do it. Worst: application (insufficient privilege).")])
+        self.assertRegex(self.logged(self.cluster, "errors")[0], r'on "(shop|vault)"')

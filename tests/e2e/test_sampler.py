@@ -303,3 +303,41 @@ class Collector(ClusterTest):
         row = cluster.sql("SELECT status, detail FROM perf.health() WHERE component = 'sampler'", dbname=database)
         self.assertEqual(row[0][0], "ok", row)
         self.assertRegex(row[0][1], r"^\d+ ms a sample.*, \d+\.\d MB of 64 MB$")
+
+    def test_statements_are_those_of_the_database(self) -> None:
+        cluster = self.private_cluster({"perf_opt.collect_interval": "1s"})
+        busy, idle = self.fresh_database(cluster), self.fresh_database(cluster)
+
+        def qps(database: str) -> float:
+            """Of the samples that a moved clock provokes, a second apart: statements of the test in `busy`."""
+            cluster.sql(MINUTE_AGO, dbname=database)
+            return cluster.scalar("SELECT coalesce(max(value_mean), 0) FROM perf.capacity_sample WHERE metric = 'qps' "
+                                  "AND object = current_database()", dbname=database)
+        self.wait_until(lambda: qps(idle) > 0, 30, "a rate of the quiet database")
+        with cluster.connect(busy) as session:
+            def work() -> bool:
+                for _ in range(500):
+                    session.query("SELECT 1")
+                return qps(busy) > 200
+            self.wait_until(work, 30, "a rate of the busy database")
+            cluster.sql("DELETE FROM perf.capacity_sample", dbname=idle)
+            work()
+            self.wait_until(lambda: work() and qps(idle) > 0, 30, "another rate of the quiet database")
+        self.assertLess(qps(idle), 100)
+
+    def test_names_in_another_encoding(self) -> None:
+        cluster = self.private_cluster({"perf_opt.collect_interval": "1s"})
+        cluster.sql("CREATE DATABASE \"b\u00e4r\" ENCODING 'LATIN1' TEMPLATE template0")
+        cluster.sql("CREATE ROLE \"r\u00f6le\" SUPERUSER LOGIN")
+        cluster.sql("CREATE EXTENSION perf_opt", dbname="b\u00e4r")
+        with cluster.connect("b\u00e4r", user="r\u00f6le") as session:
+            session.query("CREATE TABLE t_caf\u00e9 AS SELECT 1 AS a")
+
+            def sampled() -> bool:
+                session.query(MINUTE_AGO)
+                return session.query("SELECT count(DISTINCT metric) FROM perf.capacity_sample WHERE metric IN "
+                                     "('database_size_bytes', 'connections_busy', 'relation_size_bytes')").scalar() == 3
+            self.wait_until(sampled, 30, "samples")
+            health = "SELECT status FROM perf.health() WHERE component = 'sampler'"
+            self.wait_until(lambda: session.query(health).rows == [("ok",)], 10, "a rotation without a problem")
+            self.assertGreater(session.query("SELECT count(*) FROM perf._pool_advice()").scalar(), 0)

@@ -39,10 +39,19 @@ pub fn next_stride(stride: u32, drawn: u64, elapsed_ns: u64, exhausted: bool) ->
     fitting.max(stride.div_ceil(8)) as u32
 }
 
-/// Whether an event is drawn, given a random number.
-#[inline]
-pub fn is_drawn(stride: u32, random: u32) -> bool {
-    (u64::from(random) * u64::from(stride)) >> 32 == 0
+/// Events to let pass before the first one that is drawn, given a random number: as many as are left of a gap that began
+/// before anybody looked.
+pub fn first_gap(stride: u32, random: u32) -> u32 {
+    below(stride, random)
+}
+
+/// Events to let pass before the next one that is drawn, given a random number: one less than the stride, on average.
+pub fn next_gap(stride: u32, random: u32) -> u32 {
+    below(stride.saturating_mul(2).saturating_sub(1), random)
+}
+
+fn below(limit: u32, random: u32) -> u32 {
+    ((u64::from(random) * u64::from(limit)) >> 32) as u32
 }
 
 #[cfg(test)]
@@ -58,19 +67,32 @@ mod tests {
         window_ns: u64,
         paid_until_ns: u64,
         random: u64,
+        gap: Option<u32>,
         kept: u64,
     }
 
     impl Stream {
         fn new() -> Stream {
             let now_ns = 1_000_000 * WINDOW_NS;
-            Stream { now_ns, stride: 1, drawn: 0, window_ns: now_ns, paid_until_ns: 0, random: 88_172_645, kept: 0 }
+            Stream {
+                now_ns,
+                stride: 1,
+                drawn: 0,
+                window_ns: now_ns,
+                paid_until_ns: 0,
+                random: 88_172_645,
+                gap: None,
+                kept: 0,
+            }
         }
 
         fn look(&mut self, exhausted: bool) {
             let elapsed_ns = self.now_ns - self.window_ns;
             let next = next_stride(self.stride, self.drawn, elapsed_ns, exhausted);
             if elapsed_ns >= WINDOW_NS || next != self.stride {
+                if next != self.stride {
+                    self.gap = None;
+                }
                 (self.stride, self.drawn, self.window_ns) = (next, 0, self.now_ns);
             }
         }
@@ -82,8 +104,13 @@ mod tests {
             self.random ^= self.random << 13;
             self.random ^= self.random >> 7;
             self.random ^= self.random << 17;
-            if !is_drawn(self.stride, self.random as u32) {
-                return;
+            let random = (self.random >> 32) as u32;
+            match self.gap.unwrap_or_else(|| first_gap(self.stride, random)) {
+                0 => self.gap = Some(next_gap(self.stride, random)),
+                left => {
+                    self.gap = Some(left - 1);
+                    return;
+                }
             }
             self.drawn += 1;
             match grant(self.paid_until_ns, self.now_ns) {
@@ -131,6 +158,19 @@ mod tests {
         assert!(stream.stride > 1_000);
         stream.run(5, 30);
         assert_eq!(stream.run(5, 30), 150);
+    }
+
+    #[test]
+    fn gaps_are_as_long_as_the_stride_says() {
+        for stride in [1u32, 2, 7, 1_000, 1 << 20] {
+            let numbers = (0..1_000u32).map(|number| number * 4_294_967);
+            let mean = |gap: fn(u32, u32) -> u32| {
+                numbers.clone().map(|random| f64::from(gap(stride, random))).sum::<f64>() / 1_000.0
+            };
+            let stride = f64::from(stride);
+            assert!((mean(next_gap) - (stride - 1.0)).abs() <= 0.01 * stride, "{stride}");
+            assert!((mean(first_gap) - (stride - 1.0) / 2.0).abs() <= 0.01 * stride, "{stride}");
+        }
     }
 
     proptest! {

@@ -57,8 +57,8 @@ pub(super) fn vertical(context: &Context) -> Result<Row, Error> {
     let number = |value: Option<f64>, unit: &str| value.map_or("not measured".to_owned(), |v| format!("{v:.1} {unit}"));
     let gigabytes = |bytes: Option<f64>| number(bytes.map(|bytes| bytes / 1_073_741_824.0), "GiB");
     row.reason = format!(
-        "{distance}; processors of {:.0} cores in use: {} (limit {cpu_limit:.0} %), answered by the buffer cache: {}, I/O \
-         pressure: {}, database: {}, memory: {}",
+        "{distance}; processors of {:.0} cores in use: {} (limit {cpu_limit:.0} %), answered by the buffer cache: {}, \
+         I/O pressure: {}, database: {}, memory: {}",
         measured.cores,
         number(measured.cpu_pct, "%"),
         number(measured.buffer_hit_pct, "%"),
@@ -92,7 +92,8 @@ pub(super) fn vertical(context: &Context) -> Result<Row, Error> {
 fn instances() -> Result<Vec<Instance>, Error> {
     rows_of(
         "SELECT item, vcpus::float8, memory_bytes::float8 FROM perf.price
-          WHERE kind = 'instance' AND vcpus IS NOT NULL AND memory_bytes IS NOT NULL ORDER BY vcpus, memory_bytes, item",
+          WHERE kind = 'instance' AND vcpus IS NOT NULL AND memory_bytes IS NOT NULL
+          ORDER BY vcpus, memory_bytes, item",
         &[],
         |row| {
             Ok(Some(Instance {
@@ -143,7 +144,8 @@ pub(super) fn horizontal(context: &Context) -> Result<Row, Error> {
         row.priority = "low".to_owned();
     }
     let finite = answer.headroom.months.filter(|months| months.is_finite());
-    row.evidence = json!({ "verdict": answer.verdict.name(), "candidate_key": best.and_then(|b| b.candidate_key.clone()),
+    row.evidence = json!({ "verdict": answer.verdict.name(),
+                           "candidate_key": best.and_then(|b| b.candidate_key.clone()),
                            "single_shard_pct": best.and_then(|b| b.single_shard_pct),
                            "imbalance": best.and_then(|b| b.imbalance), "nodes": NODES,
                            "predicted_speedup": best.and_then(|b| b.predicted_speedup),

@@ -1,5 +1,5 @@
-//! What the sampler has measured of the server, and what can be measured at once. Reads perf.capacity_sample with the rights
-//! of the caller.
+//! What the sampler has measured of the server, and what can be measured at once. Reads perf.capacity_sample with the
+//! rights of the caller.
 
 use super::value_of;
 use crate::collect::host;

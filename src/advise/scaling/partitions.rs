@@ -120,8 +120,8 @@ fn of_policy(bytes_min: f64) -> Result<Vec<Row>, Error> {
         row.basis = Basis::Policy;
         row.recommendation = format!("Not by the workload: {name} is in perf.partition_policy and not partitioned.");
         row.reason = format!(
-            "perf.partition_policy wants {name} by {}; it has {:.0} MB, and what captured statements ask of it would not \
-             gain 1 % of all time, or is not known.",
+            "perf.partition_policy wants {name} by {}; it has {:.0} MB, and what captured statements ask of it would \
+             not gain 1 % of all time, or is not known.",
             policy.every,
             bytes / 1_048_576.0
         );

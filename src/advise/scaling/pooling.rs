@@ -66,8 +66,8 @@ pub(super) fn rows(context: &Context) -> Result<Vec<Row>, Error> {
         (false, false) => "Don't: there are no more connections than a pool would have.".to_owned(),
     };
     row.reason = format!(
-        "{distance}; {wanted} connections are what {} databases and roles had busy in 99 % of their busiest hour, and a \
-         fifth more, no more than {} together ({}); the benefit is the share of connections saved.",
+        "{distance}; {wanted} connections are what {} databases and roles had busy in 99 % of their busiest hour, and \
+         a fifth more, no more than {} together ({}); the benefit is the share of connections saved.",
         advice.pools.len(),
         advice.cap,
         advice.cap_reason

@@ -61,7 +61,7 @@ fn capitalised(text: &str) -> String {
 /// A row of perf.matview_policy.
 struct Policy {
     name: String,
-    refresh_every: String,
+    schedule: String,
     sources: Vec<String>,
     definition: Option<String>,
     unique: Vec<String>,
@@ -69,7 +69,7 @@ struct Policy {
 
 fn of_policy(context: &Context) -> Result<Vec<Row>, Error> {
     let policies = rows_of(
-        "SELECT view_name, refresh_every::text, source_tables, definition, unique_columns FROM perf.matview_policy
+        "SELECT view_name, schedule, source_tables, definition, unique_columns FROM perf.matview_policy
           ORDER BY view_name",
         &[],
         |row| {
@@ -78,7 +78,7 @@ fn of_policy(context: &Context) -> Result<Vec<Row>, Error> {
             };
             Ok(Some(Policy {
                 name: row.get::<Text>(1)?.unwrap_or_default().0,
-                refresh_every: row.get::<Text>(2)?.unwrap_or_default().0,
+                schedule: row.get::<Text>(2)?.unwrap_or_default().0,
                 sources: list(3)?,
                 definition: row.get::<Text>(4)?.map(|text| text.0),
                 unique: list(5)?,
@@ -141,7 +141,7 @@ fn row_of_policy(context: &Context, policy: &Policy, sources: &[Relation]) -> Re
     let names: Vec<&str> = sources.iter().map(|source| source.name.as_str()).collect();
     let names = names.join(", ");
     let name = ident::quote(&policy.name);
-    row.evidence = json!({ "sources": names, "refresh_every": policy.refresh_every, "summaries_pct": time,
+    row.evidence = json!({ "sources": names, "schedule": policy.schedule, "summaries_pct": time,
                            "status": match &existing {
                                Some(view) if view.kind == "m" => "exists",
                                Some(_) => "name_taken",
@@ -168,7 +168,7 @@ fn row_of_policy(context: &Context, policy: &Policy, sources: &[Relation]) -> Re
                 row.priority = "medium".to_owned();
             }
             row.recommendation = match row.triggered {
-                true => format!("Create {name} and refresh it every {}.", policy.refresh_every),
+                true => format!("Create {name} and refresh it by the schedule {}.", policy.schedule),
                 false => format!("Not now: the workload would not gain from {name}."),
             };
             row.reason = format!("perf.matview_policy wants {name} over {names}; {of_time}.");
@@ -182,7 +182,7 @@ fn row_of_policy(context: &Context, policy: &Policy, sources: &[Relation]) -> Re
                 format!(
                     "CREATE MATERIALIZED VIEW {name} AS {query};\n{index}SELECT perf.matview_schedule({}, {});\n",
                     ident::literal(&name),
-                    ident::literal(&policy.refresh_every)
+                    ident::literal(&policy.schedule)
                 )
             });
         }
@@ -238,8 +238,8 @@ fn candidate(shapes: &Shapes, one: &Shaped, hours: f64) -> Option<Row> {
     row.basis = Basis::Measured;
     let name = format!("mv_{:016x}", one.queryid);
     row.reason = format!(
-        "Statement {id} reads {blocks:.0} blocks for {rows:.1} rows in {mean:.1} ms, {an_hour:.0} times an hour: a view \
-         refreshed every {every} would save {benefit:.1} % of all time, its refreshes counted"
+        "Statement {id} reads {blocks:.0} blocks for {rows:.1} rows in {mean:.1} ms, {an_hour:.0} times an hour: a \
+         view refreshed every {every} would save {benefit:.1} % of all time, its refreshes counted"
     );
     if one.shape.parameters {
         row.recommendation =
@@ -255,7 +255,8 @@ fn candidate(shapes: &Shapes, one: &Shaped, hours: f64) -> Option<Row> {
             ident::literal(every)
         ));
     }
-    row.evidence = json!({ "queryid": id, "calls": one.calls, "hours": hours, "mean_ms": mean, "blocks_per_call": blocks,
+    row.evidence = json!({ "queryid": id, "calls": one.calls, "hours": hours, "mean_ms": mean,
+                           "blocks_per_call": blocks,
                            "rows_per_call": rows, "share_pct": 100.0 * one.total_ms / shapes.total_ms,
                            "refresh_every": every });
     Some(row)

@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use pgrx::{pg_guard, pg_sys, PgList};
 
+use super::notes::note_node;
 use super::resolve::Value;
 use super::{Command, Pin, Shape, TableColumn, Unclear};
 use crate::compat;
@@ -16,20 +17,6 @@ use crate::pg::ident;
 const LEVELS_MAX: usize = 512;
 /// Tables in use before a statement is given up.
 const TABLES_MAX: usize = 1024;
-/// Volatile functions of the server that only read: they may run anywhere.
-const HARMLESS: [&str; 10] = [
-    "random",
-    "random_normal",
-    "clock_timestamp",
-    "timeofday",
-    "gen_random_uuid",
-    "uuidv4",
-    "uuidv7",
-    "pg_sleep",
-    "pg_sleep_for",
-    "pg_sleep_until",
-];
-
 /// What an entry of a range table turned out to be.
 #[derive(Clone, Copy)]
 pub(super) enum Entry {
@@ -65,7 +52,7 @@ pub(super) struct Walker {
     pub(super) known: usize,
     /// Expressions that stand for one value each, which nobody knows.
     pub(super) unknown: Vec<*mut pg_sys::Node>,
-    too_large: bool,
+    pub(super) too_large: bool,
 }
 
 /// Adds a table, unless it is one that no workload is about; its place.
@@ -88,7 +75,7 @@ pub(super) fn add_table(shape: &mut Shape, oid: pg_sys::Oid) -> Option<usize> {
 }
 
 /// Whether a schema is this extension's.
-fn is_of_extension(schema: pg_sys::Oid) -> bool {
+pub(super) fn is_of_extension(schema: pg_sys::Oid) -> bool {
     // SAFETY: a syscache look-up that gives NULL or a string that is ours to free.
     unsafe { ident::owned(pg_sys::get_namespace_name(schema)) }.as_deref() == Some(OWN_SCHEMA)
 }
@@ -427,187 +414,6 @@ impl Walker {
         });
     }
 
-    /// Conditions that hold for every row.
-    ///
-    /// # Safety
-    /// The node is NULL or valid, and of this level.
-    pub(super) unsafe fn conditions(&mut self, level: usize, node: *mut pg_sys::Node) {
-        if node.is_null() || self.too_large {
-            return;
-        }
-        // SAFETY: as promised.
-        unsafe {
-            pg_sys::check_stack_depth();
-            match (*node).type_ {
-                pg_sys::NodeTag::T_List => {
-                    for one in each::<pg_sys::Node>(node.cast()) {
-                        self.conditions(level, one);
-                    }
-                }
-                pg_sys::NodeTag::T_BoolExpr => {
-                    let both = node.cast::<pg_sys::BoolExpr>();
-                    match (*both).boolop {
-                        pg_sys::BoolExprType::AND_EXPR => self.conditions(level, (*both).args.cast()),
-                        pg_sys::BoolExprType::OR_EXPR => self.any_of(level, both),
-                        _ => self.expression(level, node),
-                    }
-                }
-                pg_sys::NodeTag::T_OpExpr if is_equality(node.cast()) => {
-                    let sides = each::<pg_sys::Node>((*node.cast::<pg_sys::OpExpr>()).args);
-                    let left = self.side(level, sides[0]);
-                    let right = self.side(level, sides[1]);
-                    self.equal(left, right);
-                }
-                pg_sys::NodeTag::T_ScalarArrayOpExpr => {
-                    self.expression(level, node);
-                    if let Some(pin) = self.one_of(level, node.cast()) {
-                        self.shape.pins.push(pin);
-                    }
-                }
-                pg_sys::NodeTag::T_SubLink => {
-                    let link = node.cast::<pg_sys::SubLink>();
-                    match (*link).subLinkType {
-                        pg_sys::SubLinkType::EXISTS_SUBLINK => {
-                            self.query((*link).subselect.cast(), Some(level));
-                        }
-                        pg_sys::SubLinkType::ANY_SUBLINK => {
-                            let inner = self.query((*link).subselect.cast(), Some(level));
-                            self.tested(level, inner, (*link).testexpr);
-                        }
-                        _ => self.expression(level, node),
-                    }
-                }
-                _ => self.expression(level, node),
-            }
-        }
-    }
-
-    /// One side of an equality.
-    unsafe fn side(&mut self, level: usize, node: *mut pg_sys::Node) -> Value {
-        // SAFETY: as for `conditions`.
-        unsafe {
-            if (*node).type_ == pg_sys::NodeTag::T_SubLink {
-                let link = node.cast::<pg_sys::SubLink>();
-                if (*link).subLinkType == pg_sys::SubLinkType::EXPR_SUBLINK {
-                    let inner = self.query((*link).subselect.cast(), Some(level));
-                    return self.output(inner, 1);
-                }
-            }
-            self.expression(level, node);
-            self.resolve(level, node)
-        }
-    }
-
-    fn equal(&mut self, left: Value, right: Value) {
-        match (left, right) {
-            (Value::Columns(left), Value::Columns(right)) => {
-                for a in &left {
-                    self.shape.joins.extend(right.iter().filter(|b| *b != a).map(|b| (*a, *b)));
-                }
-            }
-            (Value::Columns(columns), Value::Slots(slots)) | (Value::Slots(slots), Value::Columns(columns)) => {
-                let pins = columns.into_iter().map(|column| Pin { column, slots: slots.clone() });
-                self.shape.pins.extend(pins);
-            }
-            _ => {}
-        }
-    }
-
-    /// What IN (SELECT ...) compares with.
-    unsafe fn tested(&mut self, level: usize, inner: usize, test: *mut pg_sys::Node) {
-        if test.is_null() {
-            return;
-        }
-        // SAFETY: as for `conditions`.
-        unsafe {
-            match (*test).type_ {
-                pg_sys::NodeTag::T_BoolExpr => {
-                    for one in each::<pg_sys::Node>((*test.cast::<pg_sys::BoolExpr>()).args) {
-                        self.tested(level, inner, one);
-                    }
-                }
-                pg_sys::NodeTag::T_OpExpr if is_equality(test.cast()) => {
-                    let sides = each::<pg_sys::Node>((*test.cast::<pg_sys::OpExpr>()).args);
-                    self.expression(level, sides[0]);
-                    let outer = self.resolve(level, sides[0]);
-                    if let Some(number) = super::resolve::sublink_column(sides[1]) {
-                        let found = self.output(inner, number);
-                        self.equal(outer, found);
-                    }
-                }
-                _ => self.expression(level, test),
-            }
-        }
-    }
-
-    /// `a = 1 OR a = 2`.
-    unsafe fn any_of(&mut self, level: usize, either: *mut pg_sys::BoolExpr) {
-        // SAFETY: as for `conditions`.
-        unsafe {
-            self.expression(level, either.cast());
-            let mut all: Option<Pin> = None;
-            for arm in each::<pg_sys::Node>((*either).args) {
-                let found = match (*arm).type_ {
-                    pg_sys::NodeTag::T_OpExpr if is_equality(arm.cast()) => {
-                        let sides = each::<pg_sys::Node>((*arm.cast::<pg_sys::OpExpr>()).args);
-                        match (self.resolve(level, sides[0]), self.resolve(level, sides[1])) {
-                            (Value::Columns(columns), Value::Slots(slots))
-                            | (Value::Slots(slots), Value::Columns(columns))
-                                if columns.len() == 1 =>
-                            {
-                                Some(Pin { column: columns[0], slots })
-                            }
-                            _ => None,
-                        }
-                    }
-                    pg_sys::NodeTag::T_ScalarArrayOpExpr => self.one_of(level, arm.cast()),
-                    _ => None,
-                };
-                match (&mut all, found) {
-                    (_, None) => return,
-                    (None, found) => all = found,
-                    (Some(all), Some(found)) if all.column == found.column => all.slots.extend(found.slots),
-                    _ => return,
-                }
-            }
-            self.shape.pins.extend(all);
-        }
-    }
-
-    /// `a IN (1, 2)` and `a = ANY ($1)`.
-    unsafe fn one_of(&mut self, level: usize, node: *mut pg_sys::ScalarArrayOpExpr) -> Option<Pin> {
-        // SAFETY: as for `conditions`.
-        unsafe {
-            let sides = each::<pg_sys::Node>((*node).args);
-            let (left, right) = (*sides.first()?, *sides.get(1)?);
-            if !(*node).useOr || !is_equal_operator((*node).opno, left) {
-                return None;
-            }
-            let Value::Columns(columns) = self.resolve(level, left) else { return None };
-            let [column] = columns[..] else { return None };
-            let elements = super::resolve::elements_of(right);
-            let mut slots = Vec::new();
-            match elements {
-                Some(elements) => {
-                    for element in elements {
-                        match self.resolve(level, element) {
-                            Value::Slots(more) => slots.extend(more),
-                            _ => return None,
-                        }
-                    }
-                }
-                // One value with several in it: nobody knows which.
-                None => match self.resolve(level, right) {
-                    Value::Slots(_) => slots.extend([self.fresh_slot(), self.fresh_slot()]),
-                    _ => return None,
-                },
-            }
-            slots.sort_unstable();
-            slots.dedup();
-            Some(Pin { column, slots })
-        }
-    }
-
     /// An expression that is no condition: finds the queries in it.
     ///
     /// # Safety
@@ -652,65 +458,6 @@ unsafe extern "C-unwind" fn find_queries(node: *mut pg_sys::Node, context: *mut 
             return false;
         }
         pg_sys::expression_tree_walker(node, Some(find_queries), context)
-    }
-}
-
-/// Notes what matters of a query wherever it is in it.
-#[pg_guard]
-unsafe extern "C-unwind" fn note_node(node: *mut pg_sys::Node, context: *mut c_void) -> bool {
-    if node.is_null() {
-        return false;
-    }
-    // SAFETY: called with nodes of a valid query and with the shape that `note` lends.
-    unsafe {
-        let shape = &mut *context.cast::<Shape>();
-        match (*node).type_ {
-            pg_sys::NodeTag::T_Query => {
-                let query = node.cast::<pg_sys::Query>();
-                shape.locks_rows |= !(*query).rowMarks.is_null();
-                return pg_sys::query_tree_walker(query, Some(note_node), context, 0);
-            }
-            pg_sys::NodeTag::T_NextValueExpr => shape.volatile = true,
-            _ => {}
-        }
-        pg_sys::check_functions_in_node(node, Some(note_function), context);
-        pg_sys::expression_tree_walker(node, Some(note_node), context)
-    }
-}
-
-#[pg_guard]
-unsafe extern "C-unwind" fn note_function(function: pg_sys::Oid, context: *mut c_void) -> bool {
-    // SAFETY: the context is the shape that `note` lends; syscache look-ups.
-    unsafe {
-        let shape = &mut *context.cast::<Shape>();
-        let own = function.to_u32() >= pg_sys::FirstNormalObjectId;
-        if own && is_of_extension(pg_sys::get_func_namespace(function)) {
-            shape.catalogs = true;
-            return false;
-        }
-        shape.calls_functions |= own;
-        if pg_sys::func_volatile(function) as u8 == pg_sys::PROVOLATILE_VOLATILE {
-            let name = ident::owned(pg_sys::get_func_name(function)).unwrap_or_default();
-            shape.volatile |= own || !HARMLESS.contains(&name.as_str());
-        }
-    }
-    false
-}
-
-/// Whether an operator holds two values equal.
-unsafe fn is_equality(node: *mut pg_sys::OpExpr) -> bool {
-    // SAFETY: a valid node; an operator has one argument or two.
-    unsafe {
-        let sides = each::<pg_sys::Node>((*node).args);
-        sides.len() == 2 && is_equal_operator((*node).opno, sides[0])
-    }
-}
-
-unsafe fn is_equal_operator(operator: pg_sys::Oid, left: *mut pg_sys::Node) -> bool {
-    // SAFETY: syscache look-ups for a valid node.
-    unsafe {
-        let of = pg_sys::exprType(left);
-        pg_sys::op_hashjoinable(operator, of) || pg_sys::op_mergejoinable(operator, of)
     }
 }
 

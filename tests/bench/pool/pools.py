@@ -37,7 +37,7 @@ def run(pg_root: Path, options: Any) -> tuple[bool, dict[str, Any]]:
     rows = []
     for name, how in WORKLOADS.items():
         # Commits wait for the disk where there are any.
-        settings = {**QUIET, "fsync": "on", "max_connections": 120, "perf_opt.collect_interval": "1s",
+        settings = {**QUIET, "fsync": "on", "max_connections": 120, "perf_opt.collect_interval": "5s",
                     "synchronous_commit": "on"}
         with Cluster(pg_root, settings, name=f"bench pool {name}", tcp=True).start() as server:
             figures[name] = measure(server, name, how, options.rounds or ROUNDS)

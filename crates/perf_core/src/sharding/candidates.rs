@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::place::{self, Outcome};
 use super::{
-    Column, ForeignKey, Placement, Relation, Statement, Transaction, TypeClass, Workload, COPIES_BYTES,
+    Column, ForeignKey, Placement, Relation, Statement, Transaction, TypeClass, Workload, CANDIDATES_MAX, COPIES_BYTES,
     COPIES_STORAGE_SHARE, COPIES_WRITE_SHARE, IMBALANCE_MAX,
 };
 
@@ -180,7 +180,7 @@ pub(super) struct Layout {
     pub(super) rejected: Vec<((usize, usize), String)>,
 }
 
-/// All candidates, most used first.
+/// The candidates, most used first, no more than [`CANDIDATES_MAX`].
 pub(super) struct Candidates;
 
 impl Candidates {
@@ -218,7 +218,8 @@ impl Candidates {
             .filter(|(weight, _)| *weight > 0.0)
             .collect();
         used.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-        used.into_iter().map(|(_, members)| Layout::of(facts, members)).collect()
+        // A layout has a place for every relation: only those that are judged are made.
+        used.into_iter().take(CANDIDATES_MAX).map(|(_, members)| Layout::of(facts, members)).collect()
     }
 }
 

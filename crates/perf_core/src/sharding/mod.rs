@@ -209,8 +209,7 @@ pub enum Route {
 /// Looks at every candidate and says what to do.
 pub fn advise(workload: &Workload) -> Advice {
     let facts = Facts::of(workload);
-    let mut found: Vec<Candidate> =
-        Candidates::of(&facts).into_iter().take(CANDIDATES_MAX).map(|c| report::judge(&facts, &c)).collect();
+    let mut found: Vec<Candidate> = Candidates::of(&facts).into_iter().map(|c| report::judge(&facts, &c)).collect();
     found.sort_by(|a, b| {
         let fitness = |c: &Candidate| match c.verdict {
             Verdict::Unsuitable => c.single_shard_pct,

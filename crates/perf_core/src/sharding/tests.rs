@@ -62,6 +62,23 @@ fn platform() -> Workload {
 }
 
 #[test]
+fn no_more_candidates_are_made_than_are_judged() {
+    let tables = 3 * CANDIDATES_MAX;
+    let workload = Workload {
+        // No two columns mean the same: their names differ.
+        relations: (0..tables).map(|n| relation(&format!("t{n}"), 1e6, &[(&format!("k{n}"), 1e3)])).collect(),
+        foreign_keys: Vec::new(),
+        statements: (0..tables).map(|n| statement(n as i64, 1.0 + n as f64, &[n], &[], vec![pin(0, 0, 0)])).collect(),
+        transactions: Vec::new(),
+        ..platform()
+    };
+    let made = candidates::Candidates::of(&Facts::of(&workload));
+    assert_eq!(made.len(), CANDIDATES_MAX);
+    // Those that are used most.
+    assert_eq!(made[0].members, [(tables - 1, 0)]);
+}
+
+#[test]
 fn a_platform_of_users_is_split_by_user() {
     let advice = advise(&platform());
     let best = &advice.candidates[0];

@@ -2,8 +2,8 @@
 //! and user mappings. Used by a job's worker, outside of any transaction; each step is a short one of its own, so that
 //! waiting for a standby holds no snapshot. Locks nothing.
 //!
-//! Nothing waits without end: the connection has a connect_timeout, statements are sent and asked after, and the standby
-//! is told to give up before we do. One that does not answer at all is left without a word: a cancel would be another
+//! Nothing waits without end: the connection has a connect_timeout (which dblink obeys up to 15) and a limit of our own
+//! (which ends its wait from 16 on), statements are sent and asked after, and the standby is told to give up before we do. One that does not answer at all is left without a word: a cancel would be another
 //! connection to it, and libpq waits for the answer to that.
 
 use std::time::{Duration, Instant};
@@ -77,12 +77,20 @@ fn settings() -> String {
 }
 
 impl Link {
-    /// Connects, by a connection string or the name of a foreign server; `schema` is that of dblink.
-    pub fn open(schema: &str, target: &str) -> Result<Link, Silence> {
+    /// Connects, by a connection string or the name of a foreign server; `schema` is that of dblink, `left_ms` what the run
+    /// has left of its own limit then.
+    pub fn open(schema: &str, target: &str, left_ms: impl Fn() -> Option<i64>) -> Result<Link, Silence> {
         let link = Link { schema: ident::quote(schema) };
         let started = Instant::now();
         let connect = format!("SELECT {}.dblink_connect($1, $2)", link.schema);
-        link.call(&connect, &[text(NAME), text(target)]).map_err(|failure| match Silence::of(failure) {
+        background::set_deadline(Some(LIMIT_S as i64 * 1_000));
+        let connected = link.call(&connect, &[text(NAME), text(target)]);
+        background::set_deadline(left_ms());
+        if !board::is_cancelled(background::my_pid()) {
+            // The limit may have been reached at the same time as the server's own: it is not for what follows.
+            background::drop_cancel();
+        }
+        connected.map_err(|failure| match Silence::of(failure) {
             Silence::Error(_) if started.elapsed() >= CONNECT_LIMIT => {
                 Silence::TimedOut(format!("no connection within {LIMIT_S} s"))
             }

@@ -9,6 +9,8 @@ pub mod define;
 mod link;
 mod store;
 
+use std::time::Instant;
+
 use perf_core::standby::{self, Identity, Mark, Reading, Status};
 use serde_json::{json, Value};
 
@@ -100,9 +102,11 @@ impl Answer {
 pub fn run(order: &Order, write: Write) -> Result<(), Failure> {
     let unknown = || Failure::new("22023", "the job's options name no node; add it again with perf.fleet_node_add()");
     let node = Node::from_options(&order.options).ok_or_else(unknown)?;
+    let started = Instant::now();
+    let left_ms = || order.timeout_ms.map(|limit_ms| limit_ms - started.elapsed().as_millis() as i64);
     let here = executor::transaction(here)?;
     let answer = match executor::transaction(|| Ok(define::may_use(&node.target)))? {
-        Ok(schema) => ask(&node, &schema, &here)?,
+        Ok(schema) => ask(&node, &schema, &here, left_ms)?,
         Err(error) => Answer::of(Status::Failed, error.message()),
     };
     executor::transaction(|| {
@@ -178,8 +182,8 @@ fn identity(facts: &Value) -> Option<Identity> {
 }
 
 /// Asks over a connection of its own, which is closed again whatever happens.
-fn ask(node: &Node, schema: &str, here: &Here) -> Result<Answer, Failure> {
-    let link = match Link::open(schema, node.target.text()) {
+fn ask(node: &Node, schema: &str, here: &Here, left_ms: impl Fn() -> Option<i64>) -> Result<Answer, Failure> {
+    let link = match Link::open(schema, node.target.text(), left_ms) {
         Ok(link) => link,
         Err(silence) => return silence.answer(),
     };

@@ -29,7 +29,7 @@ pub fn store(job_id: i64, name: &str, here: &Here, answer: &Answer) -> Result<Op
     };
     // Where samples have no partition for now, the answer counts nevertheless.
     let sampled = executor::subtransaction(|| {
-        let samples = [("fleet_lag_s", lag.seconds), ("fleet_lag_bytes", Some(lag.bytes)), ("fleet_qps", qps)];
+        let samples = [("fleet_lag_s", lag.seconds), ("fleet_qps", qps)];
         Ok(privilege::as_owner(NODES, || {
             privilege::writable(|| {
                 for (metric, value) in samples.into_iter().filter_map(|(metric, value)| Some((metric, value?))) {

@@ -1,0 +1,65 @@
+//! What matters of a query wherever it is in it: locks on rows, and functions that may do anything.
+
+use std::ffi::c_void;
+
+use pgrx::{pg_guard, pg_sys};
+
+use super::query::is_of_extension;
+use super::Shape;
+use crate::pg::ident;
+
+/// Volatile functions of the server that only read: they may run anywhere.
+const HARMLESS: [&str; 10] = [
+    "random",
+    "random_normal",
+    "clock_timestamp",
+    "timeofday",
+    "gen_random_uuid",
+    "uuidv4",
+    "uuidv7",
+    "pg_sleep",
+    "pg_sleep_for",
+    "pg_sleep_until",
+];
+
+/// Notes what matters of a query wherever it is in it.
+#[pg_guard]
+pub(super) unsafe extern "C-unwind" fn note_node(node: *mut pg_sys::Node, context: *mut c_void) -> bool {
+    if node.is_null() {
+        return false;
+    }
+    // SAFETY: called with nodes of a valid query and with the shape that `note` lends.
+    unsafe {
+        let shape = &mut *context.cast::<Shape>();
+        match (*node).type_ {
+            pg_sys::NodeTag::T_Query => {
+                let query = node.cast::<pg_sys::Query>();
+                shape.locks_rows |= !(*query).rowMarks.is_null();
+                return pg_sys::query_tree_walker(query, Some(note_node), context, 0);
+            }
+            pg_sys::NodeTag::T_NextValueExpr => shape.volatile = true,
+            _ => {}
+        }
+        pg_sys::check_functions_in_node(node, Some(note_function), context);
+        pg_sys::expression_tree_walker(node, Some(note_node), context)
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn note_function(function: pg_sys::Oid, context: *mut c_void) -> bool {
+    // SAFETY: the context is the shape that `note` lends; syscache look-ups.
+    unsafe {
+        let shape = &mut *context.cast::<Shape>();
+        let own = function.to_u32() >= pg_sys::FirstNormalObjectId;
+        if own && is_of_extension(pg_sys::get_func_namespace(function)) {
+            shape.catalogs = true;
+            return false;
+        }
+        shape.calls_functions |= own;
+        if pg_sys::func_volatile(function) as u8 == pg_sys::PROVOLATILE_VOLATILE {
+            let name = ident::owned(pg_sys::get_func_name(function)).unwrap_or_default();
+            shape.volatile |= own || !HARMLESS.contains(&name.as_str());
+        }
+    }
+    false
+}
