@@ -14,6 +14,7 @@ CREATE TABLE perf.partition_expiry (
     upper_at bigint NOT NULL,
     stem text NOT NULL,
     file text UNIQUE,
+    detach_begun boolean NOT NULL,
     begun_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 );
 CREATE INDEX partition_expiry_parent ON perf.partition_expiry (parent);

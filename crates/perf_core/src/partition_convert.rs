@@ -116,6 +116,23 @@ fn closing(text: &str) -> Option<usize> {
     None
 }
 
+/// A trigger's definition, with `target` in the place of its table. Names that are quoted are skipped: they may look like it.
+pub fn trigger_on(definition: &str, table: &str, target: &str) -> String {
+    let on = format!(" ON {table} ");
+    let mut quote = None;
+    for (at, char) in definition.char_indices() {
+        match (quote, char) {
+            (Some(open), _) => quote = Some(open).filter(|_| char != open),
+            (None, '\'' | '"') => quote = Some(char),
+            (None, ' ') if definition[at..].starts_with(&on) => {
+                return format!("{} ON {target} {}", &definition[..at], &definition[at + on.len()..]);
+            }
+            _ => {}
+        }
+    }
+    definition.to_owned()
+}
+
 /// How long to wait before the next try to get a lock, in milliseconds: longer each time, and never in step with others.
 pub fn pause_ms(tries: u32, seed: u64) -> i64 {
     const FIRST_MS: u64 = 40;
@@ -222,6 +239,16 @@ mod tests {
         fn nothing_makes_it_panic(text in "\\PC{0,60}") {
             let _ = Definition::parse(&format!("CREATE INDEX i ON t{text}"), "i", "t");
             let _ = closing(&text);
+        }
+
+        #[test]
+        fn a_trigger_goes_to_the_other_table(name in "[a-z ON.\"']{1,30}", column in "[a-z ON.]{1,20}") {
+            let name = format!("\"{}\"", name.replace('"', "\"\""));
+            let of = |table: &str| {
+                format!("CREATE TRIGGER {name} AFTER UPDATE OF \"{column}\" ON {table} FOR EACH ROW EXECUTE FUNCTION f(' ON a.t ')")
+            };
+            prop_assert_eq!(trigger_on(&of("a.t"), "a.t", "b.u"), of("b.u"));
+            prop_assert_eq!(trigger_on(&of("\"a b\".t"), "\"a b\".t", "b.u"), of("b.u"));
         }
 
         #[test]

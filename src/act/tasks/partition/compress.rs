@@ -19,7 +19,7 @@ use super::compress_facts::{
 };
 use super::compress_state::{done, forget_gone, note, Became};
 use super::expire::explained;
-use super::ground::Ground;
+use super::ground::{self, Ground};
 use super::{planned, Look, Steps};
 use crate::act::executor::{self, Failure};
 use crate::partitions::{Parent, Partition};
@@ -57,7 +57,16 @@ fn due(parent: &Parent, places: &[usize]) -> Vec<pg_sys::Oid> {
 }
 
 fn one(look: &Look, parent: &Parent, table: pg_sys::Oid, steps: &mut Steps) -> Result<(), Failure> {
-    let Some(facts) = look.ground.read(|| Ok(facts(table)))? else { return Ok(()) };
+    let facts = match look.ground.read(|| Ok(facts(table))) {
+        Ok(Some(facts)) => facts,
+        Ok(None) => return Ok(()),
+        Err(failure) if ground::is_lock_failure(&failure) => {
+            let (name, holders) = look.ground.read(|| Ok((ident::relation(table), ground::holders(&[table]))))?;
+            let detail = format!("it is locked: {}", if holders.is_empty() { failure.message } else { holders });
+            return steps.skipped(name.unwrap_or_default(), "compress", detail);
+        }
+        Err(failure) => return Err(failure),
+    };
     let name = facts.full_name.clone();
     if let Some(reason) = refusal(look, &facts) {
         return steps.skipped(name, "compress", reason);

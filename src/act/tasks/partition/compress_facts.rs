@@ -79,11 +79,16 @@ pub fn facts(table: pg_sys::Oid) -> Option<Facts> {
     found.1.into_iter().next()
 }
 
-/// A partition, or the tables that it consists of.
+/// A partition, or the tables that it consists of. Waits for nobody who has locked one of them.
 pub fn leaves(partition: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     let found = privilege::with_own_path(|| {
         query::run_with(
-            c"SELECT relid::oid FROM pg_partition_tree($1) WHERE isleaf ORDER BY relid::text",
+            c"WITH RECURSIVE tree (relid) AS (
+                  SELECT $1::oid
+                  UNION ALL
+                  SELECT i.inhrelid FROM tree t JOIN pg_inherits i ON i.inhparent = t.relid WHERE NOT i.inhdetachpending)
+              SELECT c.oid FROM tree t JOIN pg_class c ON c.oid = t.relid WHERE c.relkind <> 'p'
+               ORDER BY c.oid::regclass::text",
             &[partition.into()],
             |row| row.get::<pg_sys::Oid>(1),
         )

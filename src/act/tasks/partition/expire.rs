@@ -20,7 +20,7 @@ use pgrx::pg_sys;
 use super::expire_state::{self, noted, Expired, Found};
 use super::ground::{self, Ground};
 use super::settings::{ArchiveTo, OnExpire};
-use super::{archive, archive_file, planned, Look, Steps};
+use super::{archive, archive_file, planned, tells_time, Look, Steps};
 use crate::act::executor::Failure;
 use crate::partitions::{Parent, Partition};
 use crate::pg::lock::{self, Exclusive};
@@ -39,8 +39,13 @@ pub fn expire(look: &Look, steps: &mut Steps) -> Result<(), Failure> {
     let ranged: Vec<&Partition> = parent.partitions.iter().filter(|partition| partition.range.is_some()).collect();
     for partition in plan.expire.iter().filter_map(|at| ranged.get(*at)) {
         // One whose detach was begun is ended by the next rotation.
-        if !partition.is_detaching {
-            let_go(look, &parent, partition, steps)?;
+        if partition.is_detaching {
+            continue;
+        }
+        match look.ground.step(&[partition.oid], || Ok(tells_time(&parent, partition))) {
+            Ok(true) => let_go(look, &parent, partition, steps)?,
+            Ok(false) => {}
+            Err(failure) => steps.failed(partition.full_name(), "detach", failure)?,
         }
     }
     Ok(())
@@ -54,6 +59,11 @@ fn go_on(look: &Look, steps: &mut Steps) -> Result<(), Failure> {
                 archive_file::remove_partial(&expired);
                 look.ground.step(&[], || Ok(expired.forget()?))?;
                 let detail = "it is detached, but within the retention now: it is left";
+                steps.skipped(expired.full_name(), step_name(look), detail)?;
+            }
+            Found::Detached if !expired.detach_begun => {
+                look.ground.step(&[], || Ok(expired.forget()?))?;
+                let detail = "it was detached after a crash that may have come before its detach: it is left";
                 steps.skipped(expired.full_name(), step_name(look), detail)?;
             }
             Found::Detached => finish(look, &expired, steps)?,
@@ -241,7 +251,7 @@ fn detach(look: &Look, parent: &Parent, partition: &Partition) -> Result<Option<
         Concurrently::NotToExpire => Ok(None),
         Concurrently::NotPossible => look.ground.step(&relations, || {
             ground::lock(look.parent, "SHARE UPDATE EXCLUSIVE");
-            let expired = note(look, partition.oid)?;
+            let expired = note(look, partition.oid, true)?;
             if expired.is_some() {
                 let detach = statement(look, partition.oid)?;
                 privilege::as_relation_owner(look.parent, || ddl::run(&detach));
@@ -308,7 +318,7 @@ fn detach_concurrently(look: &Look, partition: &Partition, relations: &[pg_sys::
         let noted = look.ground.step(relations, || {
             ground::lock(look.parent, "SHARE UPDATE EXCLUSIVE");
             lock::take(partition.oid, Exclusive::ShareUpdate);
-            let Some(expired) = note(look, partition.oid)? else { return Ok(Err(Concurrently::NotToExpire)) };
+            let Some(expired) = note(look, partition.oid, false)? else { return Ok(Err(Concurrently::NotToExpire)) };
             if !runs_nothing_of_others(look.parent, partition.oid) {
                 expired.forget()?;
                 return Ok(Err(Concurrently::NotPossible));
@@ -332,6 +342,7 @@ fn detach_concurrently(look: &Look, partition: &Partition, relations: &[pg_sys::
                     }
                     Ok(())
                 })?;
+                look.ground.step(&[], || Ok(expire_state::note_detach(partition.oid)?))?;
                 return Ok(Concurrently::Done(expired));
             }
             Err(failure) => failure,
@@ -346,6 +357,7 @@ fn detach_concurrently(look: &Look, partition: &Partition, relations: &[pg_sys::
                     let finalize = format!("{} FINALIZE", statement(look, partition.oid)?);
                     privilege::as_relation_owner(look.parent, || ddl::run(&finalize));
                 }
+                expire_state::note_detach(partition.oid)?;
                 Ok(Concurrently::Done(expired.clone()))
             });
         }
@@ -353,14 +365,16 @@ fn detach_concurrently(look: &Look, partition: &Partition, relations: &[pg_sys::
     }
 }
 
-/// Looks once more, with the parent locked, whether a partition is to expire, and remembers it.
-fn note(look: &Look, partition: pg_sys::Oid) -> Result<Option<Expired>, Failure> {
+/// Looks once more, with the parent locked, whether a partition is to expire, and remembers it; `is_at_once`: it is detached
+/// in the same transaction.
+fn note(look: &Look, partition: pg_sys::Oid, is_at_once: bool) -> Result<Option<Expired>, Failure> {
     let (parent, plan) = planned(look)?;
     let ranged: Vec<&Partition> = parent.partitions.iter().filter(|one| one.range.is_some()).collect();
     let found =
         plan.expire.iter().filter_map(|at| ranged.get(*at)).find(|one| one.oid == partition && !one.is_detaching);
-    let Some(found) = found else { return Ok(None) };
-    let expired = Expired::of(&parent, found);
+    let Some(found) = found.filter(|one| tells_time(&parent, one)) else { return Ok(None) };
+    let mut expired = Expired::of(&parent, found);
+    expired.detach_begun = is_at_once;
     expired.note(look.parent)?;
     Ok(Some(expired))
 }

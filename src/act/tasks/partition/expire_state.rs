@@ -35,6 +35,8 @@ pub struct Expired {
     pub stem: String,
     /// That file, once it has a name.
     pub file: Option<String>,
+    /// Its detach is known to have been ours. Else a crash may have come before it, and somebody has detached it since.
+    pub detach_begun: bool,
 }
 
 /// What is at a number that was noted.
@@ -67,6 +69,7 @@ impl Expired {
             upper: partition.range.map_or(At::MAX, |range| range.upper),
             stem: expiry::file_stem([&database, &partition.schema, &partition.name], [&lower, &upper], &identity),
             file: None,
+            detach_begun: false,
         }
     }
 
@@ -80,12 +83,14 @@ impl Expired {
         privilege::as_owner(TABLE, || {
             run(
                 c"INSERT INTO perf.partition_expiry
-                        (relid, reltype, schema_name, table_name, parent, parent_name, bounds, upper_at, stem)
-                  VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+                        (relid, reltype, schema_name, table_name, parent, parent_name, bounds, upper_at, stem,
+                         detach_begun)
+                  VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
                   ON CONFLICT (relid) DO UPDATE
                   SET reltype = excluded.reltype, schema_name = excluded.schema_name, table_name = excluded.table_name,
                       parent = excluded.parent, parent_name = excluded.parent_name, bounds = excluded.bounds,
-                      upper_at = excluded.upper_at, stem = excluded.stem, file = NULL, begun_at = pg_catalog.clock_timestamp()",
+                      upper_at = excluded.upper_at, stem = excluded.stem, file = NULL,
+                      detach_begun = excluded.detach_begun, begun_at = pg_catalog.clock_timestamp()",
                 &[
                     self.oid.into(),
                     self.reltype.into(),
@@ -96,6 +101,7 @@ impl Expired {
                     text(&self.bounds),
                     self.upper.into(),
                     text(&self.stem),
+                    self.detach_begun.into(),
                 ],
             );
             Ok(())
@@ -133,6 +139,14 @@ impl Expired {
     }
 }
 
+/// The detach of a table that was noted has begun, and was ours.
+pub fn note_detach(table: pg_sys::Oid) -> Result<(), Error> {
+    privilege::as_owner(TABLE, || {
+        run(c"UPDATE perf.partition_expiry SET detach_begun = true WHERE relid = $1", &[table.into()]);
+        Ok(())
+    })
+}
+
 /// Nothing is left to be done about a table.
 pub fn forget(table: pg_sys::Oid) -> Result<(), Error> {
     privilege::as_owner(TABLE, || {
@@ -159,7 +173,7 @@ pub fn noted(parent: pg_sys::Oid) -> Result<Vec<Expired>, Error> {
     privilege::as_owner(TABLE, || {
         Ok(rows(
             c"SELECT relid, reltype, schema_name::text, table_name::text, parent_name, bounds, upper_at, stem,
-                     file
+                     file, detach_begun
                 FROM perf.partition_expiry WHERE parent = $1 ORDER BY begun_at, relid",
             &[parent.into()],
             |row| Expired {
@@ -172,6 +186,7 @@ pub fn noted(parent: pg_sys::Oid) -> Result<Vec<Expired>, Error> {
                 upper: row.get::<i64>(7).unwrap_or(At::MAX),
                 stem: row.string(8),
                 file: row.get::<Text>(9).map(|file| file.0),
+                detach_begun: row.get::<bool>(10).unwrap_or(false),
             },
         ))
     })

@@ -103,11 +103,12 @@ impl Ground {
         }
     }
 
-    /// Runs `body`, which only reads.
+    /// Runs `body`, which only reads: a lock that it cannot have is a failure like any other.
     pub fn read<T>(self, body: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+        let limited = || privilege::with_lock_timeout(LOCK_WAIT_MS, body);
         match self {
-            Ground::TopLevel => executor::transaction(body),
-            Ground::Inside => executor::subtransaction(body),
+            Ground::TopLevel => executor::transaction(limited),
+            Ground::Inside => executor::subtransaction(limited),
         }
     }
 }

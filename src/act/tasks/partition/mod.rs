@@ -162,18 +162,17 @@ fn planned(look: &Look) -> Result<(Parent, Plan), Failure> {
     let parent = Parent::read("parent", look.parent, look.settings.epoch)?;
     let zone = look.settings.zone()?;
     let ruler = look.settings.ruler(parent.key, &zone);
-    let mut plan = perf_core::partition::plan(&ruler, &parent.ranges(), &look.settings.wish(), look.as_of_us);
-    if parent.key == Key::Uuid7 {
-        // A uuid of another version says nothing of its age.
-        let ranged: Vec<&Partition> = parent.partitions.iter().filter(|partition| partition.range.is_some()).collect();
-        plan.expire.retain(|at| ranged.get(*at).is_some_and(|partition| tells_time(&parent, partition)));
-    }
+    let plan = perf_core::partition::plan(&ruler, &parent.ranges(), &look.settings.wish(), look.as_of_us);
     Ok((parent, plan))
 }
 
-/// Whether the uuids of a partition, as far as they are looked at, are of version 7.
+/// Whether the age of a partition is known by its bounds: a uuid of another version than 7 says nothing of it. Reads some
+/// rows of the partition then.
 fn tells_time(parent: &Parent, partition: &Partition) -> bool {
     const ROWS: u32 = 1_000;
+    if parent.key != Key::Uuid7 {
+        return true;
+    }
     if partition.relkind == b'f' {
         return false;
     }

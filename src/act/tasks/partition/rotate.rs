@@ -10,12 +10,12 @@ use perf_core::partition::{literal, name_nth, Range};
 use pgrx::pg_sys;
 
 use super::ground::{self, lock, Ground};
-use super::{planned, shield, snapshots, Look, Steps};
+use super::{expire_state, planned, shield, snapshots, Look, Steps};
 use crate::act::executor::Failure;
 use crate::partitions::like::{self, NewTable};
 use crate::partitions::questions::{incoming_key, is_taken, stored_columns};
 use crate::partitions::{Parent, Partition};
-use crate::pg::{ddl, ident, privilege, query};
+use crate::pg::{background, ddl, ident, privilege, query};
 
 /// Names tried for a partition.
 const NAMES_MAX: u32 = 100;
@@ -46,13 +46,25 @@ pub fn rotate(look: &Look, steps: &mut Steps) -> Result<(), Failure> {
         Ok(is_shielded) => is_shielded,
         Err(failure) => return steps.failed(parent.full_name(), "create", failure),
     };
+    let created = create_all(look, &parent, wanted, steps);
+    if !is_shielded {
+        return created;
+    }
+    // Whatever has ended the work, a cancel among it: rows would be refused until the next run, or for good.
+    background::drop_cancel();
+    match (created, shield::lower(look, &parent)) {
+        (Ok(()), lowered) => lowered,
+        (Err(failure), Ok(())) => Err(failure),
+        (Err(failure), Err(left)) => Err(Failure { hint: left.hint, ..failure }),
+    }
+}
+
+/// One after the other, until the others would fare no better.
+fn create_all(look: &Look, parent: &Parent, wanted: Vec<Range>, steps: &mut Steps) -> Result<(), Failure> {
     for range in wanted {
-        if !create(look, &parent, range, steps)? {
+        if !create(look, parent, range, steps)? {
             break;
         }
-    }
-    if is_shielded {
-        shield::lower(look, &parent)?;
     }
     Ok(())
 }
@@ -64,7 +76,7 @@ fn finalize(look: &Look, parent: &Parent, steps: &mut Steps) -> Result<(), Failu
             format!("ALTER TABLE {} DETACH PARTITION {} FINALIZE", parent.full_name(), partition.full_name());
         let done = look.ground.step(&[parent.oid, partition.oid], || {
             privilege::as_relation_owner(parent.oid, || ddl::run(&statement));
-            Ok(())
+            Ok(expire_state::note_detach(partition.oid)?)
         });
         match done {
             Ok(()) => steps.done(partition.full_name(), "finalize", "its detach had been interrupted")?,
@@ -90,6 +102,8 @@ enum Made {
     Exists,
     /// The default partition holds more rows of it than may be moved while others wait.
     TooMany,
+    /// The default partition is a foreign table, and holds rows of it.
+    Elsewhere,
 }
 
 /// False when the others would fare no better: a lock could not be had.
@@ -103,6 +117,13 @@ fn create(look: &Look, parent: &Parent, range: Range, steps: &mut Steps) -> Resu
             steps.done(name, "create", format!("{span}; {moved} rows moved out of the default partition"))?;
         }
         Ok(Made::Exists) => {}
+        Ok(Made::Elsewhere) => {
+            let default = parent.default_partition().map_or_else(|| parent.full_name(), Partition::full_name);
+            let detail = format!(
+                "it is a foreign table that holds rows {span}, which a partition of that range would hide: move them by hand"
+            );
+            steps.skipped(default, "move_rows", detail)?;
+        }
         Ok(Made::TooMany) => {
             let limit = look.settings.max_move_rows;
             let default = parent.default_partition().map_or_else(|| parent.full_name(), Partition::full_name);
@@ -137,12 +158,8 @@ fn make(look: &Look, range: Range) -> Result<Made, Failure> {
     let schema = model.map_or(&parent.schema, |model| &model.schema);
     let name = free_name(look, &parent, schema, &range)?;
     let bounds = Bounds::of(&parent, &range);
-    let in_default = match parent.default_partition() {
-        Some(default) if default.relkind != b'f' => {
-            Some((default, count(default, &bounds, look.settings.max_move_rows)))
-        }
-        _ => None,
-    };
+    let held = |default| (default, count(default, &bounds, look.settings.max_move_rows));
+    let in_default = parent.default_partition().map(held);
     let full_name = ident::qualified(schema, &name);
     let attach = format!(
         "ALTER TABLE {} ATTACH PARTITION {full_name} FOR VALUES FROM ({}) TO ({})",
@@ -153,6 +170,8 @@ fn make(look: &Look, range: Range) -> Result<Made, Failure> {
     let new = NewTable { schema, name: &name };
     let model = model.map(|model| model.oid);
     let to_move = match in_default {
+        // The server does not look into a foreign table when it attaches another partition.
+        Some((default, rows)) if rows > 0 && default.relkind == b'f' => return Ok(Made::Elsewhere),
         Some((_, rows)) if rows > look.settings.max_move_rows => return Ok(Made::TooMany),
         Some((default, rows)) if rows > 0 => Some(default),
         _ => None,

@@ -9,10 +9,10 @@ use perf_core::partition::{literal, Range};
 
 use super::ground::{self, Ground};
 use super::Look;
-use crate::act::executor::Failure;
+use crate::act::executor::{self, Failure};
 use crate::partitions::{Parent, Partition};
 use crate::pg::query::text;
-use crate::pg::{ddl, ident, privilege, query};
+use crate::pg::{background, ddl, ident, privilege, query};
 
 /// The constraint's name. One that is found was left behind by a run that was killed.
 const NAME: &str = "perf_opt_no_row_ahead";
@@ -42,12 +42,14 @@ pub fn raise(look: &Look, parent: &Parent, wanted: &[Range], now: i64) -> Result
     );
     look.ground.step(&relations, || alter(default, &add))?;
     let validate = format!("ALTER TABLE {full_name} VALIDATE CONSTRAINT {NAME}");
-    let checked = look.ground.step(&relations, || alter(default, &validate));
-    if checked.is_err() {
-        // It holds such rows: they are to be moved.
-        drop_it(look, default)?;
+    let Err(failure) = look.ground.step(&relations, || alter(default, &validate)) else { return Ok(true) };
+    // It holds such rows, which are to be moved; or there is no time for it.
+    background::drop_cancel();
+    drop_it(look, default)?;
+    match failure.sqlstate.as_str() {
+        executor::QUERY_CANCELED => Err(failure),
+        _ => Ok(false),
     }
-    Ok(checked.is_ok())
 }
 
 /// Runs a statement about the default partition: names in it are the server's own, and what it runs, its owner runs.

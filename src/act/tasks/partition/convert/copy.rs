@@ -1,6 +1,7 @@
 //! Statements that give one table what another one has, made from the catalogs. `target` is a name as SQL text has it; it
 //! need not exist yet. Inside a transaction, under a `search_path` of `pg_catalog`; locks nothing.
 
+use perf_core::partition_convert::trigger_on;
 use pgrx::pg_sys;
 
 use super::facts::{oids, texts, Table};
@@ -68,7 +69,6 @@ pub fn properties(source: &Table, target: &str) -> Vec<String> {
 
 /// A trigger: its name, quoted, and the statements that make it on `target`.
 pub fn triggers(source: &Table, target: &str) -> Vec<(String, Vec<String>)> {
-    let on = format!(" ON {} ", source.full);
     rows(
         c"SELECT quote_ident(tgname), pg_get_triggerdef(oid),
                  CASE tgenabled WHEN 'D' THEN 'DISABLE' WHEN 'R' THEN 'ENABLE REPLICA' WHEN 'A' THEN 'ENABLE ALWAYS' END,
@@ -77,7 +77,7 @@ pub fn triggers(source: &Table, target: &str) -> Vec<(String, Vec<String>)> {
         &[source.oid.into()],
         |row| {
             let (name, state, comment) = (row.string(1), row.string(3), row.string(4));
-            let mut statements = vec![row.string(2).replacen(&on, &format!(" ON {target} "), 1)];
+            let mut statements = vec![trigger_on(&row.string(2), &source.full, target)];
             if !state.is_empty() {
                 statements.push(format!("ALTER TABLE {target} {state} TRIGGER {name}"));
             }
@@ -174,8 +174,10 @@ pub fn sequences(source: &Table, target: &str) -> Vec<String> {
 }
 
 /// An identity column and its sequence, which belongs to one table only and so is made anew.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
+    /// Of the sequence.
+    pub oid: pg_sys::Oid,
     /// The column, quoted.
     pub column: String,
     /// The sequence, qualified and quoted.
@@ -210,7 +212,7 @@ pub fn identities(source: &Table) -> Vec<Identity> {
                      FROM aclexplode(s.relacl) x)
                  || ARRAY(
                      SELECT format('COMMENT ON SEQUENCE %I.%I IS %L', n.nspname, s.relname, obj_description(s.oid, 'pg_class'))
-                     WHERE obj_description(s.oid, 'pg_class') IS NOT NULL), E'\\x01')
+                     WHERE obj_description(s.oid, 'pg_class') IS NOT NULL), E'\\x01'), s.oid
           FROM pg_attribute a
           JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = a.attrelid AND d.refobjsubid = a.attnum
                               AND d.classid = 'pg_class'::regclass AND d.deptype = 'i'
@@ -219,6 +221,7 @@ pub fn identities(source: &Table) -> Vec<Identity> {
           WHERE a.attrelid = $1 AND a.attidentity <> '' AND NOT a.attisdropped ORDER BY a.attnum",
         &[source.oid.into()],
         |row| Identity {
+            oid: row.get::<pg_sys::Oid>(5).unwrap_or(pg_sys::InvalidOid),
             column: row.string(1),
             sequence: row.string(2),
             definition: row.string(3),
@@ -228,7 +231,7 @@ pub fn identities(source: &Table) -> Vec<Identity> {
 }
 
 impl Identity {
-    /// Where its sequence stands. Nobody may use it meanwhile.
+    /// Where its sequence stands. It is locked in ACCESS EXCLUSIVE: a number that is taken later would be given out twice.
     pub fn state(&self) -> String {
         let question = format!("SELECT concat(last_value, ', ', is_called::text) FROM {}", self.sequence);
         ddl::value::<Text>(&question).map_or_else(|| "1, false".to_owned(), |state| state.0)

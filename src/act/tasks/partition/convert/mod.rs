@@ -423,7 +423,7 @@ fn swap(job: &mut Job, conversion: &mut Conversion) -> Result<(), Failure> {
             });
         }
         let swap = swap::prepare(&table, &settled, &boundary, &conversion.keys);
-        let done = swap.run(i64::from(limit_ms))?;
+        let done = swap.run(&table, i64::from(limit_ms))?;
         conversion.parent = Some(done.parent);
         conversion.renamed = swap.renamed.clone();
         conversion.state = State::Converted;

@@ -16,8 +16,8 @@ use super::super::snapshots;
 use super::copy::{self, Identity, ReplicaIdentity};
 use super::facts::{self, Table};
 use super::keys::Key;
-use super::moved;
-use super::plan::{Settled, BOUND_CHECK};
+use super::plan::{Settled, Step, BOUND_CHECK};
+use super::{moved, obstacles};
 use crate::act::executor::Failure;
 use crate::pg::lock::{self, Exclusive};
 use crate::pg::{background, ddl, ident, privilege};
@@ -63,6 +63,9 @@ pub struct Swap {
     before: Vec<String>,
     burst: Burst,
     identities: Vec<Identity>,
+    unlocked: Unlocked,
+    /// What was given to the new table.
+    properties: Vec<String>,
     /// Before and after the identity columns change hands.
     under: [Vec<String>; 2],
     /// The one among them that runs functions of the table's: those of its constraints and indexes.
@@ -75,6 +78,7 @@ struct Burst {
     views: Vec<pg_sys::Oid>,
     referenced: Vec<pg_sys::Oid>,
     tables: Vec<pg_sys::Oid>,
+    sequences: Vec<pg_sys::Oid>,
 }
 
 impl Burst {
@@ -90,12 +94,46 @@ impl Burst {
         self.views.iter().for_each(|view| take(view, Exclusive::Access));
         self.referenced.iter().for_each(|table| take(table, Exclusive::ShareRow));
         self.tables.iter().for_each(|table| take(table, Exclusive::Access));
+        // Last, as writers have them. Numbers of a sequence are taken without any lock on the table.
+        self.sequences.iter().for_each(|sequence| take(sequence, Exclusive::Access));
         Instant::now()
     }
 }
 
+/// What others can change while they may not change the table's definition. Read before anything is made of it.
+struct Unlocked {
+    views: Vec<(pg_sys::Oid, String)>,
+    identities: Vec<Identity>,
+}
+
+impl Unlocked {
+    fn read(table: &Table) -> Unlocked {
+        Unlocked { views: copy::views(table), identities: copy::identities(table) }
+    }
+
+    /// Looks again when everybody is kept away: what was committed meanwhile would not be taken along.
+    fn refuse_changed(&self, table: &Table) -> Result<(), Failure> {
+        let now = Unlocked::read(table);
+        refuse_other(&self.views, &now.views, table)?;
+        refuse_other(&self.identities, &now.identities, table)?;
+        // What the look before had nothing against, but for what goes with the first partition's own check.
+        let dependents: Vec<Step> = obstacles::dependents(table).into_iter().map(|one| one.step).collect();
+        refuse_other(&[], dependents.iter().filter(|step| **step != Step::Bound).collect::<Vec<_>>().as_slice(), table)
+    }
+}
+
+/// Fails as if a lock could not be had where two looks differ: the next try goes by what is there then.
+fn refuse_other<T: PartialEq>(before: &[T], now: &[T], table: &Table) -> Result<(), Failure> {
+    if before == now {
+        return Ok(());
+    }
+    let message = format!("views, privileges or settings of {} were changed while its lock was waited for", table.full);
+    Err(Failure::new("55P03", message))
+}
+
 /// Thinks the swap through. `keys` are the unique indexes that had no control column.
 pub fn prepare(table: &Table, settled: &Settled, boundary: &str, keys: &[Key]) -> Swap {
+    let unlocked = Unlocked::read(table);
     let control = &settled.control;
     let plain: Vec<&Key> = keys.iter().filter(|key| key.unique.constraint.is_none()).collect();
     let mut names: Vec<String> = Vec::new();
@@ -142,7 +180,8 @@ pub fn prepare(table: &Table, settled: &Settled, boundary: &str, keys: &[Key]) -
     before.extend(replica_identity(table, &plain, &made_as));
     let triggers = copy::triggers(table, &made_as);
     before.extend(triggers.iter().flat_map(|(_, statements)| statements.clone()));
-    before.extend(copy::properties(table, &made_as));
+    let properties = copy::properties(table, &made_as);
+    before.extend(properties.iter().cloned());
 
     let first_full = ident::qualified(&table.schema, &first);
     let identities = copy::identities(table);
@@ -163,9 +202,12 @@ pub fn prepare(table: &Table, settled: &Settled, boundary: &str, keys: &[Key]) -
         views: views.into_iter().map(|(oid, _)| oid).collect(),
         referenced: copy::referenced(table),
         tables: vec![table.oid],
+        sequences: identities.iter().map(|identity| identity.oid).collect(),
     };
     let full = table.full.clone();
     Swap {
+        unlocked,
+        properties,
         renamed,
         has_row_triggers: copy::has_row_triggers(table),
         made_as,
@@ -237,14 +279,17 @@ impl Swap {
     }
 
     /// Does it. The table is locked in SHARE UPDATE EXCLUSIVE since before it was thought through.
-    pub fn run(&self, limit_ms: i64) -> Result<Done, Failure> {
+    pub fn run(&self, table: &Table, limit_ms: i64) -> Result<Done, Failure> {
         self.before.iter().for_each(|statement| run(statement));
         let parent =
             ddl::value::<pg_sys::Oid>(&format!("SELECT {}::pg_catalog.regclass", ident::literal(&self.made_as)));
         let parent = parent.ok_or_else(|| Failure::new("XX000", format!("{} was not made", self.made_as)))?;
         let locked = self.burst.take(limit_ms);
+        self.unlocked.refuse_changed(table)?;
         let states: Vec<String> = self.identities.iter().map(Identity::state).collect();
         self.under[0].iter().for_each(|statement| run(statement));
+        // GRANT waits for no lock of the table's, but for whoever has changed its entry in the catalog, as we have by now.
+        refuse_other(&self.properties, &copy::properties(table, &self.made_as), table)?;
         for (identity, state) in self.identities.iter().zip(&states) {
             identity.add(&self.full, state).iter().for_each(|statement| run(statement));
         }
@@ -276,6 +321,7 @@ pub struct Undone {
 pub fn undo(parent: &Table, first: &Table, renamed: &[Renamed], limit_ms: i64) -> Result<Undone, Failure> {
     let aside = free_name(&parent.name, "partitioned", |name| facts::is_name_used(parent, name));
     let aside_full = ident::qualified(&parent.schema, &aside);
+    let unlocked = Unlocked::read(parent);
     let (views, identities) = (copy::views(parent), copy::identities(parent));
     let triggers = copy::triggers(parent, &parent.full);
     let publications = copy::publications(parent, &aside_full, &parent.full);
@@ -285,9 +331,14 @@ pub fn undo(parent: &Table, first: &Table, renamed: &[Renamed], limit_ms: i64) -
     let others = moved::others(parent, first);
     let mut tables = vec![parent.oid, first.oid];
     tables.extend(others.iter().copied());
-    let burst =
-        Burst { views: views.iter().map(|(oid, _)| *oid).collect(), referenced: copy::referenced(parent), tables };
+    let burst = Burst {
+        views: views.iter().map(|(oid, _)| *oid).collect(),
+        referenced: copy::referenced(parent),
+        tables,
+        sequences: identities.iter().map(|identity| identity.oid).collect(),
+    };
     let locked = burst.take(limit_ms);
+    unlocked.refuse_changed(parent)?;
     moved::refuse_pending(parent)?;
     let expected = moved::count(&others);
     if expected > 0 {
