@@ -31,7 +31,7 @@ pub struct Source<'a> {
     pub text: &'a str,
     /// `search_path` it was sent with.
     pub search_path: Option<&'a str>,
-    /// Whose names it uses, where the caller could become that role; the caller's otherwise.
+    /// Whose names it uses, and as whom it is analysed: a role that the caller could become.
     pub role: pg_sys::Oid,
     /// It ran within a function: names of columns that do not exist are the function's variables.
     pub nested: bool,
@@ -105,6 +105,11 @@ pub enum Unclear {
 
 /// Looks at one statement.
 pub fn of(source: &Source<'_>) -> Result<Shape, Unclear> {
+    // Analysing a text runs code: reading a literal checks constraints of domains. Whoever sent it chose that code, so it
+    // never runs as anybody else.
+    if source.role == pg_sys::InvalidOid || !role::may_plan_as(source.role) {
+        return Err(Unclear::Failed("you may not become its role, or the role is gone".to_owned()));
+    }
     let outcome = planner::in_subtransaction(AssertUnwindSafe(|| {
         // SAFETY: inside a subtransaction with a memory context of its own that is rolled back.
         unsafe { analyze(source) }
@@ -126,9 +131,7 @@ unsafe fn analyze(source: &Source<'_>) -> Result<Shape, Unclear> {
         }
         let (mut user, mut security) = (pg_sys::InvalidOid, 0);
         pg_sys::GetUserIdAndSecContext(&mut user, &mut security);
-        // Names and row security are the statement's role's; input functions of literals may be anybody's.
-        let role = if role::may_plan_as(source.role) && source.role != pg_sys::InvalidOid { source.role } else { user };
-        pg_sys::SetUserIdAndSecContext(role, security | pg_sys::SECURITY_RESTRICTED_OPERATION as i32);
+        pg_sys::SetUserIdAndSecContext(source.role, security | pg_sys::SECURITY_RESTRICTED_OPERATION as i32);
         pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
         let shape = rewritten(source);
         pg_sys::PopActiveSnapshot();

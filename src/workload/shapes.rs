@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::memory;
 use crate::memory::samples::{self, Sample};
 use crate::memory::survey::{self, Snapshot};
-use crate::pg::names::{current_database, Visibility};
+use crate::pg::names::current_database;
 use crate::pg::role;
 use crate::pg::statement_shape::{self, Shape, Source, Unclear};
 
@@ -63,7 +63,7 @@ pub struct Shapes {
     pub unclear_why: Option<String>,
     /// Queryids of those.
     pub unclear_ids: Vec<u64>,
-    /// Statements of roles that the caller may not look at.
+    /// Statements of roles that the caller could not become.
     pub hidden: usize,
     /// Their time.
     pub hidden_ms: f64,
@@ -92,18 +92,20 @@ impl Shapes {
         }
         if self.hidden > 0 {
             let share = share(self.hidden_ms);
-            parts.push(format!("{} statements with {share:.1} % of the time are of other roles", self.hidden));
+            parts.push(format!(
+                "{} statements with {share:.1} % of the time are of other roles, or of dropped ones",
+                self.hidden
+            ));
         }
         parts.join("; ")
     }
 }
 
-/// Reads and analyses the captured statements of the current database. Roles without the rights of pg_read_all_stats see
-/// what their own statements touch, and those of roles they are members of.
+/// Reads and analyses the captured statements of the current database. Callers see what their own statements touch, and
+/// those of roles whose rights they have; of no others, whatever they may read: analysing a text can run code.
 pub fn read() -> Result<Shapes, Error> {
     memory::require()?;
     let database = current_database();
-    let visibility = Visibility::of_current_role();
     let kept: HashMap<_, _> = samples::of_database(database).into_iter().collect();
     let mut captured: Vec<Snapshot> =
         survey::snapshot(Some(database), true).into_iter().filter(|item| !item.is_other).collect();
@@ -123,7 +125,8 @@ pub fn read() -> Result<Shapes, Error> {
         if item.counters.calls == 0 || (!item.key.toplevel && text.starts_with(FOREIGN_KEY_CHECK)) {
             continue;
         }
-        if !visibility.covers(item.key.userid) && !role::may_plan_as(user) {
+        // Whoever may read a text may not therefore run what analysing it runs.
+        if !role::may_plan_as(user) {
             shapes.hidden += 1;
             shapes.hidden_ms += ms;
             shapes.total_ms += ms;

@@ -322,8 +322,52 @@ class Advice(ClusterTest):
         self.assertIsNone(key)
         self.assertIn("are of other roles", reason)
         self.cluster.sql("GRANT pg_read_all_stats TO nobody")
+        (key, reason), = self.cluster.sql(asked, dbname=self.db, user="nobody")
+        self.assertIsNone(key)
+        self.assertIn("are of other roles", reason)
+        self.cluster.sql("GRANT postgres TO nobody")
         rows = self.cluster.sql(asked, dbname=self.db, user="nobody")
         self.assertEqual(rows[0][0], "public.tasks.tenant_id")
+
+    def test_code_in_literals_never_runs_as_the_caller(self) -> None:
+        with self.cluster.connect(self.db) as session:
+            for statement in (
+                "CREATE ROLE mallory LOGIN",
+                "CREATE SCHEMA m AUTHORIZATION mallory",
+                "CREATE ROLE reader LOGIN",
+                "GRANT pg_read_all_stats TO reader",
+                "SET ROLE mallory",
+                "GRANT USAGE ON SCHEMA m TO PUBLIC",
+                # No rollback takes back what a sequence was set to.
+                "CREATE SEQUENCE m.ran_as",
+                "GRANT ALL ON SEQUENCE m.ran_as TO PUBLIC",
+                "CREATE FUNCTION m.f(text) RETURNS boolean LANGUAGE sql AS "
+                "$$ SELECT setval('m.ran_as', current_user::regrole::oid::bigint) > 0 $$",
+                "CREATE DOMAIN m.d AS text",
+                "CREATE TYPE m.c AS (a m.d)",
+            ):
+                session.query(statement)
+        self.addCleanup(self.cluster.sql, "DROP ROLE mallory")
+        self.addCleanup(self.cluster.sql, "DROP OWNED BY mallory", dbname=self.db)
+        self.addCleanup(self.cluster.sql, "DROP ROLE reader")
+        self.reset()
+        with self.cluster.connect(self.db, "mallory") as session:
+            for _ in range(5):
+                session.query("SELECT m.c '(1)'")
+            # From here on reading the literal runs the function.
+            session.query("ALTER DOMAIN m.d ADD CHECK (m.f(VALUE)) NOT VALID")
+        self.advice()
+        ran_as = "SELECT pg_get_userbyid(last_value::oid) FROM m.ran_as"
+        self.assertEqual(self.cluster.scalar(ran_as, dbname=self.db), "mallory")
+        self.cluster.sql("SELECT setval('m.ran_as', 1)", dbname=self.db)
+        self.cluster.sql("SELECT perf.sharding_advice()", dbname=self.db, user="reader")
+        self.assertEqual(self.cluster.scalar("SELECT last_value FROM m.ran_as", dbname=self.db), 1)
+        with self.cluster.connect(self.db) as session:
+            session.query("REASSIGN OWNED BY mallory TO postgres")
+            session.query("DROP ROLE mallory")
+            session.query("CREATE ROLE mallory")
+        self.advice()
+        self.assertEqual(self.cluster.scalar("SELECT last_value FROM m.ran_as", dbname=self.db), 1)
 
     def test_a_lock_is_not_waited_for(self) -> None:
         self.run_all(KEYED)
