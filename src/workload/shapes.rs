@@ -61,8 +61,9 @@ pub struct Shapes {
     pub unclear_ms: f64,
     /// Why the heaviest of them was not.
     pub unclear_why: Option<String>,
-    /// Queryids of those.
-    pub unclear_ids: Vec<u64>,
+    /// Statements that touch no table by themselves, by queryid and whether a client sent them: utility statements, checks
+    /// of foreign keys, and calls of functions whose statements are captured. True: they may do anything.
+    pub apart: HashMap<(u64, bool), bool>,
     /// Statements of roles that the caller could not become.
     pub hidden: usize,
     /// Their time.
@@ -122,7 +123,12 @@ pub fn read() -> Result<Shapes, Error> {
         let text = item.text.as_ref().map(|text| text.to_utf8()).unwrap_or_default();
         let user = pg_sys::Oid::from(item.key.userid);
         let ms = time_ns(item) as f64 * 1e-6;
-        if item.counters.calls == 0 || (!item.key.toplevel && text.starts_with(FOREIGN_KEY_CHECK)) {
+        if item.counters.calls == 0 {
+            continue;
+        }
+        let id = (item.key.queryid, item.key.toplevel);
+        if !item.key.toplevel && text.starts_with(FOREIGN_KEY_CHECK) {
+            shapes.apart.entry(id).or_insert(false);
             continue;
         }
         // Whoever may read a text may not therefore run what analysing it runs.
@@ -141,6 +147,7 @@ pub fn read() -> Result<Shapes, Error> {
             Ok(shape) if shape.tables.is_empty() && shape.calls_functions && item.key.toplevel => {
                 if has_nested {
                     // Its time is that of the statements in the functions.
+                    *shapes.apart.entry(id).or_insert(false) |= shape.volatile;
                     continue;
                 }
                 Err(Unclear::Failed("what functions do was not captured: see perf_opt.track".to_owned()))
@@ -162,12 +169,11 @@ pub fn read() -> Result<Shapes, Error> {
                     shape,
                 });
             }
-            Err(Unclear::Utility) => {}
+            Err(Unclear::Utility) => *shapes.apart.entry(id).or_insert(false) |= !is_harmless(&text),
             Err(Unclear::Failed(why)) => {
                 shapes.total_ms += ms;
                 shapes.unclear += 1;
                 shapes.unclear_ms += ms;
-                shapes.unclear_ids.push(item.key.queryid);
                 shapes.unclear_why.get_or_insert(why);
             }
         }
@@ -213,7 +219,37 @@ fn begins_as_query(text: &str) -> bool {
         "select", "insert", "update", "delete", "merge", "with", "values", "table", "explain", "declare", "prepare",
         "copy",
     ];
+    begins_as(text, &KNOWN)
+}
+
+/// Whether a utility statement is one of a session or transaction that does nothing by itself.
+fn is_harmless(text: &str) -> bool {
+    const KNOWN: [&str; 19] = [
+        "begin",
+        "start",
+        "commit",
+        "end",
+        "rollback",
+        "abort",
+        "savepoint",
+        "release",
+        "set",
+        "reset",
+        "show",
+        "discard",
+        "deallocate",
+        "close",
+        "fetch",
+        "move",
+        "prepare",
+        "declare",
+        "execute",
+    ];
+    begins_as(text, &KNOWN)
+}
+
+fn begins_as(text: &str, known: &[&str]) -> bool {
     let start = text.trim_start_matches(|c: char| c.is_whitespace() || c == '(');
     let word: String = start.chars().take_while(char::is_ascii_alphabetic).collect();
-    KNOWN.iter().any(|known| word.eq_ignore_ascii_case(known))
+    known.iter().any(|known| word.eq_ignore_ascii_case(known))
 }

@@ -292,8 +292,22 @@ class Advice(ClusterTest):
         self.assertEqual((row["candidate_key"], row["verdict"]), (None, "not_yet"))
         self.assertRegex(row["reason"], r'2 statements .* are not understood \(relation "(gone|mine)" does not exist\)')
         self.run_all(KEYED)
-        self.assertIn("not understood", self.best()["reason"])
-        self.assertEqual(self.best()["single_shard_pct"], 100)
+        best = self.best()
+        self.assertIn("not understood", best["reason"])
+        # Of the transactions that named them nobody knows.
+        self.assertAlmostEqual(best["single_shard_pct"], 100 * 5 / 7, 3)
+        self.assertEqual((best["cross_shard_pct"], best["verdict"]), (0, "not_yet"))
+        self.assertIn("did more than is known", best["reason"])
+
+    def test_long_transactions_are_not_left_out(self) -> None:
+        with self.cluster.connect(self.db) as session:
+            for number in range(20):
+                session.query("BEGIN")
+                for tenant in range(100 if number % 2 else 1):
+                    session.query(f"SELECT * FROM tasks WHERE tenant_id = {tenant + 1} AND id = 1")
+                session.query("COMMIT")
+        best = self.best()
+        self.assertEqual((best["single_shard_pct"], best["cross_shard_pct"]), (50, 50), best)
 
     def test_literals_that_must_stay(self) -> None:
         """Texts that are no SQL once normalised are looked at as they were sent."""
