@@ -85,6 +85,10 @@ pub struct Shape {
     pub volatile: bool,
     /// It calls functions that are not the server's own.
     pub calls_functions: bool,
+    /// Row security leaves rows out for its role.
+    pub row_security: bool,
+    /// What it finds depends on who asks, or when: `current_user`, `now()`, a setting.
+    pub circumstances: bool,
     /// It uses temporary tables.
     pub temporary: bool,
     /// It reads catalogs, or tables of this extension.

@@ -44,6 +44,8 @@ pub struct Shaped {
     pub rows: f64,
     /// Blocks found in the buffer cache or read, by all executions.
     pub blocks: f64,
+    /// The search path it was sent with, if that was kept.
+    pub search_path: Option<String>,
     /// What it touches.
     pub shape: Shape,
 }
@@ -166,6 +168,7 @@ pub fn read() -> Result<Shapes, Error> {
                     total_ms: ms,
                     rows: item.counters.rows as f64,
                     blocks: (item.counters.usage.shared_blks_hit + item.counters.usage.shared_blks_read) as f64,
+                    search_path: kept.get(&item.key).and_then(|kept| kept.first()).map(path_of),
                     shape,
                 });
             }
@@ -185,6 +188,10 @@ fn time_ns(item: &Snapshot) -> u64 {
     item.counters.total_ns + item.counters.planning_ns
 }
 
+fn path_of(sample: &Sample) -> String {
+    sample.search_path.to_utf8()
+}
+
 /// Looks at the normalised text, whose literals are known by number; where that is no SQL any more (`numeric($1)`), at one
 /// that was sent.
 fn shape_of(item: &Snapshot, text: &str, kept: &[Sample]) -> Result<Shape, Unclear> {
@@ -202,7 +209,7 @@ fn shape_of(item: &Snapshot, text: &str, kept: &[Sample]) -> Result<Shape, Uncle
             lock_timeout_ms: LOCK_TIMEOUT_MS,
         })
     };
-    let path = kept.first().map(|sample| sample.search_path.to_utf8());
+    let path = kept.first().map(path_of);
     let first = look(&with_casts(text), path.as_deref(), &[]);
     let Err(Unclear::Failed(_)) = first else { return first };
     for sample in kept.iter().take(SAMPLES_MAX) {
