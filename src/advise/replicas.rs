@@ -94,7 +94,12 @@ struct Captured {
 fn by_transactions(shapes: &Shapes, traces: &[Trace], applications: &[Application], names: &mut Visible) -> Vec<Work> {
     let known: HashMap<(u64, bool), &Shaped> =
         shapes.statements.iter().map(|one| ((one.queryid, one.toplevel), one)).collect();
-    let unclear: std::collections::HashSet<u64> = shapes.unclear_ids.iter().copied().collect();
+    // What is not understood, is of roles the caller could not become, or was not kept, may do anything.
+    let may_do_anything = |id: &(u64, bool)| match known.get(id) {
+        Some(one) => one.shape.volatile,
+        None => shapes.apart.get(id).copied().unwrap_or(true),
+    };
+    let is_known = |id: &(u64, bool)| known.contains_key(id) || shapes.apart.contains_key(id);
     let mut captured: BTreeMap<(u32, &str), Captured> = BTreeMap::new();
     for trace in traces {
         let sum = captured.entry((trace.userid, &trace.application)).or_default();
@@ -109,7 +114,9 @@ fn by_transactions(shapes: &Shapes, traces: &[Trace], applications: &[Applicatio
     let factor = |total: f64, part: f64| if part > 0.0 { total / part } else { 0.0 };
     let counts = |trace: &&Trace| {
         let mut steps = trace.steps.iter().filter_map(|step| known.get(&(step.queryid, step.toplevel))).peekable();
-        steps.peek().is_none() || !steps.all(|one| is_about_the_server(one))
+        steps.peek().is_none()
+            || !steps.all(|one| is_about_the_server(one))
+            || trace.steps.iter().any(|step| !is_known(&(step.queryid, step.toplevel)))
     };
     let mut work: Vec<Work> = (traces.iter().filter(counts))
         .map(|trace| {
@@ -128,10 +135,9 @@ fn by_transactions(shapes: &Shapes, traces: &[Trace], applications: &[Applicatio
                 fresh_ms: if trace.fresh { total_ms } else { 0.0 },
                 writes: trace.writes,
                 locks_rows: steps().flatten().any(|one| one.shape.locks_rows),
-                // What is not understood, or not known to its end, may do anything.
+                // So may what is not known to its end.
                 volatile: trace.truncated
-                    || trace.steps.iter().any(|step| unclear.contains(&step.queryid))
-                    || steps().flatten().any(|one| one.shape.volatile),
+                    || trace.steps.iter().any(|step| may_do_anything(&(step.queryid, step.toplevel))),
                 temporary_tables: trace.temporary,
             }
         })

@@ -85,19 +85,24 @@ pub fn answer(shapes: &Shapes, traces: &[Trace], nodes: u32) -> Result<Answer, E
     let updated: Vec<_> = shapes.statements.iter().flat_map(|s| s.shape.updated.iter().copied()).collect();
     let tables = facts::read(&touched, &updated)?;
     let (statements, by_id) = statements(shapes, &tables);
-    let Transactions { kept, left_out } = transactions(shapes, traces, &by_id);
-    let seen = kept.len();
+    let transactions = transactions(shapes, traces, &by_id);
+    let (seen, incomplete) = (transactions.len(), transactions.iter().filter(|one| one.incomplete).count());
     let Tables { relations, foreign_keys, .. } = tables;
-    let workload =
-        Workload { relations, foreign_keys, statements, transactions: kept, nodes, headroom_months: headroom.months };
+    let workload = Workload {
+        relations,
+        foreign_keys,
+        statements,
+        transactions,
+        nodes,
+        headroom_months: headroom.months,
+        missing_share: shapes.missing_share(),
+    };
     let advice = sharding::advise(&workload);
     let mut notes: Vec<String> = headroom.why.clone();
-    notes.push(match (seen, left_out) {
+    notes.push(match (seen, incomplete) {
         (0, 0) => "no transactions were captured, so that every call counts as one".to_owned(),
         (_, 0) => format!("{seen} transactions were looked at"),
-        _ => format!(
-            "{seen} transactions were looked at, {left_out} more left out: not all of their statements are understood"
-        ),
+        _ => format!("{seen} transactions were looked at, of {incomplete} of which not all statements are known"),
     });
     notes.push(shapes.caveat());
     notes.retain(|note| !note.is_empty());
@@ -175,38 +180,26 @@ fn statements(shapes: &Shapes, tables: &Tables) -> (Vec<Statement>, ById) {
     (found, by_id)
 }
 
-/// Transactions as the advice wants them.
-struct Transactions {
-    kept: Vec<Transaction>,
-    /// Those with statements that are not understood.
-    left_out: usize,
-}
-
-fn transactions(shapes: &Shapes, traces: &[Trace], by_id: &HashMap<(u64, bool), Option<usize>>) -> Transactions {
-    let unclear: HashSet<u64> = shapes.unclear_ids.iter().copied().collect();
-    let mut kept = Vec::new();
-    let mut left_out = 0;
+/// Transactions as the advice wants them; without those that use no table.
+fn transactions(shapes: &Shapes, traces: &[Trace], by_id: &ById) -> Vec<Transaction> {
+    let mut found = Vec::new();
     for trace in traces.iter().filter(|trace| !trace.rolled_back) {
         let mut steps = Vec::new();
-        let mut understood = !trace.truncated;
+        let mut incomplete = trace.truncated;
         for step in &trace.steps {
-            match by_id.get(&(step.queryid, step.toplevel)) {
+            let id = (step.queryid, step.toplevel);
+            match by_id.get(&id) {
                 Some(Some(statement)) => steps.push(Step { statement: *statement, values: step.values.clone() }),
                 Some(None) => {}
-                // Utility statements, checks of foreign keys and calls of functions are none of it.
-                None => understood &= !unclear.contains(&step.queryid),
+                // Not understood, of another role, or there was no room to keep it: it may touch anything.
+                None => incomplete |= !shapes.apart.contains_key(&id),
             }
         }
-        if steps.is_empty() {
-            continue;
-        }
-        if understood {
-            kept.push(Transaction { steps, times: 1.0 });
-        } else {
-            left_out += 1;
+        if incomplete || !steps.is_empty() {
+            found.push(Transaction { steps, times: 1.0, incomplete });
         }
     }
-    Transactions { kept, left_out }
+    found
 }
 
 fn rows(workload: &Workload, advice: &Advice, notes: &[String]) -> Vec<Row> {

@@ -13,11 +13,10 @@ mod query;
 mod resolve;
 mod variables;
 
-use std::ffi::c_void;
 use std::panic::AssertUnwindSafe;
 use std::ptr;
 
-use pgrx::{is_a, pg_guard, pg_sys, PgList};
+use pgrx::{pg_sys, PgList};
 
 use super::planner::{self, Failure};
 use super::{ident, role};
@@ -32,8 +31,7 @@ pub struct Source<'a> {
     pub text: &'a str,
     /// `search_path` it was sent with.
     pub search_path: Option<&'a str>,
-    /// Whose names it uses, where the caller could become that role; the caller's otherwise, and then values that stand in
-    /// the text are not read.
+    /// Whose names it uses, and as whom it is analysed: a role that the caller could become.
     pub role: pg_sys::Oid,
     /// It ran within a function: names of columns that do not exist are the function's variables.
     pub nested: bool,
@@ -87,6 +85,10 @@ pub struct Shape {
     pub volatile: bool,
     /// It calls functions that are not the server's own.
     pub calls_functions: bool,
+    /// Row security leaves rows out for its role.
+    pub row_security: bool,
+    /// What it finds depends on who asks, or when: `current_user`, `now()`, a setting.
+    pub circumstances: bool,
     /// It uses temporary tables.
     pub temporary: bool,
     /// It reads catalogs, or tables of this extension.
@@ -107,6 +109,11 @@ pub enum Unclear {
 
 /// Looks at one statement.
 pub fn of(source: &Source<'_>) -> Result<Shape, Unclear> {
+    // Analysing a text runs code: reading a literal checks constraints of domains. Whoever sent it chose that code, so it
+    // never runs as anybody else.
+    if source.role == pg_sys::InvalidOid || !role::may_plan_as(source.role) {
+        return Err(Unclear::Failed("you may not become its role, or the role is gone".to_owned()));
+    }
     let outcome = planner::in_subtransaction(AssertUnwindSafe(|| {
         // SAFETY: inside a subtransaction with a memory context of its own that is rolled back.
         unsafe { analyze(source) }
@@ -128,23 +135,18 @@ unsafe fn analyze(source: &Source<'_>) -> Result<Shape, Unclear> {
         }
         let (mut user, mut security) = (pg_sys::InvalidOid, 0);
         pg_sys::GetUserIdAndSecContext(&mut user, &mut security);
-        // Names and row security are the statement's role's; input functions of literals may be anybody's.
-        let is_own = role::may_plan_as(source.role) && source.role != pg_sys::InvalidOid;
-        let role = if is_own { source.role } else { user };
-        pg_sys::SetUserIdAndSecContext(role, security | pg_sys::SECURITY_RESTRICTED_OPERATION as i32);
+        pg_sys::SetUserIdAndSecContext(source.role, security | pg_sys::SECURITY_RESTRICTED_OPERATION as i32);
         pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
-        let shape = rewritten(source, is_own);
+        let shape = rewritten(source);
         pg_sys::PopActiveSnapshot();
         pg_sys::SetUserIdAndSecContext(user, security);
         shape
     }
 }
 
-/// `with_literals`: text in the statement may be read as values of its types.
-///
 /// # Safety
 /// As for `analyze`, with an active snapshot.
-unsafe fn rewritten(source: &Source<'_>, with_literals: bool) -> Result<Shape, Unclear> {
+unsafe fn rewritten(source: &Source<'_>) -> Result<Shape, Unclear> {
     /// Puts the hook back on every path.
     struct Silenced(pg_sys::post_parse_analyze_hook_type);
     impl Drop for Silenced {
@@ -165,9 +167,6 @@ unsafe fn rewritten(source: &Source<'_>, with_literals: bool) -> Result<Shape, U
         planner::unwrap_query(raw);
         if (*(*raw).stmt).type_ == pg_sys::NodeTag::T_CopyStmt {
             return Ok(copied((*raw).stmt.cast()));
-        }
-        if !with_literals && has_literal((*raw).stmt, ptr::null_mut()) {
-            return Err(Unclear::Failed("values in it are for its own role to read".to_owned()));
         }
         let mut parameters = variables::Parameters::new(source.parameters, known, source.nested);
         let silenced = Silenced(pg_sys::post_parse_analyze_hook);
@@ -196,24 +195,6 @@ unsafe fn rewritten(source: &Source<'_>, with_literals: bool) -> Result<Shape, U
             }
         }
         walker.finish()
-    }
-}
-
-/// Whether a raw parse tree holds text that a type is to make a value of: a domain within an array or a row has conditions,
-/// and these are functions of whoever made it. Numbers are of the server's own types at first.
-#[pg_guard]
-unsafe extern "C-unwind" fn has_literal(node: *mut pg_sys::Node, context: *mut c_void) -> bool {
-    if node.is_null() {
-        return false;
-    }
-    // SAFETY: called with the nodes of a valid tree; the tag says which struct it is, and which value a constant holds.
-    unsafe {
-        if is_a(node, pg_sys::NodeTag::T_A_Const) {
-            let constant = node.cast::<pg_sys::A_Const>();
-            let kind = (*constant).val.node.type_;
-            return !(*constant).isnull && matches!(kind, pg_sys::NodeTag::T_String | pg_sys::NodeTag::T_BitString);
-        }
-        pg_sys::raw_expression_tree_walker(node, Some(has_literal), context)
     }
 }
 

@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::memory;
 use crate::memory::samples::{self, Sample};
 use crate::memory::survey::{self, Snapshot};
-use crate::pg::names::{current_database, Visibility};
+use crate::pg::names::current_database;
 use crate::pg::role;
 use crate::pg::statement_shape::{self, Shape, Source, Unclear};
 
@@ -44,6 +44,8 @@ pub struct Shaped {
     pub rows: f64,
     /// Blocks found in the buffer cache or read, by all executions.
     pub blocks: f64,
+    /// The search path it was sent with, if that was kept.
+    pub search_path: Option<String>,
     /// What it touches.
     pub shape: Shape,
 }
@@ -61,9 +63,10 @@ pub struct Shapes {
     pub unclear_ms: f64,
     /// Why the heaviest of them was not.
     pub unclear_why: Option<String>,
-    /// Queryids of those.
-    pub unclear_ids: Vec<u64>,
-    /// Statements of roles that the caller may not look at.
+    /// Statements that touch no table by themselves, by queryid and whether a client sent them: utility statements, checks
+    /// of foreign keys, and calls of functions whose statements are captured. True: they may do anything.
+    pub apart: HashMap<(u64, bool), bool>,
+    /// Statements of roles that the caller could not become.
     pub hidden: usize,
     /// Their time.
     pub hidden_ms: f64,
@@ -92,18 +95,20 @@ impl Shapes {
         }
         if self.hidden > 0 {
             let share = share(self.hidden_ms);
-            parts.push(format!("{} statements with {share:.1} % of the time are of other roles", self.hidden));
+            parts.push(format!(
+                "{} statements with {share:.1} % of the time are of other roles, or of dropped ones",
+                self.hidden
+            ));
         }
         parts.join("; ")
     }
 }
 
-/// Reads and analyses the captured statements of the current database. Roles without the rights of pg_read_all_stats see
-/// what their own statements touch, and those of roles they are members of.
+/// Reads and analyses the captured statements of the current database. Callers see what their own statements touch, and
+/// those of roles whose rights they have; of no others, whatever they may read: analysing a text can run code.
 pub fn read() -> Result<Shapes, Error> {
     memory::require()?;
     let database = current_database();
-    let visibility = Visibility::of_current_role();
     let kept: HashMap<_, _> = samples::of_database(database).into_iter().collect();
     let mut captured: Vec<Snapshot> =
         survey::snapshot(Some(database), true).into_iter().filter(|item| !item.is_other).collect();
@@ -120,10 +125,16 @@ pub fn read() -> Result<Shapes, Error> {
         let text = item.text.as_ref().map(|text| text.to_utf8()).unwrap_or_default();
         let user = pg_sys::Oid::from(item.key.userid);
         let ms = time_ns(item) as f64 * 1e-6;
-        if item.counters.calls == 0 || (!item.key.toplevel && text.starts_with(FOREIGN_KEY_CHECK)) {
+        if item.counters.calls == 0 {
             continue;
         }
-        if !visibility.covers(item.key.userid) && !role::may_plan_as(user) {
+        let id = (item.key.queryid, item.key.toplevel);
+        if !item.key.toplevel && text.starts_with(FOREIGN_KEY_CHECK) {
+            shapes.apart.entry(id).or_insert(false);
+            continue;
+        }
+        // Whoever may read a text may not therefore run what analysing it runs.
+        if !role::may_plan_as(user) {
             shapes.hidden += 1;
             shapes.hidden_ms += ms;
             shapes.total_ms += ms;
@@ -138,6 +149,7 @@ pub fn read() -> Result<Shapes, Error> {
             Ok(shape) if shape.tables.is_empty() && shape.calls_functions && item.key.toplevel => {
                 if has_nested {
                     // Its time is that of the statements in the functions.
+                    *shapes.apart.entry(id).or_insert(false) |= shape.volatile;
                     continue;
                 }
                 Err(Unclear::Failed("what functions do was not captured: see perf_opt.track".to_owned()))
@@ -156,15 +168,15 @@ pub fn read() -> Result<Shapes, Error> {
                     total_ms: ms,
                     rows: item.counters.rows as f64,
                     blocks: (item.counters.usage.shared_blks_hit + item.counters.usage.shared_blks_read) as f64,
+                    search_path: kept.get(&item.key).and_then(|kept| kept.first()).map(path_of),
                     shape,
                 });
             }
-            Err(Unclear::Utility) => {}
+            Err(Unclear::Utility) => *shapes.apart.entry(id).or_insert(false) |= !is_harmless(&text),
             Err(Unclear::Failed(why)) => {
                 shapes.total_ms += ms;
                 shapes.unclear += 1;
                 shapes.unclear_ms += ms;
-                shapes.unclear_ids.push(item.key.queryid);
                 shapes.unclear_why.get_or_insert(why);
             }
         }
@@ -174,6 +186,10 @@ pub fn read() -> Result<Shapes, Error> {
 
 fn time_ns(item: &Snapshot) -> u64 {
     item.counters.total_ns + item.counters.planning_ns
+}
+
+fn path_of(sample: &Sample) -> String {
+    sample.search_path.to_utf8()
 }
 
 /// Looks at the normalised text, whose literals are known by number; where that is no SQL any more (`numeric($1)`), at one
@@ -193,7 +209,7 @@ fn shape_of(item: &Snapshot, text: &str, kept: &[Sample]) -> Result<Shape, Uncle
             lock_timeout_ms: LOCK_TIMEOUT_MS,
         })
     };
-    let path = kept.first().map(|sample| sample.search_path.to_utf8());
+    let path = kept.first().map(path_of);
     let first = look(&with_casts(text), path.as_deref(), &[]);
     let Err(Unclear::Failed(_)) = first else { return first };
     for sample in kept.iter().take(SAMPLES_MAX) {
@@ -210,7 +226,37 @@ fn begins_as_query(text: &str) -> bool {
         "select", "insert", "update", "delete", "merge", "with", "values", "table", "explain", "declare", "prepare",
         "copy",
     ];
+    begins_as(text, &KNOWN)
+}
+
+/// Whether a utility statement is one of a session or transaction that does nothing by itself.
+fn is_harmless(text: &str) -> bool {
+    const KNOWN: [&str; 19] = [
+        "begin",
+        "start",
+        "commit",
+        "end",
+        "rollback",
+        "abort",
+        "savepoint",
+        "release",
+        "set",
+        "reset",
+        "show",
+        "discard",
+        "deallocate",
+        "close",
+        "fetch",
+        "move",
+        "prepare",
+        "declare",
+        "execute",
+    ];
+    begins_as(text, &KNOWN)
+}
+
+fn begins_as(text: &str, known: &[&str]) -> bool {
     let start = text.trim_start_matches(|c: char| c.is_whitespace() || c == '(');
     let word: String = start.chars().take_while(char::is_ascii_alphabetic).collect();
-    KNOWN.iter().any(|known| word.eq_ignore_ascii_case(known))
+    known.iter().any(|known| word.eq_ignore_ascii_case(known))
 }

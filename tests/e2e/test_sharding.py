@@ -292,8 +292,22 @@ class Advice(ClusterTest):
         self.assertEqual((row["candidate_key"], row["verdict"]), (None, "not_yet"))
         self.assertRegex(row["reason"], r'2 statements .* are not understood \(relation "(gone|mine)" does not exist\)')
         self.run_all(KEYED)
-        self.assertIn("not understood", self.best()["reason"])
-        self.assertEqual(self.best()["single_shard_pct"], 100)
+        best = self.best()
+        self.assertIn("not understood", best["reason"])
+        # Of the transactions that named them nobody knows.
+        self.assertAlmostEqual(best["single_shard_pct"], 100 * 5 / 7, 3)
+        self.assertEqual((best["cross_shard_pct"], best["verdict"]), (0, "not_yet"))
+        self.assertIn("did more than is known", best["reason"])
+
+    def test_long_transactions_are_not_left_out(self) -> None:
+        with self.cluster.connect(self.db) as session:
+            for number in range(20):
+                session.query("BEGIN")
+                for tenant in range(100 if number % 2 else 1):
+                    session.query(f"SELECT * FROM tasks WHERE tenant_id = {tenant + 1} AND id = 1")
+                session.query("COMMIT")
+        best = self.best()
+        self.assertEqual((best["single_shard_pct"], best["cross_shard_pct"]), (50, 50), best)
 
     def test_literals_that_must_stay(self) -> None:
         """Texts that are no SQL once normalised are looked at as they were sent."""
@@ -322,8 +336,52 @@ class Advice(ClusterTest):
         self.assertIsNone(key)
         self.assertIn("are of other roles", reason)
         self.cluster.sql("GRANT pg_read_all_stats TO nobody")
+        (key, reason), = self.cluster.sql(asked, dbname=self.db, user="nobody")
+        self.assertIsNone(key)
+        self.assertIn("are of other roles", reason)
+        self.cluster.sql("GRANT postgres TO nobody")
         rows = self.cluster.sql(asked, dbname=self.db, user="nobody")
         self.assertEqual(rows[0][0], "public.tasks.tenant_id")
+
+    def test_code_in_literals_never_runs_as_the_caller(self) -> None:
+        with self.cluster.connect(self.db) as session:
+            for statement in (
+                "CREATE ROLE mallory LOGIN",
+                "CREATE SCHEMA m AUTHORIZATION mallory",
+                "CREATE ROLE reader LOGIN",
+                "GRANT pg_read_all_stats TO reader",
+                "SET ROLE mallory",
+                "GRANT USAGE ON SCHEMA m TO PUBLIC",
+                # No rollback takes back what a sequence was set to.
+                "CREATE SEQUENCE m.ran_as",
+                "GRANT ALL ON SEQUENCE m.ran_as TO PUBLIC",
+                "CREATE FUNCTION m.f(text) RETURNS boolean LANGUAGE sql AS "
+                "$$ SELECT setval('m.ran_as', current_user::regrole::oid::bigint) > 0 $$",
+                "CREATE DOMAIN m.d AS text",
+                "CREATE TYPE m.c AS (a m.d)",
+            ):
+                session.query(statement)
+        self.addCleanup(self.cluster.sql, "DROP ROLE mallory")
+        self.addCleanup(self.cluster.sql, "DROP OWNED BY mallory", dbname=self.db)
+        self.addCleanup(self.cluster.sql, "DROP ROLE reader")
+        self.reset()
+        with self.cluster.connect(self.db, "mallory") as session:
+            for _ in range(5):
+                session.query("SELECT m.c '(1)'")
+            # From here on reading the literal runs the function.
+            session.query("ALTER DOMAIN m.d ADD CHECK (m.f(VALUE)) NOT VALID")
+        self.advice()
+        ran_as = "SELECT pg_get_userbyid(last_value::oid) FROM m.ran_as"
+        self.assertEqual(self.cluster.scalar(ran_as, dbname=self.db), "mallory")
+        self.cluster.sql("SELECT setval('m.ran_as', 1)", dbname=self.db)
+        self.cluster.sql("SELECT perf.sharding_advice()", dbname=self.db, user="reader")
+        self.assertEqual(self.cluster.scalar("SELECT last_value FROM m.ran_as", dbname=self.db), 1)
+        with self.cluster.connect(self.db) as session:
+            session.query("REASSIGN OWNED BY mallory TO postgres")
+            session.query("DROP ROLE mallory")
+            session.query("CREATE ROLE mallory")
+        self.advice()
+        self.assertEqual(self.cluster.scalar("SELECT last_value FROM m.ran_as", dbname=self.db), 1)
 
     def test_a_lock_is_not_waited_for(self) -> None:
         self.run_all(KEYED)

@@ -23,6 +23,10 @@ const BLOCKS_MIN: f64 = 64.0;
 const READ_MS: f64 = 0.2;
 /// Calls between two refreshes, at least: the refresh costs one call.
 const CALLS_A_REFRESH: f64 = 10.0;
+/// Less is too little to tell what an hour is like.
+const HOURS_MIN: f64 = 1.0;
+/// Fewer calls are too few to tell how often it is asked.
+const CALLS_MIN: f64 = 10.0;
 /// Of all measured time: less is not worth a view.
 const BENEFIT_MIN_PCT: f64 = 1.0;
 /// How often views are refreshed, in hours.
@@ -161,14 +165,11 @@ fn row_of_policy(context: &Context, policy: &Policy, sources: &[Relation]) -> Re
             row.reason = format!("perf.matview_policy wants a view of that name over {names}; {of_time}.");
         }
         None => {
-            row.triggered = time.is_some_and(|pct| pct >= BENEFIT_MIN_PCT);
-            row.expected_benefit_pct = time.filter(|pct| *pct >= BENEFIT_MIN_PCT);
-            if row.triggered {
-                row.basis = Basis::Measured;
-                row.priority = "medium".to_owned();
-            }
-            row.recommendation = match row.triggered {
-                true => format!("Create {name} and refresh it by the schedule {}.", policy.schedule),
+            // What is asked may be something else than what the view holds, and its refreshes cost: no benefit is known.
+            row.recommendation = match time.is_some_and(|pct| pct >= BENEFIT_MIN_PCT) {
+                true => {
+                    format!("Look whether {name} answers what is asked of {names}: it could save that time at most.")
+                }
                 false => format!("Not now: the workload would not gain from {name}."),
             };
             row.reason = format!("perf.matview_policy wants {name} over {names}; {of_time}.");
@@ -196,6 +197,23 @@ fn is_summary(one: &Shaped) -> bool {
     shape.command == Command::Select
         && shape.aggregates
         && !(shape.locks_rows || shape.volatile || shape.temporary || shape.catalogs || shape.tables.is_empty())
+        && !(shape.row_security || shape.circumstances)
+}
+
+/// Why the text of a statement is not made into a definition, if it is not.
+fn no_definition(one: &Shaped) -> Option<&'static str> {
+    let start = one.text.trim_start_matches(|c: char| c.is_whitespace() || c == '(');
+    let word: String = start.chars().take_while(char::is_ascii_alphabetic).collect();
+    let is_query = ["select", "with", "values", "table"].iter().any(|known| word.eq_ignore_ascii_case(known));
+    match () {
+        _ if one.shape.parameters => {
+            Some("the values it is called with must be columns of the view, or part of its definition")
+        }
+        // Whoever refreshes a view runs what it calls.
+        _ if one.shape.calls_functions => Some("it calls functions that are not the server's own: look at them first"),
+        _ if !is_query => Some("its query is part of another command"),
+        _ => None,
+    }
 }
 
 fn of_workload(shapes: &Shapes) -> Vec<Row> {
@@ -217,9 +235,12 @@ fn candidate(shapes: &Shapes, one: &Shaped, hours: f64) -> Option<Row> {
     if mean < MEAN_MS_MIN || blocks < BLOCKS_MIN || rows > ROWS_PER_BLOCK_MAX * blocks {
         return None;
     }
+    // Of what was seen for less than an hour nothing is known but that hour.
+    let known = hours >= HOURS_MIN && one.calls >= CALLS_MIN;
+    let hours = hours.max(HOURS_MIN);
     let an_hour = one.calls / hours;
     let (every, refresh_hours) = REFRESHES.into_iter().find(|(_, hours)| an_hour * hours >= CALLS_A_REFRESH)?;
-    let refreshes = hours / refresh_hours;
+    let refreshes = (hours / refresh_hours).ceil().max(1.0);
     let saved = one.total_ms - refreshes * mean - one.calls * READ_MS;
     let benefit = 100.0 * saved / shapes.total_ms;
     if benefit < BENEFIT_MIN_PCT {
@@ -228,36 +249,62 @@ fn candidate(shapes: &Shapes, one: &Shaped, hours: f64) -> Option<Row> {
     let mut row = Row::new("materialized_view");
     let id = one.queryid as i64;
     row.id = format!("scaling:materialized_view:{id}");
-    row.triggered = true;
-    row.priority = if benefit >= 20.0 { "high" } else { "medium" }.to_owned();
     row.metric = Some("calls_per_hour".to_owned());
-    row.measured_value = Some(an_hour);
     row.threshold = Some(CALLS_A_REFRESH / refresh_hours);
     row.unit = Some("1/h".to_owned());
-    row.expected_benefit_pct = Some(benefit);
-    row.basis = Basis::Measured;
-    let name = format!("mv_{:016x}", one.queryid);
-    row.reason = format!(
-        "Statement {id} reads {blocks:.0} blocks for {rows:.1} rows in {mean:.1} ms, {an_hour:.0} times an hour: a \
-         view refreshed every {every} would save {benefit:.1} % of all time, its refreshes counted"
-    );
-    if one.shape.parameters {
-        row.recommendation =
-            format!("Consider a materialized view for statement {id}: group by what its parameters compare.");
-        row.reason.push_str("; the values it is called with must be columns of the view, or part of its definition.");
+    row.reason = format!("Statement {id} reads {blocks:.0} blocks for {rows:.1} rows in {mean:.1} ms");
+    if known {
+        row.triggered = true;
+        row.priority = if benefit >= 20.0 { "high" } else { "medium" }.to_owned();
+        row.measured_value = Some(an_hour);
+        row.expected_benefit_pct = Some(benefit);
+        row.basis = Basis::Measured;
+        row.reason.push_str(&format!(
+            ", {an_hour:.0} times an hour: a view refreshed every {every} would save {benefit:.1} % of all time, its \
+             refreshes counted"
+        ));
     } else {
-        row.recommendation = format!("Answer statement {id} from a materialized view, if {every} old is new enough.");
-        row.reason.push('.');
-        row.config = Some(format!(
-            "CREATE MATERIALIZED VIEW {name} AS {};\nSELECT perf.matview_schedule({}, {});\n",
-            one.text.trim_end().trim_end_matches(';'),
-            ident::literal(&name),
-            ident::literal(every)
+        row.reason.push_str(&format!(
+            "; {:.0} calls are all that was seen, and how often it is asked takes an hour and {CALLS_MIN:.0} calls to tell",
+            one.calls
         ));
     }
+    let advice = match no_definition(one) {
+        Some(why) => {
+            row.reason.push_str(&format!("; {why}"));
+            if one.shape.parameters {
+                format!("consider a materialized view for statement {id}: group by what its parameters compare.")
+            } else {
+                format!("consider a materialized view for statement {id}.")
+            }
+        }
+        None => {
+            row.config = Some(definition(one, every));
+            format!("answer statement {id} from a materialized view, if {every} old is new enough.")
+        }
+    };
+    row.recommendation = if known { capitalised(&advice) } else { format!("Not yet, but then {advice}") };
+    row.reason.push('.');
     row.evidence = json!({ "queryid": id, "calls": one.calls, "hours": hours, "mean_ms": mean,
                            "blocks_per_call": blocks,
                            "rows_per_call": rows, "share_pct": 100.0 * one.total_ms / shapes.total_ms,
                            "refresh_every": every });
     Some(row)
+}
+
+/// A view of a statement. Its names mean what they meant only under the search path that it was sent with; what its text
+/// ends with may be a comment.
+fn definition(one: &Shaped, every: &str) -> String {
+    let name = format!("mv_{:016x}", one.queryid);
+    let path = match &one.search_path {
+        Some(path) => format!("search_path {}", path.replace(char::is_control, "?")),
+        None => "a search_path that was not kept".to_owned(),
+    };
+    format!(
+        "-- Its names were looked up with {path}: check them.\nCREATE MATERIALIZED VIEW {name} AS {}\n;\n\
+         SELECT perf.matview_schedule({}, {});\n",
+        one.text.trim_end().trim_end_matches(';'),
+        ident::literal(&name),
+        ident::literal(every)
+    )
 }

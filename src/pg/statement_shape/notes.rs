@@ -22,6 +22,9 @@ const HARMLESS: [&str; 10] = [
     "pg_sleep_until",
 ];
 
+/// Beginnings of names of the server's stable functions that look at the session.
+const ASK_THE_SESSION: [&str; 5] = ["current_setting", "current_schemas", "has_", "pg_has_role", "row_security_active"];
+
 /// Notes what matters of a query wherever it is in it.
 #[pg_guard]
 pub(super) unsafe extern "C-unwind" fn note_node(node: *mut pg_sys::Node, context: *mut c_void) -> bool {
@@ -35,9 +38,11 @@ pub(super) unsafe extern "C-unwind" fn note_node(node: *mut pg_sys::Node, contex
             pg_sys::NodeTag::T_Query => {
                 let query = node.cast::<pg_sys::Query>();
                 shape.locks_rows |= !(*query).rowMarks.is_null();
+                shape.row_security |= (*query).hasRowSecurity;
                 return pg_sys::query_tree_walker(query, Some(note_node), context, 0);
             }
             pg_sys::NodeTag::T_NextValueExpr => shape.volatile = true,
+            pg_sys::NodeTag::T_SQLValueFunction => shape.circumstances = true,
             _ => {}
         }
         pg_sys::check_functions_in_node(node, Some(note_function), context);
@@ -56,9 +61,17 @@ unsafe extern "C-unwind" fn note_function(function: pg_sys::Oid, context: *mut c
             return false;
         }
         shape.calls_functions |= own;
-        if pg_sys::func_volatile(function) as u8 == pg_sys::PROVOLATILE_VOLATILE {
+        let volatility = pg_sys::func_volatile(function) as u8;
+        if volatility != pg_sys::PROVOLATILE_IMMUTABLE {
             let name = ident::owned(pg_sys::get_func_name(function)).unwrap_or_default();
-            shape.volatile |= own || !HARMLESS.contains(&name.as_str());
+            let volatile = volatility == pg_sys::PROVOLATILE_VOLATILE;
+            shape.volatile |= volatile && (own || !HARMLESS.contains(&name.as_str()));
+            // Without arguments it can only tell of the session or of the clock.
+            let arguments = pg_sys::get_func_nargs(function);
+            shape.circumstances |= volatile
+                || arguments == 0
+                || (arguments == 1 && name == "age")
+                || ASK_THE_SESSION.iter().any(|start| name.starts_with(start));
         }
     }
     false

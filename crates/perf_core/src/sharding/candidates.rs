@@ -62,6 +62,7 @@ pub(super) struct Facts<'a> {
     pub(super) transactions: Vec<&'a Transaction>,
     pub(super) nodes: f64,
     pub(super) headroom_months: Option<f64>,
+    pub(super) missing_share: f64,
     pub(super) total_ms: f64,
     pub(super) total_bytes: f64,
     written_ms: Vec<f64>,
@@ -86,7 +87,7 @@ impl<'a> Facts<'a> {
             workload.statements.iter().map(|s| Some(s).filter(|s| whole(s))).collect();
         let transactions = (workload.transactions.iter())
             .filter(|t| t.steps.iter().all(|s| statements.get(s.statement).is_some_and(Option::is_some)))
-            .filter(|t| !t.steps.is_empty())
+            .filter(|t| t.incomplete || !t.steps.is_empty())
             .collect();
         let foreign_keys = (workload.foreign_keys.iter())
             .filter(|k| k.from < relations.len() && k.to < relations.len())
@@ -118,6 +119,7 @@ impl<'a> Facts<'a> {
             transactions,
             nodes: f64::from(workload.nodes.max(2)),
             headroom_months: workload.headroom_months.filter(|m| !m.is_nan()),
+            missing_share: amount(workload.missing_share).min(1.0),
             written_ms,
             touched,
             offsets,

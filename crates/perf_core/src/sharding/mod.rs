@@ -37,6 +37,8 @@ pub const COPIES_WRITE_SHARE: f64 = 0.01;
 pub const NODE_CALL_MS: f64 = 0.5;
 /// Rows that must move between nodes are read, sent, and read again: an assumption, and a kind one.
 pub const MOVED_FACTOR: f64 = 2.0;
+/// While more than this part of the transactions, or of the time, is not known, nothing is split.
+pub const MISSING_SHARE_MAX: f64 = 0.1;
 /// Candidates looked at, by the time of the statements that use them.
 const CANDIDATES_MAX: usize = 24;
 
@@ -159,6 +161,8 @@ pub struct Transaction {
     pub steps: Vec<Step>,
     /// How often it was seen.
     pub times: f64,
+    /// It did more than is in `steps`, and nobody knows what.
+    pub incomplete: bool,
 }
 
 /// Everything there is to judge by.
@@ -176,6 +180,9 @@ pub struct Workload {
     pub nodes: u32,
     /// Months until the largest sensible machine is full; infinite: never by the forecast. None: not known.
     pub headroom_months: Option<f64>,
+    /// Share of the time of all statements, 0..1, that is of statements which are not in `statements`: nobody knows what
+    /// they do.
+    pub missing_share: f64,
 }
 
 /// What a relation becomes under a candidate.

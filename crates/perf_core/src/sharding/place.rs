@@ -75,8 +75,10 @@ pub(super) struct Outcome {
     pub(super) anywhere: f64,
     /// Transactions known to visit several nodes, or more than one key value.
     pub(super) cross: f64,
-    /// Transactions of several keyed steps, of which not all values are known.
+    /// Transactions of several keyed steps, of which not all values are known, and `incomplete` ones.
     pub(super) unknown: f64,
+    /// Transactions that did more than is known, unless what is known visits several nodes.
+    pub(super) incomplete: f64,
     /// Transactions expected on one node: values that differ may still lie together.
     pub(super) one_node: f64,
     /// Share of the time of the statements that run on one node, whichever.
@@ -94,6 +96,7 @@ enum Visit {
     /// This many different values.
     Keys(usize),
     Unknown,
+    Incomplete,
     Several,
 }
 
@@ -112,6 +115,10 @@ pub(super) fn outcome(facts: &Facts, placements: &[Placement]) -> Outcome {
                 out.one_node += times * facts.nodes.powf(1.0 - values as f64);
             }
             Visit::Unknown => out.unknown += times,
+            Visit::Incomplete => {
+                out.unknown += times;
+                out.incomplete += times;
+            }
             Visit::Several => out.cross += times,
         }
     };
@@ -138,7 +145,8 @@ pub(super) fn outcome(facts: &Facts, placements: &[Placement]) -> Outcome {
         }
         values.iter().for_each(|v| *loads.entry(*v).or_default() += times / values.len() as f64);
         let visit = match () {
-            _ if several || values.len() > 1 && unknown => Visit::Several,
+            _ if several || values.len() > 1 && (unknown || transaction.incomplete) => Visit::Several,
+            _ if transaction.incomplete => Visit::Incomplete,
             _ if keyed == 0 => Visit::Anywhere,
             _ if unknown && keyed > 1 => Visit::Unknown,
             _ => Visit::Keys(values.len().max(1)),
@@ -160,7 +168,8 @@ pub(super) fn outcome(facts: &Facts, placements: &[Placement]) -> Outcome {
     out.single += out.anywhere;
     out.one_node += out.single;
     if total > 0.0 {
-        for share in [&mut out.single, &mut out.anywhere, &mut out.cross, &mut out.unknown, &mut out.one_node] {
+        let known = [&mut out.single, &mut out.anywhere, &mut out.cross, &mut out.one_node];
+        for share in known.into_iter().chain([&mut out.unknown, &mut out.incomplete]) {
             *share /= total;
         }
     }

@@ -3,7 +3,8 @@
 use super::candidates::{amount, Facts, Layout};
 use super::place::{self, Outcome};
 use super::{
-    balance, check, Placement, Route, HEADROOM_MONTHS, IMBALANCE_MAX, MOVED_FACTOR, NODE_CALL_MS, SINGLE_SHARD_MIN_PCT,
+    balance, check, Placement, Route, HEADROOM_MONTHS, IMBALANCE_MAX, MISSING_SHARE_MAX, MOVED_FACTOR, NODE_CALL_MS,
+    SINGLE_SHARD_MIN_PCT,
 };
 
 /// What to do. In the order of preference.
@@ -100,6 +101,8 @@ pub struct Candidate {
     pub cross_shard_pct: f64,
     /// Transactions of which that is not known, because values were not captured, in percent. Not counted as single.
     pub unknown_pct: f64,
+    /// Part of those: transactions that did more than was captured or understood.
+    pub incomplete_pct: f64,
     /// Transactions expected to run on one node, in percent: two values lie together by luck, once in `nodes` times.
     pub one_node_pct: f64,
     /// The same by the time of the statements.
@@ -173,6 +176,7 @@ pub(super) fn judge(facts: &Facts, layout: &Layout) -> Candidate {
         single_shard_pct: 100.0 * outcome.single,
         cross_shard_pct: 100.0 * outcome.cross,
         unknown_pct: 100.0 * outcome.unknown,
+        incomplete_pct: 100.0 * outcome.incomplete,
         one_node_pct: 100.0 * outcome.one_node,
         time: time_shares(facts, &outcome),
         imbalance,
@@ -208,7 +212,8 @@ impl Candidate {
         if self.colocated_tables.is_empty() {
             against.push("no table has a column of this key that can be used".to_owned());
         } else {
-            if self.single_shard_pct < SINGLE_SHARD_MIN_PCT {
+            // What is not known speaks neither for it nor against it.
+            if self.single_shard_pct < SINGLE_SHARD_MIN_PCT * (1.0 - self.incomplete_pct / 100.0) - 1e-9 {
                 let unknown = match self.unknown_pct {
                     u if u > 0.0 => format!(" (of {u:.1} % the values are not known)"),
                     _ => String::new(),
@@ -229,7 +234,21 @@ impl Candidate {
             return;
         }
         self.reasons = vec![single, balance];
+        let too_many = 100.0 * MISSING_SHARE_MAX;
+        let missing = [
+            (self.incomplete_pct, "of the transactions did more than is known"),
+            (100.0 * facts.missing_share, "of the time is of statements that are not known"),
+        ];
+        let missing: Vec<String> = (missing.into_iter().filter(|(pct, _)| *pct > too_many))
+            .map(|(pct, what)| format!("{pct:.1} % {what}, {too_many:.0} % at most may be"))
+            .collect();
+        let is_known = missing.is_empty();
+        self.reasons.extend(missing);
         self.verdict = match facts.headroom_months {
+            Some(months) if months < HEADROOM_MONTHS && !is_known => {
+                self.reasons.push(format!("a larger machine lasts {:.0} months", months.max(0.0)));
+                Verdict::NotYet
+            }
             Some(months) if months < HEADROOM_MONTHS => {
                 self.reasons.push(format!("a larger machine lasts {:.0} months", months.max(0.0)));
                 Verdict::Shard

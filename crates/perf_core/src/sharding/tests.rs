@@ -54,11 +54,41 @@ fn platform() -> Workload {
                     Step { statement: 1, values: vec![Some(if n < 5 { n + 1000 } else { n })] },
                 ],
                 times: 1.0,
+                incomplete: false,
             })
             .collect(),
         nodes: 4,
         headroom_months: Some(6.0),
+        missing_share: 0.0,
     }
+}
+
+#[test]
+fn what_is_not_known_of_transactions_is_not_counted_as_one_value() {
+    let mut workload = platform();
+    // Nine in ten did more than there was room for; half of those are known to touch two values.
+    let batch = |n: u64| Transaction {
+        steps: (0..=n % 2).map(|more| Step { statement: 0, values: vec![Some(5_000 + n + more)] }).collect(),
+        times: 1.0,
+        incomplete: true,
+    };
+    workload.transactions.truncate(90);
+    workload.transactions.extend((0..810).map(batch));
+    let best = advise(&workload).candidates.remove(0);
+    assert!((best.cross_shard_pct - 100.0 * 410.0 / 900.0).abs() < 1e-9, "{}", best.cross_shard_pct);
+    assert!((best.incomplete_pct - 45.0).abs() < 1e-9 && (best.single_shard_pct - 100.0 * 85.0 / 900.0).abs() < 1e-9);
+    assert_eq!(best.verdict, Verdict::Unsuitable);
+
+    // What is known fits, but it is too little.
+    let mut workload = platform();
+    workload.transactions.extend((0..20).map(|_| Transaction { steps: Vec::new(), times: 1.0, incomplete: true }));
+    let best = advise(&workload).candidates.remove(0);
+    assert_eq!(best.verdict, Verdict::NotYet, "{:?}", best.reasons);
+    assert!(best.reasons.iter().any(|r| r.starts_with("16.7 % of the transactions did more")), "{:?}", best.reasons);
+
+    let best = advise(&Workload { missing_share: 0.3, ..platform() }).candidates.remove(0);
+    assert_eq!(best.verdict, Verdict::NotYet, "{:?}", best.reasons);
+    assert!(best.reasons.iter().any(|r| r.starts_with("30.0 % of the time")), "{:?}", best.reasons);
 }
 
 #[test]
@@ -264,6 +294,7 @@ fn untied(name: &str, event_user: impl Fn(u64) -> u64) -> Advice {
                     Step { statement: 1, values: vec![Some(event_user(n))] },
                 ],
                 times: 1.0,
+                incomplete: false,
             })
             .collect(),
         ..platform()
@@ -293,7 +324,7 @@ fn of_several_columns_of_a_class_the_one_that_keeps_transactions_together_is_tak
     workload.statements.push(statement(4, 5000.0, &[0, 3], &[((0, 0), (1, 1))], vec![]));
     workload.statements.push(statement(5, 100.0, &[0, 3], &[((0, 0), (1, 2))], vec![pin(0, 0, 0)]));
     let mine = (0..300).map(|n| Step { statement: 4, values: vec![Some(n)] });
-    workload.transactions.extend(mine.map(|step| Transaction { steps: vec![step], times: 1.0 }));
+    workload.transactions.extend(mine.map(|step| Transaction { steps: vec![step], times: 1.0, incomplete: false }));
     let advice = advise(&workload);
     assert_eq!(advice.candidates[0].placements[3], Placement::Distributed(2), "{}", advice.reason);
 }
@@ -392,14 +423,16 @@ prop_compose! {
                       transactions in proptest::collection::vec((proptest::collection::vec((0usize..6,
                           proptest::collection::vec(proptest::option::of(0u64..4), 0..3)), 0..4), any_number()), 0..20),
                       nodes in prop_oneof![0u32..10, any::<u32>()],
-                      headroom_months in proptest::option::of(any::<f64>()))
+                      headroom_months in proptest::option::of(any::<f64>()),
+                      incomplete in any::<bool>(), missing_share in prop_oneof![3 => Just(0.0), 1 => any::<f64>()])
                       -> Workload {
         let foreign_keys = keys.into_iter()
             .map(|(from, to, a, b)| ForeignKey { name: "f".to_owned(), from, to, columns: vec![(a, b)] }).collect();
         let step = |(statement, values)| Step { statement, values };
         let transactions = transactions.into_iter()
-            .map(|(steps, times)| Transaction { steps: steps.into_iter().map(step).collect(), times }).collect();
-        Workload { relations, foreign_keys, statements, transactions, nodes, headroom_months }
+            .map(|(steps, times)| Transaction {
+                steps: steps.into_iter().map(step).collect(), times, incomplete: incomplete && times > 5e5 }).collect();
+        Workload { relations, foreign_keys, statements, transactions, nodes, headroom_months, missing_share }
     }
 }
 
@@ -422,11 +455,13 @@ proptest! {
             if c.verdict == Verdict::Unsuitable {
                 prop_assert!(c.ddl.is_empty() && !c.reasons.is_empty());
             } else {
-                prop_assert!(c.single_shard_pct >= SINGLE_SHARD_MIN_PCT && c.imbalance <= IMBALANCE_MAX);
+                let known = 1.0 - c.incomplete_pct / 100.0;
+                prop_assert!(c.single_shard_pct >= SINGLE_SHARD_MIN_PCT * known - 1e-6 && c.imbalance <= IMBALANCE_MAX);
                 prop_assert_eq!(c.ddl.len(), c.reference_tables.len() + c.colocated_tables.len());
             }
             prop_assert_eq!(c.verdict == Verdict::Shard,
-                c.verdict != Verdict::Unsuitable && workload.headroom_months.is_some_and(|m| m < HEADROOM_MONTHS));
+                c.verdict != Verdict::Unsuitable && workload.headroom_months.is_some_and(|m| m < HEADROOM_MONTHS)
+                    && c.incomplete_pct <= 10.0 && !(workload.missing_share.is_finite() && workload.missing_share > 0.1));
         }
     }
 
@@ -436,7 +471,7 @@ proptest! {
         let mut workload = platform();
         workload.transactions = vec![Transaction {
             steps: vec![Step { statement: 0, values: vec![Some(a)] }, Step { statement: 0, values: vec![Some(b)] }],
-            times: 3.0,
+            times: 3.0, incomplete: false,
         }];
         let advice = advise(&workload);
         let of_user = advice.candidates.iter().find(|c| c.key == "public.payments.user_id");

@@ -361,6 +361,7 @@ pub fn case(number: usize, transactions: usize) -> Case {
             .map(|(s, values)| Step { statement: *s, values: values.iter().map(|v| Some(mix(*v + 1))).collect() })
             .collect(),
         times: 1.0,
+        incomplete: false,
     });
 
     let answer = match variant {
@@ -382,6 +383,7 @@ pub fn case(number: usize, transactions: usize) -> Case {
         replayed,
         data: b.data,
         workload: Workload {
+            missing_share: 0.0,
             relations: b.relations,
             foreign_keys: b.keys,
             statements: b.statements,
