@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import time
+import unittest
 from typing import Any
 
-from .cluster import Cluster
+from .cluster import Cluster, free_port
 from .jobs_case import SETTINGS, JobTest
-from .system import children_of
+from .pgclient import Connection
+from .pooler import program
+from .system import children_of, give_to_server, make_private_dir, popen_as_server, remove_dir
 
 # A frozen standby is found out in this time: its limits, and some for the job.
 HANGING_LIMIT_S = 20
@@ -187,6 +190,30 @@ class FleetTest(JobTest):
         node = self.ask(job_id)
         self.assertEqual((node["status"], node["message"]),
                          ("failed", 'permission denied to connect through foreign server "replica"'))
+
+    @unittest.skipIf(program() is None, "pgbouncer is not on PATH")
+    def test_a_pooled_session_is_left_as_it_was(self) -> None:
+        directory, port = make_private_dir(), free_port()
+        self.addCleanup(remove_dir, directory)
+        ini = directory / "pgbouncer.ini"
+        ini.write_text(f"[databases]\n{self.database} = host={self.primary.socket_dir} port={self.primary.port} user=postgres\n"
+                       f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n"
+                       "pool_mode = transaction\ndefault_pool_size = 1\n")
+        give_to_server(ini)
+        pooler = popen_as_server([program(), ini])
+        self.addCleanup(pooler.wait)
+        self.addCleanup(pooler.kill)
+        job_id = self.add("pooled", f"host=127.0.0.1 port={port} user=postgres")
+        node = self.wait_until(lambda: (node := self.ask(job_id)) and node["status"] != "unreachable" and node, 20, "the pooler")
+        self.assertEqual((node["status"], node["message"]), ("itself", "the connection leads to this server itself"))
+        state = ("SELECT pg_backend_pid(), current_setting('default_transaction_read_only'), "
+                 "current_setting('transaction_read_only'), current_setting('statement_timeout'), "
+                 "current_setting('lock_timeout'), current_setting('search_path'), current_setting('jit')")
+        with Connection("127.0.0.1", port, "postgres", self.database) as session:
+            pooled = session.query(state).rows[0]
+            self.assertEqual(pooled[1:], self.sql(state)[0][1:])
+            self.ask(job_id)
+            self.assertEqual(session.query(state).rows[0], pooled, "the same session, and as it was")
 
     def test_asked_by_the_clock(self) -> None:
         standby = self.primary.standby("replica")
