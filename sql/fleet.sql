@@ -67,7 +67,7 @@ COMMENT ON VIEW perf.fleet_nodes IS
 COMMENT ON FUNCTION perf.fleet_node_add(text, text) IS
 'Has this server ask one of its standbys every minute, as your job "fleet NAME": lag, statements a second, index use. Reads only, by dblink, each answer within 4 s. Returns job_id bigint; a node that you have added before is changed.
 conninfo: keywords and values, such as ''host=replica1 user=monitor''; dbname is the current database unless given; connect_timeout is set. No password in it: use a password file (passfile) of the server''s user, or a foreign server with a user mapping, and give the name of that server instead.
-Superuser; with the name of a foreign server also its owner. The server needs the option connect_timeout, and a user mapping of yours.
+Superuser; with the name of a foreign server also its owner, and a superuser only where its owner is one, too. The server needs the option connect_timeout, and a user mapping of yours.
 A standby that cannot be asked, was promoted or belongs to another cluster is no error: perf.fleet_nodes and perf.health() say so.
 Errors: 55000 without the extension dblink, when perf_opt is not preloaded, for a server without connect_timeout or user mapping, for more than 16 nodes; 22023 for a conninfo that cannot be read or holds a password, or a name that is taken; 42501 without the rights; 42704 for an unknown server; 22004 for NULL; 25006 on a standby';
 COMMENT ON FUNCTION perf.fleet_node_remove(text) IS

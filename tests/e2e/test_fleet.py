@@ -157,6 +157,17 @@ class FleetTest(JobTest):
         self.assertEqual(nobody["status"], "unreachable")
         self.assertIn("no_such_database", nobody["message"])
 
+    def test_a_foreign_server_named_like_the_connection_string(self) -> None:
+        standby = self.primary.standby("replica")
+        job_id = self.add("replica", self.conninfo(standby))
+        stored = self.value("SELECT options->>'conninfo' FROM perf.jobs WHERE job_id = $1::bigint", (job_id,))
+        # To dblink, a text that is a server's name as far as names go is that server.
+        name = stored[:63].replace('"', '""')
+        self.sql(f"CREATE SERVER \"{name}\" FOREIGN DATA WRAPPER dblink_fdw OPTIONS (host '/nowhere')")
+        self.sql(f"CREATE USER MAPPING FOR PUBLIC SERVER \"{name}\" OPTIONS (user 'postgres')")
+        node = self.ask(job_id)
+        self.assertEqual((node["status"], node["message"]), ("ok", None))
+
     def test_another_database_without_the_library(self) -> None:
         standby = self.primary.standby("replica", {"shared_preload_libraries": ""})
         self.primary.wait_for_replay(standby)

@@ -54,6 +54,8 @@ SELECT count(*) FROM perf.fleet_index_use;
 SELECT count(*) FROM perf.fleet_node;
 SELECT perf.fleet_node_remove('r3');
 RESET ROLE;
+-- A superuser would go wherever its owner has it lead.
+SELECT perf.fleet_node_add('r5', 'regress_fleet');
 
 -- No more than 16.
 SELECT count(perf.fleet_node_add('n' || n, 'host=replica')) FROM generate_series(1, 14) AS n;

@@ -196,6 +196,13 @@ fn may_use_server(server: &str, schema: String) -> Result<String, Error> {
             message: format!("permission denied to connect through foreign server \"{server}\""),
             hint: "Its owner may, with EXECUTE on the functions of dblink.".to_owned(),
         }),
+        // Whoever owns it may have it lead anywhere, and change it later.
+        Some(known) if privilege::is_superuser(privilege::current_role()) && !privilege::is_superuser(known.owner) => {
+            Err(Error::Denied {
+                message: format!("foreign server \"{server}\" belongs to a role that is no superuser"),
+                hint: "Its owner may add it; a superuser may use servers of superusers only.".to_owned(),
+            })
+        }
         Some(known) if !known.is_limited => state(
             format!("foreign server \"{server}\" has no connect_timeout from 1 to 99"),
             "ALTER SERVER ... OPTIONS (ADD connect_timeout '4'), so that a standby that hangs is noticed.",

@@ -30,7 +30,7 @@ const CONNECT_LIMIT: Duration = Duration::from_millis(LIMIT_S * 1_000 - 500);
 const LOOK_MS: i64 = 2;
 const LOOK_MAX_MS: i64 = 50;
 /// Of the connection, in this process.
-const NAME: &str = "perf_opt fleet";
+pub const NAME: &str = "perf_opt fleet";
 
 /// Why there is no answer.
 pub enum Silence {

@@ -19,6 +19,7 @@ use super::{Outcome, Write};
 use crate::act::executor::{self, Failure};
 use crate::act::runs::Order;
 use crate::collect::partitions::spi_failed;
+use crate::pg::background::random_u64;
 use crate::pg::text::Text;
 use crate::pg::{catalog, privilege};
 
@@ -44,9 +45,15 @@ pub enum Target {
 }
 
 impl Target {
-    fn text(&self) -> &str {
+    /// As dblink takes it. What begins like the name of a foreign server, as far as names go, would be that server to it,
+    /// and anybody may have made one: a connection string begins with what nobody can know.
+    fn text(&self) -> String {
         match self {
-            Target::Conninfo(text) | Target::Server(text) => text,
+            Target::Conninfo(text) => {
+                let unknown: String = (0..4).map(|_| format!("{:016x}", random_u64())).collect();
+                format!("fallback_application_name='{unknown}' {text} application_name='{}'", link::NAME)
+            }
+            Target::Server(name) => name.clone(),
         }
     }
 }
@@ -183,7 +190,7 @@ fn identity(facts: &Value) -> Option<Identity> {
 
 /// Asks over a connection of its own, which is closed again whatever happens.
 fn ask(node: &Node, schema: &str, here: &Here, left_ms: impl Fn() -> Option<i64>) -> Result<Answer, Failure> {
-    let link = match Link::open(schema, node.target.text(), left_ms) {
+    let link = match Link::open(schema, &node.target.text(), left_ms) {
         Ok(link) => link,
         Err(silence) => return silence.answer(),
     };
