@@ -60,6 +60,11 @@ impl Conninfo {
         self.0.iter().any(|(known, _)| known == keyword)
     }
 
+    /// The value of a keyword: its last one.
+    pub fn get(&self, keyword: &str) -> Option<&str> {
+        self.0.iter().rev().find(|(known, _)| known == keyword).map(|(_, value)| value.as_str())
+    }
+
     /// Sets a keyword, whatever it was.
     pub fn set(&mut self, keyword: &str, value: &str) {
         self.0.retain(|(known, _)| known != keyword);
@@ -130,6 +135,8 @@ mod tests {
         info.set("connect_timeout", "4");
         assert_eq!(info.text(), "host='a' connect_timeout='4'");
         assert!(info.has("host") && !info.has("dbname"));
+        let twice = Conninfo::parse("host=a host=b").unwrap_or_default();
+        assert_eq!((twice.get("host"), twice.get("port")), (Some("b"), None));
     }
 
     proptest! {

@@ -121,6 +121,11 @@ fn target(conninfo: &str) -> Result<Target, Error> {
             "Keywords and values, such as 'host=replica1 user=monitor', or the name of a foreign server.",
         ),
     })?;
+    // Each of several would have the time that a connection may take.
+    if let Some(keyword) = ["host", "hostaddr"].into_iter().find(|name| info.get(name).is_some_and(|v| v.contains(',')))
+    {
+        return Err(invalid("conninfo", format!("it has several values of {keyword}"), "One standby is one node."));
+    }
     info.set("connect_timeout", &LIMIT_S.to_string());
     if !info.has("dbname") {
         let database = catalog::value::<Text>("SELECT pg_catalog.current_database()::pg_catalog.text", &[]);
@@ -165,7 +170,9 @@ fn may_use_server(server: &str, schema: String) -> Result<String, Error> {
         catalog::rows(
             "SELECT s.srvowner,
                     EXISTS (SELECT FROM pg_options_to_table(s.srvoptions) o
-                             WHERE o.option_name = 'connect_timeout' AND o.option_value ~ '^[1-9][0-9]?$'),
+                             WHERE o.option_name = 'connect_timeout' AND o.option_value ~ '^([2-9]|10)$')
+                    AND NOT EXISTS (SELECT FROM pg_options_to_table(s.srvoptions) o
+                                     WHERE o.option_name IN ('host', 'hostaddr') AND o.option_value LIKE '%,%'),
                     EXISTS (SELECT FROM pg_user_mappings m
                              WHERE m.srvid = s.oid AND (m.umuser = 0 OR m.umuser = to_regrole(quote_ident(current_user))::oid)),
                     coalesce((SELECT bool_and(has_function_privilege(p.oid, 'EXECUTE'))
@@ -204,8 +211,9 @@ fn may_use_server(server: &str, schema: String) -> Result<String, Error> {
             })
         }
         Some(known) if !known.is_limited => state(
-            format!("foreign server \"{server}\" has no connect_timeout from 1 to 99"),
-            "ALTER SERVER ... OPTIONS (ADD connect_timeout '4'), so that a standby that hangs is noticed.",
+            format!("foreign server \"{server}\" has no connect_timeout from 2 to 10, or several hosts"),
+            "ALTER SERVER ... OPTIONS (ADD connect_timeout '4'), so that a standby that hangs is noticed; one host in \
+             it, for each has that time.",
         ),
         Some(known) if !known.is_mapped => state(
             format!("foreign server \"{server}\" has no user mapping for you"),
