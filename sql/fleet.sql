@@ -70,7 +70,7 @@ conninfo: keywords and values, such as ''host=replica1 user=monitor''; one host;
 Superuser; with the name of a foreign server also its owner, and a superuser only where its owner is one, too. The server needs the option connect_timeout, from 2 to 10, one host, and a user mapping of yours.
 On PostgreSQL 15, whose dblink cannot be interrupted while it connects, an address that does not answer holds the run, its cancel and a shutdown up for that time, once for each address that the host''s name has; looking the name up has no limit.
 A standby that cannot be asked, was promoted or belongs to another cluster is no error: perf.fleet_nodes and perf.health() say so.
-Errors: 55000 without the extension dblink, when perf_opt is not preloaded, for a server without such a connect_timeout, with several hosts or without user mapping, for more than 16 nodes; 22023 for a conninfo that cannot be read, has several hosts or holds a password, or a name that is taken; 42501 without the rights; 42704 for an unknown server; 22004 for NULL; 25006 on a standby';
+Errors: 55000 without the extension dblink, when perf_opt is not preloaded, for a server without such a connect_timeout, with several hosts or without user mapping, for more than 16 nodes; 22023 for a conninfo that cannot be read, has several hosts holds a password or another keyword than libpq''s for connections like this, or a name that is taken; 42501 without the rights; 42704 for an unknown server; 22004 for NULL; 25006 on a standby';
 COMMENT ON FUNCTION perf.fleet_node_remove(text) IS
 'Stops asking a standby, and forgets what it said. Errors: 42704 when you have added none of that name (a superuser: nobody); 22004 for NULL; 25006 on a standby';
 COMMENT ON FUNCTION perf._pool_advice() IS

@@ -114,7 +114,9 @@ fn target(conninfo: &str) -> Result<Target, Error> {
     let mut info = Conninfo::parse(conninfo).map_err(|refusal| match refusal {
         // What was given is not repeated: it would end up in logs.
         Refusal::Secret(keyword) => invalid("conninfo", format!("it holds a {keyword}"), outside),
-        Refusal::Forbidden(keyword) => invalid("conninfo", format!("it sets {keyword}"), "Leave it out."),
+        Refusal::Forbidden(keyword) => {
+            invalid("conninfo", format!("it sets {keyword}"), "Leave it out, or see how libpq spells it.")
+        }
         Refusal::Syntax(reason) => invalid(
             "conninfo",
             reason,
