@@ -9,6 +9,7 @@ pub mod define;
 mod link;
 mod store;
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use perf_core::standby::{self, Identity, Mark, Reading, Status};
@@ -180,10 +181,33 @@ fn parse(text: &str) -> Option<Value> {
     serde_json::from_str(text).ok()
 }
 
+/// Longest text of an answer that is kept.
+const WORD_MAX: usize = 64;
+
+/// A short text of an answer. Whoever owns the server asked may have it say anything.
+fn word(facts: &Value, name: &str) -> Option<String> {
+    let text = facts.get(name)?.as_str()?;
+    (text.len() <= WORD_MAX && !text.chars().any(char::is_control)).then(|| text.to_owned())
+}
+
+/// A number of an answer, where it can be one.
+fn number(facts: &Value, name: &str, max: f64) -> Option<f64> {
+    facts.get(name).and_then(Value::as_f64).filter(|value| (0.0..=max).contains(value))
+}
+
+/// Seconds since 1970 that a timestamp can hold.
+const TIME_MAX_S: f64 = 9e12;
+/// Past the last position of WAL.
+const POSITION_MAX: f64 = 1.9e19;
+/// More than a counter comes to.
+const COUNTER_MAX: f64 = 1e18;
+/// Indexes that a node may tell of.
+const INDEXES_MAX: usize = 10_000;
+
 fn identity(facts: &Value) -> Option<Identity> {
     Some(Identity {
-        system: facts.get("system")?.as_str()?.to_owned(),
-        started: facts.get("started")?.as_str()?.to_owned(),
+        system: word(facts, "system")?,
+        started: word(facts, "started")?,
         in_recovery: facts.get("in_recovery")?.as_bool()?,
     })
 }
@@ -227,11 +251,11 @@ fn ask_over(link: &Link, here: &Here) -> Result<Answer, Silence> {
     if status != Status::Ok {
         return Ok(Answer::of(status, message));
     }
-    let number = |name: &str| facts.get(name).and_then(Value::as_f64);
     let says = |name: &str| facts.get(name).and_then(Value::as_bool).unwrap_or(false);
     let counts = says("counts");
-    let value = if counts { link.ask(STATEMENTS)?.parse().ok() } else { number("transactions") };
-    let reset = facts.get("reset").and_then(Value::as_str).unwrap_or_default();
+    let value = if counts { link.ask(STATEMENTS)?.parse().ok() } else { number(&facts, "transactions", COUNTER_MAX) };
+    let value = value.filter(|value| (0.0..=COUNTER_MAX).contains(value));
+    let reset = word(&facts, "reset").unwrap_or_default();
     let basis = if counts { "statements" } else { "transactions" };
     let is_here = facts.get("database").and_then(Value::as_str) == Some(here.database.as_str());
     let index_scans = if is_here { Some(scans(&link.ask(INDEXES)?).ok_or_else(unreadable)?) } else { None };
@@ -246,9 +270,9 @@ fn ask_over(link: &Link, here: &Here) -> Result<Answer, Silence> {
         status,
         message: (!notes.is_empty()).then(|| notes.join("; ")),
         facts: Some(Facts {
-            replayed: number("position").ok_or_else(unreadable)?,
-            replayed_at_s: number("replayed_at_s"),
-            reading: value.zip(number("now_s")).map(|(value, at_s)| Reading {
+            replayed: number(&facts, "position", POSITION_MAX).ok_or_else(unreadable)?,
+            replayed_at_s: number(&facts, "replayed_at_s", TIME_MAX_S),
+            reading: value.zip(number(&facts, "now_s", TIME_MAX_S)).map(|(value, at_s)| Reading {
                 value,
                 at_s,
                 life: format!("{basis} {} {reset}", asked.started),
@@ -260,6 +284,11 @@ fn ask_over(link: &Link, here: &Here) -> Result<Answer, Silence> {
 }
 
 fn scans(text: &str) -> Option<Vec<(u32, i64)>> {
-    let pair = |pair: &Value| Some((u32::try_from(pair.get(0)?.as_u64()?).ok()?, pair.get(1)?.as_i64()?));
-    parse(text)?.as_array()?.iter().map(pair).collect()
+    let pair = |pair: &Value| {
+        let scans = pair.get(1)?.as_i64().filter(|scans| (0..=COUNTER_MAX as i64).contains(scans))?;
+        Some((u32::try_from(pair.get(0)?.as_u64()?).ok()?, scans))
+    };
+    // Each index once, whatever was said.
+    let found: Option<BTreeMap<u32, i64>> = parse(text)?.as_array()?.iter().take(INDEXES_MAX).map(pair).collect();
+    Some(found?.into_iter().collect())
 }
