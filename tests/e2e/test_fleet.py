@@ -157,6 +157,17 @@ class FleetTest(JobTest):
         self.assertEqual(nobody["status"], "unreachable")
         self.assertIn("no_such_database", nobody["message"])
 
+    def test_a_standby_of_a_promoted_clone(self) -> None:
+        clone = self.primary.standby("clone")
+        self.primary.wait_for_replay(clone)
+        clone.promote()
+        clone.sql("CREATE TABLE of_the_clone AS SELECT repeat('x', 100) FROM generate_series(1, 100000)")
+        follower = clone.standby("follower")
+        clone.wait_for_replay(follower)
+        node = self.ask(self.add("follower", self.conninfo(follower)))
+        self.assertEqual((node["status"], node["message"]),
+                         ("other_cluster", "it is ahead of this server: it is of the same origin, and follows another one"))
+
     def test_a_foreign_server_named_like_the_connection_string(self) -> None:
         standby = self.primary.standby("replica")
         job_id = self.add("replica", self.conninfo(standby))

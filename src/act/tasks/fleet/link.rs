@@ -45,7 +45,7 @@ pub enum Silence {
 }
 
 impl Silence {
-    fn of(failure: Failure) -> Silence {
+    pub fn of(failure: Failure) -> Silence {
         if failure.sqlstate == QUERY_CANCELED && board::is_cancelled(background::my_pid()) {
             Silence::Cancelled(failure)
         } else {

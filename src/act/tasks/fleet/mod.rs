@@ -138,6 +138,7 @@ const FACTS: &str = "SELECT pg_catalog.json_build_object(
     'system', (SELECT c.system_identifier FROM pg_catalog.pg_control_system() AS c)::pg_catalog.text,
     'started', pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time())::pg_catalog.text,
     'in_recovery', pg_catalog.pg_is_in_recovery(),
+    'timeline', (SELECT c.timeline_id FROM pg_catalog.pg_control_checkpoint() AS c),
     'now_s', pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()),
     'position', pg_catalog.pg_wal_lsn_diff(CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
                                                 ELSE pg_catalog.pg_current_wal_lsn() END, '0/0')::pg_catalog.float8,
@@ -209,6 +210,8 @@ fn identity(facts: &Value) -> Option<Identity> {
         system: word(facts, "system")?,
         started: word(facts, "started")?,
         in_recovery: facts.get("in_recovery")?.as_bool()?,
+        timeline: u32::try_from(facts.get("timeline")?.as_u64()?).ok()?,
+        position: number(facts, "position", POSITION_MAX)?,
     })
 }
 
@@ -239,8 +242,13 @@ fn ask_over(link: &Link, here: &Here) -> Result<Answer, Silence> {
     let unreadable = || Silence::Error("its answer cannot be read".to_owned());
     let facts = parse(&link.ask(FACTS)?).ok_or_else(unreadable)?;
     let asked = identity(&facts).ok_or_else(unreadable)?;
-    let status = standby::status(&here.identity, &asked);
+    // What was written here until now.
+    let after = executor::transaction(self::here).map_err(Silence::of)?;
+    let status = standby::status(&after.identity, &asked);
     let message = match status {
+        Status::OtherCluster if asked.system == here.identity.system => {
+            "it is ahead of this server: it is of the same origin, and follows another one".to_owned()
+        }
         Status::OtherCluster => {
             format!("its system identifier is {}, this server's is {}", asked.system, here.identity.system)
         }
@@ -270,7 +278,7 @@ fn ask_over(link: &Link, here: &Here) -> Result<Answer, Silence> {
         status,
         message: (!notes.is_empty()).then(|| notes.join("; ")),
         facts: Some(Facts {
-            replayed: number(&facts, "position", POSITION_MAX).ok_or_else(unreadable)?,
+            replayed: asked.position,
             replayed_at_s: number(&facts, "replayed_at_s", TIME_MAX_S),
             reading: value.zip(number(&facts, "now_s", TIME_MAX_S)).map(|(value, at_s)| Reading {
                 value,
