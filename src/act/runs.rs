@@ -497,7 +497,8 @@ pub fn next_retry_at(now: i64) -> Option<i64> {
     found.into_iter().flatten().next().map(i64::from)
 }
 
-/// Removes runs that ended before `before`, and the oldest beyond `most`; the latest of each job stays. At most `batch`.
+/// Removes runs that ended before `before`, those of nodes of the fleet after some hours, which come by the minute and
+/// would leave the others no room, and the oldest beyond `most`; the latest of each job stays. At most `batch`.
 pub fn prune(before: i64, most: i64, batch: i64) -> u64 {
     // Not by whoever removes the job: a lock on it in an open transaction of a user's would hold up the scheduler.
     run(c"DELETE FROM perf.job_state s WHERE NOT EXISTS (SELECT FROM perf.job j WHERE j.job_id = s.job_id)", &[]);
@@ -506,6 +507,8 @@ pub fn prune(before: i64, most: i64, batch: i64) -> u64 {
              SELECT r.run_id FROM perf.job_run r
              WHERE r.finished_at IS NOT NULL
                AND (r.finished_at < $1
+                    OR r.finished_at < now() - interval '6 hours'
+                       AND EXISTS (SELECT FROM perf.job f WHERE f.job_id = r.job_id AND f.kind = 'fleet')
                     OR r.run_id <= (SELECT x.run_id FROM perf.job_run x ORDER BY x.run_id DESC OFFSET $2 LIMIT 1))
                AND (EXISTS (SELECT FROM perf.job_run n WHERE n.job_id = r.job_id AND n.run_id > r.run_id)
                     OR NOT EXISTS (SELECT FROM perf.job j WHERE j.job_id = r.job_id))

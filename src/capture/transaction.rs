@@ -89,7 +89,7 @@ pub unsafe fn on_statement(
     if key.toplevel {
         current.statement_ns += elapsed_ns.saturating_sub(core::mem::take(&mut current.given_ns));
     }
-    // SAFETY: the caller vouches for the descriptor, which has a live plan.
+    // SAFETY: the caller vouches for the descriptor, which has a live plan; the rest reads this process's state.
     unsafe {
         if let Some(query) = query.as_ref() {
             let plan = &*query.plannedstmt;
@@ -99,7 +99,15 @@ pub unsafe fn on_statement(
         }
         // The late failure of a statement that was noted already is none of its own.
         if current.kept && (execution.calls > 0 || !execution.failed) {
-            note(memory, key, execution, query.as_ref(), text);
+            let record = record();
+            if !record.is_full() {
+                note_values(memory, record, key, query.as_ref(), text);
+            }
+            // One that has a transaction id is not fresh, see `keep`.
+            let writes = raw::GetTopTransactionIdIfAny() != pg_sys::InvalidTransactionId;
+            if !writes && record.flags & traces::FRESH == 0 {
+                note_fresh(memory, record, key, execution, query.as_ref());
+            }
         }
     }
 }
@@ -134,19 +142,18 @@ unsafe fn remember_written(current: &mut Current, key: &Key, plan: &pg_sys::Plan
     }
 }
 
-/// Notes a statement of a transaction that is kept.
+/// Notes a statement of a transaction that is kept, and its values.
 ///
 /// # Safety
 /// As for [`on_statement`].
 #[cold]
-unsafe fn note(
+unsafe fn note_values(
     memory: &Memory,
+    record: &mut traces::Record,
     key: &Key,
-    execution: &Execution,
     query: Option<&pg_sys::QueryDesc>,
     text: &StatementText,
 ) {
-    let record = record();
     let mut values = Values { hashes: [0; traces::VALUES], len: 0, cut: false };
     // Values that come from a callback are not fetched: that may run code.
     // SAFETY: NULL or live with the descriptor.
@@ -164,16 +171,28 @@ unsafe fn note(
     if values.cut {
         record.flags |= traces::TRUNCATED;
     }
-    if let (Some(query), 0) = (query, record.flags & traces::FRESH) {
-        let mut relations = [0; MAX_RELATIONS];
-        // SAFETY: a live descriptor has a live plan.
-        let len = usize::from(unsafe { relations_of(&*query.plannedstmt, &mut relations) });
-        let began_ns = raw::clock_ns().saturating_sub(execution.elapsed_ns);
-        let is_fresh =
-            |relation: &u32| written::is_fresh(memory, written::key(key.dbid, key.userid, *relation), began_ns);
-        if relations[..len].iter().any(is_fresh) {
-            record.flags |= traces::FRESH;
-        }
+}
+
+/// Notes whether a statement of a transaction that is kept read what the same role had just written.
+///
+/// # Safety
+/// As for [`on_statement`].
+#[cold]
+unsafe fn note_fresh(
+    memory: &Memory,
+    record: &mut traces::Record,
+    key: &Key,
+    execution: &Execution,
+    query: Option<&pg_sys::QueryDesc>,
+) {
+    let Some(query) = query else { return };
+    let mut relations = [0; MAX_RELATIONS];
+    // SAFETY: a live descriptor has a live plan.
+    let len = usize::from(unsafe { relations_of(&*query.plannedstmt, &mut relations) });
+    let began_ns = raw::clock_ns().saturating_sub(execution.elapsed_ns);
+    let is_fresh = |relation: &u32| written::is_fresh(memory, written::key(key.dbid, key.userid, *relation), began_ns);
+    if relations[..len].iter().any(is_fresh) {
+        record.flags |= traces::FRESH;
     }
 }
 

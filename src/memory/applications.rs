@@ -491,21 +491,24 @@ pub struct Counted {
 /// All applications, exact for every statement that has been answered.
 pub fn read() -> Vec<Counted> {
     let Some(memory) = get_ref() else { return Vec::new() };
-    let mut found: BTreeMap<Identity, Counts> = BTreeMap::new();
+    // Whoever begins, ends or turns to another name waits for the lock, uninterruptibly: under it things are only copied,
+    // to a place that is there before.
+    let slots = memory.applications.slots().count();
+    let mut copies: Vec<(Identity, Counts)> = Vec::with_capacity(slots + ENTRIES + OTHERS);
     {
         // SAFETY: a valid lock that this process does not hold; nothing below calls the server.
         let _guard = unsafe { LwLockGuard::shared(memory.applications_lock()) };
         // SAFETY: the lock keeps writers of the table away, and of identities.
         let (table, slots) = unsafe { (&*memory.applications.table, memory.applications.slots().map(|slot| &*slot)) };
-        for row in table.rows().filter(|row| row.counts.counters != [0; COUNTERS]) {
-            found.entry(row.identity).or_default().merge(&row.counts);
-        }
-        for slot in slots {
-            if let Some(counts) = slot.copy() {
-                found.entry(slot.identity).or_default().merge(&counts);
-            }
-        }
+        let rows = table.rows().filter(|row| row.counts.counters != [0; COUNTERS]);
+        copies.extend(rows.map(|row| (row.identity, row.counts.clone())));
+        copies.extend(slots.filter_map(|slot| slot.copy().map(|counts| (slot.identity, counts))));
     }
+    let mut found: BTreeMap<Identity, Counts> = BTreeMap::new();
+    for (identity, counts) in &copies {
+        found.entry(*identity).or_default().merge(counts);
+    }
+    drop(copies);
     let counted = |(identity, counts): (Identity, Counts)| {
         let of = |counter: Counter| counts.counters[counter as usize];
         Counted {

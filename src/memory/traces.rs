@@ -69,6 +69,12 @@ impl Record {
         (self.words_len, self.is_full) = (0, false);
     }
 
+    /// Whether it takes no more statements.
+    #[inline]
+    pub fn is_full(&self) -> bool {
+        self.is_full
+    }
+
     pub fn set_application(&mut self, name: &[u8]) {
         let len = name.len().min(NAME - 1);
         self.application[..len].copy_from_slice(&name[..len]);

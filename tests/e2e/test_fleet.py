@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import time
+import unittest
 from typing import Any
 
-from .cluster import Cluster
+from .cluster import Cluster, free_port
 from .jobs_case import SETTINGS, JobTest
-from .system import children_of
+from .pgclient import Connection
+from .pooler import program
+from .system import children_of, give_to_server, make_private_dir, popen_as_server, remove_dir
 
 # A frozen standby is found out in this time: its limits, and some for the job.
 HANGING_LIMIT_S = 20
@@ -154,6 +157,28 @@ class FleetTest(JobTest):
         self.assertEqual(nobody["status"], "unreachable")
         self.assertIn("no_such_database", nobody["message"])
 
+    def test_a_standby_of_a_promoted_clone(self) -> None:
+        clone = self.primary.standby("clone")
+        self.primary.wait_for_replay(clone)
+        clone.promote()
+        clone.sql("CREATE TABLE of_the_clone AS SELECT repeat('x', 100) FROM generate_series(1, 100000)")
+        follower = clone.standby("follower")
+        clone.wait_for_replay(follower)
+        node = self.ask(self.add("follower", self.conninfo(follower)))
+        self.assertEqual((node["status"], node["message"]),
+                         ("other_cluster", "it is ahead of this server: it is of the same origin, and follows another one"))
+
+    def test_a_foreign_server_named_like_the_connection_string(self) -> None:
+        standby = self.primary.standby("replica")
+        job_id = self.add("replica", self.conninfo(standby))
+        stored = self.value("SELECT options->>'conninfo' FROM perf.jobs WHERE job_id = $1::bigint", (job_id,))
+        # To dblink, a text that is a server's name as far as names go is that server.
+        name = stored[:63].replace('"', '""')
+        self.sql(f"CREATE SERVER \"{name}\" FOREIGN DATA WRAPPER dblink_fdw OPTIONS (host '/nowhere')")
+        self.sql(f"CREATE USER MAPPING FOR PUBLIC SERVER \"{name}\" OPTIONS (user 'postgres')")
+        node = self.ask(job_id)
+        self.assertEqual((node["status"], node["message"]), ("ok", None))
+
     def test_another_database_without_the_library(self) -> None:
         standby = self.primary.standby("replica", {"shared_preload_libraries": ""})
         self.primary.wait_for_replay(standby)
@@ -187,6 +212,30 @@ class FleetTest(JobTest):
         node = self.ask(job_id)
         self.assertEqual((node["status"], node["message"]),
                          ("failed", 'permission denied to connect through foreign server "replica"'))
+
+    @unittest.skipIf(program() is None, "pgbouncer is not on PATH")
+    def test_a_pooled_session_is_left_as_it_was(self) -> None:
+        directory, port = make_private_dir(), free_port()
+        self.addCleanup(remove_dir, directory)
+        ini = directory / "pgbouncer.ini"
+        ini.write_text(f"[databases]\n{self.database} = host={self.primary.socket_dir} port={self.primary.port} user=postgres\n"
+                       f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n"
+                       "pool_mode = transaction\ndefault_pool_size = 1\n")
+        give_to_server(ini)
+        pooler = popen_as_server([program(), ini])
+        self.addCleanup(pooler.wait)
+        self.addCleanup(pooler.kill)
+        job_id = self.add("pooled", f"host=127.0.0.1 port={port} user=postgres")
+        node = self.wait_until(lambda: (node := self.ask(job_id)) and node["status"] != "unreachable" and node, 20, "the pooler")
+        self.assertEqual((node["status"], node["message"]), ("itself", "the connection leads to this server itself"))
+        state = ("SELECT pg_backend_pid(), current_setting('default_transaction_read_only'), "
+                 "current_setting('transaction_read_only'), current_setting('statement_timeout'), "
+                 "current_setting('lock_timeout'), current_setting('search_path'), current_setting('jit')")
+        with Connection("127.0.0.1", port, "postgres", self.database) as session:
+            pooled = session.query(state).rows[0]
+            self.assertEqual(pooled[1:], self.sql(state)[0][1:])
+            self.ask(job_id)
+            self.assertEqual(session.query(state).rows[0], pooled, "the same session, and as it was")
 
     def test_asked_by_the_clock(self) -> None:
         standby = self.primary.standby("replica")

@@ -530,6 +530,11 @@ class Traces(TransactionsTest):
         self.run_sql("CREATE ROLE eve LOGIN", "GRANT USAGE ON SCHEMA perf TO PUBLIC")
         self.addCleanup(self.run_sql, "DROP ROLE eve")
         self.fails("42501", self.session("eve").query, "SELECT * FROM perf._transaction_traces()")
+        self.fails("42501", self.session("eve").query, "SELECT * FROM perf._applications()")
+        # Hashes of others' values are not for monitoring: they could be compared with those of guesses.
+        self.run_sql("GRANT pg_monitor TO eve")
+        self.fails("42501", self.session("eve").query, "SELECT * FROM perf._transaction_traces()")
+        self.session("eve").query("SELECT * FROM perf._applications()")
 
 
 class OwnServers(TransactionsTest):

@@ -1,16 +1,59 @@
 //! Connection strings of keywords and values, as libpq reads them: what may be stored and sent, and what may not. Pure.
 
 /// Keywords whose values are secrets: they belong into a password file or a user mapping.
-const SECRETS: [&str; 3] = ["password", "sslpassword", "oauth_client_secret"];
-/// Keywords that would make another kind of connection of it.
-const FORBIDDEN: [&str; 1] = ["replication"];
+const SECRETS: [&str; 5] = ["password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key"];
+/// Keywords that are taken: what libpq knows, up to 18, but secrets and what makes another kind of connection of it. What
+/// is not known may be a secret that was misspelt.
+const KNOWN: [&str; 41] = [
+    "application_name",
+    "channel_binding",
+    "client_encoding",
+    "connect_timeout",
+    "dbname",
+    "fallback_application_name",
+    "gssdelegation",
+    "gssencmode",
+    "gsslib",
+    "host",
+    "hostaddr",
+    "keepalives",
+    "keepalives_count",
+    "keepalives_idle",
+    "keepalives_interval",
+    "krbsrvname",
+    "load_balance_hosts",
+    "max_protocol_version",
+    "min_protocol_version",
+    "options",
+    "passfile",
+    "port",
+    "require_auth",
+    "requirepeer",
+    "service",
+    "servicefile",
+    "ssl_max_protocol_version",
+    "ssl_min_protocol_version",
+    "sslcert",
+    "sslcertmode",
+    "sslcompression",
+    "sslcrl",
+    "sslcrldir",
+    "sslkey",
+    "sslmode",
+    "sslnegotiation",
+    "sslrootcert",
+    "sslsni",
+    "target_session_attrs",
+    "tcp_user_timeout",
+    "user",
+];
 
 /// Why a connection string is not taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
     /// It holds a secret under this keyword.
     Secret(String),
-    /// It has this keyword.
+    /// It has this keyword, which is not one of those that are taken.
     Forbidden(String),
     /// It cannot be read, for this reason.
     Syntax(String),
@@ -43,7 +86,7 @@ impl Conninfo {
             if SECRETS.contains(&keyword) {
                 return Err(Refusal::Secret(keyword.to_owned()));
             }
-            if FORBIDDEN.contains(&keyword) {
+            if !KNOWN.contains(&keyword) {
                 return Err(Refusal::Forbidden(keyword.to_owned()));
             }
             pairs.push((keyword.to_owned(), value));
@@ -58,6 +101,11 @@ impl Conninfo {
     /// Whether a keyword is set.
     pub fn has(&self, keyword: &str) -> bool {
         self.0.iter().any(|(known, _)| known == keyword)
+    }
+
+    /// The value of a keyword: its last one.
+    pub fn get(&self, keyword: &str) -> Option<&str> {
+        self.0.iter().rev().find(|(known, _)| known == keyword).map(|(_, value)| value.as_str())
     }
 
     /// Sets a keyword, whatever it was.
@@ -115,12 +163,18 @@ mod tests {
 
     #[test]
     fn secrets_are_refused_however_they_are_written() {
-        for bad in
-            ["password=x", "host=a password = 'x'", "host=a\tpassword\n=x", "sslpassword=x", "user='a' password=''"]
-        {
+        for bad in [
+            "password=x",
+            "host=a password = 'x'",
+            "host=a\tpassword\n=x",
+            "scram_client_key=x",
+            "user='a' password=''",
+        ] {
             assert!(matches!(pairs(bad), Err(Refusal::Secret(_))), "{bad}");
         }
-        assert_eq!(pairs("replication=true"), Err(Refusal::Forbidden("replication".to_owned())));
+        for bad in ["replication", "passwd", "Password", "sslkeylogfile"] {
+            assert_eq!(pairs(&format!("host=a {bad}=x")), Err(Refusal::Forbidden(bad.to_owned())));
+        }
         assert!(pairs("application_name='password=x' passfile=/a").is_ok());
     }
 
@@ -130,13 +184,15 @@ mod tests {
         info.set("connect_timeout", "4");
         assert_eq!(info.text(), "host='a' connect_timeout='4'");
         assert!(info.has("host") && !info.has("dbname"));
+        let twice = Conninfo::parse("host=a host=b").unwrap_or_default();
+        assert_eq!((twice.get("host"), twice.get("port")), (Some("b"), None));
     }
 
     proptest! {
         #[test]
         fn what_is_written_reads_the_same(values in proptest::collection::vec("[a-z' \\\\=\t]{0,6}", 1..5)) {
             let mut info = Conninfo::default();
-            values.iter().enumerate().for_each(|(n, v)| info.set(&format!("k{n}"), v));
+            values.iter().zip(KNOWN).for_each(|(v, keyword)| info.set(keyword, v));
             prop_assert_eq!(Conninfo::parse(&info.text()), Ok(info));
         }
 

@@ -43,12 +43,19 @@ pub struct Identity {
     pub started: String,
     /// Whether it is a standby.
     pub in_recovery: bool,
+    /// Timeline of its latest checkpoint.
+    pub timeline: u32,
+    /// Where it is in WAL, in bytes.
+    pub position: f64,
 }
 
-/// What a server is to the one that asks.
+/// What a server is to the one that asks, whose position is of a moment after the other's answer: what has replayed more
+/// than was written here, or is past this timeline, was made of the same cluster and follows another server now.
 pub fn status(asking: &Identity, asked: &Identity) -> Status {
+    let is_ahead = asked.position > asking.position || asked.timeline > asking.timeline;
     match () {
         () if asking.system != asked.system => Status::OtherCluster,
+        () if asked.in_recovery && is_ahead => Status::OtherCluster,
         () if asked.in_recovery => Status::Ok,
         () if asking.started == asked.started => Status::Itself,
         () => Status::Promoted,
@@ -138,6 +145,8 @@ mod tests {
             system: system.to_owned(),
             started: started.to_owned(),
             in_recovery,
+            timeline: 2,
+            position: 100.0,
         };
         let here = server("1", "a", false);
         for (asked, want) in [
@@ -149,6 +158,20 @@ mod tests {
         ] {
             assert_eq!(status(&here, &asked), want, "{asked:?}");
         }
+        let standby = server("1", "b", true);
+        for (timeline, position, want) in [
+            (1, 90.0, Status::Ok),
+            (2, 100.0, Status::Ok),
+            (3, 90.0, Status::OtherCluster),
+            (2, 101.0, Status::OtherCluster),
+        ] {
+            let asked = Identity { timeline, position, ..standby.clone() };
+            assert_eq!(status(&here, &asked), want, "{asked:?}");
+        }
+        assert_eq!(
+            status(&here, &Identity { timeline: 3, position: 200.0, ..server("1", "b", false) }),
+            Status::Promoted
+        );
     }
 
     #[test]

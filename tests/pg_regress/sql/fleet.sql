@@ -18,6 +18,8 @@ SELECT perf.fleet_node_add('r1', 'host=replica1 user=''monitor');
 SELECT perf.fleet_node_add('r1', 'host=replica1 password=hunter2');
 SELECT perf.fleet_node_add('r1', 'postgresql://monitor:hunter2@replica1/db');
 SELECT perf.fleet_node_add('r1', 'host=replica1 replication=true');
+SELECT perf.fleet_node_add('r1', 'host=replica1,replica2');
+SELECT perf.fleet_node_add('r1', 'hostaddr=10.0.0.1,10.0.0.2');
 SELECT perf.fleet_node_add('r1', 'no_such_server');
 
 SELECT perf.fleet_node_add('r1', 'host=replica1 user=monitor connect_timeout=900') > 0 AS added;
@@ -40,7 +42,11 @@ ALTER SERVER regress_fleet OWNER TO regress_fleet_owner;
 SET LOCAL ROLE regress_fleet_owner;
 SELECT perf.fleet_node_add('r3', 'host=replica3');
 SELECT perf.fleet_node_add('r3', 'regress_fleet');
-ALTER SERVER regress_fleet OPTIONS (ADD connect_timeout '4');
+ALTER SERVER regress_fleet OPTIONS (ADD connect_timeout '11');
+SELECT perf.fleet_node_add('r3', 'regress_fleet');
+ALTER SERVER regress_fleet OPTIONS (SET connect_timeout '4', SET host 'replica3,replica4');
+SELECT perf.fleet_node_add('r3', 'regress_fleet');
+ALTER SERVER regress_fleet OPTIONS (SET host 'replica3');
 SELECT perf.fleet_node_add('r3', 'regress_fleet');
 CREATE USER MAPPING FOR regress_fleet_owner SERVER regress_fleet OPTIONS (user 'monitor', password 'hunter2');
 SELECT perf.fleet_node_add('r1', 'regress_fleet');
@@ -54,6 +60,8 @@ SELECT count(*) FROM perf.fleet_index_use;
 SELECT count(*) FROM perf.fleet_node;
 SELECT perf.fleet_node_remove('r3');
 RESET ROLE;
+-- A superuser would go wherever its owner has it lead.
+SELECT perf.fleet_node_add('r5', 'regress_fleet');
 
 -- No more than 16.
 SELECT count(perf.fleet_node_add('n' || n, 'host=replica')) FROM generate_series(1, 14) AS n;

@@ -114,13 +114,20 @@ fn target(conninfo: &str) -> Result<Target, Error> {
     let mut info = Conninfo::parse(conninfo).map_err(|refusal| match refusal {
         // What was given is not repeated: it would end up in logs.
         Refusal::Secret(keyword) => invalid("conninfo", format!("it holds a {keyword}"), outside),
-        Refusal::Forbidden(keyword) => invalid("conninfo", format!("it sets {keyword}"), "Leave it out."),
+        Refusal::Forbidden(keyword) => {
+            invalid("conninfo", format!("it sets {keyword}"), "Leave it out, or see how libpq spells it.")
+        }
         Refusal::Syntax(reason) => invalid(
             "conninfo",
             reason,
             "Keywords and values, such as 'host=replica1 user=monitor', or the name of a foreign server.",
         ),
     })?;
+    // Each of several would have the time that a connection may take.
+    if let Some(keyword) = ["host", "hostaddr"].into_iter().find(|name| info.get(name).is_some_and(|v| v.contains(',')))
+    {
+        return Err(invalid("conninfo", format!("it has several values of {keyword}"), "One standby is one node."));
+    }
     info.set("connect_timeout", &LIMIT_S.to_string());
     if !info.has("dbname") {
         let database = catalog::value::<Text>("SELECT pg_catalog.current_database()::pg_catalog.text", &[]);
@@ -165,7 +172,9 @@ fn may_use_server(server: &str, schema: String) -> Result<String, Error> {
         catalog::rows(
             "SELECT s.srvowner,
                     EXISTS (SELECT FROM pg_options_to_table(s.srvoptions) o
-                             WHERE o.option_name = 'connect_timeout' AND o.option_value ~ '^[1-9][0-9]?$'),
+                             WHERE o.option_name = 'connect_timeout' AND o.option_value ~ '^([2-9]|10)$')
+                    AND NOT EXISTS (SELECT FROM pg_options_to_table(s.srvoptions) o
+                                     WHERE o.option_name IN ('host', 'hostaddr') AND o.option_value LIKE '%,%'),
                     EXISTS (SELECT FROM pg_user_mappings m
                              WHERE m.srvid = s.oid AND (m.umuser = 0 OR m.umuser = to_regrole(quote_ident(current_user))::oid)),
                     coalesce((SELECT bool_and(has_function_privilege(p.oid, 'EXECUTE'))
@@ -196,9 +205,17 @@ fn may_use_server(server: &str, schema: String) -> Result<String, Error> {
             message: format!("permission denied to connect through foreign server \"{server}\""),
             hint: "Its owner may, with EXECUTE on the functions of dblink.".to_owned(),
         }),
+        // Whoever owns it may have it lead anywhere, and change it later.
+        Some(known) if privilege::is_superuser(privilege::current_role()) && !privilege::is_superuser(known.owner) => {
+            Err(Error::Denied {
+                message: format!("foreign server \"{server}\" belongs to a role that is no superuser"),
+                hint: "Its owner may add it; a superuser may use servers of superusers only.".to_owned(),
+            })
+        }
         Some(known) if !known.is_limited => state(
-            format!("foreign server \"{server}\" has no connect_timeout from 1 to 99"),
-            "ALTER SERVER ... OPTIONS (ADD connect_timeout '4'), so that a standby that hangs is noticed.",
+            format!("foreign server \"{server}\" has no connect_timeout from 2 to 10, or several hosts"),
+            "ALTER SERVER ... OPTIONS (ADD connect_timeout '4'), so that a standby that hangs is noticed; one host in \
+             it, for each has that time.",
         ),
         Some(known) if !known.is_mapped => state(
             format!("foreign server \"{server}\" has no user mapping for you"),

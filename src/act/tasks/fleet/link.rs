@@ -3,8 +3,12 @@
 //! waiting for a standby holds no snapshot. Locks nothing.
 //!
 //! Nothing waits without end: the connection has a connect_timeout (which dblink obeys up to 15) and a limit of our own
-//! (which ends its wait from 16 on), statements are sent and asked after, and the standby is told to give up before we do. One that does not answer at all is left without a word: a cancel would be another
-//! connection to it, and libpq waits for the answer to that.
+//! (which ends its wait from 16 on), statements are sent and asked after, and the standby is told to give up before we do.
+//! One that does not answer at all is left without a word: a cancel would be another connection to it, and libpq waits for
+//! the answer to that.
+//!
+//! A pooler may be in between, and the session behind it somebody else's before and after: nothing is set beyond the
+//! transaction of a statement.
 
 use std::time::{Duration, Instant};
 
@@ -26,7 +30,7 @@ const CONNECT_LIMIT: Duration = Duration::from_millis(LIMIT_S * 1_000 - 500);
 const LOOK_MS: i64 = 2;
 const LOOK_MAX_MS: i64 = 50;
 /// Of the connection, in this process.
-const NAME: &str = "perf_opt fleet";
+pub const NAME: &str = "perf_opt fleet";
 
 /// Why there is no answer.
 pub enum Silence {
@@ -41,7 +45,7 @@ pub enum Silence {
 }
 
 impl Silence {
-    fn of(failure: Failure) -> Silence {
+    pub fn of(failure: Failure) -> Silence {
         if failure.sqlstate == QUERY_CANCELED && board::is_cancelled(background::my_pid()) {
             Silence::Cancelled(failure)
         } else {
@@ -55,14 +59,13 @@ pub struct Link {
     schema: String,
 }
 
-/// Settings of the session there. It reads only, and gives up in time.
+/// Sets, for the transaction of a statement, that it reads only and gives up in time.
 fn settings() -> String {
     let limit = LIMIT_S * 1_000;
     let set = [
-        ("default_transaction_read_only", "on".to_owned()),
+        ("transaction_read_only", "on".to_owned()),
         ("statement_timeout", limit.to_string()),
         ("lock_timeout", limit.to_string()),
-        ("idle_in_transaction_session_timeout", limit.to_string()),
         ("search_path", "pg_catalog, pg_temp".to_owned()),
         ("application_name", NAME.to_owned()),
         ("jit", "off".to_owned()),
@@ -70,7 +73,7 @@ fn settings() -> String {
     let calls: Vec<String> = set
         .iter()
         .map(|(name, value)| {
-            format!("pg_catalog.set_config({}, {}, false)", ident::literal(name), ident::literal(value))
+            format!("pg_catalog.set_config({}, {}, true)", ident::literal(name), ident::literal(value))
         })
         .collect();
     format!("SELECT pg_catalog.concat({})", calls.join(", "))
@@ -97,13 +100,7 @@ impl Link {
             Silence::Error(message) => Silence::Refused(message),
             other => other,
         })?;
-        match link.ask(&settings()) {
-            Ok(_) => Ok(link),
-            Err(silence) => {
-                link.close();
-                Err(silence)
-            }
-        }
+        Ok(link)
     }
 
     /// Ends the connection.
@@ -112,14 +109,25 @@ impl Link {
         let _ = self.call(&format!("SELECT {}.dblink_disconnect($1)", self.schema), &[text(NAME)]);
     }
 
-    /// The one value that a statement gives.
+    /// The one value that a statement gives. It is sent together with its settings, in one message: that is one
+    /// transaction, and it leaves nothing behind whichever way it ends.
     pub fn ask(&self, statement: &str) -> Result<String, Silence> {
         let send = format!("SELECT {}.dblink_send_query($1, $2)::pg_catalog.text", self.schema);
-        let sent = self.call(&send, &[text(NAME), text(statement)]).map_err(Silence::of)?;
+        let both = format!("{}; {statement}", settings());
+        let sent = self.call(&send, &[text(NAME), text(&both)]).map_err(Silence::of)?;
         if sent.as_deref() != Some("1") {
             return Err(Silence::Refused("the connection is broken".to_owned()));
         }
         let deadline = Instant::now() + ANSWER_LIMIT;
+        self.result(deadline)?;
+        let answer = self.result(deadline)?;
+        // The connection is free for the next statement after an answer without any row.
+        self.result(deadline)?;
+        answer.ok_or_else(|| Silence::Error("it gave no answer".to_owned()))
+    }
+
+    /// Waits for the next answer of those that one message gets; its value.
+    fn result(&self, deadline: Instant) -> Result<Option<String>, Silence> {
         let is_busy = format!("SELECT {}.dblink_is_busy($1)::pg_catalog.text", self.schema);
         let mut pause_ms = LOOK_MS;
         while self.call(&is_busy, &[text(NAME)]).map_err(Silence::of)?.as_deref() == Some("1") {
@@ -136,10 +144,7 @@ impl Link {
         }
         let result =
             format!("SELECT r.value FROM {}.dblink_get_result($1, true) AS r (value pg_catalog.text)", self.schema);
-        let answer = self.call(&result, &[text(NAME)]).map_err(Silence::of)?;
-        // The connection is free for the next statement after an answer without any row.
-        self.call(&result, &[text(NAME)]).map_err(Silence::of)?;
-        answer.ok_or_else(|| Silence::Error("it gave no answer".to_owned()))
+        self.call(&result, &[text(NAME)]).map_err(Silence::of)
     }
 
     /// One call of dblink in a transaction of its own.

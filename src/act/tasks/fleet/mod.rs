@@ -9,6 +9,7 @@ pub mod define;
 mod link;
 mod store;
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use perf_core::standby::{self, Identity, Mark, Reading, Status};
@@ -19,6 +20,7 @@ use super::{Outcome, Write};
 use crate::act::executor::{self, Failure};
 use crate::act::runs::Order;
 use crate::collect::partitions::spi_failed;
+use crate::pg::background::random_u64;
 use crate::pg::text::Text;
 use crate::pg::{catalog, privilege};
 
@@ -44,9 +46,15 @@ pub enum Target {
 }
 
 impl Target {
-    fn text(&self) -> &str {
+    /// As dblink takes it. What begins like the name of a foreign server, as far as names go, would be that server to it,
+    /// and anybody may have made one: a connection string begins with what nobody can know.
+    fn text(&self) -> String {
         match self {
-            Target::Conninfo(text) | Target::Server(text) => text,
+            Target::Conninfo(text) => {
+                let unknown: String = (0..4).map(|_| format!("{:016x}", random_u64())).collect();
+                format!("fallback_application_name='{unknown}' {text} application_name='{}'", link::NAME)
+            }
+            Target::Server(name) => name.clone(),
         }
     }
 }
@@ -130,6 +138,7 @@ const FACTS: &str = "SELECT pg_catalog.json_build_object(
     'system', (SELECT c.system_identifier FROM pg_catalog.pg_control_system() AS c)::pg_catalog.text,
     'started', pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time())::pg_catalog.text,
     'in_recovery', pg_catalog.pg_is_in_recovery(),
+    'timeline', (SELECT c.timeline_id FROM pg_catalog.pg_control_checkpoint() AS c),
     'now_s', pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()),
     'position', pg_catalog.pg_wal_lsn_diff(CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
                                                 ELSE pg_catalog.pg_current_wal_lsn() END, '0/0')::pg_catalog.float8,
@@ -173,17 +182,42 @@ fn parse(text: &str) -> Option<Value> {
     serde_json::from_str(text).ok()
 }
 
+/// Longest text of an answer that is kept.
+const WORD_MAX: usize = 64;
+
+/// A short text of an answer. Whoever owns the server asked may have it say anything.
+fn word(facts: &Value, name: &str) -> Option<String> {
+    let text = facts.get(name)?.as_str()?;
+    (text.len() <= WORD_MAX && !text.chars().any(char::is_control)).then(|| text.to_owned())
+}
+
+/// A number of an answer, where it can be one.
+fn number(facts: &Value, name: &str, max: f64) -> Option<f64> {
+    facts.get(name).and_then(Value::as_f64).filter(|value| (0.0..=max).contains(value))
+}
+
+/// Seconds since 1970 that a timestamp can hold.
+const TIME_MAX_S: f64 = 9e12;
+/// Past the last position of WAL.
+const POSITION_MAX: f64 = 1.9e19;
+/// More than a counter comes to.
+const COUNTER_MAX: f64 = 1e18;
+/// Indexes that a node may tell of.
+const INDEXES_MAX: usize = 10_000;
+
 fn identity(facts: &Value) -> Option<Identity> {
     Some(Identity {
-        system: facts.get("system")?.as_str()?.to_owned(),
-        started: facts.get("started")?.as_str()?.to_owned(),
+        system: word(facts, "system")?,
+        started: word(facts, "started")?,
         in_recovery: facts.get("in_recovery")?.as_bool()?,
+        timeline: u32::try_from(facts.get("timeline")?.as_u64()?).ok()?,
+        position: number(facts, "position", POSITION_MAX)?,
     })
 }
 
 /// Asks over a connection of its own, which is closed again whatever happens.
 fn ask(node: &Node, schema: &str, here: &Here, left_ms: impl Fn() -> Option<i64>) -> Result<Answer, Failure> {
-    let link = match Link::open(schema, node.target.text(), left_ms) {
+    let link = match Link::open(schema, &node.target.text(), left_ms) {
         Ok(link) => link,
         Err(silence) => return silence.answer(),
     };
@@ -208,8 +242,13 @@ fn ask_over(link: &Link, here: &Here) -> Result<Answer, Silence> {
     let unreadable = || Silence::Error("its answer cannot be read".to_owned());
     let facts = parse(&link.ask(FACTS)?).ok_or_else(unreadable)?;
     let asked = identity(&facts).ok_or_else(unreadable)?;
-    let status = standby::status(&here.identity, &asked);
+    // What was written here until now.
+    let after = executor::transaction(self::here).map_err(Silence::of)?;
+    let status = standby::status(&after.identity, &asked);
     let message = match status {
+        Status::OtherCluster if asked.system == here.identity.system => {
+            "it is ahead of this server: it is of the same origin, and follows another one".to_owned()
+        }
         Status::OtherCluster => {
             format!("its system identifier is {}, this server's is {}", asked.system, here.identity.system)
         }
@@ -220,11 +259,11 @@ fn ask_over(link: &Link, here: &Here) -> Result<Answer, Silence> {
     if status != Status::Ok {
         return Ok(Answer::of(status, message));
     }
-    let number = |name: &str| facts.get(name).and_then(Value::as_f64);
     let says = |name: &str| facts.get(name).and_then(Value::as_bool).unwrap_or(false);
     let counts = says("counts");
-    let value = if counts { link.ask(STATEMENTS)?.parse().ok() } else { number("transactions") };
-    let reset = facts.get("reset").and_then(Value::as_str).unwrap_or_default();
+    let value = if counts { link.ask(STATEMENTS)?.parse().ok() } else { number(&facts, "transactions", COUNTER_MAX) };
+    let value = value.filter(|value| (0.0..=COUNTER_MAX).contains(value));
+    let reset = word(&facts, "reset").unwrap_or_default();
     let basis = if counts { "statements" } else { "transactions" };
     let is_here = facts.get("database").and_then(Value::as_str) == Some(here.database.as_str());
     let index_scans = if is_here { Some(scans(&link.ask(INDEXES)?).ok_or_else(unreadable)?) } else { None };
@@ -239,9 +278,9 @@ fn ask_over(link: &Link, here: &Here) -> Result<Answer, Silence> {
         status,
         message: (!notes.is_empty()).then(|| notes.join("; ")),
         facts: Some(Facts {
-            replayed: number("position").ok_or_else(unreadable)?,
-            replayed_at_s: number("replayed_at_s"),
-            reading: value.zip(number("now_s")).map(|(value, at_s)| Reading {
+            replayed: asked.position,
+            replayed_at_s: number(&facts, "replayed_at_s", TIME_MAX_S),
+            reading: value.zip(number(&facts, "now_s", TIME_MAX_S)).map(|(value, at_s)| Reading {
                 value,
                 at_s,
                 life: format!("{basis} {} {reset}", asked.started),
@@ -253,6 +292,11 @@ fn ask_over(link: &Link, here: &Here) -> Result<Answer, Silence> {
 }
 
 fn scans(text: &str) -> Option<Vec<(u32, i64)>> {
-    let pair = |pair: &Value| Some((u32::try_from(pair.get(0)?.as_u64()?).ok()?, pair.get(1)?.as_i64()?));
-    parse(text)?.as_array()?.iter().map(pair).collect()
+    let pair = |pair: &Value| {
+        let scans = pair.get(1)?.as_i64().filter(|scans| (0..=COUNTER_MAX as i64).contains(scans))?;
+        Some((u32::try_from(pair.get(0)?.as_u64()?).ok()?, scans))
+    };
+    // Each index once, whatever was said.
+    let found: Option<BTreeMap<u32, i64>> = parse(text)?.as_array()?.iter().take(INDEXES_MAX).map(pair).collect();
+    Some(found?.into_iter().collect())
 }

@@ -149,8 +149,9 @@ fn write_index_use(job_id: i64, scans: &[(u32, i64)]) {
          WHERE j.job_id = $1 AND EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = s.indexrelid)
          ON CONFLICT (job_id, indexrelid) DO UPDATE
          SET counter = excluded.counter, last_used_at = excluded.last_used_at,
-             scans = u.scans + CASE WHEN excluded.counter >= u.counter THEN excluded.counter - u.counter
-                                    ELSE excluded.counter END
+             scans = LEAST(u.scans::numeric + CASE WHEN excluded.counter >= u.counter
+                                                   THEN excluded.counter - u.counter ELSE excluded.counter END,
+                           9223372036854775807)::bigint
          WHERE u.counter <> excluded.counter",
         &[job_id.into(), indexes.into(), counters.into()],
     );
