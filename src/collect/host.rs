@@ -18,29 +18,25 @@ pub fn disks(take: &mut Take, tablespaces: &[(u32, String)]) {
     }
 }
 
-/// Processors, load and memory of the host.
+/// Load and memory of the host; use and limits of the cgroup the server runs in; processors, as far as the server may use
+/// them; and who waits for what, in the cgroup, or else on the host.
 pub fn machine(take: &mut Take) {
-    if let Some(ticks) = read("/proc/stat").and_then(|t| host::cpu_ticks(&t)) {
+    let stat = read("/proc/stat");
+    let ticks = stat.as_deref().and_then(host::cpu_ticks).and_then(|ticks| {
         // Both are counters of one clock: used share = growth of busy / growth of total.
         let total = take.grown("cpu_total_ticks", "", ticks.total, 0);
         let busy = take.grown("cpu_busy_ticks", "", ticks.busy, 0);
-        if let (Some((busy, _)), Some((total, _))) = (busy, total) {
-            if total > 0.0 {
-                take.value("cpu_used_pct", "", (100.0 * busy / total).clamp(0.0, 100.0));
-            }
-        }
-    }
+        Some((busy?.0, total?.0))
+    });
+    let cgroup = host::cgroup(read);
+    let cores = cgroup.cpu_s.and_then(|cpu_s| take.rate("cgroup_cpu_cores", "", cpu_s, 0));
+    let cpus = stat.as_deref().and_then(host::cpus);
+    take.measured("cpu_used_pct", "", host::cpu_used_pct(ticks, cpus, cores, cgroup.cpu_limit_cores));
     take.measured("load_1min", "", read("/proc/loadavg").and_then(|t| host::load_1min(&t)));
     if let Some(text) = read("/proc/meminfo") {
         take.measured("memory_total_bytes", "", host::meminfo_bytes(&text, "MemTotal"));
         take.measured("memory_available_bytes", "", host::meminfo_bytes(&text, "MemAvailable"));
     }
-}
-
-/// Use and limits of the cgroup the server runs in; and who waits for what, in the cgroup, or else on the host.
-pub fn cgroup(take: &mut Take) {
-    let cgroup = host::cgroup(read);
-    let cores = cgroup.cpu_s.and_then(|cpu_s| take.rate("cgroup_cpu_cores", "", cpu_s, 0));
     take.measured("cgroup_cpu_cores", "", cores);
     let throttled = cgroup.throttled_s.and_then(|s| take.rate("cgroup_throttled_pct", "", s, 0));
     take.measured("cgroup_throttled_pct", "", throttled.map(|share| 100.0 * share));

@@ -169,7 +169,6 @@ pub(super) fn storage(client: &mut SpiClient, take: &mut Take) -> Result<(), Err
 
 pub(super) fn machine(_: &mut SpiClient, take: &mut Take) -> Result<(), Error> {
     host::machine(take);
-    host::cgroup(take);
     Ok(())
 }
 

@@ -28,6 +28,8 @@ V2 = {
     "sys/fs/cgroup/system.slice/db.service/memory.max": "max\n",
     "sys/fs/cgroup/system.slice/memory.max": "8192\n",
 }
+# Nothing limits the server: the host's processors are what it has.
+UNLIMITED = {**V2, "sys/fs/cgroup/system.slice/cpu.max": "max 100000\n"}
 V1 = {
     "proc/self/cgroup": "9:memory:/docker/abc\n4:cpu,cpuacct:/docker/abc\n0::/\n",
     # A container sees its own directory as the root.
@@ -101,14 +103,19 @@ class Machine(SamplerTest):
         self.assertEqual({name: found.get(name) for name in ("cpu_used_pct", "load_1min", "memory_total_bytes", "pressure_cpu_pct",
                                                              "pressure_io_pct", "cgroup_cpu_limit_cores", "cgroup_memory_bytes",
                                                              "cgroup_memory_limit_bytes", "cgroup_cpu_cores")},
-                         {"cpu_used_pct": 75.0, "load_1min": 0.52, "memory_total_bytes": 2097152.0, "pressure_cpu_pct": 3.5,
+                         # The host was busy for 75 %, the server with none of the one and a half processors it may use.
+                         {"cpu_used_pct": 0.0, "load_1min": 0.52, "memory_total_bytes": 2097152.0, "pressure_cpu_pct": 3.5,
                           "pressure_io_pct": 1.25, "cgroup_cpu_limit_cores": 1.5, "cgroup_memory_bytes": 4096.0,
                           "cgroup_memory_limit_bytes": 8192.0, "cgroup_cpu_cores": 0.0})
+        self.fill(root, UNLIMITED, busy=1600, idle=1200)
+        self.sample(session)
+        self.assertEqual(self.latest(OF_THE_HOST)["cpu_used_pct"], 75.0)
         # A host that was started again: its counters begin anew, and no rate is made of that.
-        self.fill(root, V2, busy=5, idle=5)
+        self.fill(root, UNLIMITED, busy=5, idle=5)
         self.sample(session)
         self.assertNotIn("cpu_used_pct", self.latest(OF_THE_HOST))
         self.assertEqual(self.latest(OF_THE_HOST)["load_1min"], 0.52)
+        self.fill(root, V2, busy=5, idle=5)
         # Two processors' worth, of the four there are: the limit counts.
         self.cluster.sql("INSERT INTO perf.pool_hour VALUES (date_trunc('hour', now()), 'web', '{3600}', 1, 0, 0)", dbname=self.database)
         self.assertEqual(session.query("SELECT DISTINCT cap, cap_reason FROM perf._pool_advice()").rows, [(4, "2 x 2 cores")])

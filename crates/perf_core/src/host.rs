@@ -20,6 +20,24 @@ pub fn cpu_ticks(proc_stat: &str) -> Option<CpuTicks> {
     Some(CpuTicks { busy: total - idle - waiting, total })
 }
 
+/// Share in percent of the processors a server may use that were busy: those of its cgroup where that has fewer than the
+/// host, else those of the host, whoever used them. None where what counts is not known.
+///
+/// `host` is the growth of busy and of all ticks, `cores_used` are those the cgroup used over the same time.
+pub fn cpu_used_pct(
+    host: Option<(f64, f64)>,
+    cpus: Option<u32>,
+    cores_used: Option<f64>,
+    limit_cores: Option<f64>,
+) -> Option<f64> {
+    let limit = limit_cores.filter(|limit| cpus.is_none_or(|cpus| *limit < f64::from(cpus)));
+    let (used, all) = match limit {
+        Some(limit) => (cores_used?, limit),
+        None => host?,
+    };
+    (all > 0.0).then(|| (100.0 * used / all).clamp(0.0, 100.0))
+}
+
 /// A field of /proc/meminfo in bytes.
 pub fn meminfo_bytes(meminfo: &str, field: &str) -> Option<f64> {
     let rest = meminfo.lines().find_map(|l| l.strip_prefix(field)?.strip_prefix(':'))?;
@@ -245,6 +263,18 @@ mod tests {
         };
         assert_eq!(cgroup(files(&known)), want);
         assert_eq!(cgroup_v1_path("4:cpu,cpuacct:/x\n", "acct"), None);
+    }
+
+    #[test]
+    fn what_a_cgroup_may_use_counts_where_it_is_less_than_the_host() {
+        let busy_host = Some((90.0, 100.0));
+        assert_eq!(cpu_used_pct(busy_host, Some(64), Some(0.1), Some(2.0)), Some(5.0));
+        assert_eq!(cpu_used_pct(Some((3.0, 100.0)), Some(64), Some(2.02), Some(2.0)), Some(100.0));
+        assert_eq!(cpu_used_pct(busy_host, Some(64), Some(0.1), None), Some(90.0));
+        assert_eq!(cpu_used_pct(busy_host, Some(2), Some(0.1), Some(4.0)), Some(90.0));
+        assert_eq!(cpu_used_pct(busy_host, Some(64), None, Some(2.0)), None);
+        assert_eq!(cpu_used_pct(None, None, Some(1.0), Some(2.0)), Some(50.0));
+        assert_eq!(cpu_used_pct(Some((0.0, 0.0)), Some(1), None, None), None);
     }
 
     #[test]
