@@ -54,7 +54,10 @@ fn value(value: &str) -> String {
     format!("'{}'", value.replace('\'', "''"))
 }
 
-/// A file of lines cannot hold it; "pgbouncer" is the name of the pooler's own database.
+/// The roles that there was no room for, as one: no user of that name is there to be limited.
+const OTHERS: &str = "(other)";
+
+/// Whether a file of lines can hold it.
 fn writable(text: &str) -> bool {
     !text.is_empty() && !text.chars().any(char::is_control)
 }
@@ -64,7 +67,9 @@ fn writable(text: &str) -> bool {
 /// PgBouncer makes a pool for every database and user: `pool_size` of a database is that of its largest role, and the
 /// other roles are kept to theirs by `max_user_connections`.
 pub fn pgbouncer_ini(advice: &Advice, server: &Server) -> String {
-    let writes = |p: &&Pool| writable(&p.database) && writable(&p.role) && p.database != "pgbouncer";
+    // "pgbouncer" is the pooler's own database, and "*" stands for every one that is not named.
+    let is_special = |database: &str| ["pgbouncer", "*"].contains(&database);
+    let writes = |p: &&Pool| writable(&p.database) && writable(&p.role) && !is_special(&p.database);
     let pools: Vec<&Pool> = advice.pools.iter().filter(writes).collect();
     // Largest pool and sum of a database; sum, clients and whether any pool of a role needs sessions.
     let mut databases: BTreeMap<&str, (u32, u32)> = BTreeMap::new();
@@ -72,6 +77,9 @@ pub fn pgbouncer_ini(advice: &Advice, server: &Server) -> String {
     for pool in &pools {
         let database = databases.entry(&pool.database).or_default();
         *database = (database.0.max(pool.size), database.1.saturating_add(pool.size));
+        if pool.role == OTHERS {
+            continue;
+        }
         let role = roles.entry(&pool.role).or_default();
         *role = (role.0.saturating_add(pool.size), role.1 || pool.needs_session());
     }
@@ -95,6 +103,11 @@ pub fn pgbouncer_ini(advice: &Advice, server: &Server) -> String {
             None => "policy, not measured".to_owned(),
         };
         line(format_args!("; {database}, {role}: {} ({why})", pool.size));
+        if role == OTHERS {
+            line(format_args!(
+                ";   of roles not told apart: they share what the database has, and have no line of their own"
+            ));
+        }
         for feature in &pool.session_features {
             line(format_args!(";   session pooling because of {}: {}", feature.name(), feature.remedy()));
         }

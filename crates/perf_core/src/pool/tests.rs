@@ -57,6 +57,20 @@ fn what_needs_sessions_gets_one_for_each_client() {
 }
 
 #[test]
+fn what_stands_for_many_has_no_line_of_its_own() {
+    let groups = [
+        group("app", "(other)", vec![hour(0, &[(5, 3600)])]),
+        group("app", "web", vec![hour(0, &[(10, 3600)])]),
+        group("*", "web", vec![hour(0, &[(1, 3600)])]),
+    ];
+    let ini = pgbouncer_ini(&advise(&groups, &MACHINE), &Server::default());
+    assert!(!ini.contains("\"(other)\" =") && !ini.contains("\"*\" ="), "{ini}");
+    // Room for them is in the database's.
+    assert!(ini.contains("pool_size=12 max_db_connections=18"), "{ini}");
+    assert!(ini.contains("; app, (other): 6") && ini.contains("; left out: 1"), "{ini}");
+}
+
+#[test]
 fn the_file_has_all_sections_and_quotes_names() {
     let groups = [
         group("app", "web", vec![hour(0, &[(10, 3600)])]),
