@@ -133,7 +133,9 @@ fn present(machine: &Machine) -> Vec<Known> {
         let used = space.map_or(String::new(), |s| format!("{:.1} GiB of it used", s.used_bytes / GIB));
         present.push(known(&item, gib(space.map(|s| s.total_bytes)), "GiB", &joined(&[&used, &note])));
     }
-    present.push(known("replicas_connected", replicas(), "replica", ""));
+    let replicas = replicas();
+    let note = if replicas.is_none() { "not visible to the current role" } else { "" };
+    present.push(known("replicas_connected", replicas, "replica", note));
     present.push(known("cores", machine.cores, "core", "that the server may use"));
     present.push(known("memory", gib(machine.memory_bytes), "GiB", "that the server may use"));
     present
@@ -174,9 +176,15 @@ fn index_bytes() -> Option<f64> {
     .pop()
 }
 
+/// Standbys: what replays WAL, and does so physically. A subscription, an archive of WAL and a base backup are no
+/// replicas to read from. None where the current role does not see what a connection is for.
 fn replicas() -> Option<f64> {
     select_under_snapshot(
-        c"SELECT count(*)::float8 FROM pg_catalog.pg_stat_replication WHERE state IS DISTINCT FROM 'backup'",
+        c"SELECT CASE WHEN bool_and(r.state IS NOT NULL) IS NOT FALSE
+                      THEN count(*) FILTER (WHERE r.state <> 'backup' AND r.replay_lsn IS NOT NULL
+                             AND NOT EXISTS (SELECT FROM pg_catalog.pg_replication_slots AS s
+                                              WHERE s.active_pid = r.pid AND s.slot_type = 'logical')) END::float8
+            FROM pg_catalog.pg_stat_replication AS r",
         |row| row.get::<f64>(1),
     )
     .pop()
