@@ -9,6 +9,7 @@ use pgrx::spi::SpiClient;
 use super::capacity::today;
 use crate::collect::partitions::spi_failed;
 use crate::error::Error;
+use crate::pg::privilege;
 
 /// The largest tables of which this many are looked at; the rest counts as constant.
 const TABLES_MAX: i32 = 1_000;
@@ -30,7 +31,8 @@ pub struct Past {
 /// The columns of each table that say when a row was made: of a date or time type, nearly without NULLs, nothing ahead of
 /// now, and either filled by a default that is the current time or in the order the rows lie in. Of several the one
 /// whose middle value is the earliest, for a row is changed after it is made. Tables that lose more than half as many rows
-/// as they get keep no trace of their past.
+/// as they get keep no trace of their past. Statistics are text, made and read in one style of dates; a year that only a
+/// date can hold becomes one that is ahead of now just the same.
 const DATED: &str = "
     WITH tables AS MATERIALIZED (
         SELECT c.oid, n.nspname, c.relname
@@ -69,14 +71,18 @@ const DATED: &str = "
          CROSS JOIN LATERAL (
                SELECT pg_catalog.array_agg(day ORDER BY day) AS bounds,
                       pg_catalog.percentile_cont(0.5) WITHIN GROUP (ORDER BY day) AS middle, max(day) AS latest
-                 FROM (SELECT extract(epoch FROM v::timestamptz)::float8 / 86400 - 10957 AS day
-                         FROM pg_catalog.unnest(c.bounds) AS v WHERE pg_catalog.isfinite(v::timestamptz)) AS v) AS b
+                 FROM (SELECT extract(epoch FROM v)::float8 / 86400 - 10957 AS day
+                         FROM (SELECT CASE WHEN t ~ '^[0-9]{5}' THEN timestamptz '9999-12-31' ELSE t::timestamptz END
+                                 FROM pg_catalog.unnest(c.bounds) AS t) AS v (v)
+                        WHERE pg_catalog.isfinite(v)) AS v) AS b
          CROSS JOIN LATERAL (
                SELECT pg_catalog.array_agg(day) AS days, pg_catalog.array_agg(share) AS shares,
                       pg_catalog.percentile_cont(0.5) WITHIN GROUP (ORDER BY day) AS middle, max(day) AS latest
-                 FROM (SELECT extract(epoch FROM v::timestamptz)::float8 / 86400 - 10957 AS day, share
-                         FROM ROWS FROM (pg_catalog.unnest(c.common), pg_catalog.unnest(c.shares)) AS v (v, share)
-                        WHERE pg_catalog.isfinite(v::timestamptz)) AS v) AS m
+                 FROM (SELECT extract(epoch FROM v)::float8 / 86400 - 10957 AS day, share
+                         FROM (SELECT CASE WHEN t ~ '^[0-9]{5}' THEN timestamptz '9999-12-31' ELSE t::timestamptz END, f
+                                 FROM ROWS FROM (pg_catalog.unnest(c.common), pg_catalog.unnest(c.shares)) AS t (t, f))
+                              AS v (v, share)
+                        WHERE pg_catalog.isfinite(v)) AS v) AS m
          WHERE greatest(b.latest, m.latest) < $3 + 1)
     SELECT t.bytes, d.bounds, d.days, d.shares
       FROM sized AS t LEFT JOIN dated AS d ON d.oid = t.oid AND d.choice = 1";
@@ -84,7 +90,8 @@ const DATED: &str = "
 /// The past of the current database, whose size is `database_bytes` now. None where too little of it is dated.
 pub fn read(client: &SpiClient, database_bytes: f64) -> Result<Option<Past>, Error> {
     let today = today(client)?;
-    let rows = client.select(DATED, None, &[TABLES_MAX.into(), BYTES_MIN.into(), today.into()]).map_err(spi_failed)?;
+    let arguments = [TABLES_MAX.into(), BYTES_MIN.into(), today.into()];
+    let rows = privilege::with_iso_dates(|| client.select(DATED, None, &arguments)).map_err(spi_failed)?;
     let (mut all, mut tables) = (0.0, Vec::new());
     for row in rows {
         let bytes = row.get::<f64>(1).map_err(spi_failed)?.unwrap_or(0.0);

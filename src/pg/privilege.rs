@@ -145,6 +145,17 @@ pub fn relation_owner(relation: pg_sys::Oid) -> pg_sys::Oid {
     }
 }
 
+/// Runs `body` with dates and times as text in one style and zone, whatever the session's are: such text can be read back.
+pub fn with_iso_dates<T>(body: impl FnOnce() -> T) -> T {
+    // SAFETY: as in `with_own_path`.
+    unsafe {
+        let level = set_for_now(&[(c"DateStyle", c"ISO"), (c"TimeZone", c"UTC")]);
+        let value = body();
+        pg_sys::AtEOXact_GUC(false, level);
+        value
+    }
+}
+
 /// Runs `body` with a limit to each wait for a lock, whatever the session's is.
 pub fn with_lock_timeout<T>(limit_ms: i32, body: impl FnOnce() -> T) -> T {
     let value = CString::new(limit_ms.to_string()).unwrap_or_default();
