@@ -203,7 +203,9 @@ pub(super) fn disks(sheet: &mut Sheet) {
 pub(super) fn sizes(sheet: &mut Sheet) {
     let database = database_name();
     let sizes = select_under_snapshot(
-        c"SELECT pg_catalog.pg_database_size(pg_catalog.current_database())::float8,
+        c"SELECT CASE WHEN pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CONNECT')
+                           OR pg_catalog.pg_has_role(current_user, 'pg_read_all_stats', 'USAGE')
+                      THEN pg_catalog.pg_database_size(pg_catalog.current_database()) END::float8,
                  CASE WHEN bool_and(d.permitted)
                       THEN sum(CASE WHEN d.permitted THEN pg_catalog.pg_database_size(d.oid) END) END::float8
             FROM (SELECT oid, pg_catalog.has_database_privilege(oid, 'CONNECT')
@@ -306,10 +308,17 @@ pub(super) fn replication(sheet: &mut Sheet) {
             c"SELECT CASE WHEN pg_catalog.pg_last_wal_receive_lsn() <= pg_catalog.pg_last_wal_replay_lsn()
                                AND EXISTS (SELECT FROM pg_catalog.pg_stat_wal_receiver) THEN 0
                           ELSE extract(epoch FROM pg_catalog.clock_timestamp()
-                                                  - pg_catalog.pg_last_xact_replay_timestamp()) END::float8",
-            |row| row.get::<f64>(1),
+                                                  - pg_catalog.pg_last_xact_replay_timestamp()) END::float8,
+                     pg_catalog.pg_last_wal_receive_lsn() IS NULL
+                     AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_wal_receiver)",
+            |row| Some((row.get::<f64>(1), row.get::<bool>(2).unwrap_or(false))),
         );
-        let own = own.first().copied().ok_or("nothing has been replayed since the start");
+        let own = match own.first() {
+            // The time of the last transaction grows old on an idle primary, too.
+            Some((_, true)) => Err("nothing is streamed to this standby: a delay and an idle primary look the same"),
+            Some((Some(lag_s), false)) => Ok(*lag_s),
+            _ => Err("nothing has been replayed since the start"),
+        };
         sheet.put("replication_lag", REPLICA, "(this server)", own);
     }
     // What standbys say of themselves; on a standby, its primary has stored it.
