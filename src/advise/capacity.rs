@@ -7,11 +7,12 @@ use super::reconstruction;
 use crate::collect::partitions::spi_failed;
 use crate::collect::sampler::{METRICS, STEPS};
 use crate::error::Error;
+use crate::pg::query::text;
+use crate::pg::text::Text;
 use crate::pg::{backends, filesystem};
 use perf_core::forecast::{crossing, history_needed_days, Crossing, Forecast, Point, Quality, Sum, QUARTER_DAYS};
 use pgrx::datum::{DatumWithOid, Interval, TimestampWithTimeZone};
 use pgrx::spi::{Spi, SpiClient};
-use pgrx::JsonB;
 use serde_json::{json, Value};
 
 const DAY_US: f64 = 86_400e6;
@@ -53,7 +54,7 @@ pub struct Estimate {
     pub quality: &'static str,
     pub basis: &'static str,
     pub action: String,
-    pub crossings: JsonB,
+    pub crossings: Value,
 }
 
 /// What users see where the history before the samples was rebuilt.
@@ -184,7 +185,7 @@ impl Known {
                 (None, None) => "none",
             },
             action: self.action(horizon, now, &outlook, trigger, &crossing),
-            crossings: JsonB(self.crossings(&outlook, horizon, now)),
+            crossings: self.crossings(&outlook, horizon, now),
         }
     }
 
@@ -336,7 +337,11 @@ fn rebuild(client: &SpiClient, known: &mut [Known; 4], horizons: &[Horizon], tod
             ),
         }
     };
-    disk.rebuilt = disk.current.map(|used| rebuilt((used - bytes).max(0.0)));
+    disk.rebuilt = disk.current.map(|used| {
+        let mut disk = rebuilt((used - bytes).max(0.0));
+        disk.source.push_str(" All else on the disk is taken to have been as large as it is now.");
+        disk
+    });
     size.rebuilt = Some(rebuilt(0.0));
     Ok(())
 }
@@ -357,7 +362,13 @@ fn database_size(client: &SpiClient) -> Result<Known, Error> {
     Ok(Known {
         metric: "database_size",
         unit: "bytes",
-        current: one(client, "SELECT pg_database_size(current_database())::float8", &[])?,
+        current: one(
+            client,
+            "SELECT CASE WHEN has_database_privilege(current_database(), 'CONNECT')
+                           OR pg_has_role(current_user, 'pg_read_all_stats', 'USAGE')
+                         THEN pg_database_size(current_database()) END::float8",
+            &[],
+        )?,
         first_at: first_at(client, "database_size_bytes", &database)?,
         last_day: last_day(&series),
         sum: Sum::of(vec![Forecast::of(&series)]),
@@ -423,7 +434,7 @@ fn qps(client: &SpiClient) -> Result<Known, Error> {
             client,
             "SELECT percentile_cont(0.95) WITHIN GROUP (ORDER BY value_mean) FROM perf.capacity_sample
               WHERE resolution_s = 60 AND metric = 'qps' AND object = $1 AND sampled_at > now() - interval '1 day'",
-            &[database.as_str().into()],
+            &[text(&database)],
         )?,
         first_at: first_at(client, "qps", &database)?,
         last_day: last_day(&series),
@@ -442,7 +453,7 @@ fn one<T: pgrx::datum::FromDatum + pgrx::datum::IntoDatum>(
 }
 
 fn current_database(client: &SpiClient) -> Result<String, Error> {
-    Ok(one(client, "SELECT current_database()::text", &[])?.unwrap_or_default())
+    Ok(one::<Text>(client, "SELECT current_database()::text", &[])?.unwrap_or_default().0)
 }
 
 /// The daily samples of a metric: `value` is the mean, the 95th percentile or the peak of each day.
@@ -453,7 +464,7 @@ fn daily(client: &SpiClient, metric: &str, object: &str, value: &str) -> Result<
                                         WHEN 'value_p95' THEN coalesce(value_p95, value_mean) ELSE value_mean END
                FROM perf.capacity_sample WHERE resolution_s = 86400 AND metric = $1 AND object = $2 ORDER BY 1",
             None,
-            &[metric.into(), object.into(), value.into()],
+            &[metric.into(), text(object), value.into()],
         )
         .map_err(spi_failed)?;
     let mut points = Vec::new();
@@ -472,7 +483,7 @@ fn first_at(client: &SpiClient, metric: &str, object: &str) -> Result<Option<Tim
         let first = one::<TimestampWithTimeZone>(
             client,
             "SELECT min(sampled_at) FROM perf.capacity_sample WHERE resolution_s = $1 AND metric = $2 AND object = $3",
-            &[step.resolution_s.into(), metric.into(), object.into()],
+            &[step.resolution_s.into(), metric.into(), text(object)],
         )?;
         if first.is_some() {
             return Ok(first);
@@ -497,11 +508,10 @@ fn triggers(client: &SpiClient, metric: &str, value: impl Fn(f64) -> Option<f64>
         .map_err(spi_failed)?;
     let mut triggers = Vec::new();
     for row in rows {
-        let (name, recommendation) =
-            (row.get::<String>(1).map_err(spi_failed)?, row.get::<String>(3).map_err(spi_failed)?);
+        let (name, recommendation) = (row.get::<Text>(1).map_err(spi_failed)?, row.get::<Text>(3).map_err(spi_failed)?);
         let threshold = row.get::<f64>(2).map_err(spi_failed)?.and_then(&value);
         if let (Some(name), Some(value), Some(recommendation)) = (name, threshold, recommendation) {
-            triggers.push(Trigger { name, value, recommendation });
+            triggers.push(Trigger { name: name.0, value, recommendation: recommendation.0 });
         }
     }
     Ok(triggers)
@@ -589,7 +599,8 @@ fn read(
     for row in rows {
         let value = |n: usize| row.get::<f64>(n).map_err(spi_failed);
         let at = row.get::<TimestampWithTimeZone>(1).map_err(spi_failed)?;
-        if let (Some(sampled_at), Some(object), Some(mean)) = (at, row.get::<String>(2).map_err(spi_failed)?, value(3)?)
+        if let (Some(sampled_at), Some(Text(object)), Some(mean)) =
+            (at, row.get::<Text>(2).map_err(spi_failed)?, value(3)?)
         {
             samples.push(Sample {
                 sampled_at,

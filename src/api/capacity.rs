@@ -3,6 +3,7 @@
 use super::or_raise;
 use crate::advise::capacity;
 use crate::collect::sampler;
+use crate::pg::text::{Document, Text};
 use pgrx::datum::{Array, Interval, TimestampWithTimeZone};
 use pgrx::prelude::*;
 
@@ -28,7 +29,7 @@ fn capacity_estimate(
         name!(projected_low, Option<f64>),
         name!(projected_high, Option<f64>),
         name!(growth_per_quarter, Option<f64>),
-        name!(trigger_name, Option<String>),
+        name!(trigger_name, Option<Text>),
         name!(trigger_value, Option<f64>),
         name!(crosses_at, Option<TimestampWithTimeZone>),
         name!(crosses_earliest_at, Option<TimestampWithTimeZone>),
@@ -39,8 +40,8 @@ fn capacity_estimate(
         name!(backtest_coverage_pct, Option<f64>),
         name!(quality, String),
         name!(basis, String),
-        name!(action, String),
-        name!(crossings, pgrx::JsonB),
+        name!(action, Text),
+        name!(crossings, Document),
     ),
 > {
     let asked = horizons.map(|array| array.iter().collect());
@@ -56,7 +57,7 @@ fn capacity_estimate(
             e.projected_low,
             e.projected_high,
             e.growth_per_quarter,
-            e.trigger_name,
+            e.trigger_name.map(Text),
             e.trigger_value,
             e.crosses_at,
             e.crosses_earliest_at,
@@ -67,8 +68,8 @@ fn capacity_estimate(
             e.backtest_coverage_pct,
             e.quality.to_owned(),
             e.basis.to_owned(),
-            e.action,
-            e.crossings,
+            Text(e.action),
+            Document(e.crossings),
         )
     }))
 }
@@ -83,7 +84,7 @@ fn capacity_samples(
     'static,
     (
         name!(sampled_at, TimestampWithTimeZone),
-        name!(object, String),
+        name!(object, Text),
         name!(value_min, f64),
         name!(value_mean, f64),
         name!(value_p95, f64),
@@ -91,7 +92,7 @@ fn capacity_samples(
     ),
 > {
     let rows = or_raise(capacity::samples(metric, since));
-    TableIterator::new(rows.into_iter().map(|s| (s.sampled_at, s.object, s.min, s.mean, s.p95, s.max)))
+    TableIterator::new(rows.into_iter().map(|s| (s.sampled_at, Text(s.object), s.min, s.mean, s.p95, s.max)))
 }
 
 /// Takes a sample at once, of what is due: for servers that cannot preload the library, from pg_cron. Rates need two calls

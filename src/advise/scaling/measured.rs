@@ -57,7 +57,12 @@ pub(super) fn read() -> Result<Measured, Error> {
             &[],
         )?,
         memory_bytes: memory.map(|memory| limit("cgroup_memory_limit_bytes", memory)).transpose()?,
-        database_bytes: value_of::<f64>("SELECT pg_database_size(current_database())::float8", &[])?,
+        database_bytes: value_of::<f64>(
+            "SELECT CASE WHEN has_database_privilege(current_database(), 'CONNECT')
+                           OR pg_has_role(current_user, 'pg_read_all_stats', 'USAGE')
+                         THEN pg_database_size(current_database()) END::float8",
+            &[],
+        )?,
         io_pressure_pct: percentile("pressure_io_pct", false, 300, "1 day")?,
         cores: host::cores().map_or_else(here, f64::from),
         connections: sampled.map_or(now, |sampled| sampled.max(now)),
