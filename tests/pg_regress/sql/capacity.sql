@@ -116,7 +116,29 @@ SELECT horizon, round((growth_per_quarter / pg_total_relation_size('regress_capa
 FROM perf.capacity_estimate('{28 days,190 days,300 days}') WHERE metric = 'database_size'
 $$;
 SELECT * FROM pg_temp.grown();
-SELECT projected - current_value > 0 AS grows, quality FROM perf.capacity_estimate('{30 days}') WHERE metric = 'disk_used';
+SELECT projected - current_value > 0 AS grows, quality,
+       action LIKE '%All else on the disk is taken to have been as large as it is now.%' AS says_so
+FROM perf.capacity_estimate('{30 days}') WHERE metric = 'disk_used';
+-- However the session writes times; and with a date that no other type of time can hold, which is ahead of now.
+SAVEPOINT s;
+SET LOCAL DateStyle = 'SQL, DMY';
+SET LOCAL TimeZone = 'Asia/Jakarta';
+SELECT * FROM pg_temp.grown();
+ROLLBACK TO s;
+ALTER TABLE regress_capacity_rows ADD due_on date DEFAULT current_date;
+UPDATE regress_capacity_rows SET due_on = '5874897-12-31' WHERE id <= 100;
+ANALYZE regress_capacity_rows;
+SELECT * FROM pg_temp.grown();
+ALTER TABLE regress_capacity_rows DROP due_on;
+-- A size that one may not ask for is none.
+ROLLBACK TO s;
+REVOKE CONNECT ON DATABASE :"DBNAME" FROM PUBLIC;
+CREATE ROLE regress_capacity_reader;
+GRANT USAGE ON SCHEMA perf TO regress_capacity_reader;
+SET LOCAL ROLE regress_capacity_reader;
+SELECT metric, current_value IS NULL AS unknown FROM perf.capacity_estimate('{30 days}') WHERE metric = 'database_size';
+SELECT name, value FROM perf.metrics() WHERE name = 'database_size_bytes';
+ROLLBACK TO s;
 -- Samples are believed as soon as they are enough.
 SELECT pg_temp.fake('database_size_bytes', current_database(), 20, '1e9');
 SELECT horizon, quality FROM pg_temp.grown();
