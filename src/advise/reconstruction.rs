@@ -34,17 +34,18 @@ pub struct Past {
 /// as they get keep no trace of their past. Statistics are text, made and read in one style of dates; a year that only a
 /// date can hold becomes one that is ahead of now just the same.
 const DATED: &str = "
-    WITH tables AS MATERIALIZED (
+    WITH locked AS MATERIALIZED (
+        SELECT l.relation FROM pg_catalog.pg_locks AS l
+         WHERE l.mode = 'AccessExclusiveLock' AND l.relation IS NOT NULL AND l.pid <> pg_catalog.pg_backend_pid()
+           AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())),
+    tables AS MATERIALIZED (
         SELECT c.oid, n.nspname, c.relname
           FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
           LEFT JOIN pg_catalog.pg_stat_all_tables AS s ON s.relid = c.oid
          WHERE c.relkind = 'r' AND c.relpersistence <> 't'
            AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'perf')
-           AND NOT EXISTS (SELECT FROM pg_catalog.pg_locks AS l
-                            WHERE l.relation IN (c.oid, c.reltoastrelid) AND l.mode = 'AccessExclusiveLock'
-                              AND l.pid <> pg_catalog.pg_backend_pid()
-                              AND l.database = (SELECT oid FROM pg_catalog.pg_database
-                                                 WHERE datname = pg_catalog.current_database()))
+           AND c.oid NOT IN (SELECT relation FROM locked)
+           AND c.reltoastrelid NOT IN (SELECT relation FROM locked)
          ORDER BY c.relpages DESC, c.oid LIMIT $1),
     sized AS MATERIALIZED (
         SELECT t.*, pg_catalog.pg_total_relation_size(t.oid)::float8 AS bytes FROM tables AS t),

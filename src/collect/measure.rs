@@ -196,22 +196,33 @@ pub(super) fn relations_daily(client: &mut SpiClient, take: &mut Take) -> Result
 }
 
 /// Sizes with indexes and TOAST of the largest tables and materialized views of users; catalogs and the extension's own
-/// partitions, whose names come and go, are part of `(other)`. Measuring opens each relation: those that are
-/// locked exclusively are passed over, not to wait behind a VACUUM FULL.
+/// partitions, whose names come and go, are part of `(other)`. Measuring opens each relation and its indexes: those that
+/// are locked exclusively are passed over, not to wait behind a VACUUM FULL. Locks are read once: there may be as many as
+/// anybody likes.
 fn relations(client: &mut SpiClient, take: &mut Take, at_most: i32, with_other: bool) -> Result<(), Error> {
     let rows = query(
         client,
-        "WITH candidates AS MATERIALIZED (
-             SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname) AS name
+        "WITH largest AS MATERIALIZED (
+             SELECT c.oid, c.reltoastrelid, pg_catalog.format('%I.%I', n.nspname, c.relname) AS name
                FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
                LEFT JOIN pg_catalog.pg_class AS t ON t.oid = c.reltoastrelid
               WHERE c.relkind IN ('r', 'm') AND c.relpersistence <> 't'
                 AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'perf')
-                AND NOT EXISTS (SELECT FROM pg_catalog.pg_locks AS l
-                                 WHERE l.relation IN (c.oid, c.reltoastrelid) AND l.mode = 'AccessExclusiveLock'
-                                   AND l.database = (SELECT oid FROM pg_catalog.pg_database
-                                                      WHERE datname = pg_catalog.current_database()))
-              ORDER BY c.relpages::bigint + coalesce(t.relpages, 0) DESC, c.oid DESC LIMIT $1)
+              ORDER BY c.relpages::bigint + coalesce(t.relpages, 0) DESC, c.oid DESC LIMIT $1),
+         heaps AS (
+             SELECT l.oid, p.part
+               FROM largest AS l CROSS JOIN LATERAL (VALUES (l.oid), (l.reltoastrelid)) AS p (part)),
+         opened AS (
+             SELECT h.oid, h.part FROM heaps AS h
+              UNION ALL
+             SELECT h.oid, i.indexrelid FROM heaps AS h JOIN pg_catalog.pg_index AS i ON i.indrelid = h.part),
+         locked AS MATERIALIZED (
+             SELECT DISTINCT l.relation FROM pg_catalog.pg_locks AS l
+              WHERE l.mode = 'AccessExclusiveLock' AND l.relation IS NOT NULL
+                AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())),
+         candidates AS MATERIALIZED (
+             SELECT l.oid, l.name FROM largest AS l
+              WHERE l.oid NOT IN (SELECT o.oid FROM opened AS o JOIN locked AS k ON k.relation = o.part))
          SELECT name, size::float8
            FROM (SELECT name, pg_catalog.pg_total_relation_size(oid) AS size FROM candidates) AS s
           WHERE size > 0 ORDER BY size DESC, name LIMIT $2",
