@@ -10,10 +10,11 @@ use super::connections::{self, Seen};
 use super::cost;
 use super::measure;
 use super::partitions::{self, spi_failed, Changes, Ladder};
+use super::registry;
 use crate::act::executor::{self, QUERY_CANCELED};
 use crate::error::Error;
 use crate::pg::text::Text;
-use crate::pg::{backends, background, catalog};
+use crate::pg::{backends, background, catalog, names};
 use perf_core::series::{CounterBook, Summary};
 use pgrx::datum::{DatumWithOid, TimestampWithTimeZone};
 use pgrx::spi::{Spi, SpiClient};
@@ -25,6 +26,10 @@ const DAY_S: i64 = 86_400;
 
 /// All samples of a database together, indexes included.
 pub const STORAGE_MAX_BYTES: i64 = 64 << 20;
+/// Of these, what the hours of pools may take from samples: should they grow beyond it, no sample gives way.
+const HOURS_BYTES: i64 = 16 << 20;
+/// What the collector gives each group of measurements, so that a slow one does not cost all others.
+const GROUP_LIMIT_MS: i32 = 20_000;
 /// One step of the ladder of resolutions: where its samples are and for how long.
 pub struct Step {
     /// Seconds a sample stands for.
@@ -256,10 +261,12 @@ fn sample_due(now: TimestampWithTimeZone, statements_total: Option<u64>) -> Resu
             let mut problem = None;
             for group in GROUPS.iter().filter(|g| due.contains(&g.every_s)) {
                 take.resolution_s = group.every_s;
+                background::limit_from_here(GROUP_LIMIT_MS);
                 if let Err(message) = measure_one(group, client, &mut take)? {
                     problem = Some(message);
                 }
             }
+            background::limit_from_here(GROUP_LIMIT_MS);
             report.stored = store(client, now, &take.rows)?;
             STATE.set(State { counters: take.counters, seen: take.seen });
             cost::sampled(started.elapsed(), problem);
@@ -272,12 +279,13 @@ fn sample_due(now: TimestampWithTimeZone, statements_total: Option<u64>) -> Resu
 }
 
 /// Measures one group. What fails is left out, and said: a tablespace that is gone does not keep everything else from being
-/// sampled. Cancels end the whole sample.
+/// sampled. So is what takes longer than the collector gives it, which is due again with its next span only: a group that
+/// is always too slow would else end every sample from then on. Other cancels end the whole sample.
 fn measure_one(group: &Group, client: &mut SpiClient, take: &mut Take) -> Result<Result<(), String>, Error> {
     let measured = take.rows.len();
     match executor::subtransaction(|| Ok((group.collect)(client, take)?)) {
         Ok(()) => Ok(Ok(())),
-        Err(failure) if failure.sqlstate == QUERY_CANCELED => {
+        Err(failure) if failure.sqlstate == QUERY_CANCELED && !goes_on() => {
             Err(Error::WrongState { message: failure.message, hint: "Sample again.".to_owned() })
         }
         Err(failure) => {
@@ -285,6 +293,11 @@ fn measure_one(group: &Group, client: &mut SpiClient, take: &mut Take) -> Result
             Ok(Err(format!("{}: {}", group.what, failure.message)))
         }
     }
+}
+
+/// Whether a cancel was the limit of one group: the collector is neither to end nor to leave its database.
+fn goes_on() -> bool {
+    background::limit_from_here(GROUP_LIMIT_MS) && !registry::is_held(names::current_database())
 }
 
 /// Refuses where nothing can be stored: on a standby, in a read-only transaction.
@@ -323,8 +336,10 @@ fn rotate_all(now: TimestampWithTimeZone) -> Result<Changes, Error> {
         connections::expire_hours(client, now)?;
         forget_future(client, now)
     })?;
+    // Dropping samples gives back no byte of the hours.
+    let most = STORAGE_MAX_BYTES - connections::hours_bytes()?.min(HOURS_BYTES);
     for step in SPARED_FIRST.iter().filter_map(|&n| STEPS.get(n)) {
-        while stored_bytes()? > STORAGE_MAX_BYTES {
+        while partitions::total_bytes("capacity_sample")? > most {
             let dropped = partitions::drop_oldest(step.table, now)?;
             changes += dropped;
             if dropped.dropped == 0 {

@@ -456,6 +456,17 @@ pub fn transaction<R>(limit_ms: i32, body: impl FnOnce() -> Result<R, Error>) ->
     outcome
 }
 
+/// Gives what follows in the running [`transaction`] a limit of its own. False, and without effect, outside of one and where
+/// the process is to end.
+pub fn limit_from_here(limit_ms: i32) -> bool {
+    let applies = IN_TRANSACTION.load(Ordering::SeqCst) && !must_end();
+    if applies {
+        // SAFETY: arms the timer that `transaction` has set, anew; that disarms it at its end.
+        unsafe { enable_timeout_after(STATEMENT_TIMEOUT, limit_ms) }
+    }
+    applies
+}
+
 /// Databases that accept connections: OID and name. Needs an open transaction; reads pg_database without any other
 /// catalog, so it works where no database is connected.
 pub fn connectable_databases() -> Vec<(u32, String)> {
