@@ -2,7 +2,7 @@
 //!
 //! `evaluate` is the collector's: it takes a sample of every watched metric, moves the state machine of each alert on
 //! (`perf_core::alerts`), stores its state in perf.alert_state and tells a change that begins, ends or interrupts firing
-//! with one NOTIFY and one line in the log, in the transaction that stores it. Every collector evaluates its own
+//! with one NOTIFY and one line in the log, once the transaction that stores it is committed. Every collector evaluates its own
 //! database's thresholds. What is about the whole server looks the same from each of them: such an alert is logged by
 //! the first database alone (the one with the lowest OID), unless somebody has edited or added its threshold.
 //!
@@ -18,6 +18,7 @@ use pgrx::pg_sys::Oid;
 
 use super::metrics::{self, readings, Measured, APPLICATION, CLUSTER, DATABASE, REPLICA};
 use crate::collect::registry::{self, Phase};
+use crate::collect::worker::News;
 use crate::error::Error;
 use crate::pg::query::{run_with, select_with, text, Row};
 use crate::pg::text::{message, Text};
@@ -33,6 +34,8 @@ const STALE_RUNS: i64 = 5;
 /// takes up to six of them in JSON.
 const NAME_CHARS: usize = 200;
 const ACTION_CHARS: usize = 500;
+/// Of NOTIFY.
+const CHANNEL: &str = "perf_alerts";
 const DELETED: &str = "The threshold was deleted.";
 const HIDDEN: &str = "(insufficient privilege)";
 
@@ -56,6 +59,8 @@ struct Look {
     value: Option<f64>,
     scope: String,
     object: String,
+    /// When the value was measured.
+    measured_at: i64,
     /// Why there is no value.
     why: String,
 }
@@ -157,7 +162,8 @@ fn look(threshold: &Threshold, measured: &[Measured]) -> Look {
     let found = worst(rule.comparison, rows.iter().map(|row| row.value));
     match found.and_then(|(index, value)| Some((rows.get(index)?, value))) {
         Some((row, value)) => {
-            Look { value: Some(value), scope: row.scope.to_owned(), object: row.object.clone(), why: String::new() }
+            let (scope, object) = (row.scope.to_owned(), row.object.clone());
+            Look { value: Some(value), scope, object, measured_at: row.measured_at, why: String::new() }
         }
         None => without(match rows.first() {
             Some(row) => format!("Not measured: {}.", row.note.as_deref().unwrap_or("no value")),
@@ -255,7 +261,8 @@ fn store(threshold: &Threshold, state: &State, seen: &Look, now: i64) {
 
 /// Reads the counters that rates count from, evaluates every threshold, stores the states and tells what has changed.
 /// Called by the collector after each run, in a transaction of its own, as a superuser.
-pub fn evaluate(now: i64) -> Result<(), Error> {
+pub fn evaluate(now: i64) -> Result<News, Error> {
+    let mut news = News::default();
     readings::take(now);
     let thresholds = thresholds();
     let measured = look_at(&thresholds.iter().collect::<Vec<_>>(), false);
@@ -280,23 +287,29 @@ pub fn evaluate(now: i64) -> Result<(), Error> {
                 Some(stored) if stored.threshold != threshold.threshold => state.rule_changed(rule),
                 _ => {}
             }
-            state.observe(rule, now, seen.value);
+            let rule = Rule { stale_us: rule.stale_us.max(metrics::kept_us(&threshold.metric)), ..*rule };
+            if seen.value.is_none() {
+                state.observe(&rule, now, None);
+            } else if state.value_at_us.is_none_or(|at| at < seen.measured_at || at > now) {
+                // What is measured less often than this runs is a sample once; a clock that was ahead holds nothing up.
+                state.observe(&rule, seen.measured_at, seen.value);
+            }
         } else {
             state = State { since_us: state.since_us.or(Some(now)), ..State::default() };
         }
         store(threshold, &state, &seen, now);
         if told.is_news(state.status) {
-            tell(threshold, &state, &seen);
+            tell(threshold, &state, &seen, &mut news);
         }
     }
     if (thresholds.len() as i64) < THRESHOLDS_MAX {
-        forget(before, now);
+        forget(before, now, &mut news);
     }
-    Ok(())
+    Ok(news)
 }
 
 /// Alerts whose threshold is gone; one that was firing is told to be over.
-fn forget(gone: HashMap<String, Stored>, now: i64) {
+fn forget(gone: HashMap<String, Stored>, now: i64, news: &mut News) {
     for (name, stored) in gone {
         run_with(c"DELETE FROM perf.alert_state WHERE alert_name = $1", &[text(&name)], |_| ());
         if stored.state.status == Status::Firing || stored.state.fired_since_us.is_some() {
@@ -312,13 +325,13 @@ fn forget(gone: HashMap<String, Stored>, now: i64) {
                 shipped: false,
             };
             let state = State { since_us: Some(now), ..State::default() };
-            tell(&threshold, &state, &Look { why: DELETED.to_owned(), ..Look::default() });
+            tell(&threshold, &state, &Look { why: DELETED.to_owned(), ..Look::default() }, news);
         }
     }
 }
 
-/// One NOTIFY, which reaches listeners of this database when the transaction commits, and one line in the log.
-fn tell(threshold: &Threshold, state: &State, seen: &Look) {
+/// One NOTIFY, which reaches listeners of this database, and one line in the log.
+fn tell(threshold: &Threshold, state: &State, seen: &Look, news: &mut News) {
     let action = action(threshold, state.status, &seen.object, &seen.scope, &seen.why);
     let value = state.value.filter(|_| state.status != Status::NoData);
     let since = instant(state.since_us.unwrap_or(0));
@@ -327,10 +340,10 @@ fn tell(threshold: &Threshold, state: &State, seen: &Look) {
     let is_named = !seen.object.is_empty() && [APPLICATION, REPLICA].contains(&seen.scope.as_str());
     let shown_object = if is_named { HIDDEN } else { &seen.object };
     let shown_action = self::action(threshold, state.status, shown_object, &seen.scope, &seen.why);
-    run_with(
-        c"SELECT pg_catalog.pg_notify('perf_alerts', pg_catalog.jsonb_build_object(
+    let payload = select_with(
+        c"SELECT pg_catalog.jsonb_build_object(
               'name', $1, 'status', $2, 'severity', $3, 'value', $4, 'threshold', $5, 'unit', $6, 'since_at', $7,
-              'object', $8, 'action', $9, 'database', pg_catalog.current_database())::pg_catalog.text)",
+              'object', $8, 'action', $9, 'database', pg_catalog.current_database())::pg_catalog.text",
         &[
             text(&cut(&threshold.name, NAME_CHARS)),
             text(state.status.name()),
@@ -342,9 +355,13 @@ fn tell(threshold: &Threshold, state: &State, seen: &Look) {
             text(&cut(shown_object, NAME_CHARS)),
             text(&cut(&shown_action, ACTION_CHARS)),
         ],
-        |_| (),
+        |row| Some(row.string(1)),
     );
-    let is_shared = threshold.shipped && [CLUSTER, REPLICA].contains(&seen.scope.as_str());
+    news.notices.extend(payload.into_iter().map(|payload| (CHANNEL, payload)));
+    // A node is known where it was added, and maybe nowhere else.
+    let is_shared = threshold.shipped
+        && [CLUSTER, REPLICA].contains(&seen.scope.as_str())
+        && !seen.object.starts_with(metrics::NODE_PREFIX);
     if is_shared && !is_first_database() {
         return;
     }
@@ -353,16 +370,13 @@ fn tell(threshold: &Threshold, state: &State, seen: &Look) {
         format!(": {value:.1} {}{place}, threshold {} {}", threshold.unit, threshold.comparison, threshold.threshold)
     });
     let database = metrics::database_name();
-    pgrx::log!(
-        "{}",
-        message(format!(
-            "perf_opt alert {:?} in database {database:?} is {}{shown} (since {}): {:?}",
-            cut(&threshold.name, NAME_CHARS),
-            state.status.name(),
-            utc(state.since_us.unwrap_or(0)),
-            cut(&action, ACTION_CHARS),
-        ))
-    );
+    news.lines.push(message(format!(
+        "perf_opt alert {:?} in database {database:?} is {}{shown} (since {}): {:?}",
+        cut(&threshold.name, NAME_CHARS),
+        state.status.name(),
+        utc(state.since_us.unwrap_or(0)),
+        cut(&action, ACTION_CHARS),
+    )));
 }
 
 /// Of the databases whose collector has run, whether this one comes first.

@@ -13,7 +13,7 @@ use super::registry::{self, Phase, RunReport};
 use super::sampler;
 use crate::memory::applications;
 use crate::pg::local::ProcessLocal;
-use crate::pg::query::select_under_snapshot;
+use crate::pg::query::{run_with, select_under_snapshot, text};
 use crate::pg::{background, names};
 
 const SECOND_US: i64 = 1_000_000;
@@ -26,9 +26,20 @@ const POLL_MS: i64 = 10;
 const ROTATE_EVERY_US: i64 = 60 * SECOND_US;
 const TEXTS_EVERY_US: i64 = 3_600 * SECOND_US;
 
+/// What a step wants told once its transaction is committed.
+#[derive(Debug, Default)]
+pub struct News {
+    /// For the server's log.
+    pub lines: Vec<String>,
+    /// Channels and payloads of NOTIFY.
+    pub notices: Vec<(&'static str, String)>,
+}
+
 /// What follows each ordinary run, in a transaction of its own: it lies further down than this module and is given from
 /// above.
-pub type Step = fn(now: i64) -> Result<(), crate::error::Error>;
+pub type Step = fn(now: i64) -> Result<News, crate::error::Error>;
+/// Notices beyond this number, the oldest, are dropped while none can be sent.
+const NOTICES_MAX: usize = 1_000;
 /// A step is left out until so many times its own length has passed since: where there is much to read and the interval is
 /// short, it takes a twentieth of the time at most.
 const STEP_PAUSE: i64 = 20;
@@ -131,6 +142,8 @@ struct Collector {
     next_texts_at: i64,
     /// When the step after runs ended last, and how long it took.
     last_step: (i64, i64),
+    /// What listeners have not been told yet.
+    notices: Vec<(&'static str, String)>,
     last_message: String,
     failures: u32,
 }
@@ -145,6 +158,7 @@ impl Collector {
             next_rotation_at: 0,
             next_texts_at: background::now() + TEXTS_EVERY_US,
             last_step: (0, 0),
+            notices: Vec::new(),
             last_message: String::new(),
             failures: 0,
         }
@@ -240,11 +254,31 @@ impl Collector {
         let dbid = self.dbid;
         let next = background::transaction(limit_ms, || history::write(memo, background::now()))?;
         let slow_lost = self.memo.take_over(next);
-        background::transaction(limit_ms, || {
+        // None of what follows keeps the rest from being done; the first that fails is what is said.
+        let sampled = background::transaction(limit_ms, || {
             let Ok(at) = pgrx::datum::TimestampWithTimeZone::try_from(now) else { return Ok(()) };
             sampler::sample(at, Some(applications::statements_of(dbid))).map(|_| ())
-        })?;
-        let history_bytes = self.rotate(limit_ms, now)?;
+        });
+        self.check_goes_on(&sampled, limit_ms)?;
+        let rotated = self.rotate(limit_ms, now);
+        self.check_goes_on(&rotated, limit_ms)?;
+        let stepped = self.step(limit_ms);
+        sampled?;
+        let history_bytes = rotated?;
+        stepped?;
+        Ok(Some((slow_lost, history_bytes)))
+    }
+
+    /// Passes on what failed because the worker is to leave.
+    fn check_goes_on<T>(&self, outcome: &Result<T, String>, limit_ms: i32) -> Result<(), String> {
+        let leaves = limit_ms != RUN_LIMIT_MS || background::must_end() || registry::is_held(self.dbid);
+        match outcome {
+            Err(message) if leaves => Err(message.clone()),
+            _ => Ok(()),
+        }
+    }
+
+    fn step(&mut self, limit_ms: i32) -> Result<(), String> {
         let began_at = background::now();
         let (ended_at, took) = self.last_step;
         // A clock set back takes effect at once.
@@ -253,9 +287,31 @@ impl Collector {
             let outcome = background::transaction(limit_ms, || step(began_at));
             let now = background::now();
             self.last_step = (now, (now - began_at).max(0));
-            outcome?;
+            let news = outcome?;
+            // Only what is stored is told, so nothing is told again because storing it failed.
+            news.lines.iter().for_each(|line| pgrx::log!("{line}"));
+            self.notices.extend(news.notices);
+            let beyond = self.notices.len().saturating_sub(NOTICES_MAX);
+            self.notices.drain(..beyond);
         }
-        Ok(Some((slow_lost, history_bytes)))
+        self.notify(limit_ms)
+    }
+
+    /// Sends what is left to be told to listeners. Where that fails, for the queue is full or a commit elsewhere holds it, it is
+    /// tried again with the next run.
+    fn notify(&mut self, limit_ms: i32) -> Result<(), String> {
+        if self.notices.is_empty() {
+            return Ok(());
+        }
+        let notices = &self.notices;
+        background::transaction(limit_ms, || {
+            for (channel, payload) in notices {
+                run_with(c"SELECT pg_catalog.pg_notify($1, $2)", &[text(channel), text(payload)], |_| ());
+            }
+            Ok(())
+        })?;
+        self.notices.clear();
+        Ok(())
     }
 
     fn rotate(&mut self, limit_ms: i32, now: i64) -> Result<Option<i64>, String> {

@@ -40,10 +40,13 @@ class Alerting(ClusterTest):
         return rows[0][0] if rows else None
 
     def wait_for_status(self, database: str, name: str, status: str, cluster: Any = None) -> None:
-        """Waits until the collector has stored a status."""
-        self.wait_until(lambda: (cluster or self.cluster).scalar(
-            "SELECT count(*) FROM perf.alert_state WHERE alert_name = $1 AND status = $2", (name, status), dbname=database),
-            20, f"{name} to be {status}")
+        """Waits until the collector has stored a status, and told it: that is done before the next run stores anything."""
+        server = cluster or self.cluster
+        stored = "SELECT max(evaluated_at)::text FROM perf.alert_state WHERE alert_name = $1 AND status = $2"
+        self.wait_until(lambda: server.scalar(stored, (name, status), dbname=database), 20, f"{name} to be {status}")
+        at = server.scalar(stored, (name, status), dbname=database) or "-infinity"
+        self.wait_until(lambda: server.scalar("SELECT max(evaluated_at) > $1::timestamptz FROM perf.alert_state", (at,), dbname=database),
+                        20, f"the run after {name} was {status}")
 
     def listen(self, database: str, cluster: Any = None) -> Connection:
         """A session that is told of alerts."""

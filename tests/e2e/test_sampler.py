@@ -332,6 +332,15 @@ class Collector(ClusterTest):
             self.wait_until(lambda: work() and qps(idle) > 0, 30, "another rate of the quiet database")
         self.assertLess(qps(idle), 100)
 
+    def test_samples_that_fail_hold_up_nothing_else(self) -> None:
+        cluster = self.private_cluster({"perf_opt.collect_interval": "1s"})
+        cluster.sql("CREATE EXTENSION perf_opt")
+        self.wait_until(lambda: cluster.scalar("SELECT count(*) FROM perf.alert_state") > 0, 30, "a first evaluation of alerts")
+        cluster.sql("ALTER TABLE perf.capacity_clock RENAME TO capacity_clock_gone")
+        broken = cluster.scalar("SELECT clock_timestamp()::text")
+        later = f"SELECT max(evaluated_at) > '{broken}'::timestamptz + interval '3 s' FROM perf.alert_state"
+        self.wait_until(lambda: cluster.scalar(later), 30, "alerts that are evaluated without samples")
+
     def test_names_in_another_encoding(self) -> None:
         cluster = self.private_cluster({"perf_opt.collect_interval": "1s"})
         cluster.sql("CREATE DATABASE \"b\u00e4r\" ENCODING 'LATIN1' TEMPLATE template0")

@@ -9,7 +9,7 @@ pub mod readings;
 mod server;
 mod statements;
 
-pub use server::database_name;
+pub use server::{database_name, kept_us, NODE_PREFIX};
 
 use std::cell::OnceCell;
 

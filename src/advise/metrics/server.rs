@@ -16,6 +16,8 @@ const SCANS_MIN: f64 = 10.0;
 const MACHINE_SAMPLE_AGE_US: i64 = 900_000_000;
 /// Sizes of relations are sampled every hour.
 const RELATION_SAMPLE_AGE_US: i64 = 3 * 3_600_000_000;
+/// Begins the object of what a node of perf.fleet_nodes says.
+pub const NODE_PREFIX: &str = "node ";
 const TOO_FEW: &str = "too few in this time to make a rate";
 const NO_SAMPLE: &str = "the collector has no recent sample of it";
 const OF_THE_PRIMARY: &str = "the samples on a standby are its primary's";
@@ -219,6 +221,16 @@ pub(super) fn sizes(sheet: &mut Sheet) {
     sheet.put("databases_size_bytes", CLUSTER, "", all.ok_or(refused));
 }
 
+/// How long the collector's last measurement of a metric counts, in microseconds; 0 for those that are measured when asked
+/// for.
+pub fn kept_us(metric: &str) -> i64 {
+    match metric {
+        "cpu_used" | "memory_available_bytes" | "wal_size_bytes" => MACHINE_SAMPLE_AGE_US,
+        "relation_size_bytes" => RELATION_SAMPLE_AGE_US,
+        _ => 0,
+    }
+}
+
 /// What the collector measures every five minutes.
 pub(super) fn machine(sheet: &mut Sheet) {
     let standby = background::in_recovery();
@@ -333,7 +345,7 @@ pub(super) fn replication(sheet: &mut Sheet) {
         ),
     };
     for (name, lag_s, qps, status, at) in nodes {
-        let object = format!("node {name}");
+        let object = format!("{NODE_PREFIX}{name}");
         let why = format!("perf.fleet_nodes says: {status}");
         for (metric, value) in [("replication_lag", lag_s), ("replica_qps", qps)] {
             let value = value.filter(|_| status == "ok").ok_or(why.as_str());
