@@ -15,7 +15,7 @@ use super::WINDOW_US;
 use crate::collect::registry;
 use crate::memory;
 use crate::pg::query::{run_with, select_with};
-use crate::pg::{background, names};
+use crate::pg::{background, lock, names};
 use crate::workload::transactions::{self, Application};
 
 /// A run of the collector may be a little early.
@@ -27,6 +27,9 @@ const SLACK_US: i64 = 30_000_000;
 const AGE_MIN_US: i64 = 10_000_000;
 /// Applications of a reading, those with the most statements.
 const APPLICATIONS_MAX: usize = 256;
+/// A transaction that stays open keeps dead readings from being removed: above so many bytes all are, for they are minutes'
+/// worth.
+const BYTES_MAX: i64 = 32 << 20;
 /// The entry of the server's and the database's own counters.
 const OWN: i64 = 0;
 
@@ -103,6 +106,19 @@ pub fn baseline(now: i64) -> Option<Baseline> {
     Some(baseline)
 }
 
+/// Empties the table where it has grown beyond its readings and nobody uses it.
+fn empty_if_large() {
+    let size = select_with(
+        c"SELECT c.oid, pg_catalog.pg_total_relation_size(c.oid) FROM pg_catalog.pg_class AS c
+           WHERE c.oid = pg_catalog.to_regclass('perf.metric_reading') AND c.relkind = 'r'",
+        &[],
+        |row| Some((row.get::<Oid>(1)?, row.get::<i64>(2)?)),
+    );
+    if size.first().is_some_and(|&(table, bytes)| bytes > BYTES_MAX && lock::try_lock_exclusive(table)) {
+        run_with(c"TRUNCATE perf.metric_reading", &[], |_| ());
+    }
+}
+
 /// Writes a reading down if it is time, and forgets old ones. Called by the collector in its transaction.
 pub fn take(now: i64) {
     let (datid, boot) = (Oid::from(names::current_database()), registry::boot_id());
@@ -116,6 +132,7 @@ pub fn take(now: i64) {
     if age_us.is_some_and(|age| (0..READ_EVERY_US).contains(&age)) {
         return;
     }
+    empty_if_large();
     run_with(
         c"DELETE FROM perf.metric_reading WHERE read_at NOT BETWEEN $1 AND $2 OR datid <> $3 OR boot_id <> $4",
         &[instant(now - KEEP_US).into(), instant(now).into(), datid.into(), boot.into()],
