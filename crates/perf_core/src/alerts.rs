@@ -194,8 +194,11 @@ impl State {
 
     /// Time has passed without a sample.
     pub fn pass(&mut self, rule: &Rule, now_us: i64) -> Option<Change> {
+        // A value from far ahead is of a clock that has been set right since: it says as little as an old one.
         let age = self.value_at_us.map(|at| now_us.saturating_sub(at));
-        if self.status == Status::NoData || age.is_some_and(|a| a <= rule.stale_us) {
+        if self.status == Status::NoData
+            || age.is_some_and(|a| (rule.stale_us.saturating_neg()..=rule.stale_us).contains(&a))
+        {
             // The first look at an alert without any value: it has been unknown since then.
             self.since_us.get_or_insert(now_us);
             return None;
