@@ -17,6 +17,7 @@ use serde_json::Value;
 
 use super::{replicas, sharding};
 use crate::error::Error;
+use crate::pg::background;
 use crate::pg::names::current_database;
 use crate::pg::text::Text;
 use crate::pg::{catalog, privilege};
@@ -191,6 +192,12 @@ pub fn recommend() -> Result<Vec<Row>, Error> {
     rows.extend(partitions::rows(&context)?);
     rows.push(machine::vertical(&context)?);
     rows.push(machine::horizontal(&context)?);
+    if background::in_recovery() {
+        for row in rows.iter_mut().filter(|row| row.basis == Basis::Measured) {
+            row.reason
+                .push_str(" This is a standby: samples are of its primary, statements, cores and memory its own.");
+        }
+    }
     Ok(rows)
 }
 
