@@ -158,6 +158,12 @@ impl Walker {
                     self.expression(level, (*target).expr.cast());
                 }
             }
+            // What rows are grouped by is in none of these lists from 18 on.
+            for entry in each::<pg_sys::RangeTblEntry>((*query).rtable) {
+                if let Some(expressions) = compat::group_expressions(entry) {
+                    self.expression(level, expressions.cast());
+                }
+            }
             self.conditions(level, (*query).havingQual);
             self.expression(level, (*query).limitOffset);
             self.expression(level, (*query).limitCount);
