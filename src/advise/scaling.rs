@@ -125,6 +125,8 @@ impl Row {
     /// How far the measured value is from its threshold, in words.
     fn distance(&self) -> String {
         let (name, unit) = (self.metric.as_deref().unwrap_or_default(), self.unit.as_deref().unwrap_or_default());
+        // Thresholds are a machine's; statements are counted by each database for itself.
+        let unit = if unit == "1/s" { "1/s in this database alone" } else { unit };
         match (self.measured_value, self.threshold) {
             (None, _) => format!("{name} was not measured yet"),
             (Some(value), None) => {
