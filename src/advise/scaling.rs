@@ -17,6 +17,7 @@ use serde_json::Value;
 
 use super::{replicas, sharding};
 use crate::error::Error;
+use crate::pg::background;
 use crate::pg::names::current_database;
 use crate::pg::text::Text;
 use crate::pg::{catalog, privilege};
@@ -124,6 +125,8 @@ impl Row {
     /// How far the measured value is from its threshold, in words.
     fn distance(&self) -> String {
         let (name, unit) = (self.metric.as_deref().unwrap_or_default(), self.unit.as_deref().unwrap_or_default());
+        // Thresholds are a machine's; statements are counted by each database for itself.
+        let unit = if unit == "1/s" { "1/s in this database alone" } else { unit };
         match (self.measured_value, self.threshold) {
             (None, _) => format!("{name} was not measured yet"),
             (Some(value), None) => {
@@ -191,6 +194,12 @@ pub fn recommend() -> Result<Vec<Row>, Error> {
     rows.extend(partitions::rows(&context)?);
     rows.push(machine::vertical(&context)?);
     rows.push(machine::horizontal(&context)?);
+    if background::in_recovery() {
+        for row in rows.iter_mut().filter(|row| row.basis == Basis::Measured) {
+            row.reason
+                .push_str(" This is a standby: samples are of its primary, statements, cores and memory its own.");
+        }
+    }
     Ok(rows)
 }
 

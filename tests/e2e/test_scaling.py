@@ -179,8 +179,11 @@ class Kinds(ScalingTest):
         self.assertEqual(self.row("materialized_view")["evidence"]["status"], "exists")
 
     def test_tables_of_the_policy(self) -> None:
-        self.cluster.sql("CREATE TABLE error_logs (id bigint, at timestamptz NOT NULL)", dbname=self.db)
+        self.cluster.sql("CREATE TABLE error_logs (id bigint, at timestamptz NOT NULL) WITH (autovacuum_enabled = off)", dbname=self.db)
+        self.cluster.sql("INSERT INTO error_logs SELECT g, now() FROM generate_series(1, 100000) g", dbname=self.db)
         row = self.row("partitioning")
+        # Nothing has analysed it yet.
+        self.assertGreater(row["measured_value"], 2 ** 20)
         self.assertEqual((row["id"], row["triggered"], row["basis"]), ("scaling:partitioning:public.error_logs", False, "policy"))
         self.assertEqual(row["config"], "CALL perf.partition_convert('public.error_logs', 'at', 'month');\n")
         self.cluster.sql("DROP TABLE error_logs", dbname=self.db)
@@ -193,16 +196,24 @@ class Kinds(ScalingTest):
         self.cluster.sql("INSERT INTO perf.pool_hour VALUES (date_trunc('hour', now()), '', '{0,3600}', 60, 3600, 0), "
                          "(date_trunc('hour', now()), 'postgres', '{0,3500,0,100}', 60, 3600, 0)", dbname=self.db)
         self.sample("connections_total", 85)
+        self.sample("connections_total", 40, object_name=self.db)
         row = self.row("connection_pooling")
         self.assertEqual((row["triggered"], row["basis"], row["threshold"], row["measured_value"]), (True, "measured", 80, 85))
         # 3 busy, and a fifth more.
         self.assertEqual(row["evidence"]["pools"][0]["size"], 4)
-        self.assertAlmostEqual(row["expected_benefit_pct"], 100 * (1 - 4 / 85), 3)
+        self.assertAlmostEqual(row["expected_benefit_pct"], 100 * (1 - 4 / 40), 3)
         self.assertIn("[pgbouncer]", row["config"])
         self.assertIn("create_engine(url, pool_size=", row["config"])
+        for line in row["config"].splitlines():
+            self.assertRegex(line, r"^(;|\[|\S+ = |$)")
 
     def test_a_larger_machine_only_where_it_helps(self) -> None:
         self.sample("qps", 6000, object_name=self.db)
+        row = self.row("vertical")
+        self.assertTrue(row["triggered"])
+        # Nobody knows whether this machine carries it.
+        self.assertRegex(row["recommendation"], "^Not yet known: the trigger is reached, and")
+        self.sample("cpu_used_pct", 20, 300)
         row = self.row("vertical")
         self.assertTrue(row["triggered"])
         self.assertRegex(row["recommendation"], "^Don't: the trigger is reached, but")
@@ -215,6 +226,12 @@ class Kinds(ScalingTest):
         row = self.row("vertical")
         self.assertEqual((row["triggered"], row["recommendation"], row["priority"]), (True, "Move to r6i.2xlarge.", "high"))
         self.assertAlmostEqual(row["expected_benefit_pct"], 50, 3)
+        # More of one and less of the other is no larger machine; nor is one that stays as busy.
+        self.cluster.sql("UPDATE perf.price SET memory_bytes = 2 ^ 31 WHERE item = 'r6i.2xlarge'", dbname=self.db)
+        self.assertEqual(self.row("vertical")["recommendation"], "Move to r6i.4xlarge.")
+        self.cluster.sql("UPDATE perf.price SET vcpus = $1 WHERE kind = 'instance'", (int(cores + 1),), dbname=self.db)
+        if 90 * cores / (cores + 1) >= 70:
+            self.assertIn("no larger instance that would be enough", self.row("vertical")["recommendation"])
         self.cluster.sql("DELETE FROM perf.price", dbname=self.db)
         self.assertIn("perf.price has no larger instance", self.row("vertical")["recommendation"])
         row = self.row("horizontal")

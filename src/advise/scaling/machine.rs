@@ -1,5 +1,6 @@
 //! A larger machine, and several of them.
 
+use perf_core::sharding::HEADROOM_MONTHS;
 use serde_json::json;
 
 use super::{rows_of, sharding, Basis, Context, Row, Verdict, NODES};
@@ -12,6 +13,9 @@ const CPU_PCT: f64 = 70.0;
 const HIT_PCT: f64 = 98.0;
 /// Less pressure of I/O is none.
 const IO_PRESSURE_PCT: f64 = 10.0;
+
+/// The memory that a machine shows differs from what it is sold with by less than this part.
+const MEMORY_TOLERANCE: f64 = 0.15;
 
 /// A machine of perf.price.
 struct Instance {
@@ -34,26 +38,43 @@ pub(super) fn vertical(context: &Context) -> Result<Row, Error> {
     let by_memory = misses && waits && larger;
     let instances = instances()?;
     let memory = measured.memory_bytes.unwrap_or(0.0);
+    let cpu_on = |one: &Instance| measured.cpu_pct.map(|pct| pct * measured.cores / one.vcpus);
+    // What is to grow does so enough, and nothing becomes less.
     let next = instances.iter().find(|one| {
-        (by_cpu && one.vcpus > measured.cores) || (by_memory && one.memory_bytes > memory) || {
-            !by_cpu && !by_memory && one.vcpus > measured.cores && one.memory_bytes > memory
-        }
+        let either = !by_cpu && !by_memory;
+        let cpu = if by_cpu || either { one.vcpus > measured.cores } else { one.vcpus >= measured.cores };
+        let sold = if by_memory || either { 1.0 + MEMORY_TOLERANCE } else { 1.0 - MEMORY_TOLERANCE };
+        cpu && one.memory_bytes >= sold * memory && (!by_cpu || cpu_on(one).is_some_and(|pct| pct < cpu_limit))
     });
-    let cpu_then = next.zip(measured.cpu_pct).map(|(one, pct)| pct * measured.cores / one.vcpus);
+    let cpu_then = next.and_then(cpu_on);
     let name = next.map(|one| one.name.as_str());
     let called_for = by_cpu || by_memory;
     row.triggered |= called_for;
     if called_for {
         row.priority = "high".to_owned();
-    } else {
+    } else if measured.cpu_pct.is_some() {
         row.priority = "low".to_owned();
     }
     row.recommendation = match (called_for, row.triggered, name) {
         (true, _, Some(name)) => format!("Move to {name}."),
-        (true, _, None) => "Move to a larger machine; perf.price has no larger instance.".to_owned(),
+        (true, _, None) => {
+            "Move to a larger machine; perf.price has no larger instance that would be enough.".to_owned()
+        }
+        (false, true, _) if measured.cpu_pct.is_none() => {
+            "Not yet known: the trigger is reached, and how busy the processors are was not measured.".to_owned()
+        }
+        (false, false, _) if measured.cpu_pct.is_none() => {
+            "Not yet known: how busy the processors are was not measured.".to_owned()
+        }
         (false, true, _) => "Don't: the trigger is reached, but this machine carries it.".to_owned(),
         (false, false, _) => "Don't: this machine carries the load.".to_owned(),
     };
+    if row.measured_value.is_none() && by_cpu {
+        row.metric = Some("cpu_used".to_owned());
+        row.unit = Some("%".to_owned());
+        (row.measured_value, row.threshold) = (measured.cpu_pct, Some(cpu_limit));
+        row.basis = Basis::Measured;
+    }
     let number = |value: Option<f64>, unit: &str| value.map_or("not measured".to_owned(), |v| format!("{v:.1} {unit}"));
     let gigabytes = |bytes: Option<f64>| number(bytes.map(|bytes| bytes / 1_073_741_824.0), "GiB");
     row.reason = format!(
@@ -126,7 +147,13 @@ pub(super) fn horizontal(context: &Context) -> Result<Row, Error> {
         (Verdict::NotYet, true) => {
             format!("Don't shard yet: {key} would do, but replicas or a larger machine come first.")
         }
-        (Verdict::NotYet, false) => format!("Don't shard yet: {key} would do, but one machine will do for now."),
+        (Verdict::NotYet, false) => match answer.headroom.months {
+            Some(months) if months >= HEADROOM_MONTHS => {
+                format!("Don't shard yet: {key} would do, but one machine will do for now.")
+            }
+            Some(_) => format!("Don't shard yet: {key} would do, but too little of the workload is known."),
+            None => format!("Don't shard yet: {key} would do, but how long one machine will do is not known."),
+        },
         (Verdict::Unsuitable, true) => {
             "Don't shard: no key fits the workload. Offload reads to replicas, or take a larger machine.".to_owned()
         }

@@ -28,6 +28,8 @@ pub(super) struct Measured {
     pub(super) cores: f64,
     /// Most connections at once over the last day, or now.
     pub(super) connections: f64,
+    /// The same of the current database alone.
+    pub(super) connections_of_database: f64,
     /// What no more than should be in use: 90 % of max_connections.
     pub(super) connections_ceiling: f64,
 }
@@ -38,12 +40,16 @@ pub(super) fn read() -> Result<Measured, Error> {
     };
     let here = || std::thread::available_parallelism().map_or(1.0, |cores| cores.get() as f64);
     let memory = recent("memory_total_bytes", false)?;
-    let now = f64::from(backends::count().0.total);
-    let sampled = value_of::<f64>(
-        "SELECT max(coalesce(value_max, value_mean)) FROM perf.capacity_sample WHERE resolution_s = 60
-            AND metric = 'connections_total' AND object = '' AND sampled_at > now() - interval '1 day'",
-        &[],
-    )?;
+    let (server, database) = backends::count();
+    let most = |now: u32, of_database: bool| -> Result<f64, Error> {
+        let sampled = value_of::<f64>(
+            "SELECT max(coalesce(value_max, value_mean)) FROM perf.capacity_sample WHERE resolution_s = 60
+                AND metric = 'connections_total' AND object = CASE WHEN $1 THEN current_database() ELSE '' END
+                AND sampled_at > now() - interval '1 day'",
+            &[of_database.into()],
+        )?;
+        Ok(sampled.unwrap_or(0.0).max(f64::from(now)))
+    };
     let possible = value_of::<f64>("SELECT current_setting('max_connections')::float8", &[])?.unwrap_or(100.0);
     Ok(Measured {
         qps: percentile("qps", true, 60, "1 day")?,
@@ -65,7 +71,8 @@ pub(super) fn read() -> Result<Measured, Error> {
         )?,
         io_pressure_pct: percentile("pressure_io_pct", false, 300, "1 day")?,
         cores: host::cores().map_or_else(here, f64::from),
-        connections: sampled.map_or(now, |sampled| sampled.max(now)),
+        connections: most(server.total, false)?,
+        connections_of_database: most(database.total, true)?,
         connections_ceiling: (possible * CONNECTIONS_SHARE_MAX).floor().max(1.0),
     })
 }

@@ -8,6 +8,7 @@ use serde_json::json;
 use super::{rows_of, value_of, Basis, Context, Row};
 use crate::advise::partitioning;
 use crate::error::Error;
+use crate::pg::lock::Shared;
 use crate::pg::text::Text;
 use crate::pg::{catalog, ident};
 use crate::workload::captured;
@@ -92,9 +93,7 @@ fn of_policy(bytes_min: f64) -> Result<Vec<Row>, Error> {
     let mut rows = Vec::new();
     for policy in policies {
         let found = catalog::rows(
-            "SELECT c.oid, n.nspname::pg_catalog.text, c.relname::pg_catalog.text,
-                    c.relpages::pg_catalog.float8 OPERATOR(pg_catalog.*)
-                    pg_catalog.current_setting('block_size')::pg_catalog.float8
+            "SELECT c.oid, n.nspname::pg_catalog.text, c.relname::pg_catalog.text
                FROM pg_catalog.unnest(pg_catalog.current_schemas(false)) WITH ORDINALITY AS s (name, place)
                JOIN pg_catalog.pg_namespace n ON n.nspname OPERATOR(pg_catalog.=) s.name
                JOIN pg_catalog.pg_class c ON c.relnamespace OPERATOR(pg_catalog.=) n.oid
@@ -106,24 +105,25 @@ fn of_policy(bytes_min: f64) -> Result<Vec<Row>, Error> {
             |row| {
                 let text = |n| Ok::<String, pgrx::spi::Error>(row.get::<Text>(n)?.unwrap_or_default().0);
                 let oid = row.get::<pg_sys::Oid>(1)?.unwrap_or(pg_sys::InvalidOid);
-                Ok(Some((oid, ident::qualified(&text(2)?, &text(3)?), row.get::<f64>(4)?.unwrap_or(0.0))))
+                Ok(Some((oid, ident::qualified(&text(2)?, &text(3)?))))
             },
         )
         .map_err(super::failed)?;
-        let Some((oid, name, bytes)) = found.into_iter().next() else { continue };
+        let Some((oid, name)) = found.into_iter().next() else { continue };
+        let bytes = size_of(oid)?;
         let mut row = Row::new("partitioning");
         row.id = format!("scaling:partitioning:{name}");
         row.metric = Some("relation_size".to_owned());
-        row.measured_value = Some(bytes);
+        row.measured_value = bytes;
         row.threshold = Some(bytes_min);
         row.unit = Some("bytes".to_owned());
         row.basis = Basis::Policy;
         row.recommendation = format!("Not by the workload: {name} is in perf.partition_policy and not partitioned.");
         row.reason = format!(
-            "perf.partition_policy wants {name} by {}; it has {:.0} MB, and what captured statements ask of it would \
+            "perf.partition_policy wants {name} by {}; {}, and what captured statements ask of it would \
              not gain 1 % of all time, or is not known.",
             policy.every,
-            bytes / 1_048_576.0
+            bytes.map_or("its size could not be measured".to_owned(), |b| format!("it has {:.0} MB", b / 1_048_576.0))
         );
         let control = match policy.control {
             Some(control) => Some(control),
@@ -141,6 +141,12 @@ fn of_policy(bytes_min: f64) -> Result<Vec<Row>, Error> {
         rows.push(row);
     }
     Ok(rows)
+}
+
+/// Bytes of a table as it is now, unless somebody has locked it: the catalogs know them only since the last VACUUM.
+fn size_of(table: pg_sys::Oid) -> Result<Option<f64>, Error> {
+    let Some(_lock) = Shared::try_take(table) else { return Ok(None) };
+    value_of::<f64>("SELECT pg_table_size($1)::float8", &[table.into()])
 }
 
 /// The one column of a table that tells the time, if it is one.

@@ -51,27 +51,45 @@ pub(super) fn rows(context: &Context) -> Result<Vec<Row>, Error> {
     }
     let port = value_of::<i32>("SELECT current_setting('port')::int4", &[])?;
     let server = Server { port: port.and_then(|port| u16::try_from(port).ok()).unwrap_or(5432), ..Server::default() };
-    let wanted: u64 = advice.pools.iter().map(|pool| u64::from(pool.size)).sum();
-    let saved = 100.0 * (1.0 - wanted as f64 / connections.max(1.0));
+    // Pools are of this database: what others have connected is none of it.
+    let connections = context.measured.connections_of_database;
+    let (mut wanted, mut assumed) = (0, 0);
+    for pool in &advice.pools {
+        *if pool.basis == PoolBasis::Measured { &mut wanted } else { &mut assumed } += u64::from(pool.size);
+    }
+    let saved = 100.0 * (1.0 - (wanted + assumed) as f64 / connections.max(1.0));
     row.expected_benefit_pct = (saved > 0.0).then_some(saved);
     let mut config = format!("; pgbouncer.ini\n{}", pool::pgbouncer_ini(&advice, &server));
     for pool in &measured {
         let name = format!("{}, {}", pool.database, pool.role).replace(char::is_control, "?");
-        config.push_str(&format!("\n# SQLAlchemy without PgBouncer: {name}\n{}", pool::sqlalchemy(pool, 1)));
+        // Comments, so that all of it is a pgbouncer.ini.
+        let arguments: String = pool::sqlalchemy(pool, 1).lines().map(|line| format!(";   {line}\n")).collect();
+        config.push_str(&format!("\n; SQLAlchemy without PgBouncer: {name}\n{arguments}"));
     }
     row.config = Some(config);
     row.recommendation = match (row.triggered, saved > 0.0) {
-        (true, _) => format!("Put PgBouncer in front: {wanted} connections to the server are enough."),
-        (false, true) => format!("Not yet: {wanted} connections would do, but the trigger is not reached."),
+        (true, true) => format!(
+            "Put PgBouncer in front: {} connections are enough for the {connections:.0} of this database.",
+            wanted + assumed
+        ),
+        (true, false) => "Not for this database: it has no more connections than a pool would have.".to_owned(),
+        (false, true) => format!("Not yet: {} connections would do, but the trigger is not reached.", wanted + assumed),
         (false, false) => "Don't: there are no more connections than a pool would have.".to_owned(),
     };
     row.reason = format!(
-        "{distance}; {wanted} connections are what {} databases and roles had busy in 99 % of their busiest hour, and \
-         a fifth more, no more than {} together ({}); the benefit is the share of connections saved.",
-        advice.pools.len(),
-        advice.cap,
-        advice.cap_reason
+        "{distance}; this database had {connections:.0}; {wanted} connections are what {} of its roles had busy in 99 % \
+         of their busiest hour, and a fifth more",
+        measured.len()
     );
+    if assumed > 0 {
+        let others = advice.pools.len() - measured.len();
+        row.reason.push_str(&format!("; {assumed} more are the policy's for {others} roles that were not measured"));
+    }
+    let beyond = if wanted + assumed > u64::from(advice.cap) { ", which they exceed" } else { "" };
+    row.reason.push_str(&format!(
+        "; the server serves {} well ({}){beyond}; the benefit is the share of connections saved.",
+        advice.cap, advice.cap_reason
+    ));
     let pools: Vec<Value> = advice
         .pools
         .iter()
@@ -82,6 +100,7 @@ pub(super) fn rows(context: &Context) -> Result<Vec<Row>, Error> {
                     "session_pooling_because": pool.session_features.iter().map(|f| f.name()).collect::<Vec<_>>() })
         })
         .collect();
-    row.evidence = json!({ "pools": pools, "cap": advice.cap, "cap_reason": advice.cap_reason, "connections": wanted });
+    row.evidence =
+        json!({ "pools": pools, "cap": advice.cap, "cap_reason": advice.cap_reason, "connections": wanted + assumed });
     Ok(vec![row])
 }

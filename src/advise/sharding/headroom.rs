@@ -58,6 +58,7 @@ pub fn read() -> Result<Headroom, Error> {
             } else {
                 String::new()
             };
+            let of = if limit.of_database { " (of this database alone)".to_owned() } else { of };
             let series = daily(limit)?;
             let months = months_until(&series, threshold);
             match months {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::ffi::{c_void, CStr};
 use std::ops::Range;
+use std::ptr;
 
 use pgrx::{pg_guard, pg_sys, PgList};
 
@@ -149,9 +150,18 @@ impl Walker {
             self.set_operations(level, (*query).setOperations);
             let condition = compat::merge_condition(query);
             self.conditions(level, condition);
-            for list in [(*query).targetList, (*query).returningList] {
+            // What an UPDATE sets is looked at where it is known what is set.
+            let is_update = (*query).commandType == pg_sys::CmdType::CMD_UPDATE;
+            let targets = if is_update { ptr::null_mut() } else { (*query).targetList };
+            for list in [targets, (*query).returningList] {
                 for target in each::<pg_sys::TargetEntry>(list) {
                     self.expression(level, (*target).expr.cast());
+                }
+            }
+            // What rows are grouped by is in none of these lists from 18 on.
+            for entry in each::<pg_sys::RangeTblEntry>((*query).rtable) {
+                if let Some(expressions) = compat::group_expressions(entry) {
+                    self.expression(level, expressions.cast());
                 }
             }
             self.conditions(level, (*query).havingQual);
@@ -167,7 +177,12 @@ impl Walker {
         // SAFETY: fields of a valid query.
         unsafe {
             let target = (*query).resultRelation as usize;
-            let Some(Entry::Table(table)) = self.levels[level].entries.get(&target).copied() else { return };
+            let Some(Entry::Table(table)) = self.levels[level].entries.get(&target).copied() else {
+                if (*query).commandType == pg_sys::CmdType::CMD_UPDATE {
+                    self.expression(level, (*query).targetList.cast());
+                }
+                return;
+            };
             match (*query).commandType {
                 pg_sys::CmdType::CMD_INSERT => {
                     self.inserted(level, table, (*query).targetList);
@@ -182,8 +197,10 @@ impl Walker {
             }
             for action in each::<pg_sys::MergeAction>((*query).mergeActionList) {
                 self.expression(level, (*action).qual);
-                for target in each::<pg_sys::TargetEntry>((*action).targetList) {
-                    self.expression(level, (*target).expr.cast());
+                if (*action).commandType == pg_sys::CmdType::CMD_INSERT {
+                    for target in each::<pg_sys::TargetEntry>((*action).targetList) {
+                        self.expression(level, (*target).expr.cast());
+                    }
                 }
                 match (*action).commandType {
                     pg_sys::CmdType::CMD_INSERT => self.inserted(level, table, (*action).targetList),
@@ -220,10 +237,11 @@ impl Walker {
         // SAFETY: target entries of a valid query.
         unsafe {
             for target in each::<pg_sys::TargetEntry>(targets) {
+                // A query that sets several columns at once is in an entry that sets none.
+                self.expression(level, (*target).expr.cast());
                 if (*target).resjunk || (*target).resno <= 0 {
                     continue;
                 }
-                self.expression(level, (*target).expr.cast());
                 let itself = Value::Columns(vec![(table, (*target).resno)]);
                 if self.resolve(level, (*target).expr.cast()) != itself {
                     self.shape.updated.push((self.shape.tables[table], (*target).resno));
