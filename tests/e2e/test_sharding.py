@@ -304,7 +304,7 @@ class Advice(ClusterTest):
             for number in range(20):
                 session.query("BEGIN")
                 for tenant in range(100 if number % 2 else 1):
-                    session.query(f"SELECT * FROM tasks WHERE tenant_id = {tenant + 1} AND id = 1")
+                    session.query(f"SELECT * FROM tasks WHERE tenant_id = {tenant + 1} AND id = {tenant + 1}")
                 session.query("COMMIT")
         best = self.best()
         self.assertEqual((best["single_shard_pct"], best["cross_shard_pct"]), (50, 50), best)

@@ -13,6 +13,7 @@
 //! else's name: where the job is not the owner's, it is used only for partitions that have nothing to run, which the locks
 //! that it takes keep so.
 
+use std::ffi::CStr;
 use std::time::Instant;
 
 use pgrx::pg_sys;
@@ -27,6 +28,9 @@ use crate::pg::lock::{self, Exclusive};
 use crate::pg::text::Text;
 use crate::pg::{ddl, ident, privilege, query};
 
+/// How long a detach CONCURRENTLY waits for those who use the parent: nobody waits behind it but who names the partition
+/// itself. When it gives way only FINALIZE is left, which waits for every older snapshot, that of whoever waits for the run too.
+const DETACH_WAIT: &CStr = c"2s";
 /// SQLSTATE of rows that refer to those of the partition.
 const FOREIGN_KEY_VIOLATION: &str = "23503";
 /// SQLSTATE of a table that may not be read.
@@ -334,7 +338,7 @@ fn detach_concurrently(look: &Look, partition: &Partition, relations: &[pg_sys::
             Err(otherwise) => return Ok(otherwise),
         };
         // When it fails, the abort gives back the held locks too.
-        let failure = match ground::at_once(&format!("{detach} CONCURRENTLY")) {
+        let failure = match ground::at_once(&format!("{detach} CONCURRENTLY"), DETACH_WAIT) {
             Ok(()) => {
                 look.ground.read(|| {
                     for table in tables {

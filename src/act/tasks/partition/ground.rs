@@ -4,6 +4,7 @@
 //!
 //! Called by the steps. Locks nothing itself.
 
+use std::ffi::CStr;
 use std::time::{Duration, Instant};
 
 use pgrx::pg_sys;
@@ -52,7 +53,7 @@ impl Ground {
 
     /// Runs a statement that refuses to run in a transaction, with the same patience. At top level only.
     pub fn statement(self, relations: &[pg_sys::Oid], statement: &str) -> Result<(), Failure> {
-        self.retried(relations, || at_once(statement))
+        self.retried(relations, || at_once(statement, c"100ms"))
     }
 
     fn retried<T>(
@@ -118,9 +119,10 @@ pub fn is_lock_failure(failure: &Failure) -> bool {
     LOCK_NOT_AVAILABLE.contains(&failure.sqlstate.as_str())
 }
 
-/// Runs a statement that refuses to run in a transaction, once: it gives way when it cannot have a lock. At top level only.
-pub fn at_once(statement: &str) -> Result<(), Failure> {
-    background::set_session(c"lock_timeout", c"100ms");
+/// Runs a statement that refuses to run in a transaction, once: it gives way when it cannot have a lock for `lock_wait`. At
+/// top level only.
+pub fn at_once(statement: &str, lock_wait: &CStr) -> Result<(), Failure> {
+    background::set_session(c"lock_timeout", lock_wait);
     let outcome = executor::statement(statement);
     background::set_session(c"lock_timeout", c"0");
     outcome
