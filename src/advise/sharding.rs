@@ -47,6 +47,25 @@ pub struct Row {
     pub reason: String,
 }
 
+impl Row {
+    /// The one row where there is no candidate.
+    fn without_candidate(verdict: Verdict, reason: String) -> Row {
+        Row {
+            candidate_key: None,
+            verdict: verdict.name(),
+            single_shard_pct: None,
+            cross_shard_pct: None,
+            reference_tables: Vec::new(),
+            colocated_tables: Vec::new(),
+            imbalance: None,
+            blockers: Vec::new(),
+            predicted_speedup: None,
+            ddl: None,
+            reason,
+        }
+    }
+}
+
 /// The answer, with what it was made of.
 pub struct Answer {
     /// What to do.
@@ -119,20 +138,8 @@ fn nothing_known(shapes: &Shapes, headroom: Headroom) -> Answer {
     if !caveat.is_empty() {
         reason = format!("{reason}; {caveat}");
     }
-    let row = Row {
-        candidate_key: None,
-        verdict: Verdict::NotYet.name(),
-        single_shard_pct: None,
-        cross_shard_pct: None,
-        reference_tables: Vec::new(),
-        colocated_tables: Vec::new(),
-        imbalance: None,
-        blockers: Vec::new(),
-        predicted_speedup: None,
-        ddl: None,
-        reason: reason + ".",
-    };
-    Answer { verdict: Verdict::NotYet, rows: vec![row], headroom }
+    let verdict = Verdict::NotYet;
+    Answer { verdict, rows: vec![Row::without_candidate(verdict, reason + ".")], headroom }
 }
 
 /// Place of a statement by its queryid and whether a client sent it; `None` for one that uses no table.
@@ -208,19 +215,7 @@ fn rows(workload: &Workload, advice: &Advice, notes: &[String]) -> Vec<Row> {
         format!("{} ({notes}).", reason.trim_end_matches('.'))
     };
     if advice.candidates.is_empty() {
-        return vec![Row {
-            candidate_key: None,
-            verdict: advice.verdict.name(),
-            single_shard_pct: None,
-            cross_shard_pct: None,
-            reference_tables: Vec::new(),
-            colocated_tables: Vec::new(),
-            imbalance: None,
-            blockers: Vec::new(),
-            predicted_speedup: None,
-            ddl: None,
-            reason: with_notes(&advice.reason),
-        }];
+        return vec![Row::without_candidate(advice.verdict, with_notes(&advice.reason))];
     }
     let names = |places: &[usize]| places.iter().map(|&r| workload.relations[r].name.clone()).collect();
     let row = |(number, candidate): (usize, &Candidate)| {

@@ -27,7 +27,7 @@ fn _applications(fcinfo: pg_sys::FunctionCallInfo) {
     // SAFETY: called by the server for a function declared to return TABLE.
     let mut sink = unsafe { RowSink::start(fcinfo) };
     let mut names = Names::default();
-    for application in transactions::applications() {
+    for application in transactions::applications(None) {
         emit(&mut sink, &mut names, &application);
     }
 }

@@ -138,9 +138,14 @@ impl Slot {
         self.forget.store(0, Ordering::Release);
     }
 
+    /// Whether what it has counts: it has an identity, and is not to forget.
+    fn counts(&self) -> bool {
+        self.used.load(Ordering::Acquire) != 0 && self.forget.load(Ordering::Acquire) == 0
+    }
+
     /// `None` when it has nothing that counts.
     fn copy(&self) -> Option<Counts> {
-        if self.used.load(Ordering::Acquire) == 0 || self.forget.load(Ordering::Acquire) != 0 {
+        if !self.counts() {
             return None;
         }
         let mut counts = Counts::default();
@@ -472,24 +477,35 @@ impl Table {
     }
 }
 
-/// One application as readers get it.
-pub struct Counted {
+/// What one application did in one database as one role since the server started.
+#[derive(Clone, Debug, Default)]
+pub struct Application {
+    /// OID of the database.
     pub dbid: u32,
-    /// 0 for the row of those there was no room for.
+    /// OID of the role; 0 in the row "(other)", of which there is one for each database at most, and one without a database.
     pub userid: u32,
+    /// `application_name`; empty when the client gave none. "(other)" sums up those there was no room for.
     pub name: String,
+    /// Top-level statements, failed ones included.
     pub statements: u64,
+    /// Top-level statements that failed.
     pub failures: u64,
+    /// Time in top-level statements.
     pub statement_ns: u64,
+    /// Latencies of top-level statements.
     pub latency: Histogram,
+    /// Transactions that ended.
     pub transactions: u64,
+    /// Transactions rolled back.
     pub rolled_back: u64,
+    /// Transactions that were given a transaction id: they wrote, or locked rows.
     pub writing: u64,
+    /// Time in statements of those.
     pub writing_ns: u64,
 }
 
-/// All applications, exact for every statement that has been answered.
-pub fn read() -> Vec<Counted> {
+/// Applications of all databases or of one, exact for every statement that has been answered.
+pub fn read(dbid: Option<u32>) -> Vec<Application> {
     let Some(memory) = get_ref() else { return Vec::new() };
     // Whoever begins, ends or turns to another name waits for the lock, uninterruptibly: under it things are only copied,
     // to a place that is there before.
@@ -500,8 +516,10 @@ pub fn read() -> Vec<Counted> {
         let _guard = unsafe { LwLockGuard::shared(memory.applications_lock()) };
         // SAFETY: the lock keeps writers of the table away, and of identities.
         let (table, slots) = unsafe { (&*memory.applications.table, memory.applications.slots().map(|slot| &*slot)) };
-        let rows = table.rows().filter(|row| row.counts.counters != [0; COUNTERS]);
+        let is_wanted = |identity: &Identity| dbid.is_none_or(|dbid| identity.dbid == dbid);
+        let rows = table.rows().filter(|row| is_wanted(&row.identity) && row.counts.counters != [0; COUNTERS]);
         copies.extend(rows.map(|row| (row.identity, row.counts.clone())));
+        let slots = slots.filter(|slot| is_wanted(&slot.identity));
         copies.extend(slots.filter_map(|slot| slot.copy().map(|counts| (slot.identity, counts))));
     }
     let mut found: BTreeMap<Identity, Counts> = BTreeMap::new();
@@ -511,7 +529,7 @@ pub fn read() -> Vec<Counted> {
     drop(copies);
     let counted = |(identity, counts): (Identity, Counts)| {
         let of = |counter: Counter| counts.counters[counter as usize];
-        Counted {
+        Application {
             dbid: identity.dbid,
             userid: identity.userid,
             name: identity.name(),
@@ -531,7 +549,16 @@ pub fn read() -> Vec<Counted> {
 /// Top-level statements of a database, failed ones included, but those of applications that there was no room for in any
 /// row of the database.
 pub fn statements_of(dbid: u32) -> u64 {
-    read().iter().filter(|counted| counted.dbid == dbid).map(|counted| counted.statements).sum()
+    let Some(memory) = get_ref() else { return 0 };
+    // SAFETY: a valid lock that this process does not hold; nothing below calls the server.
+    let _guard = unsafe { LwLockGuard::shared(memory.applications_lock()) };
+    // SAFETY: the lock keeps writers of the table away, and of identities.
+    let (table, slots) = unsafe { (&*memory.applications.table, memory.applications.slots().map(|slot| &*slot)) };
+    let is_here = |identity: &Identity| identity.dbid == dbid;
+    let rows = table.rows().filter(|row| is_here(&row.identity));
+    let kept: u64 = rows.map(|row| row.counts.counters[Counter::Statements as usize]).sum();
+    let slots = slots.filter(|slot| is_here(&slot.identity) && slot.counts());
+    kept + slots.map(|slot| slot.counters[Counter::Statements as usize].load(Ordering::Relaxed)).sum::<u64>()
 }
 
 /// Forgets what was counted, of all databases or of one.

@@ -152,6 +152,13 @@ pub struct Snapshot {
     pub text: Option<DbText>,
 }
 
+impl Snapshot {
+    /// Time of all executions and of their planning.
+    pub fn time_ns(&self) -> u64 {
+        self.counters.total_ns + self.counters.planning_ns
+    }
+}
+
 /// Copies of all entries, or of one database's; exact for every statement that finished before the call.
 pub fn snapshot(dbid: Option<u32>, with_text: bool) -> Vec<Snapshot> {
     let Some(memory) = get_ref() else { return Vec::new() };

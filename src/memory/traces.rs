@@ -277,10 +277,16 @@ pub fn push(memory: &Memory, record: &Record) {
     }
 }
 
-/// One statement as readers get it.
+/// A statement of a transaction.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Step {
+    /// As in `perf.statements()`.
     pub queryid: u64,
+    /// Whether a client sent it, rather than a function.
     pub toplevel: bool,
+    /// Hashes of the values of `$1`, `$2`, ... of its normalised text, parameters first, then literals in their order.
+    /// Values whose text is the same have the same hash, whatever their type. None: NULL, too long, or not known; the
+    /// parameters of failed and utility statements are not. Variables of PL/pgSQL are no parameters of the text.
     pub values: Vec<Option<u64>>,
 }
 

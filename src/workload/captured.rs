@@ -26,8 +26,8 @@ pub fn read() -> Result<Workload, Error> {
     let mut samples: HashMap<_, _> = samples::of_database(dbid).into_iter().collect();
     let mut captured: Vec<Snapshot> =
         survey::snapshot(Some(dbid), true).into_iter().filter(|item| !item.is_other).collect();
-    captured.sort_by_key(|item| std::cmp::Reverse(time_ns(item)));
-    let all: Vec<&Snapshot> = captured.iter().filter(|item| time_ns(item) > 0).take(STATEMENTS_MAX).collect();
+    captured.sort_by_key(|item| std::cmp::Reverse(item.time_ns()));
+    let all: Vec<&Snapshot> = captured.iter().filter(|item| item.time_ns() > 0).take(STATEMENTS_MAX).collect();
     let first_seen = all.iter().map(|item| item.counters.first_seen).min();
     let last_seen = all.iter().map(|item| item.counters.last_seen).max();
     let hours = first_seen.zip(last_seen).map(|(first, last)| (last - first) as f64 / HOUR_US).filter(|&h| h > 0.0);
@@ -37,10 +37,6 @@ pub fn read() -> Result<Workload, Error> {
     let statements =
         permitted.into_iter().map(|item| statement(item, samples.remove(&item.key).unwrap_or_default())).collect();
     Ok(Workload { source: Source::Captured, hours, statements, not_permitted })
-}
-
-fn time_ns(item: &Snapshot) -> u64 {
-    item.counters.total_ns + item.counters.planning_ns
 }
 
 fn statement(item: &Snapshot, kept: Vec<Sample>) -> WorkloadStatement {
@@ -58,7 +54,7 @@ fn statement(item: &Snapshot, kept: Vec<Sample>) -> WorkloadStatement {
         userid: pg_sys::Oid::from(item.key.userid),
         calls: counters.calls as f64,
         failures: counters.failures,
-        total_ms: time_ns(item) as f64 * 1e-6,
+        total_ms: item.time_ns() as f64 * 1e-6,
         rows: counters.rows,
         nested: !item.key.toplevel,
         samples,

@@ -112,7 +112,7 @@ pub fn read() -> Result<Shapes, Error> {
     let kept: HashMap<_, _> = samples::of_database(database).into_iter().collect();
     let mut captured: Vec<Snapshot> =
         survey::snapshot(Some(database), true).into_iter().filter(|item| !item.is_other).collect();
-    captured.sort_by_key(|item| std::cmp::Reverse(time_ns(item)));
+    captured.sort_by_key(|item| std::cmp::Reverse(item.time_ns()));
     let has_nested = captured.iter().any(|item| !item.key.toplevel);
     let first = captured.iter().map(|item| item.counters.first_seen).filter(|at| *at > 0).min();
     let last = captured.iter().map(|item| item.counters.last_seen).max();
@@ -124,7 +124,7 @@ pub fn read() -> Result<Shapes, Error> {
     for (number, item) in captured.iter().enumerate() {
         let text = item.text.as_ref().map(|text| text.to_utf8()).unwrap_or_default();
         let user = pg_sys::Oid::from(item.key.userid);
-        let ms = time_ns(item) as f64 * 1e-6;
+        let ms = item.time_ns() as f64 * 1e-6;
         if item.counters.calls == 0 {
             continue;
         }
@@ -182,10 +182,6 @@ pub fn read() -> Result<Shapes, Error> {
         }
     }
     Ok(shapes)
-}
-
-fn time_ns(item: &Snapshot) -> u64 {
-    item.counters.total_ns + item.counters.planning_ns
 }
 
 fn path_of(sample: &Sample) -> String {

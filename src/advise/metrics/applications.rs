@@ -28,8 +28,7 @@ const NO_CACHE: &str = "result caches do not say which application asked";
 const NOTHING_RAN: &str = "no statement ran in this time";
 
 pub(super) fn measure(sheet: &mut Sheet) {
-    let here = names::current_database();
-    let found: Vec<_> = transactions::applications().into_iter().filter(|app| app.dbid == here).collect();
+    let found = transactions::applications(Some(names::current_database()));
     if found.is_empty() {
         let why = if memory::is_ready() { "no application was seen in this database" } else { NOT_PRELOADED };
         for name in NAMES {

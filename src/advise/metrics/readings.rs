@@ -143,8 +143,7 @@ pub fn take(now: i64) {
         &[instant(now).into(), datid.into(), boot.into(), OWN.into(), server::read_activity().counters().into()],
         |_| (),
     );
-    let here = names::current_database();
-    let mut apps: Vec<Application> = transactions::applications().into_iter().filter(|app| app.dbid == here).collect();
+    let mut apps = transactions::applications(Some(names::current_database()));
     apps.sort_by_key(|app| std::cmp::Reverse(app.statements));
     apps.truncate(APPLICATIONS_MAX);
     for app in &apps {

@@ -21,8 +21,7 @@ pub(super) fn row(context: &Context) -> Row {
         row.reason = format!("{distance}; {}.", context.nothing_captured());
         return row;
     };
-    let database = current_database();
-    let applications: Vec<_> = transactions::applications().into_iter().filter(|one| one.dbid == database).collect();
+    let applications = transactions::applications(Some(current_database()));
     let found = replicas::offload(shapes, &context.traces, &applications);
     let advice = &found.advice;
     let Some(share) = advice.offloadable_share else {
