@@ -11,6 +11,7 @@ use crate::memory::{slab, Memory};
 use crate::pg::local::ProcessLocal;
 use crate::pg::raw;
 use core::ffi::{c_char, CStr};
+use perf_core::fnv::fnv1a;
 use perf_core::outcome::{unpack_sqlstate, Outcome, Severity};
 use pgrx::pg_sys;
 use std::net::IpAddr;
@@ -276,10 +277,7 @@ pub fn queryid_of_tag(tag: *const c_char) -> u64 {
 
 /// FNV-1a; never 0, which stands for "none".
 fn fingerprint(bytes: &[u8]) -> u64 {
-    let hash = bytes
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325u64, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-    hash.max(1)
+    fnv1a(bytes.iter().copied()).max(1)
 }
 
 fn tag_bytes<'a>(tag: *const c_char) -> &'a [u8] {

@@ -13,6 +13,7 @@ use crate::pg::lwlock::LwLockGuard;
 use crate::pg::raw;
 use core::ffi::{c_char, CStr};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use perf_core::fnv::fnv1a;
 use perf_core::histogram::{bucket_of_ns, Histogram, BUCKETS};
 use pgrx::pg_sys;
 use std::collections::BTreeMap;
@@ -400,7 +401,7 @@ fn move_to_table(memory: &Memory, slot: *mut Slot) {
 fn hash_of(identity: &Identity) -> u64 {
     let (dbid, userid) = (identity.dbid.to_le_bytes(), identity.userid.to_le_bytes());
     let bytes = dbid.iter().chain(&userid).chain(identity.name.iter().take_while(|&&byte| byte != 0));
-    bytes.fold(0xcbf2_9ce4_8422_2325u64, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)).max(1)
+    fnv1a(bytes.copied()).max(1)
 }
 
 impl Table {

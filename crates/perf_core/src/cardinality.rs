@@ -2,6 +2,8 @@
 //! to the method, so that what one plan measured corrects the estimates of another. Identities are equal in all processes
 //! of a server and across its versions' plans of the same query, as far as those do the same.
 
+use crate::fnv::fnv1a;
+
 /// What a node gives, whichever way.
 pub type Identity = u64;
 
@@ -14,9 +16,6 @@ const FACTOR_RANGE: (f64, f64) = (1e-3, 1e4);
 /// Bytes of one count in its stored form.
 const STORED: usize = 12;
 
-const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
-const FNV_PRIME: u64 = 0x0100_0000_01b3;
-
 fn mixed(identity: Identity, with: u64) -> Identity {
     let product = (identity ^ with).wrapping_mul(0x9e37_79b9_7f4a_7c15 | 1);
     product ^ product >> 32
@@ -24,8 +23,7 @@ fn mixed(identity: Identity, with: u64) -> Identity {
 
 /// A relation under its alias, read in the main plan (0) or in a subplan by its number.
 pub fn scan(relation: u32, alias: &[u8], subplan: i32) -> Identity {
-    let bytes = relation.to_le_bytes().into_iter().chain(subplan.to_le_bytes()).chain(alias.iter().copied());
-    bytes.fold(FNV_OFFSET, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(FNV_PRIME))
+    fnv1a(relation.to_le_bytes().into_iter().chain(subplan.to_le_bytes()).chain(alias.iter().copied()))
 }
 
 /// A join of two inputs, whichever comes first.

@@ -13,6 +13,7 @@ pub mod conninfo;
 pub mod cost;
 pub mod counters;
 pub mod delta;
+pub mod fnv;
 pub mod forecast;
 pub mod histogram;
 pub mod host;

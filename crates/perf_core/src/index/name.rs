@@ -1,5 +1,7 @@
 //! Names and ids of recommended indexes: deterministic, so that the same advice has the same id tomorrow.
 
+use crate::fnv::fnv1a;
+
 /// Longest identifier that the server keeps (`NAMEDATALEN - 1` bytes).
 pub const NAME_BYTES_MAX: usize = 63;
 
@@ -92,7 +94,7 @@ pub fn shortened(base: &str, bytes_max: usize) -> String {
     if base.len() <= bytes_max {
         return base.to_owned();
     }
-    let hash = format!("_{:08x}", fnv1a(base.as_bytes()) as u32);
+    let hash = format!("_{:08x}", fnv1a(base.bytes()) as u32);
     let mut end = bytes_max - hash.len();
     while !base.is_char_boundary(end) {
         end -= 1;
@@ -107,11 +109,7 @@ pub fn stable_id(parts: &[&str]) -> String {
         bytes.extend_from_slice(&(part.len() as u64).to_le_bytes());
         bytes.extend_from_slice(part.as_bytes());
     }
-    format!("idx-{:016x}", fnv1a(&bytes))
-}
-
-fn fnv1a(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
+    format!("idx-{:016x}", fnv1a(bytes))
 }
 
 #[cfg(test)]
