@@ -16,10 +16,11 @@ use perf_core::forecast::iso_date_2000;
 use pgrx::datum::{DatumWithOid, TimestampWithTimeZone};
 use pgrx::pg_sys::Oid;
 
-use super::metrics::{self, readings, Measured, APPLICATION, CLUSTER, DATABASE, REPLICA};
+use super::metrics::{self, readings, Measured, APPLICATION, CLUSTER, DATABASE, HIDDEN, REPLICA};
 use crate::collect::registry::{self, Phase};
 use crate::collect::worker::News;
 use crate::error::Error;
+use crate::pg::background::instant;
 use crate::pg::query::{run_with, select_with, text, Row};
 use crate::pg::text::{message, Text};
 use crate::pg::{background, names};
@@ -37,7 +38,6 @@ const ACTION_CHARS: usize = 500;
 /// Of NOTIFY.
 const CHANNEL: &str = "perf_alerts";
 const DELETED: &str = "The threshold was deleted.";
-const HIDDEN: &str = "(insufficient privilege)";
 
 /// A row of perf.alert_threshold.
 struct Threshold {
@@ -89,10 +89,6 @@ pub struct Alert {
     /// In microseconds of the server's epoch.
     pub since_at: Option<i64>,
     pub action: String,
-}
-
-fn instant(at: i64) -> TimestampWithTimeZone {
-    TimestampWithTimeZone::try_from(at).unwrap_or_else(|_| TimestampWithTimeZone::negative_infinity())
 }
 
 fn moment(row: &Row, column: i32) -> Option<i64> {

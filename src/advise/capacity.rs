@@ -4,20 +4,17 @@
 //! sample it still answers, with what can be measured at once and no projection.
 
 use super::reconstruction;
+use super::samples::{current_database, daily, first_at, one, peak, percentile, DAY_US};
 use crate::collect::partitions::spi_failed;
-use crate::collect::sampler::{METRICS, STEPS};
 use crate::error::Error;
-use crate::pg::query::text;
 use crate::pg::text::Text;
-use crate::pg::{backends, filesystem};
+use crate::pg::{backends, catalog, filesystem};
 use perf_core::forecast::{crossing, history_needed_days, Crossing, Forecast, Point, Quality, Sum, QUARTER_DAYS};
-use pgrx::datum::{DatumWithOid, Interval, TimestampWithTimeZone};
+use perf_core::pool::CONNECTIONS_SHARE_MAX;
+use pgrx::datum::{Interval, TimestampWithTimeZone};
 use pgrx::spi::{Spi, SpiClient};
 use serde_json::{json, Value};
 
-const DAY_US: f64 = 86_400e6;
-/// A trigger on connections above this share of max_connections could never fire.
-const CONNECTIONS_SHARE_MAX: f64 = 0.9;
 /// More horizons than this are a mistake.
 const HORIZONS_MAX: usize = 64;
 
@@ -346,11 +343,6 @@ fn rebuild(client: &SpiClient, known: &mut [Known; 4], horizons: &[Horizon], tod
     Ok(())
 }
 
-/// Now, in days since the epoch of timestamps.
-pub(super) fn today(client: &SpiClient) -> Result<f64, Error> {
-    Ok(one::<TimestampWithTimeZone>(client, "SELECT now()", &[])?.map_or(0.0, |now| i64::from(now) as f64 / DAY_US))
-}
-
 /// A number of days after `now`.
 fn date_in(now: i64, days: f64) -> Option<TimestampWithTimeZone> {
     TimestampWithTimeZone::try_from(now.saturating_add((days * DAY_US) as i64)).ok()
@@ -362,13 +354,7 @@ fn database_size(client: &SpiClient) -> Result<Known, Error> {
     Ok(Known {
         metric: "database_size",
         unit: "bytes",
-        current: one(
-            client,
-            "SELECT CASE WHEN has_database_privilege(current_database(), 'CONNECT')
-                           OR pg_has_role(current_user, 'pg_read_all_stats', 'USAGE')
-                         THEN pg_database_size(current_database()) END::float8",
-            &[],
-        )?,
+        current: catalog::database_bytes().map_err(spi_failed)?,
         first_at: first_at(client, "database_size_bytes", &database)?,
         last_day: last_day(&series),
         sum: Sum::of(vec![Forecast::of(&series)]),
@@ -403,19 +389,13 @@ fn disk_used(client: &SpiClient) -> Result<Known, Error> {
 
 fn peak_connections(client: &SpiClient) -> Result<Known, Error> {
     let series = daily(client, "connections_total", "", "value_max")?;
-    let sampled: Option<f64> = one(
-        client,
-        "SELECT max(coalesce(value_max, value_mean)) FROM perf.capacity_sample
-          WHERE resolution_s = 60 AND metric = 'connections_total' AND object = '' AND sampled_at > now() - interval '1 day'",
-        &[],
-    )?;
     let now = f64::from(backends::count().0.total);
     let possible: Option<f64> = one(client, "SELECT current_setting('max_connections')::float8", &[])?;
     let ceiling = (possible.unwrap_or(f64::INFINITY) * CONNECTIONS_SHARE_MAX).floor();
     Ok(Known {
         metric: "peak_connections",
         unit: "connections",
-        current: Some(sampled.map_or(now, |s| s.max(now))),
+        current: Some(peak(client, "connections_total", "")?.map_or(now, |sampled| sampled.max(now))),
         first_at: first_at(client, "connections_total", "")?,
         last_day: last_day(&series),
         sum: Sum::of(vec![Forecast::of(&series)]),
@@ -430,66 +410,13 @@ fn qps(client: &SpiClient) -> Result<Known, Error> {
     Ok(Known {
         metric: "qps",
         unit: "1/s",
-        current: one(
-            client,
-            "SELECT percentile_cont(0.95) WITHIN GROUP (ORDER BY value_mean) FROM perf.capacity_sample
-              WHERE resolution_s = 60 AND metric = 'qps' AND object = $1 AND sampled_at > now() - interval '1 day'",
-            &[text(&database)],
-        )?,
+        current: percentile(client, "qps", &database, 60, "1 day")?,
         first_at: first_at(client, "qps", &database)?,
         last_day: last_day(&series),
         sum: Sum::of(vec![Forecast::of(&series)]),
         triggers: triggers(client, "qps", Some)?,
         rebuilt: None,
     })
-}
-
-fn one<T: pgrx::datum::FromDatum + pgrx::datum::IntoDatum>(
-    client: &SpiClient,
-    query: &str,
-    arguments: &[DatumWithOid],
-) -> Result<Option<T>, Error> {
-    client.select(query, Some(1), arguments).and_then(|rows| rows.first().get_one::<T>()).map_err(spi_failed)
-}
-
-fn current_database(client: &SpiClient) -> Result<String, Error> {
-    Ok(one::<Text>(client, "SELECT current_database()::text", &[])?.unwrap_or_default().0)
-}
-
-/// The daily samples of a metric: `value` is the mean, the 95th percentile or the peak of each day.
-fn daily(client: &SpiClient, metric: &str, object: &str, value: &str) -> Result<Vec<Point>, Error> {
-    let rows = client
-        .select(
-            "SELECT sampled_at, CASE $3 WHEN 'value_max' THEN coalesce(value_max, value_mean)
-                                        WHEN 'value_p95' THEN coalesce(value_p95, value_mean) ELSE value_mean END
-               FROM perf.capacity_sample WHERE resolution_s = 86400 AND metric = $1 AND object = $2 ORDER BY 1",
-            None,
-            &[metric.into(), text(object), value.into()],
-        )
-        .map_err(spi_failed)?;
-    let mut points = Vec::new();
-    for row in rows {
-        let at = row.get::<TimestampWithTimeZone>(1).map_err(spi_failed)?;
-        if let (Some(at), Some(value)) = (at, row.get::<f64>(2).map_err(spi_failed)?) {
-            points.push(Point { day: i64::from(at) as f64 / DAY_US, value });
-        }
-    }
-    Ok(points)
-}
-
-/// When sampling began, looked up where samples are kept longest first: a day or an hour is dated by its beginning.
-fn first_at(client: &SpiClient, metric: &str, object: &str) -> Result<Option<TimestampWithTimeZone>, Error> {
-    for step in STEPS.iter().rev() {
-        let first = one::<TimestampWithTimeZone>(
-            client,
-            "SELECT min(sampled_at) FROM perf.capacity_sample WHERE resolution_s = $1 AND metric = $2 AND object = $3",
-            &[step.resolution_s.into(), metric.into(), text(object)],
-        )?;
-        if first.is_some() {
-            return Ok(first);
-        }
-    }
-    Ok(None)
 }
 
 /// The last day there is a value of; a day is dated by its beginning.
@@ -515,105 +442,6 @@ fn triggers(client: &SpiClient, metric: &str, value: impl Fn(f64) -> Option<f64>
         }
     }
     Ok(triggers)
-}
-
-/// One row of `capacity_samples`.
-pub struct Sample {
-    pub sampled_at: TimestampWithTimeZone,
-    pub object: String,
-    pub min: f64,
-    pub mean: f64,
-    pub p95: f64,
-    pub max: f64,
-}
-
-/// What is kept of a metric since a time: at the finest resolution that is kept for so long, and from where that has been
-/// summed up to, at the finer ones. NULL: all that is kept.
-pub fn samples(metric: Option<&str>, since: Option<TimestampWithTimeZone>) -> Result<Vec<Sample>, Error> {
-    let Some(known) = METRICS.iter().find(|m| Some(m.name) == metric) else {
-        return Err(Error::InvalidArgument {
-            argument: "metric",
-            value: metric.map_or("NULL".to_owned(), |m| format!("\"{m}\"")),
-            accepted: format!("Known metrics: {}.", METRICS.iter().map(|m| m.name).collect::<Vec<_>>().join(", ")),
-        });
-    };
-    Spi::connect(|client| {
-        let since = i64::from(match since {
-            Some(since) => since,
-            None => one(client, "SELECT '-infinity'::timestamptz", &[])?
-                .ok_or_else(|| spi_failed(pgrx::spi::Error::NoTupleTable))?,
-        });
-        let now: i64 = one::<TimestampWithTimeZone>(client, "SELECT now()", &[])?.map_or(0, i64::from);
-        let age_s = now.saturating_sub(since) / 1_000_000;
-        let wanted = STEPS.iter().find(|s| age_s <= s.ladder.keep_s).map_or(86_400, |s| s.resolution_s);
-        let finest = known.measured_every_s.first().copied().unwrap_or(60);
-        // Coarsest first; what is measured at a resolution is complete there, and nothing finer follows.
-        let steps = STEPS.iter().rev().filter(|s| s.resolution_s <= wanted.max(finest) && s.resolution_s >= finest);
-        let mut from = since;
-        let mut samples = Vec::new();
-        for step in steps {
-            let measured = known.measured_every_s.contains(&step.resolution_s);
-            let until = if measured {
-                i64::MAX
-            } else {
-                one::<TimestampWithTimeZone>(
-                    client,
-                    "SELECT rolled_until FROM perf.capacity_clock WHERE resolution_s = $1",
-                    &[step.resolution_s.into()],
-                )?
-                .map_or(i64::MIN, i64::from)
-            };
-            read(client, known.name, step.resolution_s, from, until, &mut samples)?;
-            if measured {
-                break;
-            }
-            from = from.max(until);
-        }
-        Ok(samples)
-    })
-}
-
-fn read(
-    client: &SpiClient,
-    metric: &str,
-    resolution_s: i64,
-    from: i64,
-    until: i64,
-    samples: &mut Vec<Sample>,
-) -> Result<(), Error> {
-    let instant = |us: i64| {
-        TimestampWithTimeZone::try_from(us).map_err(|_| Error::InvalidArgument {
-            argument: "since",
-            value: us.to_string(),
-            accepted: "Give a time a timestamptz can hold.".to_owned(),
-        })
-    };
-    let rows = client
-        .select(
-            "SELECT sampled_at, object, value_mean, value_min, value_p95, value_max FROM perf.capacity_sample
-              WHERE metric = $1 AND resolution_s = $2 AND sampled_at >= $3 AND sampled_at < $4 ORDER BY 1, 2",
-            None,
-            &[metric.into(), resolution_s.into(), instant(from)?.into(), instant(until)?.into()],
-        )
-        .map_err(spi_failed)?;
-    for row in rows {
-        let value = |n: usize| row.get::<f64>(n).map_err(spi_failed);
-        let at = row.get::<TimestampWithTimeZone>(1).map_err(spi_failed)?;
-        if let (Some(sampled_at), Some(Text(object)), Some(mean)) =
-            (at, row.get::<Text>(2).map_err(spi_failed)?, value(3)?)
-        {
-            samples.push(Sample {
-                sampled_at,
-                object,
-                mean,
-                // One measured value is its own minimum and maximum.
-                min: value(4)?.unwrap_or(mean),
-                p95: value(5)?.unwrap_or(mean),
-                max: value(6)?.unwrap_or(mean),
-            });
-        }
-    }
-    Ok(())
 }
 
 /// The date in UTC of a number of days since the epoch of timestamps, 2000-01-01.

@@ -6,17 +6,14 @@
 use perf_core::cost::{self, Line, Price, Resource, Total};
 use pgrx::datum::Interval;
 
-use super::{capacity, metrics};
+use super::{capacity, metrics, GIB, MEMORY_TOLERANCE};
 use crate::collect;
 use crate::error::Error;
 use crate::pg::filesystem;
 use crate::pg::query::{select_under_snapshot, Row};
 use crate::pg::text::Text;
 
-const GIB: f64 = 1_073_741_824.0;
 const HOURS_A_MONTH: f64 = 730.0;
-/// A machine has the size of a priced one when their memory differs by no more: some of it is not the system's to see.
-const MEMORY_TOLERANCE: f64 = 0.15;
 const MEASURED: &str = "measured";
 const FORECAST: &str = "forecast";
 const POLICY: &str = "policy";
@@ -143,14 +140,9 @@ fn present(machine: &Machine) -> Vec<Known> {
 
 /// Item, path and note of every filesystem that the server writes to, each once.
 fn volumes() -> Vec<(String, String, String)> {
-    let mut places = vec![("disk:data".to_owned(), ".".to_owned()), ("disk:wal".to_owned(), "pg_wal".to_owned())];
-    places.extend(select_under_snapshot(
-        c"SELECT spcname::text, oid::text FROM pg_catalog.pg_tablespace
-           WHERE spcname NOT IN ('pg_default', 'pg_global') ORDER BY 1",
-        |row| Some((format!("disk:tablespace:{}", row.string(1)), format!("pg_tblspc/{}", row.string(2)))),
-    ));
     let mut volumes: Vec<(Option<u64>, String, String, String)> = Vec::new();
-    for (item, path) in places {
+    for (object, path) in metrics::places() {
+        let item = format!("disk:{object}");
         let device = filesystem::space(&path).map(|space| space.device);
         match volumes.iter_mut().find(|volume| device.is_some() && volume.0 == device) {
             Some(volume) => volume.3 = joined(&[&volume.3, &format!("also {item}")]),

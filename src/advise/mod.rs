@@ -8,5 +8,11 @@ pub mod metrics;
 pub mod partitioning;
 mod reconstruction;
 pub mod replicas;
+pub mod samples;
 pub mod scaling;
 pub mod sharding;
+
+const GIB: f64 = 1_073_741_824.0;
+/// The memory that a machine shows differs from what it is sold with by no more than this part: some of it is not the
+/// system's to see.
+const MEMORY_TOLERANCE: f64 = 0.15;

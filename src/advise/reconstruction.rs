@@ -6,7 +6,7 @@ use perf_core::forecast::reconstruct::{daily, Dated};
 use perf_core::forecast::Point;
 use pgrx::spi::SpiClient;
 
-use super::capacity::today;
+use super::samples::today;
 use crate::collect::partitions::spi_failed;
 use crate::error::Error;
 use crate::pg::privilege;

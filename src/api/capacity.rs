@@ -1,7 +1,7 @@
 //! SQL: `capacity_estimate`, `capacity_samples`, `capacity_sample_now`.
 
 use super::or_raise;
-use crate::advise::capacity;
+use crate::advise::{capacity, samples};
 use crate::collect::sampler;
 use crate::pg::text::{Document, Text};
 use pgrx::datum::{Array, Interval, TimestampWithTimeZone};
@@ -91,7 +91,7 @@ fn capacity_samples(
         name!(value_max, f64),
     ),
 > {
-    let rows = or_raise(capacity::samples(metric, since));
+    let rows = or_raise(samples::samples(metric, since));
     TableIterator::new(rows.into_iter().map(|s| (s.sampled_at, Text(s.object), s.min, s.mean, s.p95, s.max)))
 }
 

@@ -12,6 +12,7 @@ use crate::collect::pending::{self, Position};
 use crate::error::Error;
 use crate::memory::slow_ring::{self, SlowSample};
 use crate::memory::survey::{self, Snapshot};
+use crate::pg::background::instant;
 use crate::pg::names::Visibility;
 use crate::pg::text::DbText;
 use crate::pg::{background, names};
@@ -27,10 +28,6 @@ const BUCKET_MAX_MONTHS: i64 = 1_200;
 
 fn invalid(argument: &'static str, value: impl Into<String>, accepted: impl Into<String>) -> Error {
     Error::InvalidArgument { argument, value: value.into(), accepted: accepted.into() }
-}
-
-fn timestamp(at: i64) -> TimestampWithTimeZone {
-    TimestampWithTimeZone::try_from(at).unwrap_or_else(|_| TimestampWithTimeZone::negative_infinity())
 }
 
 /// The number of a severity; raises for a word that is none. NULL means the mildest.
@@ -226,8 +223,8 @@ fn pending_row(item: &Snapshot, delta: &Delta, position: &Position, now: i64, vi
     let usage = &counters.usage;
     (
         pg_sys::Oid::from(item.key.dbid),
-        timestamp(pending::began_at(position, counters.first_seen, now)),
-        timestamp(now),
+        instant(pending::began_at(position, counters.first_seen, now)),
+        instant(now),
         pg_sys::Oid::from(item.key.userid),
         (visible && !item.is_other && item.key.queryid != 0).then_some(item.key.queryid as i64),
         query,
@@ -246,8 +243,8 @@ fn pending_row(item: &Snapshot, delta: &Delta, position: &Position, now: i64, vi
         usage.shared_blks_read as i64,
         (usage.blk_read_ns + usage.blk_write_ns) as f64 * NS_TO_MS,
         counters.lock_wait_ms as f64,
-        timestamp(counters.first_seen),
-        timestamp(counters.last_seen),
+        instant(counters.first_seen),
+        instant(counters.last_seen),
         delta.histogram.encode(),
     )
 }
@@ -359,7 +356,7 @@ fn _pending_slow(
     TableIterator::new(samples.into_iter().map(move |sample| {
         let visible = viewer.covers(sample.userid);
         (
-            timestamp(sample.captured_at),
+            instant(sample.captured_at),
             sample.severity as i16,
             pg_sys::Oid::from(sample.dbid),
             pg_sys::Oid::from(sample.userid),

@@ -15,6 +15,7 @@ use super::registry;
 use crate::error::Error;
 use crate::memory::slow_ring::{self, SlowSample};
 use crate::memory::survey::{self, Snapshot};
+use crate::pg::background::instant;
 use crate::pg::names;
 use crate::pg::text::DbText;
 
@@ -104,7 +105,7 @@ impl Memo {
 
 /// Makes the partitions that a run at `now` writes to. A transaction of its own keeps its locks short.
 pub fn ensure_partitions(memo: &Memo, now: i64) -> Result<(), Error> {
-    let (ladder, now) = (memo.ladder(), timestamp(now));
+    let (ladder, now) = (memo.ladder(), instant(now));
     for table in TABLES {
         partitions::ensure(table, &ladder, now)?;
     }
@@ -145,7 +146,7 @@ pub fn write(memo: &Memo, now: i64) -> Result<Next, Error> {
 
 /// Drops what is over the cap or too old; gives the bytes that are left. A transaction of its own.
 pub fn rotate(memo: &Memo, now: i64) -> Result<i64, Error> {
-    let (ladder, at) = (memo.ladder(), timestamp(now));
+    let (ladder, at) = (memo.ladder(), instant(now));
     let cap = i64::from(crate::guc::history_max_mb()) * 1_048_576;
     for table in TABLES {
         partitions::expire(table, &ladder, at)?;
@@ -252,11 +253,6 @@ fn read_texts() -> Result<HashMap<i64, i64>, Error> {
     })
 }
 
-fn timestamp(at: i64) -> TimestampWithTimeZone {
-    // Out of range only if the clock is; then the earliest time is as good as any.
-    TimestampWithTimeZone::try_from(at).unwrap_or_else(|_| TimestampWithTimeZone::negative_infinity())
-}
-
 const NS_TO_MS: f64 = 1e-6;
 
 fn write_deltas(
@@ -320,17 +316,16 @@ fn insert_deltas(
         })
         .collect();
     let began: Vec<TimestampWithTimeZone> =
-        batch.iter().map(|(_, delta)| timestamp(pending::began_at(position, delta.counters.first_seen, now))).collect();
-    let first: Vec<TimestampWithTimeZone> =
-        batch.iter().map(|(_, delta)| timestamp(delta.counters.first_seen)).collect();
-    let last: Vec<TimestampWithTimeZone> = batch.iter().map(|(_, delta)| timestamp(delta.counters.last_seen)).collect();
+        batch.iter().map(|(_, delta)| instant(pending::began_at(position, delta.counters.first_seen, now))).collect();
+    let first: Vec<TimestampWithTimeZone> = batch.iter().map(|(_, delta)| instant(delta.counters.first_seen)).collect();
+    let last: Vec<TimestampWithTimeZone> = batch.iter().map(|(_, delta)| instant(delta.counters.last_seen)).collect();
     let users: Vec<Oid> = batch.iter().map(|(item, _)| Oid::from(item.key.userid)).collect();
     let toplevel: Vec<bool> = batch.iter().map(|(item, _)| item.key.toplevel).collect();
     let squares: Vec<f64> = batch.iter().map(|(_, delta)| delta.counters.sum_sq_ms2).collect();
     let waits: Vec<f64> = batch.iter().map(|(_, delta)| delta.counters.lock_wait_ms as f64).collect();
     let histograms: Vec<Vec<u8>> = batch.iter().map(|(_, delta)| delta.histogram.encode()).collect();
     let arguments: Vec<DatumWithOid<'_>> = vec![
-        timestamp(now).into(),
+        instant(now).into(),
         Oid::from(names::current_database()).into(),
         began.into(),
         users.into(),
@@ -420,7 +415,7 @@ fn write_texts(
             .update(
                 "UPDATE perf.statement_text SET seen_at = $1 WHERE queryid = ANY ($2)",
                 None,
-                &[timestamp(now).into(), queryids.into()],
+                &[instant(now).into(), queryids.into()],
             )
             .map_err(spi_failed)?;
     }
@@ -442,7 +437,7 @@ fn insert_texts(
                  SELECT u.*, $1, $1 FROM unnest($2::bigint[], $3::text[]) AS u \
                  ON CONFLICT (queryid) DO UPDATE SET seen_at = excluded.seen_at",
                 None,
-                &[timestamp(now).into(), queryids.to_vec().into(), texts.to_vec().into()],
+                &[instant(now).into(), queryids.to_vec().into(), texts.to_vec().into()],
             )
             .map_err(spi_failed)?;
     }
@@ -482,11 +477,11 @@ fn insert_slow(client: &mut SpiClient<'_>, sample: &SlowSample, now: i64) -> Res
     let sqlstate = (sample.sqlstate != 0).then(|| unpack_sqlstate(sample.sqlstate));
     let relations: Vec<Oid> = sample.relations.iter().map(|&relation| Oid::from(relation)).collect();
     let arguments: Vec<DatumWithOid<'_>> = vec![
-        timestamp(now).into(),
+        instant(now).into(),
         registry::boot_id().into(),
         (sample.severity as i16).into(),
         (sample.seq as i64).into(),
-        timestamp(sample.captured_at).into(),
+        instant(sample.captured_at).into(),
         Oid::from(sample.dbid).into(),
         Oid::from(sample.userid).into(),
         queryid.into(),
@@ -553,7 +548,7 @@ fn write_written(client: &mut SpiClient<'_>, pending: &Pending, position: &Posit
             &[
                 dbid.into(),
                 boot.into(),
-                timestamp(position.collected_at).into(),
+                instant(position.collected_at).into(),
                 (position.resets as i64).into(),
                 slow.into(),
                 critical.into(),

@@ -6,11 +6,16 @@ use super::sampler::Take;
 use crate::pg::filesystem;
 use perf_core::host;
 
-/// Free and used space of the filesystems of the data directory, of WAL and of each tablespace (oid, name).
-pub fn disks(take: &mut Take, tablespaces: &[(u32, String)]) {
+/// Object and path of the data directory, of WAL and of each tablespace (oid, name).
+pub fn places(tablespaces: Vec<(u32, String)>) -> Vec<(String, String)> {
     let mut places = vec![("data".to_owned(), ".".to_owned()), ("wal".to_owned(), "pg_wal".to_owned())];
     places.extend(tablespaces.iter().map(|(oid, name)| (format!("tablespace:{name}"), format!("pg_tblspc/{oid}"))));
-    for (object, path) in places {
+    places
+}
+
+/// Free and used space of the filesystems of the places.
+pub fn disks(take: &mut Take, tablespaces: Vec<(u32, String)>) {
+    for (object, path) in places(tablespaces) {
         if let Some(space) = filesystem::space(&path) {
             take.value("disk_used_bytes", &object, space.used_bytes);
             take.value("disk_available_bytes", &object, space.available_bytes);
@@ -57,6 +62,12 @@ pub fn cores() -> Option<u32> {
     let cpus = read("/proc/stat").and_then(|text| host::cpus(&text));
     let limit = host::cgroup(read).cpu_limit_cores.map(|cores| (cores.ceil() as u32).max(1));
     cpus.into_iter().chain(limit).min()
+}
+
+/// The same; where neither is known, those that this process may run on.
+pub fn cores_or_own() -> u32 {
+    let own = || std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
+    cores().unwrap_or_else(own)
 }
 
 /// Memory that the server may use, in bytes: that of the host, or what its cgroup leaves it. None where neither is known.

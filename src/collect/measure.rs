@@ -153,7 +153,7 @@ pub(super) fn storage(client: &mut SpiClient, take: &mut Take) -> Result<(), Err
             tablespaces.push((oid.to_u32(), name.0));
         }
     }
-    host::disks(take, &tablespaces);
+    host::disks(take, tablespaces);
     let inactive = client
         .select("SELECT count(*)::float8 FROM pg_catalog.pg_replication_slots WHERE NOT active", Some(1), &[])
         .and_then(|rows| rows.first().get_one::<f64>())

@@ -29,6 +29,16 @@ pub fn value<T: pgrx::FromDatum + pgrx::IntoDatum>(
     Ok(rows(query, arguments, |row| row.get::<T>(1))?.into_iter().next())
 }
 
+/// Bytes of the current database; `None` where the current role may not measure it.
+pub fn database_bytes() -> Result<Option<f64>, pgrx::spi::Error> {
+    value(
+        "SELECT CASE WHEN pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CONNECT')
+                       OR pg_catalog.pg_has_role(current_user, 'pg_read_all_stats', 'USAGE')
+                     THEN pg_catalog.pg_database_size(pg_catalog.current_database()) END::pg_catalog.float8",
+        &[],
+    )
+}
+
 /// Whether `name` can be a relation's, qualified or not: `to_regclass` raises an ERROR for some that cannot, rather than
 /// finding nothing.
 pub fn is_relation_name(name: &str) -> bool {

@@ -95,9 +95,8 @@ fn machine(hours: &[Stored]) -> Machine {
     let of_database = || hours.iter().filter(|hour| hour.role.is_empty());
     let busy_s: f64 = of_database().map(|hour| hour.busy_s).sum();
     let waiting_s: f64 = of_database().map(|hour| hour.waiting_s).sum();
-    let here = || std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
     Machine {
-        cores: host::cores().unwrap_or_else(here),
+        cores: host::cores_or_own(),
         max_connections: max_connections(),
         waiting_share: (busy_s > 0.0).then(|| waiting_s / busy_s),
     }

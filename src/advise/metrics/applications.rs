@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use perf_core::activity::Totals;
 
-use super::{readings, Sheet, APPLICATION, NOT_PRELOADED};
+use super::{readings, Sheet, APPLICATION, HIDDEN, NOTHING_RAN, NOT_PRELOADED};
 use crate::collect::registry;
 use crate::memory;
 use crate::pg::names::{self, Visibility};
@@ -15,7 +15,6 @@ use crate::workload::transactions;
 const NAMED_MAX: usize = 50;
 const OTHER: &str = "(other)";
 const UNNAMED: &str = "(unnamed)";
-const HIDDEN: &str = "(insufficient privilege)";
 const NAMES: [&str; 6] = [
     "application_latency_mean",
     "application_latency_p95",
@@ -25,7 +24,6 @@ const NAMES: [&str; 6] = [
     "application_cache_hit",
 ];
 const NO_CACHE: &str = "result caches do not say which application asked";
-const NOTHING_RAN: &str = "no statement ran in this time";
 
 pub(super) fn measure(sheet: &mut Sheet) {
     let found = transactions::applications(Some(names::current_database()));

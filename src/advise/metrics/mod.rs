@@ -9,11 +9,12 @@ pub mod readings;
 mod server;
 mod statements;
 
-pub use server::{database_name, kept_us, NODE_PREFIX};
+pub use server::{database_name, kept_us, places, NODE_PREFIX};
 
 use std::cell::OnceCell;
 
 use readings::Baseline;
+use server::Activity;
 
 use crate::pg::background;
 
@@ -32,6 +33,10 @@ pub const APPLICATION: &str = "application";
 
 /// Why a metric of captured statements has no value.
 const NOT_PRELOADED: &str = "perf_opt is not in shared_preload_libraries";
+/// Why a figure of statements has none.
+const NOTHING_RAN: &str = "no statement ran in this time";
+/// Instead of names that are not everybody's to know.
+pub const HIDDEN: &str = "(insufficient privilege)";
 
 /// A metric and its unit.
 pub struct Metric {
@@ -152,6 +157,7 @@ pub struct Measured {
 pub struct Sheet {
     now: i64,
     with_pending: bool,
+    activity: OnceCell<Activity>,
     baseline: OnceCell<Option<Baseline>>,
     rows: Vec<Measured>,
 }
@@ -186,6 +192,11 @@ impl Sheet {
         &mut self.rows[last]
     }
 
+    /// Counters as they are.
+    fn activity(&self) -> Activity {
+        *self.activity.get_or_init(server::read_activity)
+    }
+
     /// Counters as they were some minutes ago; None where nobody read them.
     fn baseline(&self) -> Option<&Baseline> {
         self.baseline.get_or_init(|| readings::baseline(self.now)).as_ref()
@@ -200,7 +211,13 @@ pub fn find(name: &str) -> Option<&'static Metric> {
 /// Measures the metrics that are wanted. `with_pending`: also counts what shared memory has of statements beyond the
 /// history; the collector, which has just written it, can do without.
 pub fn measure(is_wanted: impl Fn(&str) -> bool, with_pending: bool) -> Vec<Measured> {
-    let mut sheet = Sheet { now: background::now(), with_pending, baseline: OnceCell::new(), rows: Vec::new() };
+    let mut sheet = Sheet {
+        now: background::now(),
+        with_pending,
+        activity: OnceCell::new(),
+        baseline: OnceCell::new(),
+        rows: Vec::new(),
+    };
     for group in GROUPS.iter().filter(|group| group.metrics.iter().any(|metric| is_wanted(metric.name))) {
         (group.measure)(&mut sheet);
     }

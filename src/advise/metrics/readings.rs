@@ -14,6 +14,7 @@ use super::server::{self, Activity};
 use super::WINDOW_US;
 use crate::collect::registry;
 use crate::memory;
+use crate::pg::background::instant;
 use crate::pg::query::{run_with, select_with};
 use crate::pg::{background, lock, names};
 use crate::workload::transactions::{self, Application};
@@ -68,10 +69,6 @@ pub fn totals_of(app: &Application) -> Totals {
         total_ms: app.statement_ns as f64 * 1e-6,
         latency: app.latency,
     }
-}
-
-fn instant(at: i64) -> TimestampWithTimeZone {
-    TimestampWithTimeZone::try_from(at).unwrap_or_else(|_| TimestampWithTimeZone::negative_infinity())
 }
 
 /// The oldest reading of the last minutes; None where there is none.

@@ -3,11 +3,13 @@
 
 use perf_core::activity::share;
 use pgrx::datum::TimestampWithTimeZone;
+use pgrx::pg_sys::Oid;
 
 use super::{Sheet, CLUSTER, DATABASE, RELATION, REPLICA};
+use crate::collect::host;
 use crate::pg::backends::{self, BackendCounts};
 use crate::pg::query::{select_under_snapshot, select_with};
-use crate::pg::{background, filesystem};
+use crate::pg::{background, catalog, filesystem};
 
 /// Fewer blocks, or scans, than this make no rate: on an idle server a handful would be all.
 const BLOCKS_MIN: f64 = 1_000.0;
@@ -21,6 +23,7 @@ pub const NODE_PREFIX: &str = "node ";
 const TOO_FEW: &str = "too few in this time to make a rate";
 const NO_SAMPLE: &str = "the collector has no recent sample of it";
 const OF_THE_PRIMARY: &str = "the samples on a standby are its primary's";
+const SINCE_BEGAN: &str = "since the statistics of this database began";
 const NO_READING: &str = "the collector has read its counter less than twice in the last minutes";
 
 /// Counters of the server and of the current database that only grow.
@@ -125,14 +128,20 @@ pub fn read_activity() -> Activity {
     activity
 }
 
+/// The time since the statistics of the current database were reset; None where they never were.
+fn since_reset(sheet: &Sheet) -> Option<i64> {
+    let reset_at = sheet.activity().reset_at;
+    reset_at.is_finite().then(|| (sheet.now - reset_at as i64).max(1))
+}
+
 /// Rates of the last minutes, where the collector has read the counters, else since statistics were reset.
 pub(super) fn activity(sheet: &mut Sheet) {
     let database = database_name();
-    let now = read_activity();
+    let now = sheet.activity();
     let recent = sheet.baseline().and_then(|b| Some((now.since(&b.activity?)?, sheet.now - b.read_at)));
     let (grown, span_us) = match recent {
         Some((grown, span_us)) => (grown, Some(span_us)),
-        None => (now, (now.reset_at.is_finite()).then(|| (sheet.now - now.reset_at as i64).max(1))),
+        None => (now, since_reset(sheet)),
     };
     let per_s = |counter: f64| span_us.and_then(|span| share(counter * 1e6, span as f64));
     let rate = |part: f64, all: f64, at_least: f64| {
@@ -158,7 +167,7 @@ pub(super) fn activity(sheet: &mut Sheet) {
     ] {
         let row = sheet.put_over(name, scope, object, span_us, value);
         if row.value.is_some() && span_us.is_none() {
-            row.note = Some("since the statistics of this database began".to_owned());
+            row.note = Some(SINCE_BEGAN.to_owned());
         }
     }
 }
@@ -183,15 +192,18 @@ pub(super) fn connections(sheet: &mut Sheet) {
     sheet.put("connections_used", CLUSTER, "", used.ok_or("max_connections is not known"));
 }
 
-/// Every filesystem that the server writes to: of the data directory, of WAL, of each tablespace.
-pub(super) fn disks(sheet: &mut Sheet) {
-    let mut places = vec![("data".to_owned(), ".".to_owned()), ("wal".to_owned(), "pg_wal".to_owned())];
-    places.extend(select_under_snapshot(
-        c"SELECT spcname::text, oid::text FROM pg_catalog.pg_tablespace
+/// Object and path of everything that the server writes to.
+pub fn places() -> Vec<(String, String)> {
+    host::places(select_under_snapshot(
+        c"SELECT spcname::text, oid FROM pg_catalog.pg_tablespace
            WHERE spcname NOT IN ('pg_default', 'pg_global') ORDER BY 1",
-        |row| Some((format!("tablespace:{}", row.string(1)), format!("pg_tblspc/{}", row.string(2)))),
-    ));
-    for (object, path) in places {
+        |row| Some((row.get::<Oid>(2)?.to_u32(), row.string(1))),
+    ))
+}
+
+/// Every filesystem that the server writes to.
+pub(super) fn disks(sheet: &mut Sheet) {
+    for (object, path) in places() {
         let space = filesystem::space(&path);
         let of = |value: fn(f64, f64) -> Option<f64>| {
             space.and_then(|s| value(s.used_bytes, s.available_bytes)).ok_or("its filesystem does not answer")
@@ -205,17 +217,14 @@ pub(super) fn disks(sheet: &mut Sheet) {
 pub(super) fn sizes(sheet: &mut Sheet) {
     let database = database_name();
     let sizes = select_under_snapshot(
-        c"SELECT CASE WHEN pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CONNECT')
-                           OR pg_catalog.pg_has_role(current_user, 'pg_read_all_stats', 'USAGE')
-                      THEN pg_catalog.pg_database_size(pg_catalog.current_database()) END::float8,
-                 CASE WHEN bool_and(d.permitted)
+        c"SELECT CASE WHEN bool_and(d.permitted)
                       THEN sum(CASE WHEN d.permitted THEN pg_catalog.pg_database_size(d.oid) END) END::float8
             FROM (SELECT oid, pg_catalog.has_database_privilege(oid, 'CONNECT')
                               OR pg_catalog.pg_has_role(current_user, 'pg_read_all_stats', 'USAGE') AS permitted
                     FROM pg_catalog.pg_database) AS d",
-        |row| Some((row.get::<f64>(1), row.get::<f64>(2))),
+        |row| row.get::<f64>(1),
     );
-    let (own, all) = sizes.first().copied().unwrap_or_default();
+    let (own, all) = (catalog::database_bytes().ok().flatten(), sizes.first().copied());
     sheet.put("database_size_bytes", DATABASE, &database, own.ok_or("its size cannot be read"));
     let refused = "there is a database that the current role may not measure";
     sheet.put("databases_size_bytes", CLUSTER, "", all.ok_or(refused));
@@ -270,12 +279,11 @@ pub(super) fn relation_scans(sheet: &mut Sheet) {
            ORDER BY 2, s.seq_tup_read DESC, 1 LIMIT 10",
         |row| Some((row.string(1), row.get::<f64>(2)?)),
     );
-    let reset_at = read_activity().reset_at;
-    let span_us = reset_at.is_finite().then(|| (sheet.now - reset_at as i64).max(1));
+    let span_us = since_reset(sheet);
     for (relation, value) in found {
         let row = sheet.put_over("relation_index_utilisation", RELATION, &relation, span_us, Ok(value));
         if span_us.is_none() {
-            row.note = Some("since the statistics of this database began".to_owned());
+            row.note = Some(SINCE_BEGAN.to_owned());
         }
     }
 }

@@ -5,13 +5,12 @@ use perf_core::activity::Totals;
 use perf_core::histogram::Histogram;
 use pgrx::datum::TimestampWithTimeZone;
 
-use super::{server, Sheet, DATABASE, NOT_PRELOADED, WINDOW_US};
+use super::{server, Sheet, DATABASE, NOTHING_RAN, NOT_PRELOADED, WINDOW_US};
 use crate::collect::{pending, registry};
 use crate::memory;
 use crate::pg::background;
 use crate::pg::query::select_with;
 
-const NOTHING_RAN: &str = "no statement ran in this time";
 /// A rate is not of less than a second, nor one a minute of less than a minute: a single statement right after the start
 /// would be many.
 const SPAN_MIN_US: i64 = 1_000_000;

@@ -4,6 +4,7 @@ use perf_core::sharding::HEADROOM_MONTHS;
 use serde_json::json;
 
 use super::{rows_of, sharding, Basis, Context, Row, Verdict, NODES};
+use crate::advise::{GIB, MEMORY_TOLERANCE};
 use crate::error::Error;
 use crate::pg::text::Text;
 
@@ -13,9 +14,6 @@ const CPU_PCT: f64 = 70.0;
 const HIT_PCT: f64 = 98.0;
 /// Less pressure of I/O is none.
 const IO_PRESSURE_PCT: f64 = 10.0;
-
-/// The memory that a machine shows differs from what it is sold with by less than this part.
-const MEMORY_TOLERANCE: f64 = 0.15;
 
 /// A machine of perf.price.
 struct Instance {
@@ -76,7 +74,7 @@ pub(super) fn vertical(context: &Context) -> Result<Row, Error> {
         row.basis = Basis::Measured;
     }
     let number = |value: Option<f64>, unit: &str| value.map_or("not measured".to_owned(), |v| format!("{v:.1} {unit}"));
-    let gigabytes = |bytes: Option<f64>| number(bytes.map(|bytes| bytes / 1_073_741_824.0), "GiB");
+    let gigabytes = |bytes: Option<f64>| number(bytes.map(|bytes| bytes / GIB), "GiB");
     row.reason = format!(
         "{distance}; processors of {:.0} cores in use: {} (limit {cpu_limit:.0} %), answered by the buffer cache: {}, \
          I/O pressure: {}, database: {}, memory: {}",
@@ -92,12 +90,8 @@ pub(super) fn vertical(context: &Context) -> Result<Row, Error> {
     }
     row.reason.push('.');
     if let (true, Some(one)) = (called_for, next) {
-        row.config = Some(format!(
-            "instance: {} ({:.0} vCPU, {:.0} GiB)\n",
-            one.name,
-            one.vcpus,
-            one.memory_bytes / 1_073_741_824.0
-        ));
+        row.config =
+            Some(format!("instance: {} ({:.0} vCPU, {:.0} GiB)\n", one.name, one.vcpus, one.memory_bytes / GIB));
         // What no longer waits for a processor; nothing is promised of memory.
         row.expected_benefit_pct =
             cpu_then.zip(measured.cpu_pct).filter(|_| by_cpu).map(|(then, now)| 100.0 * (1.0 - then / now));

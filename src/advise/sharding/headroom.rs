@@ -5,7 +5,9 @@
 
 use perf_core::forecast::{crossing, Forecast, Point};
 use perf_core::sharding::HEADROOM_MONTHS;
+use pgrx::spi::Spi;
 
+use crate::advise::samples::{current_database, daily};
 use crate::collect::host;
 use crate::error::Error;
 use crate::pg::text::Text;
@@ -59,7 +61,10 @@ pub fn read() -> Result<Headroom, Error> {
                 String::new()
             };
             let of = if limit.of_database { " (of this database alone)".to_owned() } else { of };
-            let series = daily(limit)?;
+            let series = Spi::connect(|client| {
+                let object = if limit.of_database { current_database(client)? } else { String::new() };
+                daily(client, limit.metric, &object, "value_p95")
+            })?;
             let months = months_until(&series, threshold);
             match months {
                 Some(months) if months.is_finite() => {
@@ -89,19 +94,8 @@ fn failed(error: pgrx::spi::Error) -> Error {
 /// How many times the cores of this machine the largest one of the price table has; 1 without any.
 fn larger_by() -> Result<f64, Error> {
     let largest = catalog::value::<i32>("SELECT max(vcpus) FROM perf.price WHERE kind = 'instance'", &[]);
-    let here = || std::thread::available_parallelism().map_or(1.0, |cores| cores.get() as f64);
-    let cores = host::cores().map_or_else(here, f64::from);
+    let cores = f64::from(host::cores_or_own());
     Ok(largest.map_err(failed)?.map_or(1.0, |vcpus| (f64::from(vcpus) / cores).max(1.0)))
-}
-
-fn daily(limit: &Limit) -> Result<Vec<Point>, Error> {
-    catalog::rows(
-        "SELECT extract(epoch FROM sampled_at)::float8 / 86400, coalesce(value_p95, value_mean) FROM perf.capacity_sample
-          WHERE resolution_s = 86400 AND metric = $1 AND (object = current_database() OR NOT $2) ORDER BY 1",
-        &[Text(limit.metric.to_owned()).into(), limit.of_database.into()],
-        |row| Ok(row.get::<f64>(1)?.zip(row.get::<f64>(2)?).map(|(day, value)| Point { day, value })),
-    )
-    .map_err(failed)
 }
 
 /// Months until a series reaches a threshold; `None` when its history does not carry so far.
