@@ -20,6 +20,8 @@ pub enum Error {
     Unsupported { message: String, hint: String },
     /// A named object does not exist.
     UndefinedObject { message: String, hint: String },
+    /// A name is taken.
+    DuplicateObject { message: String, hint: String },
     /// The current role may not do this.
     Denied { message: String, hint: String },
     /// A named column does not exist.
@@ -65,6 +67,7 @@ impl Error {
             Error::Unsupported { message, hint } => (PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED, message, hint),
             Error::Denied { message, hint } => (PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, message, hint),
             Error::UndefinedColumn { message, hint } => (PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN, message, hint),
+            Error::DuplicateObject { message, hint } => (PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT, message, hint),
             Error::UndefinedObject { message, hint } => (PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, message, hint),
         }
     }

@@ -14,6 +14,7 @@ mod memory;
 
 mod collect;
 
+mod baselines;
 mod indexes;
 mod partitions;
 mod workload;
@@ -112,6 +113,17 @@ pgrx::extension_sql_file!(
         api::observe::_slow_cause,
         api::observe::_slow_trend,
         api::observe::_trend_start
+    ]
+);
+pgrx::extension_sql_file!("../sql/baseline_tables.sql", name = "baseline_tables", requires = ["observe"]);
+pgrx::extension_sql_file!(
+    "../sql/baseline.sql",
+    name = "baseline",
+    requires = [
+        "baseline_tables",
+        api::baselines::baseline_capture,
+        api::baselines::baseline_compare,
+        api::baselines::baseline_drop
     ]
 );
 pgrx::extension_sql_file!("../sql/comments.sql", name = "comments", finalize);

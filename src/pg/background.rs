@@ -16,7 +16,8 @@ use crate::error::Error;
 /// SIGTERM came.
 static TERMINATE: AtomicBool = AtomicBool::new(false);
 /// SIGHUP came.
-static RELOAD: AtomicBool = AtomicBool::new(false);
+/// Set at first: the server ignores a SIGHUP that comes while a worker starts, after the settings were copied to it.
+static RELOAD: AtomicBool = AtomicBool::new(true);
 /// A transaction is open, so SIGTERM has to interrupt it.
 static IN_TRANSACTION: AtomicBool = AtomicBool::new(false);
 
