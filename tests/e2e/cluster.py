@@ -16,6 +16,7 @@ import shlex
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any, Mapping, Optional, Sequence
@@ -46,6 +47,7 @@ STOP_SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": sig
 
 _reaper = Reaper()
 _live: list["Cluster"] = []
+_ports: list[socket.socket] = []
 
 
 class Cluster:
@@ -372,8 +374,15 @@ def quote_setting(value: Any) -> str:
 
 
 def free_port() -> int:
-    """A TCP port of the loopback interface that nobody listens on now."""
-    with socket.socket() as probe:
+    """A TCP port of the loopback interface that nobody listens on now, and that no other caller gets while this process runs."""
+    probe = socket.socket()
+    if sys.platform == "linux":
+        # Bound so and never listening, the socket lets a server have its port and keeps it from everybody who asks for any.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        _ports.append(probe)
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+    with probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import functools
 import os
 import pwd
@@ -11,7 +13,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Optional, Sequence, TypeVar, Union
+from typing import Any, Callable, Iterator, Optional, Sequence, TypeVar, Union
 
 T = TypeVar("T")
 PathLike = Union[str, Path]
@@ -112,6 +114,16 @@ def cache_dir() -> Path:
     if os.geteuid() == 0:
         return Path("/var/cache/perf_opt")
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "perf_opt"
+
+
+@contextlib.contextmanager
+def exclusive(name: str) -> Iterator[None]:
+    """Held by one process at a time, whatever run it belongs to: for what is shared by all tests of this machine."""
+    path = cache_dir() / f"{name}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def process_alive(pid: int) -> bool:

@@ -11,6 +11,8 @@ from typing import Any
 from .case import ClusterTest, expects_crash
 from .cluster import Cluster, SqlError
 
+SECONDS = 90
+
 FAST = {"perf_opt.collect_interval": "1s", "perf_opt.slow_ms": "50ms", "autovacuum_naptime": "1s"}
 WORKERS = "SELECT datname, pid FROM pg_stat_activity WHERE backend_type = 'perf_opt collector' AND datname IS NOT NULL"
 # What the functions that join history and memory know of one statement.

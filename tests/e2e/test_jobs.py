@@ -9,6 +9,8 @@ from .cluster import Cluster, SqlError
 from .jobs_case import SETTINGS, JobTest
 from .pgclient import ConnectionLost
 
+SECONDS = 110
+
 
 class TopLevel(JobTest):
     """Commands run as a client's would."""

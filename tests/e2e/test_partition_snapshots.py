@@ -9,6 +9,8 @@ from .cluster import SqlError
 from .test_partition_expiry import JANUARY, ExpiryTest
 from .test_partitions import PartitionTest
 
+SECONDS = 50
+
 # Rows are checked as slowly as a row of `hold` says, and only where a job moves them.
 GATE = """
 CREATE TABLE hold (n int); CREATE TABLE other (n int); INSERT INTO other VALUES (1);
