@@ -157,12 +157,14 @@ def children_of(pid: int) -> list[int]:
 
 def wait_until(predicate: Callable[[], T], timeout: float = 10.0, what: str = "the condition",
                interval: float = 0.05) -> T:
-    """Polls until `predicate` returns something true, and returns that. Fails naming `what` and the last value."""
-    deadline = time.monotonic() + timeout
+    """Polls until `predicate` returns something true, and returns that. Fails naming `what` and the last value. What has not come
+    after a second is asked for half as often: most predicates are sessions of their own, which other tests pay for."""
+    began = time.monotonic()
     while True:
         value = predicate()
         if value:
             return value
-        if time.monotonic() >= deadline:
+        waited = time.monotonic() - began
+        if waited >= timeout:
             raise AssertionError(f"waited {timeout:g} s in vain for {what}; last value: {value!r}")
-        time.sleep(interval)
+        time.sleep(interval if waited < 1 else 2 * interval)
