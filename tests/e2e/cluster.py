@@ -220,6 +220,13 @@ class Cluster:
         self._forget_process()
         wait_until(lambda: not any(process_alive(child) for child in children), 30, "orphaned server processes to go")
 
+    def crash(self, pid: int, timeout: float = 30.0) -> None:
+        """Kills one process of the server, and waits until all of it has recovered from that: it may answer for a moment before
+        it notices."""
+        mark = self.log_mark()
+        self.kill9(pid)
+        self.wait_for_log("database system is ready to accept connections", timeout, mark)
+
     def _postmaster_alive(self, pid: int) -> bool:
         if self._process is not None and self._process.pid == pid:
             return self._process.poll() is None

@@ -96,6 +96,25 @@ def make_private_dir(prefix: str = "pfo-") -> Path:
     return path
 
 
+def memory_dir(needed: int) -> Optional[Path]:
+    """A directory of a file system in memory, where so many bytes are free in it and for this process; None where there is none."""
+    shared = Path("/dev/shm")
+    try:
+        mounts = Path("/proc/self/mounts").read_text().splitlines()
+        known = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        if not any(line.split()[1:3] == [str(shared), "tmpfs"] for line in mounts) or not os.access(shared, os.W_OK | os.X_OK):
+            return None
+        room = os.statvfs(shared)
+        free = [room.f_bavail * room.f_frsize, int(known["MemAvailable"].split()[0]) * 1024]
+        for limit, used in (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
+            limited = Path("/sys/fs/cgroup") / limit
+            if limited.exists() and limited.read_text().strip() != "max":
+                free.append(int(limited.read_text()) - int((Path("/sys/fs/cgroup") / used).read_text()))
+    except (OSError, KeyError, ValueError, IndexError):
+        return None
+    return shared if min(free) >= needed else None
+
+
 def remove_dir(path: PathLike) -> None:
     """Removes a directory tree; one that is gone already is fine, one that cannot be removed is an error."""
     for _ in range(5):  # a process that is just exiting may still write a last file

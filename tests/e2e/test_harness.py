@@ -15,7 +15,7 @@ from .cluster import Cluster, ConnectionLost, SqlError, free_port
 from .parallel import RUN
 from .pgclient import Connection, parse_array
 from .runner import Module, Tally
-from .system import HarnessError, children_of, command_line, make_private_dir, process_alive, remove_dir, wait_until
+from .system import HarnessError, children_of, command_line, make_private_dir, memory_dir, process_alive, remove_dir, wait_until
 
 TESTS_DIR = Path(__file__).resolve().parents[1]
 
@@ -284,6 +284,13 @@ class Runner(ClusterTest):
     def test_wait_until_says_what_it_waited_for(self) -> None:
         with self.assertRaisesRegex(AssertionError, re.escape("waited 0.1 s in vain for a miracle; last value: 0")):
             wait_until(lambda: 0, 0.1, "a miracle")
+
+    def test_memory_is_used_only_where_there_is_enough(self) -> None:
+        self.assertIsNone(memory_dir(1 << 60))
+        found = memory_dir(0)
+        if found is not None:
+            self.assertEqual(subprocess.run(["df", "--output=fstype", str(found)], check=True, capture_output=True, text=True)
+                             .stdout.split()[-1], "tmpfs")
 
     def test_a_crash_that_the_test_ignores_is_a_failure(self) -> None:
         class Careless(ClusterTest):
