@@ -23,8 +23,8 @@ from typing import Any, Mapping, Optional, Sequence
 
 from .pgclient import Connection, ConnectionLost, Result, SqlError
 from .reaper import Reaper, postmaster_pid, stop_hard
-from .system import (HarnessError, PathLike, cache_dir, children_of, clean_environment, give_to_server,
-                     make_private_dir, popen_as_server, process_alive, remove_dir, run_as_server, wait_until)
+from .system import (HarnessError, PathLike, cache_dir, children_of, clean_environment, exclusive,
+                     give_to_server, make_private_dir, popen_as_server, process_alive, remove_dir, run_as_server, wait_until)
 
 __all__ = ["Cluster", "Connection", "ConnectionLost", "HarnessError", "Result", "SqlError", "wait_until"]
 
@@ -399,23 +399,27 @@ def initdb_template(pg_root: Path, initdb_args: Sequence[str] = ()) -> Path:
     arguments = ["--auth=trust", f"--username={SUPERUSER}", "--encoding=UTF8", "--locale=C", "--no-sync", *initdb_args]
     binary = (pg_root / "bin" / "postgres").stat()
     key = hashlib.sha256(repr((str(pg_root), binary.st_size, binary.st_mtime_ns, arguments)).encode()).hexdigest()[:16]
-    parent = cache_dir() / "initdb"
-    template = parent / key
+    template = cache_dir() / "initdb" / key
     if template.exists():
         return template
-    parent.mkdir(parents=True, exist_ok=True)
-    building = parent / f"{key}.{os.getpid()}"
+    with exclusive("initdb"):
+        if not template.exists():  # another process was faster
+            template.parent.mkdir(parents=True, exist_ok=True)
+            _initdb(pg_root, arguments, template)
+    return template
+
+
+def _initdb(pg_root: Path, arguments: Sequence[str], template: Path) -> None:
+    building = template.with_name(f"{template.name}.{os.getpid()}")
     remove_dir(building)
     building.mkdir(mode=0o700)
     give_to_server(building)
     try:
         run_as_server([pg_root / "bin" / "initdb", "-D", building, *arguments])
         os.rename(building, template)
-    except BaseException as problem:
+    except BaseException:
         remove_dir(building)
-        if not (isinstance(problem, OSError) and template.exists()):  # another run was faster: use its template
-            raise
-    return template
+        raise
 
 
 def _destroy_all() -> None:
