@@ -21,6 +21,8 @@ mod workload;
 mod act;
 mod advise;
 
+mod report;
+
 mod api;
 
 use pg::local::ProcessLocal;
@@ -129,6 +131,11 @@ pgrx::extension_sql_file!(
 );
 pgrx::extension_sql_file!("../sql/metrics.sql", name = "metrics", requires = [api::metrics::metrics]);
 pgrx::extension_sql_file!("../sql/alerts.sql", name = "alerts", requires = ["policy_tables", api::alerts::alerts]);
+pgrx::extension_sql_file!(
+    "../sql/report.sql",
+    name = "report",
+    requires = [api::report::prometheus_metrics, api::report::prometheus_rules]
+);
 pgrx::extension_sql_file!("../sql/cost.sql", name = "cost", requires = ["policy_tables", api::cost::cost_impact]);
 pgrx::extension_sql_file!("../sql/jobs.sql", name = "job_tables", requires = [api::jobs::_running_jobs]);
 pgrx::extension_sql_file!(

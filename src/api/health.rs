@@ -28,8 +28,9 @@ const JOB_WAIT_S: f64 = 60.0;
 /// Problems of partitions that are named.
 const PROBLEMS_NAMED: usize = 5;
 
+/// How a component is.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Status {
+pub enum Status {
     Ok,
     Warning,
     Error,
@@ -44,6 +45,11 @@ impl Status {
         }
     }
 
+    /// 0 is well, 1 a warning, 2 an error.
+    pub fn number(self) -> u8 {
+        self as u8
+    }
+
     fn from_u8(value: u8) -> Status {
         match value {
             0 => Status::Ok,
@@ -53,8 +59,11 @@ impl Status {
     }
 }
 
+/// Component, how it is, details, a value.
+type Row = (String, Status, String, Option<f64>);
+
 struct Report {
-    rows: Vec<(String, Status, String, Option<f64>)>,
+    rows: Vec<Row>,
 }
 
 impl Report {
@@ -75,6 +84,15 @@ fn health() -> TableIterator<
         name!(measured_at, TimestampWithTimeZone),
     ),
 > {
+    let at = TimestampWithTimeZone::try_from(background::now())
+        .unwrap_or_else(|_| TimestampWithTimeZone::negative_infinity());
+    TableIterator::new(
+        rows().into_iter().map(move |(component, status, detail, value)| (component, status.name(), detail, value, at)),
+    )
+}
+
+/// A row for each component.
+pub fn rows() -> Vec<Row> {
     let mut report = Report { rows: Vec::new() };
     for row in crate::memory::health() {
         report.add(row.component, Status::from_u8(row.status), row.detail, Some(row.value));
@@ -88,14 +106,7 @@ fn health() -> TableIterator<
     jobs(&mut report);
     partitions(&mut report);
     pending_detaches(&mut report);
-    let at = TimestampWithTimeZone::try_from(background::now())
-        .unwrap_or_else(|_| TimestampWithTimeZone::negative_infinity());
-    TableIterator::new(
-        report
-            .rows
-            .into_iter()
-            .map(move |(component, status, detail, value)| (component, status.name(), detail, value, at)),
-    )
+    report.rows
 }
 
 fn database_names() -> Vec<(u32, String)> {

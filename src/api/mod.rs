@@ -15,6 +15,7 @@ pub mod partition_check;
 pub mod partition_convert;
 pub mod partitions;
 pub mod pools;
+pub mod report;
 pub mod scaling;
 pub mod sharding;
 pub mod statements;

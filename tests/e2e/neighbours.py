@@ -4,6 +4,7 @@ run on. Called by tests that want one as a neighbour and by benchmarks that want
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -46,6 +47,12 @@ def _provide(pg_root: Path, major: int, library: str) -> Optional[str]:
     for path in (source_share / "extension").glob(f"{library}*"):
         shutil.copy2(path, share_dir / "extension")
     return None
+
+
+def program(name: str, package: str) -> Optional[str]:
+    """A program of the distribution, installed where that can be done; None where it cannot."""
+    places = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
+    return shutil.which(name, path=places) or (shutil.which(name, path=places) if _apt_install(package) else None)
 
 
 def _apt_install(package: str) -> bool:
