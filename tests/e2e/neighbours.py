@@ -52,7 +52,8 @@ def _provide(pg_root: Path, major: int, library: str) -> Optional[str]:
 def program(name: str, package: str) -> Optional[str]:
     """A program of the distribution, installed where that can be done; None where it cannot."""
     places = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
-    return shutil.which(name, path=places) or (shutil.which(name, path=places) if _apt_install(package) else None)
+    with exclusive("neighbours"):
+        return shutil.which(name, path=places) or (shutil.which(name, path=places) if _apt_install(package) else None)
 
 
 def _apt_install(package: str) -> bool:
