@@ -23,10 +23,9 @@ JOBS = "PERF_OPT_E2E_JOBS"
 MEMORY = 4 << 30
 
 
-def default_jobs() -> int:
+def default_jobs() -> str:
     """How many modules at once: they wait more than they compute, so more than there are CPUs."""
-    chosen = os.environ.get(JOBS)
-    return positive(chosen) if chosen else min((os.cpu_count() or 1) + 1, 4)
+    return os.environ.get(JOBS) or str(min((os.cpu_count() or 1) + 1, 4))
 
 
 def positive(text: str) -> int:
@@ -49,7 +48,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("pattern", nargs="?", help="run only tests whose module.Class.test contains this")
     parser.add_argument("--pg-root", type=Path, required=True, help="the directory whose bin/ holds the server")
-    parser.add_argument("--jobs", type=positive, help="how many modules to run at once; 1 prints each test as it runs "
+    parser.add_argument("--jobs", type=positive, default=default_jobs(), help="how many modules to run at once; 1 prints each test as it runs "
                         f"(default: {JOBS}, else one more than CPUs, at most 4)")
     parser.add_argument("--soak", action="store_true", help="run the long soak_*.py instead of test_*.py, one at a time")
     parser.add_argument("--module", help=argparse.SUPPRESS)  # of a child: the one module it runs
@@ -82,7 +81,7 @@ def run(options: argparse.Namespace) -> int:
         print(f"{options.module}: {tally.closing_line()} in {time.monotonic() - started:.0f} s", flush=True)
         return 1 if tally.failed else 0
     modules = collect(options.pattern, options.soak)
-    jobs = 1 if options.soak else options.jobs or default_jobs()
+    jobs = 1 if options.soak else options.jobs
     if jobs == 1 or len(modules) == 1:
         tally = run_here(modules)
     else:
