@@ -48,8 +48,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("pattern", nargs="?", help="run only tests whose module.Class.test contains this")
     parser.add_argument("--pg-root", type=Path, required=True, help="the directory whose bin/ holds the server")
-    parser.add_argument("--jobs", type=positive, default=default_jobs(), help="how many modules to run at once; 1 prints each test as it runs "
-                        f"(default: {JOBS}, else one more than CPUs, at most 4)")
+    parser.add_argument("--jobs", type=positive, default=default_jobs(), help="how many modules to run at once; 1 prints each "
+                        f"test as it runs (default: {JOBS}, else one more than CPUs, at most 4)")
     parser.add_argument("--soak", action="store_true", help="run the long soak_*.py instead of test_*.py, one at a time")
     parser.add_argument("--module", help=argparse.SUPPRESS)  # of a child: the one module it runs
     parser.add_argument("--lifeline", type=int, help=argparse.SUPPRESS)  # of a child: closed when its parent has gone
