@@ -265,7 +265,7 @@ pub fn not_executed(
 pub fn failed_late(memory: &Memory, queryid: u64, sqlstate: i32, text: &StatementText) {
     let execution = Execution { failed: true, sqlstate, at: statement_start(), ..Execution::default() };
     let key = key(queryid, true);
-    statements::record(memory, &key, &execution, text);
+    slab::record_in_table(memory, &key, &execution, text);
     // SAFETY: no descriptor is given.
     unsafe { transaction::on_statement(memory, &key, &execution, core::ptr::null(), text) };
 }

@@ -72,10 +72,6 @@ pub unsafe fn on_statement(
     text: &StatementText,
 ) {
     let current = current();
-    let elapsed_ns = execution.elapsed_ns;
-    if key.toplevel {
-        applications::count_statement(memory, key.userid, execution.calls, elapsed_ns, execution.failed);
-    }
     if current.after_abort && is_after_abort(current) {
         return;
     }
@@ -87,7 +83,7 @@ pub unsafe fn on_statement(
         }
     }
     if key.toplevel {
-        current.statement_ns += elapsed_ns.saturating_sub(core::mem::take(&mut current.given_ns));
+        current.statement_ns += execution.elapsed_ns.saturating_sub(core::mem::take(&mut current.given_ns));
     }
     // SAFETY: the caller vouches for the descriptor, which has a live plan; the rest reads this process's state.
     unsafe {
@@ -246,6 +242,7 @@ pub fn on_end(memory: &Memory, frames: &Frames, rolled_back: bool) {
             keep(memory, current, writes, rolled_back);
         }
     }
+    applications::at_end();
     current.begun = false;
     current.kept = false;
     current.after_abort = rolled_back;

@@ -90,6 +90,16 @@ impl Octaves {
         .take_while(|range| range.end <= BUCKETS)
     }
 
+    /// Shows `each` the buckets that have counts in small ones.
+    #[inline]
+    pub fn each_small(self, counts: &[u8; BUCKETS], mut each: impl FnMut(usize, u32)) {
+        for bucket in self.ranges().flatten() {
+            if counts[bucket] > 0 {
+                each(bucket, u32::from(counts[bucket]));
+            }
+        }
+    }
+
     /// Moves small counts into another such array, whose octaves are empty, and leaves zeros.
     #[inline]
     pub fn move_small(self, from: &mut [u8; BUCKETS], to: &mut [u8; BUCKETS]) {
