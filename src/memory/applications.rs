@@ -105,8 +105,8 @@ impl Identity {
 
     /// Applications there is no room for.
     fn other(dbid: u32) -> Identity {
-        let mut identity = Identity { dbid, userid: 0, name: [0; NAME] };
-        identity.name[..OTHER.len()].copy_from_slice(OTHER);
+        let mut identity = Identity { dbid, userid: OTHER_ROLE, name: [0; NAME] };
+        identity.name[..OTHER.len()].copy_from_slice(OTHER.as_bytes());
         identity
     }
 
@@ -116,7 +116,10 @@ impl Identity {
     }
 }
 
-const OTHER: &[u8] = b"(other)";
+/// The name of what sums up applications there is no room for.
+pub const OTHER: &str = "(other)";
+/// Its role, which is nobody's.
+pub const OTHER_ROLE: u32 = 0;
 
 /// What a backend counts under one identity.
 #[repr(C, align(64))]

@@ -158,7 +158,7 @@ pub fn attach(memory: &Memory, index: usize) {
 }
 
 /// Counts one execution of a statement, and of its application.
-#[inline]
+#[inline(always)]
 pub fn record(memory: &Memory, key: &Key, execution: &Execution, source: &impl Source) -> Recorded {
     // SAFETY: process-local, and no hook runs inside this function.
     let mine = unsafe { &mut *MINE.as_ptr() };
@@ -192,6 +192,7 @@ pub fn record(memory: &Memory, key: &Key, execution: &Execution, source: &impl S
 }
 
 /// Counts one execution of a statement, and of its application, past the slab.
+#[inline(never)]
 pub fn record_in_table(memory: &Memory, key: &Key, execution: &Execution, source: &impl Source) -> Recorded {
     if key.toplevel {
         applications::count_statement(memory, key.userid, execution);
@@ -230,16 +231,20 @@ impl Slab {
     #[inline(always)]
     fn find(&mut self, queryid: u64, users: u64) -> Option<usize> {
         let used = self.used.load(Ordering::Relaxed);
-        let is = |slab: &Slab, index: usize| {
-            used & (1 << index) != 0 && slab.queryids[index] == queryid && slab.users[index] == users
-        };
-        let hint = queryid as usize % ENTRIES;
-        let likely = usize::from(self.hints[hint]) % ENTRIES;
-        if is(self, likely) {
+        let likely = usize::from(self.hints[queryid as usize % ENTRIES]) % ENTRIES;
+        if used & (1 << likely) != 0 && self.queryids[likely] == queryid && self.users[likely] == users {
             return Some(likely);
         }
-        let found = candidates(&self.tags, tag_of(queryid)).find(|&index| is(self, index))?;
-        self.hints[hint] = found as u8;
+        self.search(used, queryid, users)
+    }
+
+    /// Looks at all slots.
+    #[inline(never)]
+    fn search(&mut self, used: u32, queryid: u64, users: u64) -> Option<usize> {
+        let is =
+            |index: usize| used & (1 << index) != 0 && self.queryids[index] == queryid && self.users[index] == users;
+        let found = candidates(&self.tags, tag_of(queryid)).find(|&index| is(index))?;
+        self.hints[queryid as usize % ENTRIES] = found as u8;
         Some(found)
     }
 
