@@ -201,6 +201,33 @@ class Applications(TransactionsTest):
         self.gone(session)
         self.assertEqual(self.totals(), (150, 30, 0))
 
+    def test_statements_that_come_again(self) -> None:
+        session = self.named("often")
+        for number in range(700):
+            session.query("SELECT 1")
+            if number in (100, 400):
+                # Reading takes what a backend has counted so far.
+                self.assert_counts("often", number + 1, number + 1)
+        for _ in range(5):
+            session.query("SELECT pg_sleep(0.012)")
+        row = self.assert_counts("often", 705, 705)
+        self.assertGreater(row["statement_ms"], 60)
+        self.assertLess(row["p50_ms"], 12)
+        names = [f"turn {number}" for number in range(6)]
+        for number in range(120):
+            session.query(f"SET application_name = '{names[number % 6]}'")
+            session.query("SELECT 1")
+            session.query("SELECT 1; SELECT 2")
+        for name in names:
+            self.assert_counts(name, 80, 60)
+        for number in range(120):
+            session.query(f"SET application_name = '{names[number % 2]}'")
+            session.query("SELECT 1")
+        session.close()
+        self.gone(session)
+        for number, name in enumerate(names):
+            self.assert_counts(name, *((200, 180) if number < 2 else (80, 60)))
+
     def test_names_changed_within_a_statement(self) -> None:
         session = self.named("shop")
         for number in range(20):
