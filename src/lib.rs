@@ -49,6 +49,7 @@ pub extern "C-unwind" fn _PG_init() {
     }
     memory::watch::register();
     collect::worker::after_each_run(advise::alerts::evaluate);
+    collect::worker::watch(advise::caching::watch::WATCHER);
     if guc::worker_enabled() {
         act::launcher::register();
     }

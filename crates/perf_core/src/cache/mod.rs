@@ -1,4 +1,7 @@
 //! Result caches: keys, what makes an entry invalid, and what a cache would be worth. Pure.
 
+pub mod candidate;
+pub mod depends;
 pub mod marks;
+pub mod shadow;
 pub mod template;
