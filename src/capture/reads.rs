@@ -36,13 +36,7 @@ fn pending() -> &'static mut Pending {
 /// # Safety
 /// `query` is a live descriptor whose executor is open.
 #[cold]
-pub unsafe fn note(
-    reads: &Reads,
-    key: &Key,
-    execution: &Execution,
-    query: &pg_sys::QueryDesc,
-    text: &StatementText,
-) {
+pub unsafe fn note(reads: &Reads, key: &Key, execution: &Execution, query: &pg_sys::QueryDesc, text: &StatementText) {
     // SAFETY: a live descriptor has a live plan.
     let plan = unsafe { &*query.plannedstmt };
     if plan.resultRelations.is_null() && plan.rowMarks.is_null() && plan.commandType == pg_sys::CmdType::CMD_SELECT {
@@ -56,13 +50,7 @@ pub unsafe fn note(
     }
 }
 
-unsafe fn note_read(
-    reads: &Reads,
-    key: &Key,
-    execution: &Execution,
-    query: &pg_sys::QueryDesc,
-    text: &StatementText,
-) {
+unsafe fn note_read(reads: &Reads, key: &Key, execution: &Execution, query: &pg_sys::QueryDesc, text: &StatementText) {
     let mut flags = reads::TOPLEVEL;
     if reads.is_shadowed(key.dbid, key.queryid) {
         flags |= reads::SHADOWED;
@@ -133,13 +121,7 @@ unsafe fn event_of(
     event
 }
 
-unsafe fn note_write(
-    reads: &Reads,
-    key: &Key,
-    execution: &Execution,
-    query: &pg_sys::QueryDesc,
-    text: &StatementText,
-) {
+unsafe fn note_write(reads: &Reads, key: &Key, execution: &Execution, query: &pg_sys::QueryDesc, text: &StatementText) {
     // SAFETY: a live descriptor has a live plan, whose result relations are numbers, from 1, of its range table.
     let Some(list) = (unsafe { (*query.plannedstmt).resultRelations.as_ref() }) else { return };
     let pending = pending();

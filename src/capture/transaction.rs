@@ -6,8 +6,8 @@
 //! ends inside of a statement (COMMIT in a procedure, VACUUM) has the time of that statement until then.
 
 use super::frames::{Frames, MAX_RELATIONS};
-use super::record::relations_of;
 use super::reads;
+use super::record::relations_of;
 use super::source::StatementText;
 use super::values::{self, Value};
 use crate::memory::statements::{Execution, Key};

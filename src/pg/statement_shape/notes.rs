@@ -31,10 +31,40 @@ const CLOCK: [&str; 4] = ["now", "transaction_timestamp", "statement_timestamp",
 /// Beginnings of names of the server's stable functions whose results depend on their arguments, and on how times and
 /// numbers are written: formats, zones, casts.
 const OF_ARGUMENTS: [&str; 34] = [
-    "date", "timestamp", "time", "interval", "extract", "to_char", "to_date", "to_timestamp", "to_number", "to_json",
-    "json", "row_to_json", "array_", "record_", "concat", "textanycat", "anytextcat", "generate_series", "to_tsvector",
-    "to_tsquery", "plainto_tsquery", "phraseto_tsquery", "websearch_to_tsquery", "ts_headline", "text", "numeric",
-    "money", "cash", "overlaps", "in_range", "enum_", "range_", "multirange_", "string_agg",
+    "date",
+    "timestamp",
+    "time",
+    "interval",
+    "extract",
+    "to_char",
+    "to_date",
+    "to_timestamp",
+    "to_number",
+    "to_json",
+    "json",
+    "row_to_json",
+    "array_",
+    "record_",
+    "concat",
+    "textanycat",
+    "anytextcat",
+    "generate_series",
+    "to_tsvector",
+    "to_tsquery",
+    "plainto_tsquery",
+    "phraseto_tsquery",
+    "websearch_to_tsquery",
+    "ts_headline",
+    "text",
+    "numeric",
+    "money",
+    "cash",
+    "overlaps",
+    "in_range",
+    "enum_",
+    "range_",
+    "multirange_",
+    "string_agg",
 ];
 
 /// Tells what a function that is not immutable depends on.
@@ -71,8 +101,8 @@ pub(super) unsafe extern "C-unwind" fn note_node(node: *mut pg_sys::Node, contex
             pg_sys::NodeTag::T_NextValueExpr => shape.volatile = true,
             pg_sys::NodeTag::T_SQLValueFunction => {
                 shape.circumstances = true;
-                let is_clock = (*node.cast::<pg_sys::SQLValueFunction>()).op
-                    < pg_sys::SQLValueFunctionOp::SVFOP_CURRENT_ROLE;
+                let is_clock =
+                    (*node.cast::<pg_sys::SQLValueFunction>()).op < pg_sys::SQLValueFunctionOp::SVFOP_CURRENT_ROLE;
                 shape.clock |= is_clock;
                 shape.session |= !is_clock;
             }

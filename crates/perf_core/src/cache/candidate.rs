@@ -35,8 +35,7 @@ pub const SAVED_SHARE_MIN: f64 = 0.25;
 pub const UNKNOWN_SHARE_MAX: f64 = 0.1;
 
 /// Times to live that are recommended, in seconds.
-pub const TTLS_S: [f64; 11] =
-    [10.0, 30.0, 60.0, 300.0, 600.0, 1_800.0, 3_600.0, 7_200.0, 21_600.0, 43_200.0, 86_400.0];
+pub const TTLS_S: [f64; 11] = [10.0, 30.0, 60.0, 300.0, 600.0, 1_800.0, 3_600.0, 7_200.0, 21_600.0, 43_200.0, 86_400.0];
 /// Where the answer depends on the clock.
 pub const CLOCK_TTL_S: f64 = 300.0;
 /// A longer time to live that brings fewer points is not worth the staler answers.
@@ -302,7 +301,8 @@ pub fn judge(summary: &Summary, hit_share: f64, measured: bool) -> Judgement {
     }
     if summary.unknown > UNKNOWN_SHARE_MAX * all {
         let share = 100.0 * summary.unknown / all;
-        let reason = format!("the values of {share:.0} % of its reads are not known: too long, or not of built-in types");
+        let reason =
+            format!("the values of {share:.0} % of its reads are not known: too long, or not of built-in types");
         return is(Verdict::InsufficientData, reason);
     }
     let distinct = summary.distinct();

@@ -3,5 +3,6 @@
 pub mod candidate;
 pub mod depends;
 pub mod marks;
+pub mod pattern;
 pub mod shadow;
 pub mod template;
