@@ -52,6 +52,7 @@ pub extern "C-unwind" fn _PG_init() {
     }
     memory::watch::register();
     collect::worker::after_each_run(advise::alerts::evaluate);
+    collect::worker::watch(advise::caching::watch::WATCHER);
     if guc::worker_enabled() {
         act::launcher::register();
     }
@@ -130,6 +131,12 @@ pgrx::extension_sql_file!("../sql/comments.sql", name = "comments", finalize);
 pgrx::extension_sql_file!("../sql/policy.sql", name = "policy_tables");
 pgrx::extension_sql_file!("../sql/comments_policy.sql", name = "policy_comments", requires = ["policy_tables"]);
 pgrx::extension_sql_file!("../sql/cache_tables.sql", name = "cache_tables", requires = ["policy_tables"]);
+pgrx::extension_sql_file!("../sql/caching_tables.sql", name = "caching_tables");
+pgrx::extension_sql_file!(
+    "../sql/caching.sql",
+    name = "caching",
+    requires = ["caching_tables", "policy_tables", api::caching::caching_strategies, api::caching::cache_shadow]
+);
 pgrx::extension_sql_file!("../sql/capacity.sql", name = "capacity_tables");
 pgrx::extension_sql_file!(
     "../sql/capacity_functions.sql",

@@ -1,4 +1,8 @@
 //! Result caches: keys, what makes an entry invalid, and what a cache would be worth. Pure.
 
+pub mod candidate;
+pub mod depends;
 pub mod marks;
+pub mod pattern;
+pub mod shadow;
 pub mod template;
