@@ -6,11 +6,13 @@
 //! - `slow_ring` and `traces`: rings with a sequence word for each slot, no lock. `written`: single words.
 //! - `text`: lock-free lists of free blocks; a chain belongs to its entry and is guarded by the entry's partition.
 //! - `watch`: an area and a lock of its own, taken for nothing else. `moves`: an area of its own, no lock.
+//! - `cache_stats`: an area of its own, no lock.
 //! - `applications`: a lock for identities and what moves between areas; none to count.
 //!
 //! Order: drain, partition, other; `applications` is taken with none of them. No slab is owned while a lock is waited for.
 
 pub mod applications;
+pub mod cache_stats;
 pub mod moves;
 pub mod ring;
 pub mod samples;
@@ -196,6 +198,7 @@ pub fn request() {
     }
     watch::request();
     moves::request();
+    cache_stats::request();
 }
 
 /// Attaches the memory and, the first time, initialises it; from shmem_startup_hook.
@@ -239,6 +242,7 @@ pub fn startup() {
     MEMORY.set(Some(memory));
     watch::startup();
     moves::startup();
+    cache_stats::startup();
 }
 
 fn log_size(sizes: &Sizes) {

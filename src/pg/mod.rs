@@ -8,6 +8,7 @@ pub mod buffers;
 pub mod cardinality;
 pub mod catalog;
 pub mod compressed_file;
+pub mod compute;
 pub mod cpu_time;
 pub mod create_index;
 pub mod ddl;
