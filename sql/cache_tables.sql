@@ -1,4 +1,3 @@
-ALTER TABLE perf.cache_policy ADD COLUMN IF NOT EXISTS compute_sql text, ADD COLUMN IF NOT EXISTS max_stale interval;
 -- The embedded cache and what keeps it exact. All of it is read and written through functions only: an entry belongs to a
 -- role, and a mark without its entry, or the other way round, would make a stale value look fresh.
 
