@@ -65,9 +65,7 @@ impl Error {
                 (PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message, hint)
             }
             Error::Unsupported { message, hint } => (PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED, message, hint),
-            Error::ReadOnly { message, hint } => {
-                (PgSqlErrorCode::ERRCODE_READ_ONLY_SQL_TRANSACTION, message, hint)
-            }
+            Error::ReadOnly { message, hint } => (PgSqlErrorCode::ERRCODE_READ_ONLY_SQL_TRANSACTION, message, hint),
             Error::Denied { message, hint } => (PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, message, hint),
             Error::UndefinedColumn { message, hint } => (PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN, message, hint),
             Error::UndefinedObject { message, hint } => (PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, message, hint),

@@ -52,6 +52,8 @@ static CACHE_MAX_VALUE_BYTES: GucSetting<i32> = GucSetting::<i32>::new(1_048_576
 static CACHE_MAX_MB: GucSetting<i32> = GucSetting::<i32>::new(256);
 /// Empty: the current role's own entries.
 static CACHE_ROLE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+/// A get from the embedded cache costs a tenth of a millisecond: a faster statement gains nothing.
+static CACHE_SURVEY_MIN_MS: GucSetting<f64> = GucSetting::<f64>::new(2.0);
 static COLLECTOR: GucSetting<bool> = GucSetting::<bool>::new(true);
 static CAPTURE_PLANS: GucSetting<bool> = GucSetting::<bool>::new(true);
 static SAMPLE_LITERALS: GucSetting<bool> = GucSetting::<bool>::new(true);
@@ -228,6 +230,16 @@ pub fn define_settings() {
         GucContext::Sighup,
         GucFlags::SUPERUSER_ONLY | GucFlags::NO_SHOW_ALL,
     );
+    GucRegistry::define_float_guc(
+        c"perf_opt.cache_survey_min_ms",
+        c"Reads that take longer are looked at for whether a cache would answer them.",
+        c"-1 switches that off; statements that are shadowed are looked at anyway.",
+        &CACHE_SURVEY_MIN_MS,
+        -1.0,
+        3_600_000.0,
+        GucContext::Sighup,
+        GucFlags::UNIT_MS,
+    );
     GucRegistry::define_bool_guc(
         c"perf_opt.capture_plans",
         c"Keeps the plan of slow executions, without literals.",
@@ -328,6 +340,12 @@ pub fn archive_directory() -> String {
 /// Empty for the machine itself.
 pub fn host_root() -> String {
     HOST_ROOT.get().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// From which duration on reads are surveyed for caches; `None` when none is.
+pub fn cache_survey_min_ns() -> Option<u64> {
+    let ms = CACHE_SURVEY_MIN_MS.get();
+    (ms >= 0.0).then_some((ms * 1e6) as u64)
 }
 
 pub fn worker_enabled() -> bool {

@@ -50,6 +50,7 @@ pub extern "C-unwind" fn _PG_init() {
     }
     memory::watch::register();
     collect::worker::after_each_run([cache::tidy::maintain, advise::alerts::evaluate]);
+    collect::worker::watch(advise::caching::watch::WATCHER);
     if guc::worker_enabled() {
         act::launcher::register();
     }
@@ -129,6 +130,12 @@ pgrx::extension_sql_file!(
         api::cache::cache_stats,
         api::cache::cached
     ]
+);
+pgrx::extension_sql_file!("../sql/caching_tables.sql", name = "caching_tables");
+pgrx::extension_sql_file!(
+    "../sql/caching.sql",
+    name = "caching",
+    requires = ["caching_tables", "policy_tables", api::caching::caching_strategies, api::caching::cache_shadow]
 );
 pgrx::extension_sql_file!("../sql/capacity.sql", name = "capacity_tables");
 pgrx::extension_sql_file!(

@@ -122,7 +122,8 @@ fn cache_stats() -> TableIterator<
     TableIterator::new(rows.into_iter().map(|row| {
         let of = |event| row.counts.map(|counts| i64::try_from(counts.of(event)).unwrap_or(i64::MAX));
         let (gets, hits) = (of(Event::Get), of(Event::Hit));
-        let hit_pct = gets.zip(hits).filter(|(gets, _)| *gets > 0).map(|(gets, hits)| 100.0 * hits as f64 / gets as f64);
+        let hit_pct =
+            gets.zip(hits).filter(|(gets, _)| *gets > 0).map(|(gets, hits)| 100.0 * hits as f64 / gets as f64);
         let invalidations = of(Event::Invalidation);
         (
             Text(row.name),

@@ -28,7 +28,8 @@ thread_local! {
 pub fn cached(name: &str, parameters: &Value) -> Result<RawJsonb, Error> {
     let known = policies::read()?;
     let policy = known.iter().find(|policy| policy.name == name).ok_or_else(|| unknown(name, &known))?;
-    let (Some(template), Some(sql)) = (&policy.template, policy.compute_sql.as_deref().filter(|sql| !sql.is_empty())) else {
+    let (Some(template), Some(sql)) = (&policy.template, policy.compute_sql.as_deref().filter(|sql| !sql.is_empty()))
+    else {
         return Err(Error::WrongState {
             message: format!("cache policy \"{name}\" has nothing to compute its values with"),
             hint: "Set compute_sql of its row in perf.cache_policy to a SELECT.".to_owned(),

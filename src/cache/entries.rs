@@ -306,7 +306,9 @@ fn store(put: &Put, policy: Option<(i64, i64)>, name: &str) -> Result<bool, Erro
             return Err(Error::InvalidArgument {
                 argument: "snapshot",
                 value: computed_with.to_string(),
-                accepted: format!("A snapshot of this server, taken before: transactions from {newest} on are yet to come."),
+                accepted: format!(
+                    "A snapshot of this server, taken before: transactions from {newest} on are yet to come."
+                ),
             });
         }
     }

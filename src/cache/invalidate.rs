@@ -26,11 +26,9 @@ impl Invalid {
     pub fn by_event(event: &str) -> Result<Invalid, Error> {
         let known = policies::read()?;
         let watches = privilege::as_owner(c"cache_watch_table", || {
-            Ok(run_with(
-                c"SELECT event, keys, tags FROM perf.cache_watch_table ORDER BY event",
-                &[],
-                |row| (row.string(1), row.get::<Vec<String>>(2), row.get::<Vec<String>>(3)),
-            )
+            Ok(run_with(c"SELECT event, keys, tags FROM perf.cache_watch_table ORDER BY event", &[], |row| {
+                (row.string(1), row.get::<Vec<String>>(2), row.get::<Vec<String>>(3))
+            })
             .1)
         })?;
         let has_policy = known.iter().any(|policy| policy.invalidated_by.iter().any(|one| one == event));
@@ -97,11 +95,9 @@ fn owners() -> Vec<u32> {
         return vec![core_marks::EVERYBODY];
     }
     privilege::with_own_path(|| {
-        run_with(
-            c"SELECT oid FROM pg_catalog.pg_roles WHERE pg_catalog.pg_has_role(oid, 'USAGE')",
-            &[],
-            |row| row.get::<pgrx::pg_sys::Oid>(1).map_or(core_marks::EVERYBODY, |oid| oid.to_u32()),
-        )
+        run_with(c"SELECT oid FROM pg_catalog.pg_roles WHERE pg_catalog.pg_has_role(oid, 'USAGE')", &[], |row| {
+            row.get::<pgrx::pg_sys::Oid>(1).map_or(core_marks::EVERYBODY, |oid| oid.to_u32())
+        })
         .1
     })
     .into_iter()

@@ -200,11 +200,7 @@ fn tidy(part: usize, removed_max: usize) {
         "INSERT INTO perf.cache_usage (part, policy, entries, bytes, counted_at)
          SELECT {part}, p, e, b, clock_timestamp() FROM unnest($1, $2, $3) AS u (p, e, b)",
         part,
-        &[
-            names.into_iter().map(crate::pg::text::Text).collect::<Vec<_>>().into(),
-            entries.into(),
-            bytes.into(),
-        ],
+        &[names.into_iter().map(crate::pg::text::Text).collect::<Vec<_>>().into(), entries.into(), bytes.into()],
         |_| (),
     );
 }
@@ -237,7 +233,9 @@ fn prune(now: i64) -> Option<String> {
             &[all.into(), marks::FLOOR.into()],
             |_| (),
         );
-        return Some(format!("perf_opt: emptied the cache: {count} keys, beginnings and tags were invalidated in an hour"));
+        return Some(format!(
+            "perf_opt: emptied the cache: {count} keys, beginnings and tags were invalidated in an hour"
+        ));
     }
     run_with(
         c"UPDATE perf.cache_mark SET settled = pg_current_xact_id()::text::bigint, settled_at = $1

@@ -38,6 +38,25 @@ pub struct News {
 /// What follows each ordinary run, in a transaction of its own: it lies further down than this module and is given from
 /// above.
 pub type Step = fn(now: i64) -> Result<News, crate::error::Error>;
+/// What looks at memory between the runs and keeps what it finds: it lies further down than this module and is given from
+/// above.
+#[derive(Clone, Copy)]
+pub struct Watcher {
+    /// Looks at memory; how long until the next look, in microseconds. May use transactions of its own of that length, in ms.
+    pub look: fn(limit_ms: i32) -> Result<i64, String>,
+    /// Writes down what was found, in the transaction of a run.
+    pub write: fn() -> Result<(), crate::error::Error>,
+    /// The collector leaves.
+    pub end: fn(),
+}
+
+static WATCHER: ProcessLocal<Option<Watcher>> = ProcessLocal::new(None);
+
+/// Sets the watcher. Called when the library is loaded, so that every collector has it.
+pub fn watch(watcher: Watcher) {
+    WATCHER.set(Some(watcher));
+}
+
 /// Notices beyond this number, the oldest, are dropped while none can be sent.
 const NOTICES_MAX: usize = 1_000;
 /// A step is left out until so many times its own length has passed since: where there is much to read and the interval is
@@ -83,9 +102,16 @@ pub extern "C-unwind" fn perf_opt_collector_main(argument: pg_sys::Datum) {
     if end == End::Asked {
         collector.last_run();
     }
+    end_watch();
     let phase = if end == End::NoExtension { Phase::NoExtension } else { Phase::Ended };
     registry::detach(dbid, background::my_pid(), phase);
     background::exit(0);
+}
+
+fn end_watch() {
+    if let Some(watcher) = WATCHER.get() {
+        (watcher.end)();
+    }
 }
 
 /// Database whose slot this process has.
@@ -93,6 +119,7 @@ static ATTACHED: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::ne
 
 #[pg_guard]
 unsafe extern "C-unwind" fn on_exit(_code: i32, _argument: pg_sys::Datum) {
+    end_watch();
     registry::detach(ATTACHED.load(std::sync::atomic::Ordering::Relaxed), background::my_pid(), Phase::Ended);
 }
 
@@ -140,6 +167,7 @@ struct Collector {
     dbid: u32,
     next_run_at: i64,
     next_observation_at: i64,
+    next_look_at: i64,
     next_rotation_at: i64,
     next_texts_at: i64,
     /// When each step after runs ended last, and how long it took.
@@ -157,6 +185,7 @@ impl Collector {
             dbid: names::current_database(),
             next_run_at: 0,
             next_observation_at: 0,
+            next_look_at: 0,
             next_rotation_at: 0,
             next_texts_at: background::now() + TEXTS_EVERY_US,
             last_steps: [(0, 0); STEPS],
@@ -192,6 +221,10 @@ impl Collector {
                 self.next_observation_at = now + SECOND_US;
                 sampler::observe_backends();
             }
+            self.next_look_at = self.next_look_at.min(now + SECOND_US);
+            if now >= self.next_look_at {
+                self.look();
+            }
             let interval = i64::from(crate::guc::collect_interval_s().max(1)) * SECOND_US;
             // A shorter interval or a clock set back takes effect at once.
             if now >= self.next_run_at || self.next_run_at - now > interval {
@@ -201,8 +234,22 @@ impl Collector {
                 }
                 continue;
             }
-            let next = self.next_run_at.min(self.next_observation_at);
+            let next = self.next_run_at.min(self.next_observation_at).min(self.next_look_at);
             background::wait((next - background::now()).clamp(0, SECOND_US) / 1_000 + 1);
+        }
+    }
+
+    /// Has the watcher look at memory.
+    fn look(&mut self) {
+        let Some(watcher) = WATCHER.get() else { return };
+        match (watcher.look)(LAST_RUN_LIMIT_MS) {
+            Ok(pause) => self.next_look_at = background::now() + pause.clamp(1_000, SECOND_US),
+            Err(message) => {
+                self.next_look_at = background::now() + SECOND_US;
+                if !background::must_end() && !registry::is_held(self.dbid) {
+                    self.failed(&message);
+                }
+            }
         }
     }
 
@@ -264,9 +311,15 @@ impl Collector {
         self.check_goes_on(&sampled, limit_ms)?;
         let rotated = self.rotate(limit_ms, now);
         self.check_goes_on(&rotated, limit_ms)?;
+        let watched = match WATCHER.get() {
+            Some(watcher) => background::transaction(limit_ms, watcher.write),
+            None => Ok(()),
+        };
+        self.check_goes_on(&watched, limit_ms)?;
         let stepped = self.step(limit_ms);
         sampled?;
         let history_bytes = rotated?;
+        watched?;
         stepped?;
         Ok(Some((slow_lost, history_bytes)))
     }

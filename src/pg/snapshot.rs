@@ -89,10 +89,7 @@ impl IntoDatum for PgSnapshot {
         let printed = std::ffi::CString::new(self.0.to_string()).ok()?;
         // SAFETY: the input function takes a C string and copies what it keeps.
         unsafe {
-            pgrx::direct_function_call_as_datum(
-                pg_sys::pg_snapshot_in,
-                &[Some(pg_sys::Datum::from(printed.as_ptr()))],
-            )
+            pgrx::direct_function_call_as_datum(pg_sys::pg_snapshot_in, &[Some(pg_sys::Datum::from(printed.as_ptr()))])
         }
     }
 
@@ -110,7 +107,8 @@ unsafe impl UnboxDatum for PgSnapshot {
         Self: 'src,
     {
         // SAFETY: the caller vouches for a pg_snapshot that is not NULL.
-        unsafe { PgSnapshot::from_datum(datum.sans_lifetime(), false) }.unwrap_or(PgSnapshot(Snapshot::new(0, Vec::new())))
+        unsafe { PgSnapshot::from_datum(datum.sans_lifetime(), false) }
+            .unwrap_or(PgSnapshot(Snapshot::new(0, Vec::new())))
     }
 }
 
