@@ -45,8 +45,8 @@ pub fn compute(what: &str, sql: &str, parameters: &[String]) -> Result<Computed,
             pg_sys::PopActiveSnapshot();
             return Err(refused("no statement that can be cached"));
         };
-        // On lines of its own: the statement may end in a comment.
-        let sql = sql.trim_end().trim_end_matches(';');
+        // Without a semicolon and what follows it; on lines of its own, for it may end in a comment.
+        let sql = shape.extent.map_or(sql, |extent| sql.get(extent).unwrap_or(sql));
         let one = match &shape.only_column {
             Some(column) => format!(
                 "CASE WHEN pg_catalog.count(*) OPERATOR(pg_catalog.=) 1 THEN \
@@ -89,6 +89,8 @@ struct Shape {
     /// The name of its column, if it has one only.
     only_column: Option<String>,
     is_repeatable: bool,
+    /// Where in the text the statement is, in bytes of the server's encoding, if something follows it.
+    extent: Option<std::ops::Range<usize>>,
 }
 
 /// What a prepared statement is; `None` for anything but one SELECT that changes nothing.
@@ -118,6 +120,11 @@ unsafe fn shape_of(plan: pg_sys::SPIPlanPtr) -> Option<Shape> {
             ident::owned(name).unwrap_or_default()
         });
         let is_volatile = pg_sys::contain_volatile_functions(query.cast());
-        Some(Shape { only_column, is_repeatable: !is_volatile && !(*source).dependsOnRLS })
+        let raw = (*source).raw_parse_tree;
+        let extent = (!raw.is_null() && (*raw).stmt_len > 0).then(|| {
+            let at = usize::try_from((*raw).stmt_location).unwrap_or(0);
+            at..at + usize::try_from((*raw).stmt_len).unwrap_or(0)
+        });
+        Some(Shape { only_column, extent, is_repeatable: !is_volatile && !(*source).dependsOnRLS })
     }
 }
