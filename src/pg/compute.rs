@@ -46,7 +46,9 @@ pub fn compute(what: &str, sql: &str, parameters: &[String]) -> Result<Computed,
             return Err(refused("no statement that can be cached"));
         };
         // Without a semicolon and what follows it; on lines of its own, for it may end in a comment.
-        let sql = shape.extent.map_or(sql, |extent| sql.get(extent).unwrap_or(sql));
+        let whole = DbText::from_utf8(sql);
+        let cut = shape.extent.and_then(|extent| whole.as_bytes().get(extent));
+        let sql = cut.map_or_else(|| sql.to_owned(), |bytes| DbText::from_bytes(bytes.to_vec()).to_utf8());
         let one = match &shape.only_column {
             Some(column) => format!(
                 "CASE WHEN pg_catalog.count(*) OPERATOR(pg_catalog.=) 1 THEN \

@@ -1,4 +1,5 @@
 -- The embedded cache: what it takes, what it gives, what it refuses.
+CREATE EXTENSION IF NOT EXISTS perf_opt;
 SELECT perf.cache_get('a');
 SELECT perf.cache_put('a', '{"x": 1}');
 SELECT perf.cache_get('a');
