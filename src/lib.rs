@@ -15,6 +15,7 @@ mod memory;
 mod collect;
 
 mod baselines;
+mod cache;
 mod indexes;
 mod partitions;
 mod workload;
@@ -51,7 +52,7 @@ pub extern "C-unwind" fn _PG_init() {
         pg_sys::shmem_startup_hook = Some(attach_memory);
     }
     memory::watch::register();
-    collect::worker::after_each_run(advise::alerts::evaluate);
+    collect::worker::after_each_run([cache::tidy::maintain, advise::alerts::evaluate]);
     collect::worker::watch(advise::caching::watch::WATCHER);
     if guc::worker_enabled() {
         act::launcher::register();
@@ -131,6 +132,19 @@ pgrx::extension_sql_file!("../sql/comments.sql", name = "comments", finalize);
 pgrx::extension_sql_file!("../sql/policy.sql", name = "policy_tables");
 pgrx::extension_sql_file!("../sql/comments_policy.sql", name = "policy_comments", requires = ["policy_tables"]);
 pgrx::extension_sql_file!("../sql/cache_tables.sql", name = "cache_tables", requires = ["policy_tables"]);
+pgrx::extension_sql_file!(
+    "../sql/cache.sql",
+    name = "cache_functions",
+    requires = [
+        "cache_tables",
+        api::cache::cache_put,
+        api::cache::cache_get,
+        api::cache::cache_snapshot,
+        api::cache::cache_invalidate,
+        api::cache::cache_stats,
+        api::cache::cached
+    ]
+);
 pgrx::extension_sql_file!("../sql/caching_tables.sql", name = "caching_tables");
 pgrx::extension_sql_file!(
     "../sql/caching.sql",

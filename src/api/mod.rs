@@ -2,6 +2,7 @@
 
 pub mod alerts;
 pub mod baselines;
+pub mod cache;
 pub mod caching;
 pub mod capacity;
 pub mod cost;

@@ -62,11 +62,13 @@ const NOTICES_MAX: usize = 1_000;
 /// A step is left out until so many times its own length has passed since: where there is much to read and the interval is
 /// short, it takes a twentieth of the time at most.
 const STEP_PAUSE: i64 = 20;
-static AFTER_RUN: ProcessLocal<Option<Step>> = ProcessLocal::new(None);
+/// How many there are.
+const STEPS: usize = 2;
+static AFTER_RUN: ProcessLocal<[Option<Step>; STEPS]> = ProcessLocal::new([None; STEPS]);
 
-/// Sets the step after each run. Called when the library is loaded, so that every collector has it.
-pub fn after_each_run(step: Step) {
-    AFTER_RUN.set(Some(step));
+/// Sets the steps after each run. Called when the library is loaded, so that every collector has them.
+pub fn after_each_run(steps: [Step; STEPS]) {
+    AFTER_RUN.set(steps.map(Some));
 }
 
 /// Why the main loop ended.
@@ -168,8 +170,8 @@ struct Collector {
     next_look_at: i64,
     next_rotation_at: i64,
     next_texts_at: i64,
-    /// When the step after runs ended last, and how long it took.
-    last_step: (i64, i64),
+    /// When each step after runs ended last, and how long it took.
+    last_steps: [(i64, i64); STEPS],
     /// What listeners have not been told yet.
     notices: Vec<(&'static str, String)>,
     last_message: String,
@@ -186,7 +188,7 @@ impl Collector {
             next_look_at: 0,
             next_rotation_at: 0,
             next_texts_at: background::now() + TEXTS_EVERY_US,
-            last_step: (0, 0),
+            last_steps: [(0, 0); STEPS],
             notices: Vec::new(),
             last_message: String::new(),
             failures: 0,
@@ -331,15 +333,26 @@ impl Collector {
         }
     }
 
+    /// The steps after a run. None keeps the next from being done; the first that fails is what is said.
     fn step(&mut self, limit_ms: i32) -> Result<(), String> {
+        let mut first = Ok(());
+        for n in 0..STEPS {
+            let done = self.one_step(limit_ms, n);
+            first = first.and(done);
+        }
+        let told = self.notify(limit_ms);
+        first.and(told)
+    }
+
+    fn one_step(&mut self, limit_ms: i32, n: usize) -> Result<(), String> {
         let began_at = background::now();
-        let (ended_at, took) = self.last_step;
+        let (ended_at, took) = self.last_steps[n];
         // A clock set back takes effect at once.
         let is_due = limit_ms == RUN_LIMIT_MS && (began_at - ended_at).abs() >= took.saturating_mul(STEP_PAUSE);
-        if let Some(step) = AFTER_RUN.get().filter(|_| is_due) {
+        if let Some(step) = AFTER_RUN.get()[n].filter(|_| is_due) {
             let outcome = background::transaction(limit_ms, || step(began_at));
             let now = background::now();
-            self.last_step = (now, (now - began_at).max(0));
+            self.last_steps[n] = (now, (now - began_at).max(0));
             let news = outcome?;
             // Only what is stored is told, so nothing is told again because storing it failed.
             news.lines.iter().for_each(|line| pgrx::log!("{line}"));
@@ -347,7 +360,7 @@ impl Collector {
             let beyond = self.notices.len().saturating_sub(NOTICES_MAX);
             self.notices.drain(..beyond);
         }
-        self.notify(limit_ms)
+        Ok(())
     }
 
     /// Sends what is left to be told to listeners. Where that fails, for the queue is full or a commit elsewhere holds it, it is

@@ -5,12 +5,13 @@
 //! - `slab`: an owner word for each backend's slab; one lock (`drain`) that readers take around draining all of them.
 //! - `slow_ring` and `traces`: rings with a sequence word for each slot, no lock. `written`: single words.
 //! - `text`: lock-free lists of free blocks; a chain belongs to its entry and is guarded by the entry's partition.
-//! - `watch`: an area and a lock of its own, taken for nothing else. `moves` and `reads`: areas of their own, no lock.
+//! - `watch`: an area and a lock of its own, taken for nothing else. `moves`, `reads` and `cache_stats`: areas of their own, no lock.
 //! - `applications`: a lock for identities and what moves between areas; none to count.
 //!
 //! Order: drain, partition, other, and drain, applications. No slab is owned while a lock is waited for.
 
 pub mod applications;
+pub mod cache_stats;
 pub mod moves;
 pub mod reads;
 pub mod ring;
@@ -197,6 +198,7 @@ pub fn request() {
     }
     watch::request();
     moves::request();
+    cache_stats::request();
     reads::request();
 }
 
@@ -241,6 +243,7 @@ pub fn startup() {
     MEMORY.set(Some(memory));
     watch::startup();
     moves::startup();
+    cache_stats::startup();
     reads::startup();
 }
 

@@ -2,7 +2,10 @@
 
 pub mod candidate;
 pub mod depends;
+pub mod evict;
 pub mod marks;
 pub mod pattern;
+pub mod question;
 pub mod shadow;
+pub mod snapshot;
 pub mod template;
