@@ -33,28 +33,4 @@ CREATE UNLOGGED TABLE perf.cache_mark (
     marked_at timestamptz NOT NULL
 );
 
-CREATE TABLE perf.cache_watch_table (
-    watch_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    event text NOT NULL CHECK (event <> ''),
-    relation oid NOT NULL,
-    operations text[] NOT NULL,
-    keys text[],
-    tags text[],
-    owner oid NOT NULL,
-    created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
-    UNIQUE (event, relation)
-);
-
--- What changed and is not worked off. Logged: Redis and listening clients survive a crash.
-CREATE TABLE perf.cache_outbox (
-    xid xid8 NOT NULL,
-    event text NOT NULL,
-    owner oid NOT NULL,
-    watch_id bigint,
-    keys text[] NOT NULL,
-    prefixes text[] NOT NULL,
-    tags text[] NOT NULL,
-    at timestamptz NOT NULL
-);
-
-REVOKE ALL ON perf.cache_entry, perf.cache_mark, perf.cache_watch_table, perf.cache_outbox FROM PUBLIC;
+REVOKE ALL ON perf.cache_entry, perf.cache_mark FROM PUBLIC;

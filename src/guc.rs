@@ -44,6 +44,12 @@ static JOB_HISTORY_MAX: GucSetting<i32> = GucSetting::<i32>::new(100_000);
 static ARCHIVE_DIRECTORY: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 /// Empty: the machine itself. Tests put files of other machines there.
 static HOST_ROOT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+/// None: the caches are in the database alone.
+static REDIS_URL: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+/// Those of the machine.
+static REDIS_CA_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+/// Some hundred thousand invalidations.
+static CACHE_OUTBOX_MAX_MB: GucSetting<i32> = GucSetting::<i32>::new(64);
 static COLLECTOR: GucSetting<bool> = GucSetting::<bool>::new(true);
 static CAPTURE_PLANS: GucSetting<bool> = GucSetting::<bool>::new(true);
 static SAMPLE_LITERALS: GucSetting<bool> = GucSetting::<bool>::new(true);
@@ -182,6 +188,32 @@ pub fn define_settings() {
         GucContext::Sighup,
         GucFlags::SUPERUSER_ONLY | GucFlags::NO_SHOW_ALL,
     );
+    GucRegistry::define_string_guc(
+        c"perf_opt.redis_url",
+        c"Redis in which caches are invalidated as well.",
+        c"redis://user:password@host:port/database, or rediss:// for TLS. Empty: none.",
+        &REDIS_URL,
+        GucContext::Sighup,
+        GucFlags::SUPERUSER_ONLY,
+    );
+    GucRegistry::define_string_guc(
+        c"perf_opt.redis_ca_file",
+        c"File with the certificates that Redis' own is checked against, in PEM format.",
+        c"Empty: those that the machine trusts.",
+        &REDIS_CA_FILE,
+        GucContext::Sighup,
+        GucFlags::SUPERUSER_ONLY,
+    );
+    GucRegistry::define_int_guc(
+        c"perf_opt.cache_outbox_max_mb",
+        c"Invalidations kept for a Redis that cannot be reached.",
+        c"Beyond, one order takes their place that removes whatever the templates can name.",
+        &CACHE_OUTBOX_MAX_MB,
+        1,
+        1_048_576,
+        GucContext::Sighup,
+        GucFlags::UNIT_MB,
+    );
     GucRegistry::define_bool_guc(
         c"perf_opt.capture_plans",
         c"Keeps the plan of slow executions, without literals.",
@@ -265,6 +297,20 @@ pub fn archive_directory() -> String {
 /// Empty for the machine itself.
 pub fn host_root() -> String {
     HOST_ROOT.get().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// Empty when there is none.
+pub fn redis_url() -> String {
+    REDIS_URL.get().map(|url| url.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// Empty for those of the machine.
+pub fn redis_ca_file() -> String {
+    REDIS_CA_FILE.get().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+pub fn cache_outbox_max_bytes() -> i64 {
+    i64::from(CACHE_OUTBOX_MAX_MB.get()) * 1_048_576
 }
 
 pub fn worker_enabled() -> bool {

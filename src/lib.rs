@@ -20,6 +20,7 @@ mod workload;
 
 mod act;
 mod advise;
+mod cache;
 
 mod api;
 
@@ -116,6 +117,11 @@ pgrx::extension_sql_file!("../sql/comments.sql", name = "comments", finalize);
 pgrx::extension_sql_file!("../sql/policy.sql", name = "policy_tables");
 pgrx::extension_sql_file!("../sql/comments_policy.sql", name = "policy_comments", requires = ["policy_tables"]);
 pgrx::extension_sql_file!("../sql/cache_tables.sql", name = "cache_tables", requires = ["policy_tables"]);
+pgrx::extension_sql_file!(
+    "../sql/cache_watch.sql",
+    name = "cache_watch",
+    requires = ["policy_tables", "cache_tables", api::cache_watch::cache_watch, api::cache_watch::cache_unwatch]
+);
 pgrx::extension_sql_file!("../sql/capacity.sql", name = "capacity_tables");
 pgrx::extension_sql_file!(
     "../sql/capacity_functions.sql",

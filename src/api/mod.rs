@@ -1,6 +1,7 @@
 //! The SQL surface: argument checks, rows out, no logic.
 
 pub mod alerts;
+pub mod cache_watch;
 pub mod capacity;
 pub mod cost;
 pub mod fleet;

@@ -88,6 +88,14 @@ impl Template {
         }
         Filled::Key(key)
     }
+
+    /// What stands before the first placeholder.
+    pub fn literal(&self) -> &str {
+        match self.parts.first() {
+            Some(Part::Text(text)) => text,
+            _ => "",
+        }
+    }
 }
 
 fn is_name(name: &str) -> bool {
