@@ -14,6 +14,7 @@ mod memory;
 
 mod collect;
 
+mod cache;
 mod indexes;
 mod partitions;
 mod workload;

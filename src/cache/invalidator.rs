@@ -108,8 +108,10 @@ struct Round {
     /// Read anew, with their generation.
     watches: Option<(u64, Watches)>,
     has_prepared: bool,
-    /// Bytes put into the queue of Redis; negative: it holds only an order to flush.
-    queued: i64,
+    /// Bytes in the queue of Redis now, if something was put there.
+    queued: Option<i64>,
+    /// It was too long, and is one order now.
+    is_flush: bool,
 }
 
 impl Invalidator {
@@ -216,11 +218,12 @@ impl Invalidator {
         let read = (generation != self.generation).then(Watches::read);
         let watches = read.as_ref().unwrap_or(&self.watches);
         let batch = batch::take(&self.position, watches)?;
-        let mut queued = 0;
+        let (mut queued, mut is_flush) = (None, false);
         if !batch.events.is_empty() {
             let is_down = self.retry_at != 0;
             if self.has_redis() {
-                queued = self.queue(&batch.events, is_down, watches);
+                let (bytes, flush) = self.queue(&batch.events, is_down, watches);
+                (queued, is_flush) = (Some(bytes), flush);
             }
             if !self.has_redis() || is_down {
                 batch.events.iter().for_each(|(event, invalid)| batch::tell(event, invalid.clone(), is_down));
@@ -232,21 +235,23 @@ impl Invalidator {
             |row| row.get::<bool>(1),
         );
         let has_prepared = has_prepared.first().copied().unwrap_or(false);
-        Ok(Some(Round { batch: Some(batch), watches: read.map(|read| (generation, read)), has_prepared, queued }))
+        Ok(Some(Round { batch: Some(batch), watches: read.map(|read| (generation, read)), has_prepared, queued, is_flush }))
     }
 
-    /// Writes down what Redis has to do. Bytes; negative when the queue was too long, and is one order now.
-    fn queue(&self, events: &BTreeMap<String, Invalid>, told: bool, watches: &Watches) -> i64 {
+    /// Writes down what Redis has to do. Bytes of the queue, and whether it was too long and is one order now.
+    fn queue(&self, events: &BTreeMap<String, Invalid>, told: bool, watches: &Watches) -> (i64, bool) {
         let queued = self.queued.unwrap_or_else(queue_bytes);
         let events: Value = events.iter().map(|(event, invalid)| batch::to_json(event, invalid)).collect();
         let bytes = events.to_string().len() as i64;
         if queued + bytes <= crate::guc::cache_outbox_max_bytes() {
             insert(events, told, false);
-            return bytes;
+            return (queued + bytes, false);
         }
         run_with(c"DELETE FROM perf.cache_redis_queue", &[], |_| ());
-        insert(Value::from(vec![batch::to_json("flush", &watches.everything())]), true, true);
-        -1
+        let everything = Value::from(vec![batch::to_json("flush", &watches.everything())]);
+        let bytes = everything.to_string().len() as i64;
+        insert(everything, true, true);
+        (bytes, true)
     }
 
     /// What was committed counts.
@@ -255,18 +260,13 @@ impl Invalidator {
             (self.generation, self.watches) = (generation, watches);
             self.arranged_at = 0;
         }
-        match round.queued {
-            0 => {}
-            ..0 => {
-                self.queued = None;
-                self.flight = None;
-                self.redis = None;
-                let address = "perf_opt: too much was waiting for Redis; once it can be reached, all keys and tags that \
-                               templates can name are removed from it";
-                pgrx::log!("{address}");
-                registry::note_invalidation(self.dbid, |note| note.flushes += 1);
-            }
-            bytes => self.queued = self.queued.map(|queued| queued + bytes),
+        self.queued = round.queued.or(self.queued);
+        if round.is_flush {
+            pgrx::log!(
+                "perf_opt: too much was waiting for Redis; once it can be reached, all keys and tags that templates can \
+                 name are removed from it"
+            );
+            registry::note_invalidation(self.dbid, |note| note.flushes += 1);
         }
         if let Some(batch) = round.batch.filter(|batch| batch.rows > 0) {
             self.removed += batch.rows as u64;

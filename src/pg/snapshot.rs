@@ -1,0 +1,64 @@
+//! Snapshots and transaction numbers with their epochs, as pure code compares them. Called inside a transaction. Locks
+//! nothing beyond what taking a snapshot locks.
+
+use perf_core::cache::snapshot::Snapshot;
+use pgrx::pg_sys;
+
+/// What the statement that runs sees; its own transaction's changes count as not seen, for others do not see them.
+pub fn active() -> Snapshot {
+    // SAFETY: a function called by a statement has an active snapshot; where there is none, a new one is taken.
+    unsafe {
+        match pg_sys::ActiveSnapshotSet() {
+            true => of(pg_sys::GetActiveSnapshot()),
+            false => of(pg_sys::GetLatestSnapshot()),
+        }
+    }
+}
+
+/// What a statement that began now would see.
+pub fn latest() -> Snapshot {
+    // SAFETY: inside a transaction, not in a parallel one: the functions that get here are parallel unsafe.
+    unsafe { of(pg_sys::GetLatestSnapshot()) }
+}
+
+/// # Safety
+/// A valid snapshot of rows' visibility.
+unsafe fn of(snapshot: pg_sys::Snapshot) -> Snapshot {
+    // SAFETY: the array has as many elements as it says.
+    unsafe {
+        let next = pg_sys::ReadNextFullTransactionId().value;
+        let count = (*snapshot).xcnt as usize;
+        let running = if count == 0 { &[] } else { std::slice::from_raw_parts((*snapshot).xip, count) };
+        let widen = |xid: &pg_sys::TransactionId| widen(u64::from(xid.into_inner()), next);
+        Snapshot::new(widen(&(*snapshot).xmax), running.iter().map(widen).collect()).without(own())
+    }
+}
+
+/// A number with its epoch: the one that is not after the next to be given out.
+fn widen(xid: u64, next: u64) -> u64 {
+    let here = next & !u64::from(u32::MAX) | xid;
+    if here > next {
+        here.saturating_sub(1 << 32)
+    } else {
+        here
+    }
+}
+
+/// The number of this transaction, if it has one.
+pub fn own() -> Option<u64> {
+    // SAFETY: a plain look-up; 0 is no transaction.
+    let own = unsafe { pg_sys::GetTopFullTransactionIdIfAny().value };
+    (own != 0).then_some(own)
+}
+
+/// The number of this transaction, which gets one now.
+pub fn assigned() -> u64 {
+    // SAFETY: inside a transaction that may write.
+    unsafe { pg_sys::GetTopFullTransactionId().value }
+}
+
+/// Whether a transaction that has ended was committed.
+pub fn was_committed(xid: u64) -> bool {
+    // SAFETY: a look-up; numbers that are this process's own of late are still kept.
+    unsafe { pg_sys::TransactionIdDidCommit(pg_sys::TransactionId::from(xid as u32)) }
+}
