@@ -71,7 +71,4 @@ CREATE UNLOGGED TABLE perf.cache_usage (
     counted_at timestamptz NOT NULL
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 
-<<<<<<< HEAD
-REVOKE ALL ON perf.cache_entry, perf.cache_mark FROM PUBLIC;
-=======
 REVOKE ALL ON perf.cache_entry, perf.cache_mark, perf.cache_usage FROM PUBLIC;

@@ -14,7 +14,6 @@ mod memory;
 
 mod collect;
 
-mod cache;
 mod indexes;
 mod partitions;
 mod workload;

@@ -132,7 +132,7 @@ impl Statement {
                 printers.push(printer);
                 depends |= !is_same_everywhere(type_oid);
             }
-            let collect = || Self::collect(&stores, descriptor, &mut printers, limits);
+            let mut collect = || Self::collect(&stores, descriptor, &mut printers, limits);
             if depends {
                 privilege::with_iso_dates(collect)
             } else {
