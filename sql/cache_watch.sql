@@ -86,6 +86,19 @@ CREATE VIEW perf.cache_watches WITH (security_barrier) AS
         OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE');
 GRANT SELECT ON perf.cache_watches TO PUBLIC;
 
+-- What perf.health() says of watches, to whoever asks: numbers of all roles' watches.
+CREATE FUNCTION perf._cache_counts(OUT watches bigint, OUT inactive bigint, OUT widened bigint, OUT waiting bigint,
+                                   OUT oldest_s float8, OUT queued bigint)
+STABLE LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT w.watches, w.inactive, w.widened, o.waiting, o.oldest_s, (SELECT count(*) FROM perf.cache_redis_queue)
+      FROM (SELECT count(*) AS watches, count(*) FILTER (WHERE NOT v.is_active) AS inactive,
+                   count(*) FILTER (WHERE v.missing_columns IS NOT NULL) AS widened FROM perf.cache_watches AS v) AS w,
+           (SELECT count(*) AS waiting, EXTRACT(epoch FROM clock_timestamp() - min(b.at))::float8 AS oldest_s
+              FROM perf.cache_outbox AS b) AS o;
+END;
+
+COMMENT ON FUNCTION perf._cache_counts() IS 'Internal: numbers of watches for perf.health()';
 COMMENT ON VIEW perf.cache_watches IS
 'Watches of relations that invalidate caches: those the current role has made, those on relations of a role whose rights it
 has, all of them for members of pg_read_all_stats. watch_id: returned by perf.cache_watch(); event; relation; operations:
