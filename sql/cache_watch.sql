@@ -24,7 +24,6 @@ CREATE TABLE perf.cache_outbox (
     columns text[],
     vals text[],
     event text,
-    owner oid,
     keys text[],
     prefixes text[],
     tags text[]

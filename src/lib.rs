@@ -19,8 +19,9 @@ mod partitions;
 mod workload;
 
 mod act;
-mod advise;
 mod cache;
+
+mod advise;
 
 mod api;
 
@@ -49,7 +50,8 @@ pub extern "C-unwind" fn _PG_init() {
         pg_sys::shmem_startup_hook = Some(attach_memory);
     }
     memory::watch::register();
-    collect::worker::after_each_run(advise::alerts::evaluate);
+    collect::worker::after_each_run([cache::tidy::maintain, advise::alerts::evaluate]);
+    collect::worker::watch(advise::caching::watch::WATCHER);
     if guc::worker_enabled() {
         act::launcher::register();
     }
@@ -121,6 +123,25 @@ pgrx::extension_sql_file!(
     "../sql/cache_watch.sql",
     name = "cache_watch",
     requires = ["policy_tables", "cache_tables", api::cache_watch::cache_watch, api::cache_watch::cache_unwatch]
+);
+pgrx::extension_sql_file!(
+    "../sql/cache.sql",
+    name = "cache_functions",
+    requires = [
+        "cache_tables",
+        api::cache::cache_put,
+        api::cache::cache_get,
+        api::cache::cache_snapshot,
+        api::cache::cache_invalidate,
+        api::cache::cache_stats,
+        api::cache::cached
+    ]
+);
+pgrx::extension_sql_file!("../sql/caching_tables.sql", name = "caching_tables");
+pgrx::extension_sql_file!(
+    "../sql/caching.sql",
+    name = "caching",
+    requires = ["caching_tables", "policy_tables", api::caching::caching_strategies, api::caching::cache_shadow]
 );
 pgrx::extension_sql_file!("../sql/capacity.sql", name = "capacity_tables");
 pgrx::extension_sql_file!(

@@ -1,7 +1,9 @@
 //! The SQL surface: argument checks, rows out, no logic.
 
 pub mod alerts;
+pub mod cache;
 pub mod cache_watch;
+pub mod caching;
 pub mod capacity;
 pub mod cost;
 pub mod fleet;

@@ -5,11 +5,12 @@
 use std::collections::{BTreeMap, HashMap};
 
 use perf_core::cache::invalid::{json_bytes, Invalid, Values};
-use perf_core::cache::marks::{self, EVERYBODY};
+use perf_core::cache::marks::{beginning, of_beginning, of_key, of_tag, EVERYBODY};
 use perf_core::cache::template::Template;
 use serde_json::{json, Value};
 
 use super::outbox::texts;
+use super::{marks, statistics};
 use crate::error::Error;
 use crate::pg::query::{run_with, select_with, text};
 use crate::pg::text::{Document, Text};
@@ -120,7 +121,7 @@ pub fn take(position: &Position, watches: &Watches) -> Result<Batch, Error> {
     let Some((_, snapshot, _)) = rows.first() else { return Ok(batch) };
     let last = rows.iter().map(|(xid, ..)| *xid).max().unwrap_or(0);
     batch.position = position_after(snapshot, batch.is_full.then_some(last));
-    let mut marked: Vec<i64> = Vec::new();
+    let mut asked: BTreeMap<String, Invalid> = BTreeMap::new();
     for (_, _, row) in &rows {
         let ids = row.get("watches").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_i64);
         let columns = texts(row.get("columns"));
@@ -132,31 +133,37 @@ pub fn take(position: &Position, watches: &Watches) -> Result<Batch, Error> {
             invalid.add(&watch.keys, &watch.tags, Values { columns: &columns, rows: vals.as_deref() });
         }
         if let Some(event) = row.get("event").and_then(Value::as_str) {
-            let invalid = batch.events.entry(event.to_owned()).or_default();
+            let invalid = asked.entry(event.to_owned()).or_default();
             invalid.keys.extend(texts(row.get("keys")));
             invalid.prefixes.extend(texts(row.get("prefixes")));
             invalid.tags.extend(texts(row.get("tags")));
         }
     }
-    for invalid in batch.events.values_mut() {
-        invalid.reduce();
-        marked.extend(marks_of(invalid));
-    }
+    batch.events.values_mut().for_each(Invalid::reduce);
+    let mut marked: Vec<i64> = batch.events.values().flat_map(marks_of).collect();
     marked.sort_unstable();
     marked.dedup();
-    super::marks::mark_invalid(&marked)?;
+    marks::mark_invalid(&marked)?;
+    for invalid in batch.events.values() {
+        statistics::note_invalidations(invalid.keys.iter().chain(&invalid.prefixes).map(String::as_str));
+    }
+    // What a user asked for is marked by the asking, for whom it concerns.
+    for (event, mut invalid) in asked {
+        invalid.reduce();
+        batch.events.entry(event).or_default().merge(invalid);
+    }
     batch.events.retain(|_, invalid| !invalid.is_empty());
     Ok(batch)
 }
 
 fn marks_of(invalid: &Invalid) -> Vec<i64> {
     let mut marked: Vec<i64> = Vec::new();
-    marked.extend(invalid.keys.iter().map(|key| marks::of_key(EVERYBODY, key)));
-    marked.extend(invalid.prefixes.iter().map(|prefix| marks::of_beginning(EVERYBODY, marks::beginning(prefix))));
-    marked.extend(invalid.tags.iter().map(|tag| marks::of_tag(EVERYBODY, tag)));
+    marked.extend(invalid.keys.iter().map(|key| of_key(EVERYBODY, key)));
+    marked.extend(invalid.prefixes.iter().map(|prefix| of_beginning(EVERYBODY, beginning(prefix))));
+    marked.extend(invalid.tags.iter().map(|tag| of_tag(EVERYBODY, tag)));
     if !invalid.tag_prefixes.is_empty() {
         // Which entries have such a tag is not known.
-        marked.push(marks::of_beginning(EVERYBODY, ""));
+        marked.push(of_beginning(EVERYBODY, ""));
     }
     marked
 }

@@ -18,6 +18,8 @@ use crate::pg::{background, privilege, query};
 
 /// One statement says no more than that: beyond, all rows may have changed.
 const LIMITS: Limits = Limits { tuples: 1_000, bytes: 65_536 };
+/// The event of what perf.cache_invalidate() was asked for.
+const ASKED: &str = "cache_invalidate";
 /// Relations that a process remembers.
 const REMEMBERED_MAX: usize = 1_000;
 
@@ -131,9 +133,32 @@ fn write(statement: &Statement) {
         Value::Null,
         Value::Null,
         Value::Null,
-        Value::Null,
     ];
     changes::insert(watched.outbox, &row);
+    registry::note_outbox();
+}
+
+/// Tells Redis and listeners of what a user has made invalid in the embedded cache, once that is committed. Where the library
+/// is not preloaded, nobody would.
+pub fn tell(keys: &[String], prefixes: &[String], tags: &[String]) {
+    let table = privilege::table(c"cache_outbox");
+    let Some(outbox) = table.filter(|_| crate::memory::is_ready()) else { return };
+    let in_database = |texts: &[String]| texts.iter().map(|text| DbText::from_utf8(text)).collect::<Vec<_>>();
+    let lists = [in_database(keys), in_database(prefixes), in_database(tags)];
+    let lists: Vec<Vec<Option<&[u8]>>> =
+        lists.iter().map(|list| list.iter().map(|text| Some(text.as_bytes())).collect()).collect();
+    let row = [
+        Value::Plain(changes::transaction() as i64),
+        Value::Plain(background::now()),
+        Value::Null,
+        Value::Null,
+        Value::Null,
+        Value::Text(ASKED.as_bytes()),
+        Value::Texts(&lists[0]),
+        Value::Texts(&lists[1]),
+        Value::Texts(&lists[2]),
+    ];
+    changes::insert(outbox, &row);
     registry::note_outbox();
 }
 

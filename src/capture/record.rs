@@ -2,12 +2,12 @@
 
 use super::frames::{Frame, Open, Planned, MAX_RELATIONS};
 use super::source::StatementText;
-use super::{plan, sample, transaction};
+use super::{plan, reads, sample, transaction};
 use crate::compat;
 use crate::guc;
 use crate::memory::slow_ring::{self, Record};
 use crate::memory::statements::{self, Execution, Key, Recorded, Source, Usage};
-use crate::memory::{slab, Memory};
+use crate::memory::{self, slab, Memory};
 use crate::pg::local::ProcessLocal;
 use crate::pg::raw;
 use core::ffi::{c_char, CStr};
@@ -94,6 +94,10 @@ pub unsafe fn finished(memory: &Memory, (plans, planning_ns): (u64, u64), open: 
     let recorded = slab::record(memory, &key, execution, &text);
     // SAFETY: the caller vouches for the descriptor.
     unsafe { transaction::on_statement(memory, &key, execution, open.query, &text) };
+    if let (Some(ring), Some(query)) = (memory::reads::of_interest(execution.elapsed_ns), query) {
+        // SAFETY: the descriptor is live, its executor open.
+        unsafe { reads::note(ring, &key, execution, query, &text) };
+    }
     let wanted = match recorded {
         Recorded::SampleWanted => true,
         Recorded::Kept => measured && statements::is_worth_sampling(&open.execution),

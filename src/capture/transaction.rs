@@ -6,9 +6,10 @@
 //! ends inside of a statement (COMMIT in a procedure, VACUUM) has the time of that statement until then.
 
 use super::frames::{Frames, MAX_RELATIONS};
+use super::reads;
 use super::record::relations_of;
-use super::sample;
 use super::source::StatementText;
+use super::values::{self, Value};
 use crate::memory::statements::{Execution, Key};
 use crate::memory::{applications, traces, written, Memory};
 use crate::pg::local::ProcessLocal;
@@ -154,21 +155,16 @@ unsafe fn note_values(
     query: Option<&pg_sys::QueryDesc>,
     text: &StatementText,
 ) {
-    let mut values = Values { hashes: [0; traces::VALUES], len: 0, cut: false };
-    // Values that come from a callback are not fetched: that may run code.
-    // SAFETY: NULL or live with the descriptor.
-    let params = query.and_then(|query| unsafe { query.params.as_ref() }).filter(|params| params.paramFetch.is_none());
-    // SAFETY: the list holds `numParams` values behind its head.
-    let params = params.map_or(&[][..], |params| unsafe { params.params.as_slice(params.numParams.max(0) as usize) });
-    for number in 0..text.parameters() as usize {
-        let value = params.get(number).and_then(sample::text_of);
-        if !values.push(memory, value.as_deref()) {
-            break;
-        }
+    let mut values_of = Values { hashes: [0; traces::VALUES], len: 0, cut: false };
+    // SAFETY: as promised.
+    unsafe {
+        values::each(query, text, |value| match value {
+            Value::Text(text) => values_of.push(memory, Some(text)),
+            Value::Null | Value::Unknown => values_of.push(memory, None),
+        });
     }
-    text.each_value(|value| values.push(memory, value));
-    record.add(key.queryid, key.toplevel, &values.hashes[..values.len]);
-    if values.cut {
+    record.add(key.queryid, key.toplevel, &values_of.hashes[..values_of.len]);
+    if values_of.cut {
         record.flags |= traces::TRUNCATED;
     }
 }
@@ -227,6 +223,7 @@ pub fn before_abort(frames: &Frames) {
 /// A transaction ends: committed, prepared or rolled back.
 #[inline]
 pub fn on_end(memory: &Memory, frames: &Frames, rolled_back: bool) {
+    reads::on_end(rolled_back);
     let current = current();
     if frames.depth > 0 {
         end_inside(frames, current);

@@ -228,7 +228,9 @@ pub enum Value<'a> {
     /// Any type whose values are passed as they are.
     Plain(i64),
     Numbers(&'a [i64]),
-    /// Texts in the database's encoding.
+    /// Text in the database's encoding.
+    Text(&'a [u8]),
+    /// The same, in an array.
     Texts(&'a [Option<&'a [u8]>]),
 }
 
@@ -246,6 +248,7 @@ pub fn insert(table: pg_sys::Oid, row: &[Value]) {
             values.push(match value {
                 Value::Null => pg_sys::Datum::from(0),
                 Value::Plain(value) => pg_sys::Datum::from(*value),
+                Value::Text(text) => text_datum(text),
                 Value::Numbers(numbers) => {
                     let mut elements: Vec<pg_sys::Datum> = numbers.iter().map(|&n| pg_sys::Datum::from(n)).collect();
                     array(&mut elements, &mut vec![false; numbers.len()], pg_sys::INT8OID, 8, true, b'd')
@@ -254,10 +257,7 @@ pub fn insert(table: pg_sys::Oid, row: &[Value]) {
                     let mut elements: Vec<pg_sys::Datum> = texts
                         .iter()
                         .map(|text| match text {
-                            Some(text) => pg_sys::Datum::from(pg_sys::cstring_to_text_with_len(
-                                text.as_ptr().cast(),
-                                text.len() as i32,
-                            )),
+                            Some(text) => text_datum(text),
                             None => pg_sys::Datum::from(0),
                         })
                         .collect();
@@ -273,6 +273,11 @@ pub fn insert(table: pg_sys::Oid, row: &[Value]) {
         }
         pg_sys::table_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
     }
+}
+
+fn text_datum(text: &[u8]) -> pg_sys::Datum {
+    // SAFETY: pointer and length are those of a live slice, which is copied.
+    unsafe { pg_sys::Datum::from(pg_sys::cstring_to_text_with_len(text.as_ptr().cast(), text.len() as i32)) }
 }
 
 /// # Safety

@@ -6,6 +6,8 @@ use pgrx::datum::{Datum, UnboxDatum};
 use pgrx::pgrx_sql_entity_graph::impl_sql_translatable;
 use pgrx::{pg_sys, FromDatum, IntoDatum};
 
+use super::text::Document;
+
 /// The datum of a jsonb.
 #[derive(Clone, Copy, Debug)]
 pub struct RawJsonb(pg_sys::Datum);
@@ -15,6 +17,12 @@ impl RawJsonb {
     pub fn bytes(self) -> usize {
         // SAFETY: a jsonb; its size is in its head, or in the pointer to where it is.
         unsafe { pg_sys::toast_raw_datum_size(self.0) }
+    }
+
+    /// Read; null where the server prints what is no JSON.
+    pub fn parsed(self) -> serde_json::Value {
+        // SAFETY: a jsonb.
+        unsafe { Document::from_datum(self.0, false) }.map_or(serde_json::Value::Null, |document| document.0)
     }
 
     /// A copy in the current memory context that does not depend on the row it is from.

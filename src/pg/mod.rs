@@ -9,6 +9,7 @@ pub mod cardinality;
 pub mod catalog;
 pub mod changes;
 pub mod compressed_file;
+pub mod compute;
 pub mod cpu_time;
 pub mod create_index;
 pub mod ddl;

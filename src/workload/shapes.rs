@@ -1,7 +1,7 @@
 //! What the captured statements of the current database touch, and by what. Owns nothing; reads the table under its own
 //! locks, then analyses one text after another (`pg::statement_shape`) within a time limit.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use perf_core::normalized::with_casts;
@@ -182,6 +182,24 @@ pub fn read() -> Result<Shapes, Error> {
         }
     }
     Ok(shapes)
+}
+
+/// What some captured statements of the current database touch, by queryid and whether a client sent them; `None` for one
+/// that was not understood. One that is not kept is left out. For a process that may become any role.
+pub fn of_statements(wanted: &HashSet<(u64, bool)>) -> HashMap<(u64, bool), Option<Shape>> {
+    let database = current_database();
+    let kept: HashMap<_, _> = samples::of_database(database).into_iter().collect();
+    let mut found = HashMap::new();
+    for item in survey::snapshot(Some(database), true) {
+        let id = (item.key.queryid, item.key.toplevel);
+        if item.is_other || !wanted.contains(&id) || found.get(&id).is_some_and(Option::is_some) {
+            continue;
+        }
+        let text = item.text.as_ref().map(|text| text.to_utf8()).unwrap_or_default();
+        let shape = shape_of(&item, &text, kept.get(&item.key).map_or(&[], Vec::as_slice));
+        found.insert(id, shape.ok());
+    }
+    found
 }
 
 fn path_of(sample: &Sample) -> String {
