@@ -15,12 +15,13 @@ mod memory;
 mod collect;
 
 mod baselines;
-mod cache;
 mod indexes;
 mod partitions;
 mod workload;
 
 mod act;
+mod cache;
+
 mod advise;
 
 mod report;
@@ -132,6 +133,11 @@ pgrx::extension_sql_file!("../sql/comments.sql", name = "comments", finalize);
 pgrx::extension_sql_file!("../sql/policy.sql", name = "policy_tables");
 pgrx::extension_sql_file!("../sql/comments_policy.sql", name = "policy_comments", requires = ["policy_tables"]);
 pgrx::extension_sql_file!("../sql/cache_tables.sql", name = "cache_tables", requires = ["policy_tables"]);
+pgrx::extension_sql_file!(
+    "../sql/cache_watch.sql",
+    name = "cache_watch",
+    requires = ["policy_tables", "cache_tables", api::cache_watch::cache_watch, api::cache_watch::cache_unwatch]
+);
 pgrx::extension_sql_file!(
     "../sql/cache.sql",
     name = "cache_functions",

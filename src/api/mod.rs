@@ -3,6 +3,7 @@
 pub mod alerts;
 pub mod baselines;
 pub mod cache;
+pub mod cache_watch;
 pub mod caching;
 pub mod capacity;
 pub mod cost;

@@ -69,8 +69,11 @@ pub fn read() -> Result<Vec<Row>, Error> {
     Ok(names.into_iter().map(row).collect())
 }
 
+/// A policy, its gets, and those of them that hit.
+pub type Asked = (String, [u64; 2]);
+
 /// Gets and hits of the last minutes, by policy that was asked for, `(other)` among them; `None` where nothing is counted.
-pub fn recent() -> Result<Option<Vec<(String, [u64; 2])>>, Error> {
+pub fn recent() -> Result<Option<Vec<Asked>>, Error> {
     if !cache_stats::is_ready() {
         return Ok(None);
     }
