@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from .case import ClusterTest
@@ -72,7 +73,6 @@ class Caching(ClusterTest):
         self.assertEqual(row["key_template"], "app:orders:{user_id}")
         self.assertEqual(row["invalidated_by"], ["orders_changed"])
         self.assertEqual((row["source"], row["basis"], row["writes_per_min"]), ("workload", "expected", 0))
-        import json
         evidence = json.loads(row["evidence_text"])
         self.assertEqual((evidence["reads"]["reads"], evidence["reads"]["different"]), (200, 4))
         self.assertGreater(row["reads_per_min"], 100)
