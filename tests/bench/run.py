@@ -32,6 +32,7 @@ SUITES = {"overhead": "user instructions per transaction", "cputime": "CPU time 
           "pool": "pools of the emitted size beside others, cost and storage of the sampler",
           "sharding": "advice on workloads with known answers, replayed into four databases",
           "cache": "hits, dashboards and a day of churn of the embedded cache",
+          "shadow": "hit rates of shadow caches beside real ones that replay the same statements",
           "partitions": "rotation under load, many partitions, conversion of a live table, beside pg_partman"}
 
 
