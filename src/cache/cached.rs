@@ -26,8 +26,7 @@ thread_local! {
 
 /// The result of a policy.
 pub fn cached(name: &str, parameters: &Value) -> Result<RawJsonb, Error> {
-    let known = policies::read()?;
-    let policy = known.iter().find(|policy| policy.name == name).ok_or_else(|| unknown(name, &known))?;
+    let Some(policy) = &policies::by_name(name)? else { return Err(unknown(name, &policies::read()?)) };
     let (Some(template), Some(sql)) = (&policy.template, policy.compute_sql.as_deref().filter(|sql| !sql.is_empty()))
     else {
         return Err(Error::WrongState {
