@@ -71,28 +71,4 @@ CREATE UNLOGGED TABLE perf.cache_usage (
     counted_at timestamptz NOT NULL
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 
-CREATE TABLE perf.cache_watch_table (
-    watch_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    event text NOT NULL CHECK (event <> ''),
-    relation oid NOT NULL,
-    operations text[] NOT NULL,
-    keys text[],
-    tags text[],
-    owner oid NOT NULL,
-    created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
-    UNIQUE (event, relation)
-);
-
--- What changed and is not worked off. Logged: Redis and listening clients survive a crash.
-CREATE TABLE perf.cache_outbox (
-    xid xid8 NOT NULL,
-    event text NOT NULL,
-    owner oid NOT NULL,
-    watch_id bigint,
-    keys text[] NOT NULL,
-    prefixes text[] NOT NULL,
-    tags text[] NOT NULL,
-    at timestamptz NOT NULL
-);
-
-REVOKE ALL ON perf.cache_entry, perf.cache_mark, perf.cache_usage, perf.cache_watch_table, perf.cache_outbox FROM PUBLIC;
+REVOKE ALL ON perf.cache_entry, perf.cache_mark, perf.cache_usage FROM PUBLIC;

@@ -22,6 +22,8 @@ pub enum Error {
     Unsupported { message: String, hint: String },
     /// A named object does not exist.
     UndefinedObject { message: String, hint: String },
+    /// A name is taken.
+    DuplicateObject { message: String, hint: String },
     /// The current role may not do this.
     Denied { message: String, hint: String },
     /// A named column does not exist.
@@ -68,6 +70,7 @@ impl Error {
             Error::ReadOnly { message, hint } => (PgSqlErrorCode::ERRCODE_READ_ONLY_SQL_TRANSACTION, message, hint),
             Error::Denied { message, hint } => (PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, message, hint),
             Error::UndefinedColumn { message, hint } => (PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN, message, hint),
+            Error::DuplicateObject { message, hint } => (PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT, message, hint),
             Error::UndefinedObject { message, hint } => (PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, message, hint),
         }
     }

@@ -44,6 +44,12 @@ static JOB_HISTORY_MAX: GucSetting<i32> = GucSetting::<i32>::new(100_000);
 static ARCHIVE_DIRECTORY: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 /// Empty: the machine itself. Tests put files of other machines there.
 static HOST_ROOT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+/// None: the caches are in the database alone.
+static REDIS_URL: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+/// Those of the machine.
+static REDIS_CA_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+/// Some hundred thousand invalidations.
+static CACHE_OUTBOX_MAX_MB: GucSetting<i32> = GucSetting::<i32>::new(64);
 /// An hour: what a cache without a policy is mostly used for.
 static CACHE_DEFAULT_TTL_S: GucSetting<i32> = GucSetting::<i32>::new(3_600);
 /// 1 MB: the largest of the shipped policies is half of that.
@@ -230,6 +236,32 @@ pub fn define_settings() {
         GucContext::Sighup,
         GucFlags::SUPERUSER_ONLY | GucFlags::NO_SHOW_ALL,
     );
+    GucRegistry::define_string_guc(
+        c"perf_opt.redis_url",
+        c"Redis in which caches are invalidated as well.",
+        c"redis://user:password@host:port/database, or rediss:// for TLS. Empty: none.",
+        &REDIS_URL,
+        GucContext::Sighup,
+        GucFlags::SUPERUSER_ONLY,
+    );
+    GucRegistry::define_string_guc(
+        c"perf_opt.redis_ca_file",
+        c"File with the certificates that Redis' own is checked against, in PEM format.",
+        c"Empty: those that the machine trusts.",
+        &REDIS_CA_FILE,
+        GucContext::Sighup,
+        GucFlags::SUPERUSER_ONLY,
+    );
+    GucRegistry::define_int_guc(
+        c"perf_opt.cache_outbox_max_mb",
+        c"Invalidations kept for a Redis that cannot be reached.",
+        c"Beyond, one order takes their place that removes whatever the templates can name.",
+        &CACHE_OUTBOX_MAX_MB,
+        1,
+        1_048_576,
+        GucContext::Sighup,
+        GucFlags::UNIT_MB,
+    );
     GucRegistry::define_float_guc(
         c"perf_opt.cache_survey_min_ms",
         c"Reads that take longer are looked at for whether a cache would answer them.",
@@ -340,6 +372,20 @@ pub fn archive_directory() -> String {
 /// Empty for the machine itself.
 pub fn host_root() -> String {
     HOST_ROOT.get().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// Empty when there is none.
+pub fn redis_url() -> String {
+    REDIS_URL.get().map(|url| url.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// Empty for those of the machine.
+pub fn redis_ca_file() -> String {
+    REDIS_CA_FILE.get().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+pub fn cache_outbox_max_bytes() -> i64 {
+    i64::from(CACHE_OUTBOX_MAX_MB.get()) * 1_048_576
 }
 
 /// From which duration on reads are surveyed for caches; `None` when none is.

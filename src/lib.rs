@@ -14,13 +14,17 @@ mod memory;
 
 mod collect;
 
-mod cache;
+mod baselines;
 mod indexes;
 mod partitions;
 mod workload;
 
 mod act;
+mod cache;
+
 mod advise;
+
+mod report;
 
 mod api;
 
@@ -114,10 +118,26 @@ pgrx::extension_sql_file!(
         api::observe::_trend_start
     ]
 );
+pgrx::extension_sql_file!("../sql/baseline_tables.sql", name = "baseline_tables", requires = ["observe"]);
+pgrx::extension_sql_file!(
+    "../sql/baseline.sql",
+    name = "baseline",
+    requires = [
+        "baseline_tables",
+        api::baselines::baseline_capture,
+        api::baselines::baseline_compare,
+        api::baselines::baseline_drop
+    ]
+);
 pgrx::extension_sql_file!("../sql/comments.sql", name = "comments", finalize);
 pgrx::extension_sql_file!("../sql/policy.sql", name = "policy_tables");
 pgrx::extension_sql_file!("../sql/comments_policy.sql", name = "policy_comments", requires = ["policy_tables"]);
 pgrx::extension_sql_file!("../sql/cache_tables.sql", name = "cache_tables", requires = ["policy_tables"]);
+pgrx::extension_sql_file!(
+    "../sql/cache_watch.sql",
+    name = "cache_watch",
+    requires = ["policy_tables", "cache_tables", api::cache_watch::cache_watch, api::cache_watch::cache_unwatch]
+);
 pgrx::extension_sql_file!(
     "../sql/cache.sql",
     name = "cache_functions",
@@ -150,6 +170,11 @@ pgrx::extension_sql_file!(
 );
 pgrx::extension_sql_file!("../sql/metrics.sql", name = "metrics", requires = [api::metrics::metrics]);
 pgrx::extension_sql_file!("../sql/alerts.sql", name = "alerts", requires = ["policy_tables", api::alerts::alerts]);
+pgrx::extension_sql_file!(
+    "../sql/report.sql",
+    name = "report",
+    requires = [api::report::prometheus_metrics, api::report::prometheus_rules]
+);
 pgrx::extension_sql_file!("../sql/cost.sql", name = "cost", requires = ["policy_tables", api::cost::cost_impact]);
 pgrx::extension_sql_file!("../sql/jobs.sql", name = "job_tables", requires = [api::jobs::_running_jobs]);
 pgrx::extension_sql_file!(

@@ -84,6 +84,7 @@ impl Invalid {
             );
             Ok(removed)
         })?;
+        super::outbox::tell(&self.keys, &self.beginnings, &self.tags);
         statistics::note_invalidations(self.keys.iter().chain(&self.beginnings).map(String::as_str));
         Ok(removed)
     }

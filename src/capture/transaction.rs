@@ -64,7 +64,7 @@ fn record() -> &'static mut traces::Record {
 ///
 /// # Safety
 /// `query` is NULL or a live descriptor whose executor is open.
-#[inline]
+#[inline(always)]
 pub unsafe fn on_statement(
     memory: &Memory,
     key: &Key,
@@ -73,10 +73,6 @@ pub unsafe fn on_statement(
     text: &StatementText,
 ) {
     let current = current();
-    let elapsed_ns = execution.elapsed_ns;
-    if key.toplevel {
-        applications::count_statement(memory, key.userid, execution.calls, elapsed_ns, execution.failed);
-    }
     if current.after_abort && is_after_abort(current) {
         return;
     }
@@ -88,7 +84,7 @@ pub unsafe fn on_statement(
         }
     }
     if key.toplevel {
-        current.statement_ns += elapsed_ns.saturating_sub(core::mem::take(&mut current.given_ns));
+        current.statement_ns += execution.elapsed_ns.saturating_sub(core::mem::take(&mut current.given_ns));
     }
     // SAFETY: the caller vouches for the descriptor, which has a live plan; the rest reads this process's state.
     unsafe {
@@ -100,15 +96,33 @@ pub unsafe fn on_statement(
         }
         // The late failure of a statement that was noted already is none of its own.
         if current.kept && (execution.calls > 0 || !execution.failed) {
-            let record = record();
-            if !record.is_full() {
-                note_values(memory, record, key, query.as_ref(), text);
-            }
-            // One that has a transaction id is not fresh, see `keep`.
-            let writes = raw::GetTopTransactionIdIfAny() != pg_sys::InvalidTransactionId;
-            if !writes && record.flags & traces::FRESH == 0 {
-                note_fresh(memory, record, key, execution, query.as_ref());
-            }
+            note(memory, key, execution, query.as_ref(), text);
+        }
+    }
+}
+
+/// Notes a statement of a transaction that is kept.
+///
+/// # Safety
+/// As for [`on_statement`].
+#[cold]
+unsafe fn note(
+    memory: &Memory,
+    key: &Key,
+    execution: &Execution,
+    query: Option<&pg_sys::QueryDesc>,
+    text: &StatementText,
+) {
+    let record = record();
+    // SAFETY: the caller vouches for the descriptor; the rest reads this process's state.
+    unsafe {
+        if !record.is_full() {
+            note_values(memory, record, key, query, text);
+        }
+        // One that has a transaction id is not fresh, see `keep`.
+        let writes = raw::GetTopTransactionIdIfAny() != pg_sys::InvalidTransactionId;
+        if !writes && record.flags & traces::FRESH == 0 {
+            note_fresh(memory, record, key, execution, query);
         }
     }
 }
@@ -243,6 +257,7 @@ pub fn on_end(memory: &Memory, frames: &Frames, rolled_back: bool) {
             keep(memory, current, writes, rolled_back);
         }
     }
+    applications::at_end();
     current.begun = false;
     current.kept = false;
     current.after_abort = rolled_back;

@@ -9,7 +9,7 @@
 use pgrx::{pg_guard, pg_sys};
 
 use super::history::{self, Memo};
-use super::registry::{self, Phase, RunReport};
+use super::registry::{self, Phase, Post, RunReport};
 use super::sampler;
 use crate::memory::applications;
 use crate::pg::local::ProcessLocal;
@@ -162,6 +162,16 @@ fn has_jobs() -> bool {
     found.first().copied().unwrap_or(false)
 }
 
+/// Whether the invalidator has something to do here, now or later.
+fn has_watches() -> bool {
+    let found = select_under_snapshot(
+        c"SELECT EXISTS (SELECT FROM perf.cache_watch_table) OR EXISTS (SELECT FROM perf.cache_outbox)
+              OR EXISTS (SELECT FROM perf.cache_redis_queue)",
+        |row| row.get::<bool>(1),
+    );
+    found.first().copied().unwrap_or(false)
+}
+
 struct Collector {
     memo: Memo,
     dbid: u32,
@@ -257,11 +267,13 @@ impl Collector {
         background::transaction(RUN_LIMIT_MS, || Ok(background::extension_installed()))
     }
 
-    /// Asks for a scheduler where there are jobs that nobody announced: they were there when the server started, or a
-    /// restore brought them.
+    /// Asks for a scheduler where there are jobs, and for an invalidator where there are watches, that nobody announced:
+    /// they were there when the server started, or a restore brought them.
     fn look_for_jobs(&self, limit_ms: i32) -> Result<(), String> {
-        if !registry::is_scheduler_wanted(self.dbid) && background::transaction(limit_ms, || Ok(has_jobs()))? {
-            registry::jobs_changed(self.dbid);
+        for (post, has_work) in [(Post::Scheduler, has_jobs as fn() -> bool), (Post::Invalidator, has_watches)] {
+            if !registry::is_wanted(post, self.dbid) && background::transaction(limit_ms, || Ok(has_work()))? {
+                registry::wanted(post, self.dbid);
+            }
         }
         Ok(())
     }

@@ -8,7 +8,7 @@
 //! - `watch`: an area and a lock of its own, taken for nothing else. `moves`, `reads` and `cache_stats`: areas of their own, no lock.
 //! - `applications`: a lock for identities and what moves between areas; none to count.
 //!
-//! Order: drain, partition, other; `applications` is taken with none of them. No slab is owned while a lock is waited for.
+//! Order: drain, partition, other, and drain, applications. No slab is owned while a lock is waited for.
 
 pub mod applications;
 pub mod cache_stats;

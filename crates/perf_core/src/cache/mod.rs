@@ -3,6 +3,7 @@
 pub mod candidate;
 pub mod depends;
 pub mod evict;
+pub mod invalid;
 pub mod marks;
 pub mod pattern;
 pub mod question;

@@ -98,6 +98,19 @@ impl Template {
         }
         Filled::Key(key)
     }
+
+    /// A text in which braces mean nothing.
+    pub fn literal_of(text: &str) -> Template {
+        Template { parts: vec![Part::Text(text.to_owned())] }
+    }
+
+    /// What stands before the first placeholder.
+    pub fn literal(&self) -> &str {
+        match self.parts.first() {
+            Some(Part::Text(text)) => text,
+            _ => "",
+        }
+    }
 }
 
 fn matches(parts: &[Part], key: &str) -> bool {
