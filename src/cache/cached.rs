@@ -26,8 +26,7 @@ thread_local! {
 
 /// The result of a policy.
 pub fn cached(name: &str, parameters: &Value) -> Result<RawJsonb, Error> {
-    let known = policies::read()?;
-    let policy = known.iter().find(|policy| policy.name == name).ok_or_else(|| unknown(name, &known))?;
+    let Some(policy) = &policies::by_name(name)? else { return Err(unknown(name, &policies::read()?)) };
     let (Some(template), Some(sql)) = (&policy.template, policy.compute_sql.as_deref().filter(|sql| !sql.is_empty()))
     else {
         return Err(Error::WrongState {
@@ -36,6 +35,15 @@ pub fn cached(name: &str, parameters: &Value) -> Result<RawJsonb, Error> {
         });
     };
     let question = Question::parse(sql);
+    if let Some(name) = question.parameters.iter().find(|name| !template.placeholders().any(|known| known == *name)) {
+        return Err(Error::WrongState {
+            message: format!(
+                "compute_sql of cache policy \"{}\" has a placeholder {{{name}}} that its key has not",
+                policy.name
+            ),
+            hint: "Two values of it would share one result: add it to key_template.".to_owned(),
+        });
+    }
     let given = given(parameters, template, &question)?;
     let value = |name: &str| given.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
     let Filled::Key(key) = template.fill(value) else { return Err(Error::NullArgument { argument: "params" }) };

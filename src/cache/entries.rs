@@ -284,9 +284,6 @@ pub fn put(put: Put) -> Result<bool, Error> {
 
 fn store(put: &Put, policy: Option<(i64, i64)>, name: &str) -> Result<bool, Error> {
     let Put { key, .. } = put;
-    if !key_lock::try_take(Space::Put, key.id as u64 % PUT_LOCKS) {
-        return Ok(false);
-    }
     // With a number of its own from here on: whoever forgets marks waits for the end of transactions that may have missed one.
     snapshot::assigned();
     let said = matches!(put.computed_with, Some(Origin::Said(_)));
@@ -323,7 +320,8 @@ fn store(put: &Put, policy: Option<(i64, i64)>, name: &str) -> Result<bool, Erro
         }
         query::Array::of(looked_at).is_some_and(|marks| marks::verdict(marks, &computed_with) == Verdict::Valid)
     });
-    if !is_valid || !tidy::has_room(key.part()) {
+    // The lock comes last: a put that is refused for something else is in nobody's way.
+    if !is_valid || !tidy::has_room(key.part()) || !key_lock::try_take(Space::Put, key.id as u64 % PUT_LOCKS) {
         return Ok(false);
     }
     let (ttl_us, keep_us) = policy.unwrap_or((guc::cache_default_ttl_s().saturating_mul(1_000_000), 0));

@@ -19,9 +19,9 @@ use super::redis::{Address, Redis};
 use super::watch;
 use crate::act::executor;
 use crate::collect::registry::{self, Post};
+use crate::pg::background;
 use crate::pg::query::{self, run_with, select_with};
 use crate::pg::text::Document;
-use crate::pg::background;
 
 const SECOND_US: i64 = 1_000_000;
 const BATCH_LIMIT_MS: i32 = 30_000;
@@ -235,7 +235,13 @@ impl Invalidator {
             |row| row.get::<bool>(1),
         );
         let has_prepared = has_prepared.first().copied().unwrap_or(false);
-        Ok(Some(Round { batch: Some(batch), watches: read.map(|read| (generation, read)), has_prepared, queued, is_flush }))
+        Ok(Some(Round {
+            batch: Some(batch),
+            watches: read.map(|read| (generation, read)),
+            has_prepared,
+            queued,
+            is_flush,
+        }))
     }
 
     /// Writes down what Redis has to do. Bytes of the queue, and whether it was too long and is one order now.
@@ -291,7 +297,8 @@ impl Invalidator {
         match missing {
             Ok(missing) => {
                 for relation in missing {
-                    if let Err(message) = background::transaction(BATCH_LIMIT_MS, || watch::arrange_triggers(relation)) {
+                    if let Err(message) = background::transaction(BATCH_LIMIT_MS, || watch::arrange_triggers(relation))
+                    {
                         self.failed(&message);
                     }
                 }

@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use perf_core::cache::template::Template;
 
 use crate::error::Error;
+use crate::pg::text::Text;
 use crate::pg::{background, privilege, query};
 
 /// What has no policy is counted under this name.
@@ -34,14 +35,23 @@ pub struct Policy {
 
 /// All of them, by name.
 pub fn read() -> Result<Vec<Policy>, Error> {
+    find(None)
+}
+
+/// The one of a name.
+pub fn by_name(name: &str) -> Result<Option<Policy>, Error> {
+    find(Some(name)).map(|found| found.into_iter().next())
+}
+
+fn find(name: Option<&str>) -> Result<Vec<Policy>, Error> {
     privilege::as_owner(c"cache_policy", || {
         let (_, policies) = query::run_on_part(
             "SELECT cache_name, key_template,
                     (EXTRACT(epoch FROM ttl) * 1000000)::bigint,
                     coalesce((EXTRACT(epoch FROM max_stale) * 1000000)::bigint, 0), compute_sql, invalidated_by
-             FROM perf.cache_policy ORDER BY cache_name",
+             FROM perf.cache_policy WHERE cache_name = coalesce($1, cache_name) ORDER BY cache_name",
             0,
-            &[],
+            &[name.map(|name| Text(name.to_owned())).into()],
             |row| {
                 let key_template = row.string(2);
                 Policy {
@@ -50,7 +60,7 @@ pub fn read() -> Result<Vec<Policy>, Error> {
                     key_template,
                     ttl_us: row.get(3).unwrap_or(0),
                     max_stale_us: row.get(4).unwrap_or(0),
-                    compute_sql: row.get::<crate::pg::text::Text>(5).map(|text| text.0),
+                    compute_sql: row.get::<Text>(5).map(|text| text.0),
                     invalidated_by: row.get::<Vec<String>>(6).unwrap_or_default(),
                 }
             },

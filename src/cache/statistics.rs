@@ -69,21 +69,26 @@ pub fn read() -> Result<Vec<Row>, Error> {
     Ok(names.into_iter().map(row).collect())
 }
 
-/// A policy, its gets, and those of them that hit.
-pub type Asked = (String, [u64; 2]);
+/// What a policy was asked for in the last minutes.
+pub struct Asked {
+    /// Its name, or `(other)`.
+    pub name: String,
+    /// Gets and hits.
+    pub counts: [u64; 2],
+}
 
-/// Gets and hits of the last minutes, by policy that was asked for, `(other)` among them; `None` where nothing is counted.
-pub fn recent() -> Result<Option<Vec<Asked>>, Error> {
+/// Of every policy that was asked for something; an error where nothing is counted.
+pub fn recent() -> Result<Vec<Asked>, Error> {
     if !cache_stats::is_ready() {
-        return Ok(None);
+        return Err(Error::NotPreloaded);
     }
     let database = names::current_database();
     let known = policies::read()?.into_iter().map(|policy| policy.name).chain([OTHER.to_owned()]);
     let asked = |name: String| {
-        let recent = cache_stats::read(database, &name)?.recent;
-        (recent[0] > 0).then_some((name, recent))
+        let counts = cache_stats::read(database, &name)?.recent;
+        (counts[0] > 0).then_some(Asked { name, counts })
     };
-    Ok(Some(known.filter_map(asked).collect()))
+    Ok(known.filter_map(asked).collect())
 }
 
 /// Counts invalidations of keys, or of beginnings of keys, under the names of their policies.

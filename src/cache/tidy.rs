@@ -24,7 +24,7 @@ const REMOVED_BY_PUT_MAX: usize = 500;
 const LOOKED_AT_MAX: i64 = 64 << 20;
 /// What is left when entries have to make room, of the share of a part.
 const FILLED: f64 = 0.9;
-/// A part whose files are so many times its share, most of it free or dead, takes no more and is emptied when it is unused.
+/// A part whose files are so many times its share, most of it free or dead, takes no more and is written anew.
 const FILE_MAX: i64 = 3;
 /// Puts of a process between two looks at the size of a part; and how long a part stays untidied by puts, in microseconds.
 const LOOK_EVERY: u32 = 16;
@@ -94,14 +94,15 @@ pub fn maintain(now: i64) -> Result<News, Error> {
         }
         looked_at += size;
         NEXT_PART.set((part + 1) % PARTS);
+        // Before anything is removed in this transaction, which would have to be written as well.
+        if size > share().saturating_mul(FILE_MAX) && rewrite(part) {
+            news.lines.push(format!(
+                "perf_opt: wrote part {part} of the cache anew: its files took {} kB, and vacuum did not keep up",
+                size >> 10
+            ));
+        }
         if has_entries(part) {
             tidy(part, REMOVED_MAX);
-        }
-        if size > share().saturating_mul(FILE_MAX) && empty(part) {
-            news.lines.push(format!(
-                "perf_opt: emptied part {part} of the cache: its files took {} MB, and vacuum did not keep up",
-                size >> 20
-            ));
         }
     }
     if (now - MARKS_AT.get()).abs() >= MARKS_EVERY_US {
@@ -205,12 +206,12 @@ fn tidy(part: usize, removed_max: usize) {
     );
 }
 
-/// Empties a part if nobody is using it.
-fn empty(part: usize) -> bool {
+/// Writes a part anew, without what is free and dead in it, if nobody is using it.
+fn rewrite(part: usize) -> bool {
     let name = std::ffi::CString::new(format!("cache_entry_{part}")).unwrap_or_default();
     let is_mine = privilege::table(&name).is_some_and(lock::try_lock_exclusive);
     if is_mine {
-        query::run_on_part("TRUNCATE perf.cache_entry_{part}", part, &[], |_| ());
+        query::run_on_part("CLUSTER perf.cache_entry_{part} USING cache_entry_{part}_pkey", part, &[], |_| ());
     }
     is_mine
 }

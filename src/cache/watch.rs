@@ -56,7 +56,8 @@ fn check_relation(relation: pg_sys::Oid) -> Result<String, Error> {
         &[relation.into()],
         |row| Some((row.string(1), row.string(2), row.get::<bool>(3)?)),
     );
-    let (Some((kind, persistence, is_system)), Some(name)) = (found.into_iter().next(), ident::relation(relation)) else {
+    let (Some((kind, persistence, is_system)), Some(name)) = (found.into_iter().next(), ident::relation(relation))
+    else {
         return Err(Error::UndefinedObject {
             message: format!("relation with OID {} does not exist", relation.to_u32()),
             hint: "Name a table of this database.".to_owned(),
@@ -92,7 +93,11 @@ impl Request {
         }
         let is_empty = |templates: &Option<Vec<String>>| templates.as_ref().is_some_and(Vec::is_empty);
         if is_empty(&self.keys) && is_empty(&self.tags) {
-            return Err(invalid("keys", "{}", "At least one template of keys or tags, or NULL for those of the policies."));
+            return Err(invalid(
+                "keys",
+                "{}",
+                "At least one template of keys or tags, or NULL for those of the policies.",
+            ));
         }
         let name = query_own(|| check_relation(self.relation))?;
         for (argument, templates, end) in [("keys", &self.keys, ":"), ("tags", &self.tags, "")] {
@@ -263,11 +268,9 @@ pub fn arrange_triggers(relation: pg_sys::Oid) -> Result<(), Error> {
         lists.into_iter().any(|list| texts(Some(list)).iter().any(|one| one == operation))
     };
     let existing = query_own(|| {
-        Ok(select_with(
-            c"SELECT operation, is_on FROM perf._cache_watch_triggers($1)",
-            &[relation.into()],
-            |row| Some((row.string(1), row.get::<bool>(2)?)),
-        ))
+        Ok(select_with(c"SELECT operation, is_on FROM perf._cache_watch_triggers($1)", &[relation.into()], |row| {
+            Some((row.string(1), row.get::<bool>(2)?))
+        }))
     })?;
     for operation in OPERATIONS.into_iter().chain([TRUNCATE]) {
         let found = existing.iter().find(|(name, _)| name == operation).map(|(_, is_on)| *is_on);

@@ -58,8 +58,9 @@ pub fn compute(what: &str, sql: &str, parameters: &[String]) -> Result<Computed,
             None => "CASE WHEN false THEN NULL ELSE".to_owned(),
         };
         let wrapped = format!(
+            // OFFSET 0: each row is computed once, not once for each place that it is used in.
             "SELECT {one} coalesce(pg_catalog.jsonb_agg(pg_catalog.to_jsonb(perf_opt_row)), '[]'::pg_catalog.jsonb) END \
-             FROM (\n{sql}\n) AS perf_opt_row"
+             FROM (SELECT * FROM (\n{sql}\n) AS perf_opt_rows OFFSET 0) AS perf_opt_row"
         );
         let plan = prepared(&text(&wrapped), &mut types);
         pg_sys::SPI_execute_plan(plan, values.as_mut_ptr(), nulls.as_ptr(), true, 0);

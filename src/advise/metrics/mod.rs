@@ -235,19 +235,19 @@ pub fn measure(is_wanted: impl Fn(&str) -> bool, with_pending: bool) -> Vec<Meas
 /// Hit rate of the embedded cache in the last minutes: all of it, and by policy.
 fn result_caches(sheet: &mut Sheet) {
     let database = server::database_name();
-    let counted = if background::in_recovery() { Ok(None) } else { statistics::recent() };
-    let Ok(Some(asked)) = counted else {
+    let counted = if background::in_recovery() { None } else { statistics::recent().ok() };
+    let Some(asked) = counted else {
         sheet.put("result_cache_hit", DATABASE, &database, Err(NOT_COUNTED));
         return;
     };
-    let [gets, hits] = asked.iter().fold([0, 0], |sum, (_, one)| [sum[0] + one[0], sum[1] + one[1]]);
+    let [gets, hits] = asked.iter().fold([0, 0], |sum, one| [sum[0] + one.counts[0], sum[1] + one.counts[1]]);
     let rate = |[gets, hits]: [u64; 2]| match gets {
         0 => Err("no result cache is kept in this database"),
         1..CACHE_GETS_MIN => Err("it was asked for less than 50 values in the last minutes"),
         _ => Ok(100.0 * hits as f64 / gets as f64),
     };
     sheet.put("result_cache_hit", DATABASE, &database, rate([gets, hits]));
-    for (name, counts) in asked {
-        sheet.put("result_cache_hit", CACHE, &name, rate(counts));
+    for one in asked {
+        sheet.put("result_cache_hit", CACHE, &one.name, rate(one.counts));
     }
 }
