@@ -48,7 +48,8 @@ pub extern "C-unwind" fn perf_opt_scheduler_main(argument: pg_sys::Datum) {
     crate::collect::mark_worker();
     background::on_exit(on_exit);
     let (index, ticket) = registry::parse_argument(argument);
-    let attached = registry::attach_attendant(Post::Scheduler, index, ticket, background::my_pid(), background::my_latch());
+    let attached =
+        registry::attach_attendant(Post::Scheduler, index, ticket, background::my_pid(), background::my_latch());
     let Some(dbid) = attached else { background::exit(0) };
     ATTACHED.store(dbid, Ordering::Relaxed);
     background::install_signal_handlers();

@@ -167,7 +167,9 @@ fn remembered(relation: pg_sys::Oid) -> Rc<Watched> {
     // Before the tables are read: a change that comes in between is read now, or makes the next call read again.
     let generation = registry::watch_generation();
     let known = MEMORY.with_borrow(|memory| {
-        (memory.generation == generation && !registry::changes_watches()).then(|| memory.relations.get(&relation.to_u32()).cloned()).flatten()
+        (memory.generation == generation && !registry::changes_watches())
+            .then(|| memory.relations.get(&relation.to_u32()).cloned())
+            .flatten()
     });
     if let Some(known) = known {
         return known;

@@ -70,7 +70,8 @@ impl Redis {
         let (bell, ringer) = UnixStream::pair().map_err(|problem| problem.to_string())?;
         bell.set_nonblocking(true).map_err(|problem| problem.to_string())?;
         ringer.set_nonblocking(true).map_err(|problem| problem.to_string())?;
-        thread::spawn("perf_opt redis", move || work(&received, &answer, ringer)).map_err(|problem| problem.to_string())?;
+        thread::spawn("perf_opt redis", move || work(&received, &answer, ringer))
+            .map_err(|problem| problem.to_string())?;
         Ok(Redis { orders, answers, bell })
     }
 
@@ -147,7 +148,8 @@ impl Server {
         let mut connection = client.get_connection_with_timeout(PATIENCE)?;
         connection.set_read_timeout(Some(PATIENCE))?;
         connection.set_write_timeout(Some(PATIENCE))?;
-        let unlink: Value = redis::cmd("COMMAND").arg("INFO").arg("UNLINK").query(&mut connection).unwrap_or(Value::Nil);
+        let unlink: Value =
+            redis::cmd("COMMAND").arg("INFO").arg("UNLINK").query(&mut connection).unwrap_or(Value::Nil);
         let knows = matches!(&unlink, Value::Array(found) if found.iter().any(|one| matches!(one, Value::Array(_))));
         // One that may not be asked is not an old one.
         let remove = if knows || unlink == Value::Nil { "UNLINK" } else { "DEL" };

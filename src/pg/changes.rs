@@ -63,7 +63,6 @@ pub fn statement_of_call(fcinfo: pg_sys::FunctionCallInfo) -> Option<Statement> 
 }
 
 impl Statement {
-
     /// The relation that the statement has named.
     pub fn relation(&self) -> pg_sys::Oid {
         // SAFETY: the relation is open during the call.

@@ -24,7 +24,7 @@ class Invalidation(CacheTest):
         self.addCleanup(self.redis.destroy)
         self.server = self.private_cluster({**self.settings, "perf_opt.redis_url": url or self.redis.url, **settings})
         self.server.sql("CREATE EXTENSION perf_opt; CREATE TABLE t (id int, user_id int)")
-        self.server.sql("SELECT perf.cache_watch('paid', 't', keys => '{risk:user:{user_id},deep:{id}:{user_id}}')")
+        self.server.sql("SELECT perf.cache_watch('paid', 't', keys => ARRAY['risk:user:{user_id}', 'deep:{id}:{user_id}'])")
         self.wait_until(lambda: self.redis_health() is not None, 20, "the invalidator to know of Redis")
         self.hear = self.listener("postgres", self.server)
 

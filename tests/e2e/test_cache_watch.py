@@ -203,7 +203,7 @@ class Writes(CacheTest):
         other = self.fresh_database()
         self.watch()
         self.cluster.sql("CREATE TABLE payments (user_id int)", dbname=other)
-        self.cluster.sql("SELECT perf.cache_watch('paid', 'payments', keys => '{other:{user_id}}')", dbname=other)
+        self.cluster.sql("SELECT perf.cache_watch('paid', 'payments', keys => ARRAY['other:{user_id}'])", dbname=other)
         here, there = self.listener(), self.listener(other)
         self.sql("INSERT INTO payments VALUES (1, 1)")
         self.cluster.sql("INSERT INTO payments VALUES (2)", dbname=other)
@@ -268,7 +268,7 @@ class Life(CacheTest):
     def test_standby(self) -> None:
         primary = self.private_cluster(self.settings)
         primary.sql("CREATE EXTENSION perf_opt; CREATE TABLE t (user_id int)")
-        primary.sql("SELECT perf.cache_watch('paid', 't', keys => '{k:{user_id}}')")
+        primary.sql("SELECT perf.cache_watch('paid', 't', keys => ARRAY['k:{user_id}'])")
         standby = primary.standby()
         primary.wait_for_replay(standby)
         self.assert_sql_error("25006", standby, "SELECT perf.cache_watch('paid', 't')")
@@ -284,7 +284,7 @@ class Life(CacheTest):
     def test_rest_of_the_outbox_after_a_restart(self) -> None:
         server = self.private_cluster(self.settings)
         server.sql("CREATE EXTENSION perf_opt; CREATE TABLE t (user_id int)")
-        server.sql("SELECT perf.cache_watch('paid', 't', keys => '{k:{user_id}}')")
+        server.sql("SELECT perf.cache_watch('paid', 't', keys => ARRAY['k:{user_id}'])")
         listener = self.listener("postgres", server)
         server.sql("INSERT INTO t VALUES (1)")
         listener.wait_for(1)
@@ -308,7 +308,7 @@ class Life(CacheTest):
         """Killed at any point, with everybody else: what is committed and was not told is told afterwards."""
         server = self.private_cluster({**self.settings, "restart_after_crash": "on"})
         server.sql("CREATE EXTENSION perf_opt; CREATE TABLE t (id int PRIMARY KEY, user_id int)")
-        server.sql("SELECT perf.cache_watch('paid', 't', keys => '{k:{user_id}}')")
+        server.sql("SELECT perf.cache_watch('paid', 't', keys => ARRAY['k:{user_id}'])")
         chance = random.Random(7)
         told: set = set()
         number = 0

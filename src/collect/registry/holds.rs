@@ -30,7 +30,8 @@ struct Pending {
 }
 
 impl Pending {
-    const NOTHING: Pending = Pending { held: Vec::new(), databases: false, extension: false, jobs: false, outbox: false, watches: false };
+    const NOTHING: Pending =
+        Pending { held: Vec::new(), databases: false, extension: false, jobs: false, outbox: false, watches: false };
 }
 
 /// To be called by the utility hook before it runs a statement that [`utility::classify`] recognised. Makes our

@@ -80,7 +80,8 @@ impl Invalid {
         self.prefixes = kept;
         let prefixes = &self.prefixes;
         self.keys.retain(|key| {
-            let before = prefixes.range::<str, _>((std::ops::Bound::Unbounded, std::ops::Bound::Included(key.as_str())));
+            let before =
+                prefixes.range::<str, _>((std::ops::Bound::Unbounded, std::ops::Bound::Included(key.as_str())));
             before.last().is_none_or(|prefix| !key.starts_with(prefix.as_str()))
         });
     }
