@@ -293,6 +293,8 @@ impl Invalidator {
                     if let Err(message) = background::transaction(BATCH_LIMIT_MS, || watch::arrange_triggers(relation))
                     {
                         self.failed(&message);
+                        // Whoever holds the relation has made us wait once; changes wait for us meanwhile.
+                        break;
                     }
                 }
             }
@@ -313,7 +315,7 @@ impl Invalidator {
             }
             None => None,
         };
-        if let (Some(answer), Some(flight)) = (answer, self.flight.take_if(|_| true)) {
+        if let Some((answer, flight)) = answer.and_then(|answer| Some((answer, self.flight.take()?))) {
             match answer.problem {
                 None => self.landed(&flight, answer.counts),
                 Some(problem) => self.lost(&problem, now),
