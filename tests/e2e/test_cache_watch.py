@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import random
 import threading
-import time
 
 from .cache_case import CacheTest
 from .case import expects_crash
-from .cluster import Connection
 from .pgclient import ConnectionLost, SqlError
 
 USER_KEY = "cache:risk:user:{user_id}"
@@ -299,7 +298,11 @@ class Life(CacheTest):
         server.sql("INSERT INTO t VALUES (3)")
         self.assertEqual(listener.wait_for(1)["keys"], {"k:3"})
         self.assertNotIn(self.invalidator(server), (None, pid))
-        server.sql("CREATE DATABASE copy TEMPLATE postgres")
+        # Makes way for a statement that wants the database alone, and comes back.
+        listener.session.close()
+        server.sql("CREATE DATABASE copy TEMPLATE postgres", dbname="template1")
+        self.wait_until(lambda: self.invalidator(server), 30, "the invalidator after the copy")
+        listener = self.listener("postgres", server)
         server.sql("INSERT INTO t VALUES (4)")
         self.assertEqual(listener.wait_for(1)["keys"], {"k:4"})
 
@@ -327,8 +330,7 @@ class Life(CacheTest):
                             told |= {key for notice in listener.heard() for key in notice["keys"]}
             except (ConnectionLost, SqlError, OSError):
                 killer.join()
-                told |= {key for _, _, payload in listener.session.notifications
-                         for key in __import__("json").loads(payload)["keys"]}
+                told |= {key for _, _, payload in listener.session.notifications for key in json.loads(payload)["keys"]}
         self.wait_until(lambda: self.answers(server), 90, "the server after the last crash")
         listener = self.listener("postgres", server)
         self.wait_until(lambda: self.invalidator(server), 90, "the invalidator after the last crash")
