@@ -12,7 +12,7 @@ use serde_json::{json, Value};
 use super::outbox::texts;
 use super::{marks, statistics};
 use crate::error::Error;
-use crate::pg::query::{run_with, select_with, text};
+use crate::pg::query::{run_with, select_with, text, under_latest_snapshot};
 use crate::pg::text::{Document, Text};
 
 /// Rows taken at once.
@@ -37,7 +37,7 @@ struct Watch {
     tags: Vec<Template>,
 }
 
-/// The watches, as of a generation of them.
+/// The watches.
 #[derive(Default)]
 pub struct Watches {
     by_id: HashMap<i64, Watch>,
@@ -48,18 +48,21 @@ fn templates(value: Option<&Value>) -> Vec<Template> {
 }
 
 impl Watches {
-    /// Reads them, and the policies that they follow.
+    /// Reads them, and the policies that they follow, as they are at this moment: not older than any change that was seen
+    /// before.
     pub fn read() -> Watches {
-        let rows = select_with(
-            c"SELECT w.watch_id, w.event, pg_catalog.jsonb_build_object(
+        let read = || {
+            select_with(
+                c"SELECT w.watch_id, w.event, pg_catalog.jsonb_build_object(
                      'keys', COALESCE(w.keys, (SELECT pg_catalog.array_agg(p.key_template) FROM perf.cache_policy AS p
                                                 WHERE w.event = ANY (p.invalidated_by))),
                      'tags', w.tags)
               FROM perf.cache_watch_table AS w",
-            &[],
-            |row| Some((row.get::<i64>(1)?, row.string(2), row.get::<Document>(3)?.0)),
-        );
-        let by_id = rows.into_iter().map(|(id, event, about)| {
+                &[],
+                |row| Some((row.get::<i64>(1)?, row.string(2), row.get::<Document>(3)?.0)),
+            )
+        };
+        let by_id = under_latest_snapshot(read).into_iter().map(|(id, event, about)| {
             let tags = match about.get("tags") {
                 // The name of the event, in which braces mean nothing.
                 Some(Value::Null) | None => vec![Template::literal_of(&event)],
@@ -96,15 +99,23 @@ pub struct Batch {
     pub events: BTreeMap<String, Invalid>,
     /// Up to where the outbox is worked off now.
     pub position: Position,
+    /// As they were when the rows had been read.
+    pub watches: Watches,
 }
 
 /// Takes rows and marks in the embedded cache what they make invalid.
-pub fn take(position: &Position, watches: &Watches) -> Result<Batch, Error> {
+pub fn take(position: &Position) -> Result<Batch, Error> {
     let running = position.running.iter().map(|xid| Some(Text(xid.to_string()))).collect::<Vec<_>>();
     let rows = run_with(
         c"DELETE FROM perf.cache_outbox AS o
-           WHERE o.ctid = ANY (ARRAY(SELECT b.ctid FROM perf.cache_outbox AS b
-                                      WHERE b.xid >= $1::xid8 OR b.xid = ANY ($2::xid8[]) ORDER BY b.xid LIMIT $3))
+           WHERE o.ctid = ANY (ARRAY(
+                     SELECT u.place
+                       FROM ((SELECT b.xid, b.ctid AS place FROM perf.cache_outbox AS b
+                               WHERE b.xid = ANY ($2::xid8[]) ORDER BY b.xid LIMIT $3)
+                             UNION ALL
+                             (SELECT b.xid, b.ctid FROM perf.cache_outbox AS b
+                               WHERE b.xid >= $1::xid8 ORDER BY b.xid LIMIT $3)) AS u
+                      ORDER BY u.xid LIMIT $3))
            RETURNING o.xid::text::bigint, pg_catalog.pg_current_snapshot()::text,
                      pg_catalog.jsonb_build_object('watches', o.watches, 'columns', o.columns, 'vals', o.vals,
                                                    'event', o.event, 'keys', o.keys, 'prefixes', o.prefixes, 'tags', o.tags)",
@@ -117,6 +128,8 @@ pub fn take(position: &Position, watches: &Watches) -> Result<Batch, Error> {
         is_full: rows.len() as i64 >= ROWS_MAX,
         events: BTreeMap::new(),
         position: position.clone(),
+        // Not before: a row may be of a watch that is newer than the beginning of this.
+        watches: Watches::read(),
     };
     let Some((_, snapshot, _)) = rows.first() else { return Ok(batch) };
     let last = rows.iter().map(|(xid, ..)| *xid).max().unwrap_or(0);
@@ -128,7 +141,7 @@ pub fn take(position: &Position, watches: &Watches) -> Result<Batch, Error> {
         let vals = row.get("vals").and_then(Value::as_array);
         let vals: Option<Vec<Option<String>>> =
             vals.map(|vals| vals.iter().map(|one| one.as_str().map(str::to_owned)).collect());
-        for watch in ids.filter_map(|id| watches.by_id.get(&id)) {
+        for watch in ids.filter_map(|id| batch.watches.by_id.get(&id)) {
             let invalid = batch.events.entry(watch.event.clone()).or_default();
             invalid.add(&watch.keys, &watch.tags, Values { columns: &columns, rows: vals.as_deref() });
         }

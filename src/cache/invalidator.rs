@@ -104,9 +104,9 @@ struct Invalidator {
 
 /// What a round came to.
 struct Round {
-    batch: Option<Batch>,
-    /// Read anew, with their generation.
-    watches: Option<(u64, Watches)>,
+    batch: Batch,
+    /// Of the watches, at the latest.
+    generation: u64,
     has_prepared: bool,
     /// Bytes in the queue of Redis now, if something was put there.
     queued: Option<i64>,
@@ -147,7 +147,7 @@ impl Invalidator {
                 Ok(None) => return Some(changes),
                 Ok(Some(round)) => {
                     self.last_message.clear();
-                    let is_full = round.batch.as_ref().is_some_and(|batch| batch.is_full);
+                    let is_full = round.batch.is_full;
                     let has_prepared = round.has_prepared;
                     self.take_over(round, now);
                     self.arrange(now);
@@ -213,16 +213,13 @@ impl Invalidator {
         if !background::extension_installed() || !super::marks::exist() {
             return Ok(None);
         }
-        // Before the watches are read, which are then at least as new.
         let generation = registry::watch_generation();
-        let read = (generation != self.generation).then(Watches::read);
-        let watches = read.as_ref().unwrap_or(&self.watches);
-        let batch = batch::take(&self.position, watches)?;
+        let batch = batch::take(&self.position)?;
         let (mut queued, mut is_flush) = (None, false);
         if !batch.events.is_empty() {
             let is_down = self.retry_at != 0;
             if self.has_redis() {
-                let (bytes, flush) = self.queue(&batch.events, is_down, watches);
+                let (bytes, flush) = self.queue(&batch.events, is_down, &batch.watches);
                 (queued, is_flush) = (Some(bytes), flush);
             }
             if !self.has_redis() || is_down {
@@ -235,13 +232,7 @@ impl Invalidator {
             |row| row.get::<bool>(1),
         );
         let has_prepared = has_prepared.first().copied().unwrap_or(false);
-        Ok(Some(Round {
-            batch: Some(batch),
-            watches: read.map(|read| (generation, read)),
-            has_prepared,
-            queued,
-            is_flush,
-        }))
+        Ok(Some(Round { batch, generation, has_prepared, queued, is_flush }))
     }
 
     /// Writes down what Redis has to do. Bytes of the queue, and whether it was too long and is one order now.
@@ -262,8 +253,8 @@ impl Invalidator {
 
     /// What was committed counts.
     fn take_over(&mut self, round: Round, now: i64) {
-        if let Some((generation, watches)) = round.watches {
-            (self.generation, self.watches) = (generation, watches);
+        if round.generation != self.generation {
+            self.generation = round.generation;
             self.arranged_at = 0;
         }
         self.queued = round.queued.or(self.queued);
@@ -274,7 +265,9 @@ impl Invalidator {
             );
             registry::note_invalidation(self.dbid, |note| note.flushes += 1);
         }
-        if let Some(batch) = round.batch.filter(|batch| batch.rows > 0) {
+        let batch = round.batch;
+        self.watches = batch.watches;
+        if batch.rows > 0 {
             self.removed += batch.rows as u64;
             self.position = batch.position;
             registry::note_invalidation(self.dbid, |note| {
@@ -300,6 +293,8 @@ impl Invalidator {
                     if let Err(message) = background::transaction(BATCH_LIMIT_MS, || watch::arrange_triggers(relation))
                     {
                         self.failed(&message);
+                        // Whoever holds the relation has made us wait once; changes wait for us meanwhile.
+                        break;
                     }
                 }
             }
@@ -320,7 +315,7 @@ impl Invalidator {
             }
             None => None,
         };
-        if let (Some(answer), Some(flight)) = (answer, self.flight.take_if(|_| true)) {
+        if let Some((answer, flight)) = answer.and_then(|answer| Some((answer, self.flight.take()?))) {
             match answer.problem {
                 None => self.landed(&flight, answer.counts),
                 Some(problem) => self.lost(&problem, now),

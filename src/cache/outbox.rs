@@ -20,6 +20,8 @@ use crate::pg::{background, privilege, query};
 const LIMITS: Limits = Limits { tuples: 1_000, bytes: 65_536 };
 /// The event of what perf.cache_invalidate() was asked for.
 const ASKED: &str = "cache_invalidate";
+/// How long a relation is remembered: nobody tells when it becomes a partition of a watched one.
+const REMEMBERED_US: i64 = 60_000_000;
 /// Relations that a process remembers.
 const REMEMBERED_MAX: usize = 1_000;
 
@@ -30,6 +32,7 @@ struct Watched {
     /// Number and operations of each.
     watches: Vec<(i64, Vec<String>)>,
     outbox: pg_sys::Oid,
+    read_at: i64,
 }
 
 #[derive(Default)]
@@ -171,7 +174,8 @@ fn remembered(relation: pg_sys::Oid) -> Rc<Watched> {
             .then(|| memory.relations.get(&relation.to_u32()).cloned())
             .flatten()
     });
-    if let Some(known) = known {
+    let is_fresh = |known: &Rc<Watched>| (0..REMEMBERED_US).contains(&(background::now() - known.read_at));
+    if let Some(known) = known.filter(is_fresh) {
         return known;
     }
     let watched = Rc::new(read(relation));
@@ -230,5 +234,6 @@ fn read(relation: pg_sys::Oid) -> Watched {
         columns: columns.iter().filter_map(in_database).collect(),
         watches,
         outbox: privilege::table(c"cache_outbox").unwrap_or(pg_sys::InvalidOid),
+        read_at: background::now(),
     }
 }

@@ -128,6 +128,9 @@ fn work(orders: &Receiver<Order>, answers: &Sender<Answer>, mut ringer: UnixStre
 
 /// What went wrong; never with what the address says of a password.
 fn describe(problem: &RedisError) -> String {
+    if problem.is_timeout() {
+        return "no answer within a second".to_owned();
+    }
     problem.to_string().chars().filter(|char| !char.is_control()).take(200).collect()
 }
 

@@ -12,9 +12,9 @@ use super::outbox::texts;
 use crate::act::define::check_preloaded;
 use crate::collect::registry;
 use crate::error::Error;
-use crate::pg::query::{run_with, select_with, text};
+use crate::pg::query::{run_with, text, Row};
 use crate::pg::text::{Document, Text};
-use crate::pg::{background, ddl, depend, ident, privilege, query};
+use crate::pg::{background, ddl, depend, ident, privilege};
 
 const WATCHES: &CStr = c"cache_watch_table";
 const OPERATIONS: [&str; 3] = ["insert", "update", "delete"];
@@ -47,9 +47,14 @@ fn describe(fault: Fault) -> String {
     }
 }
 
+/// Rows of a query that sees what this transaction has done up to now.
+fn rows<T>(query: &'static CStr, arguments: &[DatumWithOid], convert: impl Fn(&Row) -> Option<T>) -> Vec<T> {
+    run_with(query, arguments, convert).1.into_iter().flatten().collect()
+}
+
 /// Refuses what cannot be watched. The relation's name.
 fn check_relation(relation: pg_sys::Oid) -> Result<String, Error> {
-    let found = select_with(
+    let found = rows(
         c"SELECT c.relkind::pg_catalog.text, c.relpersistence::pg_catalog.text,
                  n.nspname = 'perf' OR c.oid < 16384 OR n.nspname IN ('pg_catalog', 'pg_toast', 'information_schema')
           FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = $1",
@@ -130,7 +135,7 @@ impl Request {
             ));
         }
         let columns = query_own(|| {
-            Ok(select_with(
+            Ok(rows(
                 c"SELECT attname::pg_catalog.text FROM pg_catalog.pg_attribute
                   WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped",
                 &[self.relation.into()],
@@ -206,7 +211,7 @@ pub fn remove(event: &str, relation: pg_sys::Oid) -> Result<bool, Error> {
 /// The number of a watch; refuses whoever neither made it nor has the rights of the relation's owner.
 fn check_rights(event: &str, relation: pg_sys::Oid) -> Result<Option<i64>, Error> {
     let found = privilege::as_owner(WATCHES, || {
-        Ok(select_with(
+        Ok(rows(
             c"SELECT watch_id, owner::pg_catalog.oid FROM perf.cache_watch_table WHERE event = $1 AND relation = $2",
             &[text(event), relation.into()],
             |row| Some((row.get::<i64>(1)?, row.get::<pg_sys::Oid>(2)?)),
@@ -235,7 +240,7 @@ fn query_own<T>(body: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
 /// A relation, its partitions and its children, as far as they can have triggers.
 fn with_children(relation: pg_sys::Oid) -> Result<Vec<pg_sys::Oid>, Error> {
     query_own(|| {
-        Ok(select_with(
+        Ok(rows(
             c"WITH RECURSIVE down (relation) AS (
                   SELECT $1
                   UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits AS i JOIN down ON i.inhparent = down.relation)
@@ -251,7 +256,7 @@ fn with_children(relation: pg_sys::Oid) -> Result<Vec<pg_sys::Oid>, Error> {
 /// relation's owner: that somebody wants them was checked.
 pub fn arrange_triggers(relation: pg_sys::Oid) -> Result<(), Error> {
     let needed = privilege::as_owner(WATCHES, || {
-        Ok(select_with(
+        Ok(rows(
             c"WITH RECURSIVE up (relation) AS (
                   SELECT $1
                   UNION SELECT i.inhparent FROM pg_catalog.pg_inherits AS i JOIN up ON i.inhrelid = up.relation)
@@ -268,7 +273,7 @@ pub fn arrange_triggers(relation: pg_sys::Oid) -> Result<(), Error> {
         lists.into_iter().any(|list| texts(Some(list)).iter().any(|one| one == operation))
     };
     let existing = query_own(|| {
-        Ok(select_with(c"SELECT operation, is_on FROM perf._cache_watch_triggers($1)", &[relation.into()], |row| {
+        Ok(rows(c"SELECT operation, is_on FROM perf._cache_watch_triggers($1)", &[relation.into()], |row| {
             Some((row.string(1), row.get::<bool>(2)?))
         }))
     })?;
@@ -299,7 +304,7 @@ fn create_trigger(relation: pg_sys::Oid, operation: &str) -> Result<(), Error> {
             hint: "It was dropped meanwhile.".to_owned(),
         });
     };
-    let rows = match operation {
+    let transition = match operation {
         "insert" => "REFERENCING NEW TABLE AS perf_new ",
         "update" => "REFERENCING OLD TABLE AS perf_old NEW TABLE AS perf_new ",
         "delete" => "REFERENCING OLD TABLE AS perf_old ",
@@ -307,7 +312,7 @@ fn create_trigger(relation: pg_sys::Oid, operation: &str) -> Result<(), Error> {
     };
     let trigger = format!("perf_cache_watch_{operation}");
     ddl::run(&format!(
-        "CREATE OR REPLACE TRIGGER {trigger} AFTER {} ON {name} {rows}FOR EACH STATEMENT EXECUTE FUNCTION perf._cache_changed()",
+        "CREATE OR REPLACE TRIGGER {trigger} AFTER {} ON {name} {transition}FOR EACH STATEMENT EXECUTE FUNCTION perf._cache_changed()",
         operation.to_uppercase()
     ));
     let owner = privilege::relation_owner(relation);
@@ -318,7 +323,7 @@ fn create_trigger(relation: pg_sys::Oid, operation: &str) -> Result<(), Error> {
 
 /// Relations that lack a trigger of their watches: partitions that have come since.
 pub fn incomplete() -> Vec<pg_sys::Oid> {
-    query::run_with(
+    rows(
         c"WITH RECURSIVE down (relation, operation) AS (
               SELECT w.relation::pg_catalog.oid, o.operation
                 FROM perf.cache_watch_table AS w, pg_catalog.unnest(w.operations || 'truncate'::pg_catalog.text) AS o (operation)
@@ -331,15 +336,11 @@ pub fn incomplete() -> Vec<pg_sys::Oid> {
         &[],
         |row| row.get::<pg_sys::Oid>(1),
     )
-    .1
-    .into_iter()
-    .flatten()
-    .collect()
 }
 
 /// Removes watches whose relation is gone.
 pub fn forget_gone() -> u64 {
-    let removed = query::run_with(
+    let removed = run_with(
         c"DELETE FROM perf.cache_watch_table AS w
            WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid = w.relation)",
         &[],

@@ -39,7 +39,7 @@ NOTIFY_ROWS = """
 CREATE OR REPLACE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS
     $$BEGIN PERFORM pg_notify('rows', json_build_object('key', 'user:' || NEW.user_id)::text); RETURN NEW; END$$;
 CREATE TRIGGER tell AFTER INSERT OR UPDATE ON balance FOR EACH ROW EXECUTE FUNCTION tell()"""
-WATCH = "SELECT perf.cache_watch('balance_changed', 'balance', keys => '{user:{user_id}}', tags => '{}')"
+WATCH = "SELECT perf.cache_watch('balance_changed', 'balance', keys => ARRAY['user:{user_id}'], tags => '{}')"
 UNWATCH = "SELECT perf.cache_unwatch('balance_changed', 'balance')"
 WRITE = "\\set u random(1, 1000)\nUPDATE balance SET version = version + 1 WHERE user_id = :u;\n"
 

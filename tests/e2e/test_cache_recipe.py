@@ -77,7 +77,7 @@ class Recipe(CacheTest):
         self.addCleanup(redis.destroy)
         server = self.private_cluster({**self.settings, "perf_opt.redis_url": redis.url}, tcp=True)
         server.sql("CREATE EXTENSION perf_opt; CREATE TABLE transactions (id bigserial, user_id int)")
-        server.sql("SELECT perf.cache_watch('transaction_created', 'transactions', '{insert}', '{cache:risk:user:{user_id}}', "
+        server.sql("SELECT perf.cache_watch('transaction_created', 'transactions', '{insert}', ARRAY['cache:risk:user:{user_id}'], "
                    "'{transaction_created}')")
         at = f"postgres@127.0.0.1:{server.port}/postgres"
         environment = {**clean_environment(), "PYTHONPATH": os.pathsep.join(map(str, packages)), "REDIS_URL": redis.url,

@@ -17,7 +17,8 @@ use readings::Baseline;
 use server::Activity;
 
 use crate::cache::statistics;
-use crate::pg::background;
+use crate::collect::registry;
+use crate::pg::{background, names};
 
 /// What recent rates and latencies are of, where there is history.
 pub const WINDOW_US: i64 = 300_000_000;
@@ -232,8 +233,24 @@ pub fn measure(is_wanted: impl Fn(&str) -> bool, with_pending: bool) -> Vec<Meas
     sheet.rows
 }
 
+/// Hit rate of the Redis that perf_opt.redis_url names, as it counts itself, whoever asked it: between the two latest looks, a minute
+/// apart.
+fn redis(sheet: &mut Sheet) {
+    let slot = registry::slots().into_iter().find(|slot| slot.dbid == names::current_database());
+    let Some(invalidation) = slot.map(|slot| slot.invalidation).filter(|known| known.has_redis) else { return };
+    let [now, before] = invalidation.counts;
+    let gets = (now.0 + now.1).saturating_sub(before.0 + before.1);
+    let rate = match gets {
+        _ if invalidation.down_since != 0 => Err("Redis cannot be reached"),
+        0..CACHE_GETS_MIN => Err("it was asked for less than 50 values in the last minute"),
+        _ => Ok(100.0 * now.0.saturating_sub(before.0) as f64 / gets as f64),
+    };
+    sheet.put("result_cache_hit", CACHE, "redis", rate);
+}
+
 /// Hit rate of the embedded cache in the last minutes: all of it, and by policy.
 fn result_caches(sheet: &mut Sheet) {
+    redis(sheet);
     let database = server::database_name();
     let counted = if background::in_recovery() { None } else { statistics::recent().ok() };
     let Some(asked) = counted else {

@@ -10,7 +10,7 @@ SELECT perf.cache_watch('paid', 'watched') > 0 AS is_watched;
 SELECT tgname, tgenabled FROM pg_trigger WHERE tgrelid = 'watched'::regclass ORDER BY 1;
 SELECT event, relation, operations, keys, tags, is_active, missing_columns FROM perf.cache_watches;
 -- Again: the same watch, changed.
-SELECT perf.cache_watch('paid', 'watched', '{insert}', '{cache:risk:user:{user_id}}', '{user-{user_id}}')
+SELECT perf.cache_watch('paid', 'watched', '{insert}', ARRAY['cache:risk:user:{user_id}'], ARRAY['user-{user_id}'])
        = (SELECT watch_id FROM perf.cache_watches) AS is_same;
 SELECT tgname FROM pg_trigger WHERE tgrelid = 'watched'::regclass ORDER BY 1;
 SELECT event, relation, operations, keys, tags, is_active FROM perf.cache_watches;
@@ -55,7 +55,7 @@ SELECT perf.cache_watch('paid', NULL);
 SELECT perf.cache_watch('paid', 'watched', '{}');
 SELECT perf.cache_watch('paid', 'watched', '{insert,select}');
 SELECT perf.cache_watch('paid', 'watched', '{insert,NULL}');
-SELECT perf.cache_watch('paid', 'watched', keys => '{a:{nothing}}');
+SELECT perf.cache_watch('paid', 'watched', keys => ARRAY['a:{nothing}']);
 SELECT perf.cache_watch('paid', 'watched', keys => '{"a:{user_id"}');
 SELECT perf.cache_watch('paid', 'watched', keys => '{"a:}"}');
 SELECT perf.cache_watch('paid', 'watched', keys => '{"a:{Odd name}"}');
@@ -84,7 +84,7 @@ SELECT perf.cache_watch('paid', 'theirs');
 RESET ROLE;
 GRANT TRIGGER ON theirs TO regress_watch_other;
 SET ROLE regress_watch_other;
-SELECT perf.cache_watch('paid', 'theirs', keys => '{a:{user_id}}') > 0 AS is_watched;
+SELECT perf.cache_watch('paid', 'theirs', keys => ARRAY['a:{user_id}']) > 0 AS is_watched;
 SELECT event, relation, owner, is_active FROM perf.cache_watches;
 RESET ROLE;
 SELECT perf.cache_watch('secret', 'watched') > 0 AS is_watched;
@@ -105,3 +105,4 @@ DROP TABLE watched CASCADE;
 DROP TABLE parted;
 DROP SEQUENCE a_sequence;
 DROP FOREIGN DATA WRAPPER no_wrapper CASCADE;
+CREATE EXTENSION perf_opt;
