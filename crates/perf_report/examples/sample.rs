@@ -3,7 +3,7 @@
 
 mod made_up;
 
-use perf_report::{Format, render};
+use perf_report::{render, Format};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);

@@ -71,10 +71,10 @@ pub(crate) struct Screen {
 
 /// A desk's.
 pub(crate) const WIDE: Screen =
-    Screen { name: "wide", width: 720, height: 216, points: 480, x_ticks: 8, y_ticks: 4, font: 12 };
+    Screen { name: "wide", width: 520, height: 208, points: 480, x_ticks: 6, y_ticks: 4, font: 12 };
 /// A phone's.
 pub(crate) const NARROW: Screen =
-    Screen { name: "narrow", width: 340, height: 200, points: 150, x_ticks: 4, y_ticks: 4, font: 12 };
+    Screen { name: "narrow", width: 340, height: 190, points: 150, x_ticks: 4, y_ticks: 4, font: 12 };
 
 /// Coordinates of plotters are whole pixels: four of them make one, so that lines are smooth.
 const SUB: u32 = 4;
@@ -169,6 +169,12 @@ impl Chart {
         if to - from < 1.0 {
             (from, to) = (from - 1800.0, to + 1800.0);
         }
+        if self.lines.iter().any(|line| line.style == Style::Bars) {
+            // Half a bar more at both ends.
+            let bars = measures.iter().map(Vec::len).max().unwrap_or(0).max(12);
+            let half = (to - from) / bars as f64 / 2.0;
+            (from, to) = (from - half, to + half);
+        }
         let y = format::ticks(low.clamp(-1e300, 0.0), high, screen.y_ticks, Unit::of(&self.unit));
         let (bottom, top) = (y.first()?.0, y.last()?.0);
         (top > bottom).then_some(())?;
@@ -259,10 +265,14 @@ impl Chart {
             let ends = [(x_range.start, *value), (x_range.end, *value)];
             chart.draw_series(LineSeries::new(ends, class(LIMIT).stroke_width(SUB)))?;
             // Names of limits that lie close together would cover each other; the table below the chart has them all.
-            if value - last > (y_range.end - y_range.start) / 12.0 {
+            if value - last > (y_range.end - y_range.start) / 14.0 {
                 let style = text(LIMIT, screen.font - 1).pos(Pos::new(HPos::Left, VPos::Bottom));
                 let name = clean::line(name, 30);
-                chart.draw_series([Text::new(name, (x_range.start + (x_range.end - x_range.start) * 0.01, *value), style)])?;
+                chart.draw_series([Text::new(
+                    name,
+                    (x_range.start + (x_range.end - x_range.start) * 0.01, *value),
+                    style,
+                )])?;
                 last = *value;
             }
         }
@@ -386,6 +396,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
         #[test]
         fn any_numbers_are_drawn_and_bounded(
             values in proptest::collection::vec(proptest::option::of(-1e290..1e290_f64), 1..700),

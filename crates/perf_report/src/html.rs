@@ -5,11 +5,11 @@
 //! knows that style and script by their checksums, so that even markup that came through would neither run nor load.
 
 use askama::Template;
-use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use base64::Engine;
 use sha2::{Digest, Sha256};
 
-use crate::chart::{self, Chart, NARROW, Screen, WIDE};
+use crate::chart::{self, Chart, Screen, NARROW, WIDE};
 use crate::format::Unit;
 use crate::series::{self, Point};
 use crate::view::{Advice, Block, Cell, Kind, Notice, Section, Table, Tile, View};
@@ -178,6 +178,16 @@ impl Cell {
         (self.text.chars().count() > WHOLE).then(|| crate::clean::line(&self.text, WHOLE - 30))
     }
 
+    /// Whether it wants the whole width of a phone.
+    fn is_wide(&self) -> bool {
+        match self.kind {
+            Kind::Chip(_) | Kind::Share(_) => false,
+            Kind::Sql(_) | Kind::Spark(_) => true,
+            // Such as a day with its time.
+            Kind::Text | Kind::Code => self.text.chars().count() > 12,
+        }
+    }
+
     /// Whether it holds nothing.
     fn is_empty(&self) -> bool {
         self.text.is_empty()
@@ -185,9 +195,14 @@ impl Cell {
 }
 
 impl Table {
-    /// Its class: what has many columns is stacked on a phone.
+    /// Its class: what has many columns is stacked on a phone; what begins with long texts gives them room.
     fn class(&self) -> &'static str {
-        if self.columns.len() > 4 { "stack" } else { "" }
+        let long = |row: &Vec<Cell>| row.first().is_some_and(|cell| cell.text.chars().count() > 40);
+        match (self.columns.len() > 4, self.rows.iter().any(long)) {
+            (true, true) => "stack broad",
+            (true, false) => "stack",
+            (false, _) => "",
+        }
     }
 
     /// The cells of a row with their columns.

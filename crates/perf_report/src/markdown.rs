@@ -16,14 +16,16 @@ pub(crate) fn render(view: &View) -> String {
     for section in &view.sections {
         tell(&mut out, section);
     }
-    out.push_str("\nAll times are UTC. A dash stands for what was not measured.\n");
+    gap(&mut out);
+    out.push_str("All times are UTC. A dash stands for what was not measured.\n");
     out
 }
 
 fn tell(out: &mut String, section: &Section) {
-    out.push_str(&format!("\n## {}\n\n{}\n", section.title, prose(&section.takeaway)));
+    gap(out);
+    out.push_str(&format!("## {}\n\n{}\n", section.title, prose(&section.takeaway)));
     for block in &section.blocks {
-        out.push('\n');
+        gap(out);
         match block {
             Block::Tiles(tiles) => {
                 for tile in tiles {
@@ -39,8 +41,10 @@ fn tell(out: &mut String, section: &Section) {
                         let blocks = series::blocks(&line.points, 48);
                         // A gap at an end would be cut off a code span.
                         let blocks = blocks.replace(' ', "·");
+                        // One line alone is what the sentence tells of.
+                        let name = if chart.lines.len() > 1 { prose(&line.name) + " " } else { String::new() };
                         if !blocks.is_empty() {
-                            out.push_str(&format!("  - {} {}\n", prose(&line.name), code(&blocks)));
+                            out.push_str(&format!("  - {name}{}\n", code(&blocks)));
                         }
                     }
                 }
@@ -51,7 +55,15 @@ fn tell(out: &mut String, section: &Section) {
     }
 }
 
+/// Ends a paragraph.
+fn gap(out: &mut String) {
+    while !out.ends_with("\n\n") {
+        out.push('\n');
+    }
+}
+
 fn notice(out: &mut String, notice: &Notice) {
+    gap(out);
     out.push_str(&format!("> **{}:** {}\n", notice.word, prose(&notice.message)));
     if !notice.action.is_empty() {
         out.push_str(&format!(">\n> {}\n", prose(&notice.action)));
@@ -61,11 +73,12 @@ fn notice(out: &mut String, notice: &Notice) {
 }
 
 fn advice(out: &mut String, advice: &Advice) {
+    gap(out);
     let gain = match advice.gain.as_str() {
         "" => String::new(),
         gain => format!(": {} {}", prose(gain), advice.gain_basis),
     };
-    out.push_str(&format!("\n### {}{gain}\n\n", prose(&advice.title)));
+    out.push_str(&format!("### {}{gain}\n\n", prose(&advice.title)));
     let chips = advice.chips.iter().map(|(text, _)| format!("**{}**", prose(text)));
     let facts = advice.facts.iter().map(|(what, value)| format!("{}: {}", what.to_lowercase(), prose(value)));
     let facts: Vec<String> = chips.chain(facts).collect();
@@ -147,7 +160,9 @@ fn prose(text: &str) -> String {
 /// Whether the character there makes an item of a numbered list of what begins the text.
 fn numbered(text: &str, at: usize) -> bool {
     let (before, after) = text.split_at_checked(at).unwrap_or((text, ""));
-    (1..10).contains(&at) && before.bytes().all(|b| b.is_ascii_digit()) && matches!(after.as_bytes().get(1), None | Some(b' '))
+    (1..10).contains(&at)
+        && before.bytes().all(|b| b.is_ascii_digit())
+        && matches!(after.as_bytes().get(1), None | Some(b' '))
 }
 
 /// The longest run of backticks.
@@ -198,7 +213,7 @@ mod tests {
         fn no_text_opens_a_tag_or_ends_a_cell(text in "[ a-z|<>`*\\\\_#\\-]{0,40}") {
             let prose = prose(&text);
             prop_assert!(!prose.contains('<'));
-            let cell = cell(&Cell { text: text.clone(), kind: Kind::Code });
+            let cell = cell(&Cell { text: text.clone(), kind: Kind::Code, ..Cell::default() });
             for text in [prose, cell] {
                 for (at, _) in text.match_indices('|') {
                     let slashes = text[..at].chars().rev().take_while(|c| *c == '\\').count();

@@ -11,8 +11,7 @@ const GAP: f64 = 3.0;
 
 /// The samples in the order of time; what is not a number becomes a gap, and where samples are missing one is put in.
 pub(crate) fn points(samples: &[Sample]) -> Vec<Point> {
-    let mut points: Vec<Point> =
-        samples.iter().map(|s| (s.at.seconds(), s.value.filter(|v| v.is_finite()))).collect();
+    let mut points: Vec<Point> = samples.iter().map(|s| (s.at.seconds(), s.value.filter(|v| v.is_finite()))).collect();
     points.sort_by(|a, b| a.0.total_cmp(&b.0));
     let Some(usual) = usual_step(&points) else { return points };
     let mut out = Vec::with_capacity(points.len());

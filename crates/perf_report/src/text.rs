@@ -1,10 +1,10 @@
 //! The report for a terminal: at most [`WIDTH`] columns, no colours, charts as rows of blocks. Called by `render`.
 
-use comfy_table::{CellAlignment, ContentArrangement, Row, Table as Grid};
+use comfy_table::{CellAlignment, ContentArrangement, Row, Table as Grid, TableComponent};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use crate::chart::Chart;
-use crate::clean::Sql;
+use crate::clean::{self, Sql};
 use crate::format::Unit;
 use crate::series;
 use crate::view::{Advice, Block, Notice, Section, Table, Tile, View};
@@ -20,8 +20,7 @@ pub(crate) fn render(view: &View) -> String {
     heading(&mut out, &view.title, '═');
     let widest = view.facts.iter().map(|(what, _)| what.len()).max().unwrap_or(0);
     for (what, value) in &view.facts {
-        let indent = " ".repeat(widest + 2);
-        paragraph(&mut out, &format!("{what:widest$}  {value}"), "", &indent);
+        paragraph(&mut out, value, &format!("{what:widest$}  "), &" ".repeat(widest + 2));
     }
     for section in &view.sections {
         out.push('\n');
@@ -74,25 +73,26 @@ fn paragraph(out: &mut String, text: &str, first: &str, rest: &str) {
 /// The lines of a text of at most `width` columns, broken at blanks where there are any.
 fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines = Vec::new();
-    let mut line = String::new();
-    for word in text.split(' ') {
-        if !line.is_empty() && line.width() + 1 + word.width() > width {
-            lines.push(std::mem::take(&mut line).trim_end().to_owned());
-        } else if !line.is_empty() {
+    let (mut line, mut used) = (String::new(), 0);
+    for word in text.split_whitespace() {
+        if used > 0 && used + 1 + word.width() > width {
+            lines.push(std::mem::take(&mut line));
+            used = 0;
+        } else if used > 0 {
             line.push(' ');
+            used += 1;
         }
         for c in word.chars() {
-            if line.width() + c.width().unwrap_or(0) > width {
+            let columns = c.width().unwrap_or(0);
+            if used + columns > width {
                 lines.push(std::mem::take(&mut line));
+                used = 0;
             }
             line.push(c);
-        }
-        // Blanks that were there to align stay.
-        if word.is_empty() {
-            line.push(' ');
+            used += columns;
         }
     }
-    lines.push(line.trim_end().to_owned());
+    lines.push(line);
     lines
 }
 
@@ -101,7 +101,7 @@ fn tiles(out: &mut String, tiles: &[Tile]) {
     let value = tiles.iter().map(|t| t.value.width()).max().unwrap_or(0);
     for tile in tiles {
         let pad = |text: &str, width: usize| " ".repeat(width - text.width());
-        let line = format!("{}{}  {}{}  ", tile.label, pad(tile.label, label), pad(&tile.value, value), tile.value);
+        let line = format!("{}{}  {}{}  ", tile.label, pad(&tile.label, label), pad(&tile.value, value), tile.value);
         paragraph(out, &tile.note, &line, &" ".repeat(label + value + 4));
     }
 }
@@ -117,15 +117,18 @@ fn notice(out: &mut String, notice: &Notice) {
 fn chart(out: &mut String, chart: &Chart) {
     paragraph(out, &chart.summary, "", "");
     let unit = Unit::of(&chart.unit);
-    let width = chart.lines.iter().map(|l| l.name.width()).max().unwrap_or(0).min(20);
     for line in &chart.lines {
+        // One line alone is what the sentence above it tells of.
+        let name = if chart.lines.len() > 1 { clean::line(&line.name, 12) } else { String::new() };
         let blocks = series::blocks(&line.points, 60);
         let highest = series::extent(line.points.iter().filter_map(|p| p.1)).map(|e| e.1);
-        let name: String = line.name.chars().take(20).collect();
-        let pad = " ".repeat(width.saturating_sub(name.width()));
         if !blocks.is_empty() {
-            let text = format!("{blocks}▏0 to {}", unit.show(highest));
-            paragraph(out, &text, &format!("  {name}{pad} "), &" ".repeat(width + 3));
+            let room = " ".repeat(if name.is_empty() { 0 } else { 14_usize.saturating_sub(name.width()).max(1) });
+            let end = format!("▏0 to {}", unit.short().show(highest));
+            let line = format!("  {name}{room}{blocks}{end}");
+            // Names of wide letters and long units leave less room.
+            out.push_str(if line.width() <= WIDTH { &line } else { blocks.as_str() });
+            out.push('\n');
         }
     }
 }
@@ -213,7 +216,12 @@ fn table(out: &mut String, table: &Table) {
     paragraph(out, &table.caption, "", "");
     let shown: Vec<usize> = (0..table.columns.len()).filter(|at| !table.columns[*at].wide).collect();
     let mut grid = Grid::new();
-    grid.load_preset("     ──           ").set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDTH as u16);
+    grid.load_preset(comfy_table::presets::NOTHING)
+        .set_style(TableComponent::HeaderLines, '─')
+        .set_style(TableComponent::MiddleHeaderIntersections, '─')
+        .set_truncation_indicator("…")
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_width(WIDTH as u16);
     grid.set_header(shown.iter().filter_map(|at| table.columns.get(*at)).map(|column| column.title));
     for cells in &table.rows {
         let mut row = Row::from(shown.iter().filter_map(|at| cells.get(*at)).map(|cell| cell.text.as_str()));
@@ -244,9 +252,9 @@ mod tests {
 
     #[test]
     fn sql_is_broken_between_words_only() {
-        let sql = "CREATE INDEX \"a b\" ON t (x) WHERE y = 'p q r s t u v w'";
-        let lines = break_sql(sql, 30).unwrap();
-        assert_eq!(lines, ["CREATE INDEX \"a b\" ON t (x)", "  WHERE y =", "  'p q r s t u v w'"]);
+        let sql = "CREATE INDEX \"a b\" ON t (x) WHERE y = 'p q r s t u v wx'";
+        let lines = break_sql(sql, 28).unwrap();
+        assert_eq!(lines, ["CREATE INDEX \"a b\" ON t (x)", "  WHERE y =", "  'p q r s t u v wx'"]);
         assert_eq!(break_sql("SELECT $$a b c d$$", 10), None);
         assert_eq!(break_sql("SELECT 'a b c d e f g h i'", 10), None);
     }

@@ -233,7 +233,8 @@ mod tests {
 
     #[test]
     fn times_read_as_postgresql_writes_them() {
-        let same = ["2026-11-23T14:05:06Z", "2026-11-23 14:05:06+00", "2026-11-23T19:35:06+05:30", "2026-11-23T14:05:06"];
+        let same =
+            ["2026-11-23T14:05:06Z", "2026-11-23 14:05:06+00", "2026-11-23T19:35:06+05:30", "2026-11-23T14:05:06"];
         for text in same {
             assert_eq!(Timestamp::parse(text), Some(Timestamp::from_unix_s(1_795_442_706)), "{text}");
         }

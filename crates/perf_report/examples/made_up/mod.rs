@@ -98,7 +98,13 @@ pub fn platform() -> Document {
         samples
     };
     let latency = |name: &str, base: f64, seed| {
-        series(name, "ms", awake(samples(from, 300, seed, 0.5, |t| base * (0.5 + busy(t)) * if (t - from) / HOUR == 17 { 2.4 } else { 1.0 })))
+        series(
+            name,
+            "ms",
+            awake(samples(from, 300, seed, 0.5, |t| {
+                base * (0.5 + busy(t)) * if (t - from) / HOUR == 17 { 2.4 } else { 1.0 }
+            })),
+        )
     };
     let statements = QUERIES
         .iter()
@@ -117,7 +123,9 @@ pub fn platform() -> Document {
             cause: (*cause).into(),
             trend: (*trend).into(),
             trend_pct: Some(*pct),
-            history: samples(from, 1800, 90 + i as u64, 0.4, |t| mean * (1.0 + pct / 100.0 * (t - from) as f64 / DAY as f64) * (0.7 + 0.4 * busy(t))),
+            history: samples(from, 1800, 90 + i as u64, 0.4, |t| {
+                mean * (1.0 + pct / 100.0 * (t - from) as f64 / DAY as f64) * (0.7 + 0.4 * busy(t))
+            }),
             ..Statement::default()
         })
         .collect();
@@ -132,7 +140,8 @@ pub fn platform() -> Document {
         period: Period { from: Some(at(from)), to: Some(at(NOW)) },
         warnings: vec![Warning {
             level: Level::Warning,
-            message: "Capture paused from 02:00 to 04:00: perf_opt.capture was off, so what ran then is missing below.".into(),
+            message: "Capture paused from 02:00 to 04:00: perf_opt.capture was off, so what ran then is missing below."
+                .into(),
             action: "If that was not meant, turn it on again for all databases.".into(),
             sql: "ALTER SYSTEM SET perf_opt.capture = on;\nSELECT pg_reload_conf();".into(),
         }],
@@ -153,9 +162,17 @@ pub fn platform() -> Document {
         comparison: Some(comparison()),
         cost: cost(),
         health: vec![
-            Health { component: "capture".into(), status: "ok".into(), detail: "on; 125 million statements, none dropped".into() },
+            Health {
+                component: "capture".into(),
+                status: "ok".into(),
+                detail: "on; 125 million statements, none dropped".into(),
+            },
             Health { component: "collector".into(), status: "ok".into(), detail: "last run 4 s ago".into() },
-            Health { component: "history".into(), status: "warning".into(), detail: "58 of 64 MB: the oldest days will be dropped".into() },
+            Health {
+                component: "history".into(),
+                status: "warning".into(),
+                detail: "58 of 64 MB: the oldest days will be dropped".into(),
+            },
         ],
         ..Document::default()
     }
@@ -286,7 +303,13 @@ fn capacity(days: i64) -> Vec<Capacity> {
                     365 => "in 1 year",
                     _ => "",
                 };
-                Forecast { label: label.into(), at: at(t), low: Some(value(t) - spread), mid: Some(value(t)), high: Some(value(t) + spread) }
+                Forecast {
+                    label: label.into(),
+                    at: at(t),
+                    low: Some(value(t) - spread),
+                    mid: Some(value(t)),
+                    high: Some(value(t) + spread),
+                }
             })
             .collect();
         Capacity {
@@ -426,10 +449,28 @@ fn roadmap() -> Vec<RoadmapTask> {
         reason: "From the workload of the last 24 hours.".into(),
     };
     vec![
-        task(1, 1, "create high-priority indexes", "in_progress", 46.5, Some(1.9), "what_if", "SELECT perf.apply('index:6f1c9a2b');"),
+        task(
+            1,
+            1,
+            "create high-priority indexes",
+            "in_progress",
+            46.5,
+            Some(1.9),
+            "what_if",
+            "SELECT perf.apply('index:6f1c9a2b');",
+        ),
         task(1, 2, "cache dashboards and risk scores", "done", 12.0, Some(14.2), "measured", ""),
         task(1, 3, "query monitoring", "done", 0.0, None, "policy", ""),
-        task(2, 1, "materialized views", "ready", 11.8, None, "what_if", "SELECT perf.matview_schedule('mv_cohort_summary', '1 hour');"),
+        task(
+            2,
+            1,
+            "materialized views",
+            "ready",
+            11.8,
+            None,
+            "what_if",
+            "SELECT perf.matview_schedule('mv_cohort_summary', '1 hour');",
+        ),
         task(2, 2, "connection pooling", "not_needed", 0.0, None, "measured", ""),
         task(2, 3, "active-alerts statement onto its view", "blocked", 9.0, None, "what_if", ""),
     ]
@@ -448,7 +489,14 @@ fn comparison() -> Comparison {
             p95_ms_before: Some(mean * 2.6),
             p95_ms_after: Some(mean * factor * 2.4),
             change_pct: Some((factor - 1.0) * 100.0),
-            verdict: if factor < 0.95 { "faster" } else if factor > 1.05 { "slower" } else { "same" }.into(),
+            verdict: if factor < 0.95 {
+                "faster"
+            } else if factor > 1.05 {
+                "slower"
+            } else {
+                "same"
+            }
+            .into(),
             ..Compared::default()
         })
         .collect();
@@ -494,7 +542,7 @@ pub fn hostile() -> Document {
         match value {
             serde_json::Value::String(text) if !key.ends_with("at") && !["level", "from", "to"].contains(&key) => {
                 *turn += 1;
-                *text = if *turn % 11 == 0 { long.to_owned() } else { HOSTILE[*turn % HOSTILE.len()].to_owned() };
+                *text = if turn.is_multiple_of(11) { long.to_owned() } else { HOSTILE[*turn % HOSTILE.len()].to_owned() };
             }
             serde_json::Value::Array(all) => all.iter_mut().for_each(|v| spoil(v, key, turn, long)),
             serde_json::Value::Object(all) => all.iter_mut().for_each(|(k, v)| spoil(v, k, turn, long)),

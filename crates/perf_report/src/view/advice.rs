@@ -1,6 +1,6 @@
 //! Recommendations, those that promise most first.
 
-use super::{Advice, Block, Section, Tone, finite, words};
+use super::{finite, words, Advice, Block, Section, Tone};
 use crate::clean::{self, Sql};
 use crate::document::{Document, Recommendation};
 use crate::format;
@@ -41,7 +41,8 @@ pub(super) fn section(document: &Document) -> Section {
     let open_count = all.iter().filter(|r| open(r)).count();
     let takeaway = if all.is_empty() {
         if document.statements.is_empty() {
-            "No statement has been captured to reason about. Recommendations come with the first hour of work.".to_owned()
+            "No statement has been captured to reason about. Recommendations come with the first hour of work."
+                .to_owned()
         } else {
             "Nothing to change: no rule found a gain worth its cost in what was captured.".to_owned()
         }
@@ -51,7 +52,9 @@ pub(super) fn section(document: &Document) -> Section {
             count => format!("{} open, what promises most first.", format::plural(count, "change is", "changes are")),
         };
         if open_count > 0 {
-            text.push_str(" Gains are of the workload's whole time and do not add up: two changes may save the same time.");
+            text.push_str(
+                " Gains are of the workload's whole time and do not add up: two changes may save the same time.",
+            );
         }
         if all.len() > SHOWN {
             text.push_str(&format!(" {} more are in the report as JSON.", all.len() - SHOWN));
@@ -95,12 +98,15 @@ fn advice(recommendation: &Recommendation) -> Advice {
     fact("On", clean::line(&r.relation, clean::NAME));
     fact("Size", format::bytes(r.size_bytes));
     fact("Cost to writes", format::percent(r.write_cost_pct));
-    fact("Known by", match r.basis.as_str() {
-        "what_if" => "planning with it".to_owned(),
-        "measured" => "measuring".to_owned(),
-        "policy" => "the policy, not measured".to_owned(),
-        other => words(other),
-    });
+    fact(
+        "Known by",
+        match r.basis.as_str() {
+            "what_if" => "planning with it".to_owned(),
+            "measured" => "measuring".to_owned(),
+            "policy" => "the policy, not measured".to_owned(),
+            other => words(other),
+        },
+    );
     fact("Confidence", words(&r.confidence));
     fact("The policy hopes for", clean::line(&r.policy_gain, clean::NAME));
     Advice {

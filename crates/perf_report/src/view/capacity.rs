@@ -1,6 +1,6 @@
 //! What grows, how far it will, and when it meets a limit.
 
-use super::{Block, Section, Table, day, finite, plain, sentence, words};
+use super::{day, finite, plain, sentence, words, Block, Section, Table};
 use crate::chart::{Chart, Line, Style};
 use crate::clean;
 use crate::document::{Capacity, Document};
@@ -66,16 +66,19 @@ fn chart(capacity: &Capacity) -> Chart {
         unit: capacity.unit.clone(),
         lines: vec![Line { name: "measured".to_owned(), points, style: Style::Line }],
         fan,
-        limits: limits.take(6).map(|(name, value)| (format!("{name} ({})", unit.show(Some(value))), value)).collect(),
+        limits: limits
+            .take(6)
+            .map(|(name, value)| (format!("{name}: {}", unit.short().show(Some(value))), value))
+            .collect(),
     }
 }
 
 /// Where things will be.
 fn outlook(document: &Document) -> Option<Table> {
-    let columns = ["Measure", "When", ">Now", ">Expected", ">At least", ">At most", "Quality", ">Days of history+", ">Past errors+"];
+    let columns = ["Measure", "When", ">Now", ">Expected", ">At least", ">At most", "Forecast", "Rests on+"];
     let mut table = Table::new("Outlook", &columns);
     for capacity in &document.capacity {
-        let unit = Unit::of(&capacity.unit);
+        let unit = Unit::of(&capacity.unit).short();
         let now = series::last(&series::points(&capacity.history));
         let named = capacity.forecast.iter().filter(|f| !f.label.is_empty());
         let mut forecasts: Vec<_> = named.map(|f| (clean::line(&f.label, 40), Some(f))).collect();
@@ -92,12 +95,24 @@ fn outlook(document: &Document) -> Option<Table> {
                 plain(unit.show(forecast.and_then(|f| f.low))),
                 plain(unit.show(forecast.and_then(|f| f.high))),
                 plain(words(&capacity.quality)),
-                plain(format::count(capacity.history_days.map(f64::round))),
-                plain(format::percent(capacity.backtest_error_pct)),
+                plain(rests_on(capacity)),
             ]);
         }
     }
     (!table.rows.is_empty()).then_some(table)
+}
+
+/// How much a forecast is worth: what it rests on, and how far off such forecasts were.
+fn rests_on(capacity: &Capacity) -> String {
+    let days = finite(capacity.history_days).map(|d| format!("{} days", format::plain(d.round())));
+    let error = finite(capacity.backtest_error_pct).map(|e| format!("errors of {}", format::percent(Some(e))));
+    let coverage = finite(capacity.backtest_coverage_pct).map(|c| format!("{} within range", format::percent(Some(c))));
+    let parts: Vec<String> = [days, error, coverage].into_iter().flatten().collect();
+    if parts.is_empty() {
+        format::MISSING.to_owned()
+    } else {
+        parts.join(", ")
+    }
 }
 
 /// The limits, the nearest first.
@@ -110,7 +125,7 @@ fn limits(document: &Document) -> Option<Table> {
         table.push(vec![
             plain(title(&capacity.metric)),
             sentence(&trigger.name),
-            plain(Unit::of(&capacity.unit).show(trigger.value)),
+            plain(Unit::of(&capacity.unit).short().show(trigger.value)),
             day(trigger.crosses_at),
             day(trigger.crosses_earliest_at),
             day(trigger.crosses_latest_at),
@@ -130,7 +145,8 @@ fn takeaway(document: &Document) -> String {
     match crossings.filter_map(|(c, t)| Some((t.crosses_at?, c, t))).min_by_key(|(at, ..)| *at) {
         Some((at, capacity, trigger)) => {
             let value = Unit::of(&capacity.unit).show(trigger.value);
-            let early = trigger.crosses_earliest_at.map_or_else(String::new, |at| format!(", {} at the earliest", at.day()));
+            let early =
+                trigger.crosses_earliest_at.map_or_else(String::new, |at| format!(", {} at the earliest", at.day()));
             format!("{} reaches {value} on {}{early}; no other limit is met before.", title(&capacity.metric), at.day())
         }
         None if document.capacity.iter().all(|c| c.forecast.is_empty()) => {

@@ -1,6 +1,6 @@
 //! Load and latency over time, and the statements behind them.
 
-use super::{Block, Cell, Kind, Section, Table, chip, finite, plain, statement, words};
+use super::{chip, finite, plain, statement, words, Block, Cell, Kind, Section, Table};
 use crate::chart::{Chart, Line, Style};
 use crate::clean;
 use crate::document::{Document, Series, Statement};
@@ -15,8 +15,10 @@ pub(super) fn section(document: &Document) -> Section {
     let mut charts = Vec::new();
     let latency: Vec<Line> = document.latency.iter().take(4).map(|s| line(s, Style::Line)).collect();
     let unit = document.latency.first().map_or("ms", |s| if s.unit.is_empty() { "ms" } else { s.unit.as_str() });
-    if !latency.is_empty() {
-        charts.push(chart("Latency of statements", unit, latency));
+    match latency.as_slice() {
+        [] => {}
+        [alone] => charts.push(chart(&format!("Latency of statements, {}", alone.name), unit, latency)),
+        _ => charts.push(chart("Latency of statements", unit, latency)),
     }
     for series in document.load.iter().take(CHARTS) {
         // What is counted in a stretch of time is a bar, what is there all the time an area.
@@ -28,7 +30,7 @@ pub(super) fn section(document: &Document) -> Section {
         [] => "No load was recorded in this period. Capture works once perf_opt is in shared_preload_libraries and \
                perf_opt.capture is on."
             .to_owned(),
-        charts => charts.iter().take(2).map(|c| c.summary.as_str()).collect::<Vec<_>>().join(" "),
+        charts => charts.iter().take(2).map(|chart| sentence(chart) + ".").collect::<Vec<_>>().join(" "),
     };
     let blocks = if charts.is_empty() { Vec::new() } else { vec![Block::Charts(charts)] };
     Section { id: "load", title: "Load and latency", takeaway, blocks }
@@ -36,6 +38,20 @@ pub(super) fn section(document: &Document) -> Section {
 
 fn line(series: &Series, style: Style) -> Line {
     Line { name: clean::line(&series.name, clean::NAME), points: series::points(&series.samples), style }
+}
+
+/// What a chart comes down to: of latencies p95 speaks for all.
+fn sentence(chart: &Chart) -> String {
+    let line = chart.lines.iter().find(|line| line.name.contains("95")).or(chart.lines.first());
+    let Some(line) = line else { return chart.title.clone() };
+    let name = if chart.lines.len() > 1 { format!("{}, {}", chart.title, line.name) } else { chart.title.clone() };
+    match series::extent(line.points.iter().filter_map(|p| p.1)) {
+        Some((low, high)) => {
+            let unit = Unit::of(&chart.unit).short();
+            format!("{name}: {} to {}", unit.show(Some(low)), unit.show(Some(high)))
+        }
+        None => name,
+    }
 }
 
 /// A chart, with the sentence that tells it.
@@ -60,47 +76,51 @@ pub(super) fn statements(document: &Document) -> Section {
         by(b).partial_cmp(&by(a)).unwrap_or(std::cmp::Ordering::Equal)
     });
     let takeaway = takeaway(&all);
-    let columns =
-        ["Statement", ">Share", ">Calls", ">Total", ">Mean", ">p95", "Mean over time+", "Trend", "Cause", "Run by+"];
+    let columns = ["Statement", ">Share", ">Calls", ">Total", ">Mean", ">p95", "Mean over time+", "Trend", "Cause"];
     let mut table = Table::new("Statements by their share of database time", &columns);
     for s in &all {
         let trend = match finite(s.trend_pct) {
             Some(pct) if s.trend != "steady" && s.trend != "new" && !s.trend.is_empty() => {
                 let text = format!("{} {}", words(&s.trend), format::change(Some(pct)));
-                Cell { text, kind: chip(&s.trend).kind }
+                Cell { text, ..chip(&s.trend) }
             }
             _ => chip(&s.trend),
         };
         let share = finite(s.share_pct).map_or(Kind::Text, |share| Kind::Share(share.clamp(0.0, 100.0)));
         let history = series::points(&s.history);
-        let failures = match finite(s.failures) {
-            Some(failures) if failures > 0.0 => format!(" ({} failed)", format::count(Some(failures))),
-            _ => String::new(),
-        };
         table.push(vec![
-            statement(&s.query),
-            Cell { text: format::percent(s.share_pct), kind: share },
-            plain(format!("{}{failures}", format::count(s.calls))),
+            Cell { note: note(s), ..statement(&s.query) },
+            Cell { text: format::percent(s.share_pct), kind: share, ..Cell::default() },
+            plain(format::count(s.calls)),
             plain(format::ms(s.total_ms)),
             plain(format::ms(s.mean_ms)),
             plain(format::ms(s.p95_ms)),
-            Cell { text: series::blocks(&history, 12), kind: Kind::Spark(history) },
+            Cell { text: series::blocks(&history, 12), kind: Kind::Spark(history), ..Cell::default() },
             trend,
             plain(words(&s.cause)),
-            plain(run_by(s)),
         ]);
     }
     let blocks = if all.is_empty() { Vec::new() } else { vec![Block::Table(table)] };
     Section { id: "statements", title: "Top statements", takeaway, blocks }
 }
 
-/// The role and the application.
-fn run_by(statement: &Statement) -> String {
+/// Who runs it, what it touches, how often it failed.
+fn note(statement: &Statement) -> String {
+    let mut parts = Vec::new();
     let (role, application) = (clean::line(&statement.username, 60), clean::line(&statement.application_name, 60));
     match (role.is_empty(), application.is_empty()) {
-        (false, false) => format!("{role}, {application}"),
-        _ => format!("{role}{application}"),
+        (false, false) => parts.push(format!("{role} via {application}")),
+        (true, true) => {}
+        _ => parts.push(format!("{role}{application}")),
     }
+    if !statement.relations.is_empty() {
+        let relations: Vec<String> = statement.relations.iter().take(5).map(|r| clean::line(r, 60)).collect();
+        parts.push(format!("on {}", relations.join(", ")));
+    }
+    if let Some(failures) = finite(statement.failures).filter(|f| *f > 0.0) {
+        parts.push(format!("{} failed", format::count(Some(failures))));
+    }
+    parts.join("; ")
 }
 
 fn takeaway(statements: &[&Statement]) -> String {

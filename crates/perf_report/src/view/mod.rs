@@ -83,10 +83,14 @@ impl Tone {
     /// The tone of a status, a verdict, a priority or a severity: those of all functions, in one table.
     pub(crate) fn of(word: &str) -> Tone {
         match word {
-            "ok" | "done" | "verified" | "faster" | "falling" | "succeeded" | "active" | "passed" | "exists" => Tone::Good,
+            "ok" | "done" | "verified" | "faster" | "falling" | "succeeded" | "active" | "passed" | "exists" => {
+                Tone::Good
+            }
             "high" | "warning" | "rising" | "crashed" | "blocked" | "no_gain" | "slow" | "timeout" => Tone::Warn,
             "error" | "critical" | "emergency" | "firing" | "failed" | "regressed" | "slower" => Tone::Bad,
-            "recommended" | "ready" | "in_progress" | "building" | "applied" | "running" | "queued" | "new" => Tone::Info,
+            "recommended" | "ready" | "in_progress" | "building" | "applied" | "running" | "queued" | "new" => {
+                Tone::Info
+            }
             _ => Tone::Neutral,
         }
     }
@@ -95,7 +99,7 @@ impl Tone {
 /// A number that matters.
 #[derive(Debug, Default)]
 pub(crate) struct Tile {
-    pub label: &'static str,
+    pub label: String,
     pub value: String,
     pub note: String,
     pub tone: Tone,
@@ -153,6 +157,8 @@ pub(crate) struct Column {
 pub(crate) struct Cell {
     pub text: String,
     pub kind: Kind,
+    /// What else there is to say, where there is room for it.
+    pub note: String,
 }
 
 /// What a cell holds.
@@ -204,33 +210,33 @@ impl Table {
 
 /// A cell with a number, or whatever is ours and clean.
 fn plain(text: impl Into<String>) -> Cell {
-    Cell { text: text.into(), kind: Kind::Text }
+    Cell { text: text.into(), kind: Kind::Text, note: String::new() }
 }
 
 /// A cell with a sentence from outside.
 fn sentence(text: &str) -> Cell {
-    Cell { text: clean::line(text, clean::SENTENCE), kind: Kind::Text }
+    Cell { text: clean::line(text, clean::SENTENCE), kind: Kind::Text, note: String::new() }
 }
 
 /// A cell with a name from outside.
 fn name(text: &str) -> Cell {
-    Cell { text: clean::line(text, clean::NAME), kind: Kind::Code }
+    Cell { text: clean::line(text, clean::NAME), kind: Kind::Code, note: String::new() }
 }
 
 /// A cell with the text of a statement.
 fn statement(text: &str) -> Cell {
-    Cell { text: clean::line(text, clean::STATEMENT), kind: Kind::Code }
+    Cell { text: clean::line(text, clean::STATEMENT), kind: Kind::Code, note: String::new() }
 }
 
 /// A cell with a status; empty stays empty.
 fn chip(word: &str) -> Cell {
-    Cell { text: words(word), kind: Kind::Chip(Tone::of(word)) }
+    Cell { text: words(word), kind: Kind::Chip(Tone::of(word)), note: String::new() }
 }
 
 /// A cell with SQL to copy.
 fn sql(text: &str) -> Cell {
     let sql = Sql::of(text);
-    Cell { text: clean::line(text, clean::STATEMENT), kind: Kind::Sql(sql) }
+    Cell { text: clean::line(text, clean::STATEMENT), kind: Kind::Sql(sql), note: String::new() }
 }
 
 /// `not_needed` as people write it.

@@ -1,6 +1,6 @@
 //! What runs by itself: jobs, partitions, caches, and perf_opt.
 
-use super::{Block, Section, Table, chip, day, finite, name, plain, sentence, sql, when, words};
+use super::{chip, day, finite, name, plain, sentence, sql, when, words, Block, Section, Table};
 use crate::document::Document;
 use crate::format;
 
@@ -16,7 +16,7 @@ pub(super) fn jobs(document: &Document) -> Section {
     let failing = |j: &&crate::document::Job| finite(j.consecutive_failures).is_some_and(|f| f > 0.0);
     jobs.sort_by_key(|j| !failing(j));
     let columns = ["Job", "Kind+", "Schedule", "Last run", "At", ">Took", "Next", ">Runs", ">Failed", "Message+"];
-    let mut table = Table::new("Jobs", &columns);
+    let mut table = Table::new("Jobs, failing ones first", &columns);
     for job in &jobs {
         table.push(vec![
             name(&job.name),
@@ -32,7 +32,9 @@ pub(super) fn jobs(document: &Document) -> Section {
         ]);
     }
     let takeaway = match (jobs.len(), jobs.iter().filter(|j| failing(j)).count()) {
-        (0, _) => "No jobs. perf.job_schedule() runs SQL at set times, perf.matview_schedule() refreshes a view.".to_owned(),
+        (0, _) => {
+            "No jobs. perf.job_schedule() runs SQL at set times, perf.matview_schedule() refreshes a view.".to_owned()
+        }
         (all, 0) => format!("{}, none of them failing.", format::plural(all, "job", "jobs")),
         (all, failing) => format!("{failing} of {} failing.", format::plural(all, "job is", "jobs are")),
     };
@@ -43,9 +45,18 @@ pub(super) fn jobs(document: &Document) -> Section {
 pub(super) fn partitions(document: &Document) -> Section {
     let mut tables: Vec<_> = document.partitions.iter().collect();
     tables.sort_by_key(|p| p.problem.is_empty());
-    let columns =
-        ["Table", "Every", ">Partitions", ">Size", "Oldest", "Covered until", "Kept for+", "Problem", "What repairs it+"];
-    let mut table = Table::new("Partitioned tables", &columns);
+    let columns = [
+        "Table",
+        "Every",
+        ">Partitions",
+        ">Size",
+        "Oldest",
+        "Covered until",
+        "Kept for+",
+        "Problem",
+        "What repairs it+",
+    ];
+    let mut table = Table::new("Tables under management, those with a problem first", &columns);
     for p in &tables {
         table.push(vec![
             name(&p.parent),
@@ -81,7 +92,7 @@ pub(super) fn caches(document: &Document) -> Section {
         ">Saved a minute",
         "Why+",
     ];
-    let mut table = Table::new("Caches", &columns);
+    let mut table = Table::new("Caches and what they save", &columns);
     for cache in &document.caches {
         table.push(vec![
             name(&cache.name),
@@ -96,11 +107,12 @@ pub(super) fn caches(document: &Document) -> Section {
             sentence(&cache.reason),
         ]);
     }
-    let saved: f64 = document.caches.iter().filter_map(|c| finite(c.saved_ms_per_min)).sum();
+    let savings = || document.caches.iter().filter_map(|c| finite(c.saved_ms_per_min)).filter(|saved| *saved > 0.0);
+    let saved: f64 = savings().sum();
     let takeaway = match document.caches.len() {
         0 => "No cache is in use. perf.caching_strategies() tells which results are worth keeping.".to_owned(),
-        all if saved > 0.0 => {
-            let caches = format::plural(all, "cache saves", "caches save");
+        _ if saved > 0.0 => {
+            let caches = format::plural(savings().count(), "cache saves", "caches save");
             format!("{caches} {} of database time a minute.", format::ms(Some(saved)))
         }
         all => format!("{}; what they save is not measured yet.", format::plural(all, "cache", "caches")),
@@ -118,7 +130,10 @@ pub(super) fn health(document: &Document) -> Section {
     let takeaway = match (document.health.len(), bad) {
         (0, _) => "perf.health() tells how capture, workers and history do.".to_owned(),
         (_, 0) => "Everything that this report rests on works.".to_owned(),
-        (all, bad) => format!("{bad} of {} attention: numbers of this report may be incomplete.", format::plural(all, "part wants", "parts want")),
+        (all, bad) => format!(
+            "{bad} of {} attention: numbers of this report may be incomplete.",
+            format::plural(all, "part wants", "parts want")
+        ),
     };
-    of_table("health", "How perf_opt does", takeaway, table)
+    of_table("health", "perf_opt itself", takeaway, table)
 }

@@ -1,6 +1,6 @@
 //! The first section: what is wrong, what to do first, and the few numbers that matter.
 
-use super::{Block, Notice, Section, Table, Tile, Tone, chip, finite, name, notice, plain, sentence, when};
+use super::{chip, finite, name, notice, plain, sentence, when, Block, Notice, Section, Table, Tile, Tone};
 use crate::clean;
 use crate::document::{Document, Level, Statement};
 use crate::format::{self, Unit};
@@ -63,7 +63,11 @@ fn takeaway(document: &Document, firing: usize) -> String {
         });
     }
     parts.retain(|part| !part.is_empty());
-    if parts.is_empty() { "Nothing stands out in this period.".to_owned() } else { parts.join(" ") }
+    if parts.is_empty() {
+        "Nothing stands out in this period.".to_owned()
+    } else {
+        parts.join(" ")
+    }
 }
 
 fn share(statement: &Statement) -> f64 {
@@ -90,16 +94,18 @@ fn tiles(document: &Document, firing: usize) -> Vec<Tile> {
     if !document.alerts.is_empty() {
         let tone = if firing == 0 { Tone::Good } else { Tone::Bad };
         let note = format!("of {}", document.alerts.len());
-        tiles.push(Tile { label: "Alerts firing", value: format::plain(firing as f64), note, tone });
+        tiles.push(Tile { label: "Alerts firing".to_owned(), value: format::plain(firing as f64), note, tone });
     }
     // Of a chart that has p95 and others, p95 is the one to quote.
     let latency = document.latency.iter().find(|s| s.name.contains("95")).or(document.latency.first());
-    for (label, series) in latency.map(|s| ("Latency", s)).into_iter().chain(document.load.iter().map(|s| ("Load", s)).take(2)) {
+    let latency = latency.map(|s| (format!("Latency, {}", clean::line(&s.name, 20)), s));
+    let load = document.load.iter().take(2).map(|s| (clean::line(&s.name, 40), s));
+    for (label, series) in latency.into_iter().chain(load) {
         let points = series::points(&series.samples);
         let Some(last) = series::last(&points) else { continue };
-        let unit = Unit::of(&series.unit);
+        let unit = Unit::of(&series.unit).short();
         let peak = series::extent(points.iter().filter_map(|p| p.1)).map(|e| e.1);
-        let note = format!("{}, at most {}", clean::line(&series.name, 40), unit.show(peak));
+        let note = format!("at most {}", unit.show(peak));
         tiles.push(Tile { label, value: unit.show(Some(last)), note, tone: Tone::Neutral });
     }
     let open = document.recommendations.iter().filter(|r| super::advice::open(r));
@@ -107,20 +113,26 @@ fn tiles(document: &Document, firing: usize) -> Vec<Tile> {
     if !document.recommendations.is_empty() {
         let value = format::plain(open.count() as f64);
         let tone = if high > 0 { Tone::Warn } else { Tone::Neutral };
-        tiles.push(Tile { label: "Recommendations", value, note: format!("{high} of high priority"), tone });
+        tiles.push(Tile { label: "Recommendations".to_owned(), value, note: format!("{high} of high priority"), tone });
     }
     let crossings = document.capacity.iter().flat_map(|c| c.triggers.iter().map(move |t| (c, t)));
     let next = crossings.filter_map(|(c, t)| Some((t.crosses_at?, c, t))).min_by_key(|(at, ..)| *at);
     if let Some((at, capacity, trigger)) = next {
         let unit = Unit::of(&capacity.unit);
         let note = format!("{} reaches {}", super::words(&capacity.metric), unit.show(trigger.value));
-        tiles.push(Tile { label: "Next limit", value: at.day(), note, tone: Tone::Neutral });
+        tiles.push(Tile { label: "Next limit".to_owned(), value: at.day(), note, tone: Tone::Neutral });
     }
     if let Some(total) = document.comparison.as_ref().and_then(|c| finite(c.total_change_pct)) {
-        let tone = if total < -1.0 { Tone::Good } else if total > 1.0 { Tone::Bad } else { Tone::Neutral };
+        let tone = if total < -1.0 {
+            Tone::Good
+        } else if total > 1.0 {
+            Tone::Bad
+        } else {
+            Tone::Neutral
+        };
         let before = document.comparison.as_ref().map_or("", |c| c.before.as_str());
         let note = format!("of database time against {}", clean::line(before, 40));
-        tiles.push(Tile { label: "Change", value: format::change(Some(total)), note, tone });
+        tiles.push(Tile { label: "Change".to_owned(), value: format::change(Some(total)), note, tone });
     }
     tiles
 }
@@ -138,7 +150,8 @@ fn alerts(document: &Document) -> Option<Table> {
     for alert in &alerts {
         let unit = Unit::of(&alert.unit);
         // Only what fires is severe.
-        let severity = if alert.status == "firing" { chip(&alert.severity) } else { plain(super::words(&alert.severity)) };
+        let severity =
+            if alert.status == "firing" { chip(&alert.severity) } else { plain(super::words(&alert.severity)) };
         table.push(vec![
             name(&alert.name),
             chip(&alert.status),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Block, Cell, Kind, Section, Table, Tone, chip, finite, plain, sentence, sql, statement, words};
+use super::{chip, finite, plain, sentence, sql, statement, words, Block, Cell, Kind, Section, Table, Tone};
 use crate::clean;
 use crate::document::{Compared, Document, RoadmapTask};
 use crate::format;
@@ -23,10 +23,19 @@ pub(super) fn comparison(document: &Document) -> Section {
     };
     statements.sort_by(|a, b| weight(b).total_cmp(&weight(a)));
     let before = or(clean::line(&comparison.before, clean::NAME), "before");
-    let after = or(clean::line(&comparison.after, clean::NAME), "now");
-    let columns =
-        ["Statement", ">Mean before", ">Mean after", ">Change", "Verdict", ">p95 before+", ">p95 after+", ">Calls before+", ">Calls after+"];
-    let mut table = Table::new(format!("{before} against {after}"), &columns);
+    let after = or(clean::line(&comparison.after, clean::NAME), "Now");
+    let columns = [
+        "Statement",
+        ">Mean before",
+        ">Mean after",
+        ">Change",
+        "Verdict",
+        ">p95 before+",
+        ">p95 after+",
+        ">Calls before+",
+        ">Calls after+",
+    ];
+    let mut table = Table::new(format!("{after}, compared with {before}"), &columns);
     for s in &statements {
         table.push(vec![
             statement(&s.query),
@@ -61,7 +70,11 @@ pub(super) fn comparison(document: &Document) -> Section {
 }
 
 fn or(text: String, other: &str) -> String {
-    if text.is_empty() { other.to_owned() } else { text }
+    if text.is_empty() {
+        other.to_owned()
+    } else {
+        text
+    }
 }
 
 /// The phases, a table each.
@@ -87,7 +100,7 @@ pub(super) fn roadmap(document: &Document) -> Section {
             caption.push_str(&format!(", weeks {weeks}"));
         }
         caption.push_str(&format!(". {left} of {all} done"));
-        let columns = ["Task", "Status", ">Expected gain", "Known by+", ">Measured gain", ">Hours", "Why+", "SQL+"];
+        let columns = ["Task", "Status", ">Expected gain", ">Measured gain", ">Hours", "Why+", "SQL+"];
         let mut table = Table::new(caption, &columns);
         for task in tasks.iter() {
             let hours = match (finite(task.effort_hours_low), finite(task.effort_hours_high)) {
@@ -98,8 +111,7 @@ pub(super) fn roadmap(document: &Document) -> Section {
             table.push(vec![
                 sentence(&task.task),
                 chip(&task.status),
-                plain(format::percent(task.expected_gain_pct)),
-                plain(words(&task.gain_basis)),
+                plain(expected_gain(task)),
                 plain(format::percent(task.measured_gain_pct)),
                 plain(hours),
                 sentence(&task.reason),
@@ -121,11 +133,19 @@ pub(super) fn roadmap(document: &Document) -> Section {
     Section { id: "roadmap", title: "Roadmap", takeaway, blocks }
 }
 
+/// What a task is expected to gain, and how that is known: a hope must not look like a measurement.
+fn expected_gain(task: &RoadmapTask) -> String {
+    match (finite(task.expected_gain_pct), words(&task.gain_basis)) {
+        (Some(gain), basis) if !basis.is_empty() => format!("{} ({basis})", format::percent(Some(gain))),
+        (gain, _) => format::percent(gain),
+    }
+}
+
 /// What it costs in a month.
 pub(super) fn cost(document: &Document) -> Section {
     let columns = [">Quantity", "Unit", ">A month, from", ">to", "Known by", "Note+"];
     let columns: Vec<&'static str> = std::iter::once("Item").chain(columns).collect();
-    let mut table = Table::new("Cost", &columns);
+    let mut table = Table::new("Items, a month", &columns);
     let mut sums: BTreeMap<String, (f64, f64)> = BTreeMap::new();
     for item in &document.cost {
         let currency = clean::line(&item.currency, 8);
@@ -141,7 +161,11 @@ pub(super) fn cost(document: &Document) -> Section {
             plain(money(low, &currency)),
             plain(money(high, &currency)),
             // What is hoped for must not look like what was counted.
-            Cell { text: words(&item.basis), kind: Kind::Chip(if item.basis == "measured" { Tone::Good } else { Tone::Neutral }) },
+            Cell {
+                text: words(&item.basis),
+                kind: Kind::Chip(if item.basis == "measured" { Tone::Good } else { Tone::Neutral }),
+                ..Cell::default()
+            },
             sentence(&item.note),
         ]);
     }
