@@ -62,8 +62,8 @@ pub(crate) struct Screen {
     pub name: &'static str,
     width: u32,
     height: u32,
-    /// The most points of a measure.
-    points: usize,
+    /// The most bars.
+    bars: usize,
     x_ticks: usize,
     y_ticks: usize,
     font: u32,
@@ -71,10 +71,13 @@ pub(crate) struct Screen {
 
 /// A desk's.
 pub(crate) const WIDE: Screen =
-    Screen { name: "wide", width: 520, height: 208, points: 480, x_ticks: 6, y_ticks: 4, font: 12 };
+    Screen { name: "wide", width: 520, height: 208, bars: 120, x_ticks: 6, y_ticks: 4, font: 12 };
 /// A phone's.
 pub(crate) const NARROW: Screen =
-    Screen { name: "narrow", width: 340, height: 190, points: 150, x_ticks: 4, y_ticks: 4, font: 12 };
+    Screen { name: "narrow", width: 340, height: 190, bars: 60, x_ticks: 4, y_ticks: 4, font: 12 };
+
+/// The most points of a line; a longer series is told by a quarter as many stretches of time.
+const LINE_POINTS: usize = 480;
 
 /// Coordinates of plotters are whole pixels: four of them make one, so that lines are smooth.
 const SUB: u32 = 4;
@@ -148,6 +151,11 @@ impl Chart {
         themed(&out)
     }
 
+    /// Whether it has more samples than a line can show, so that means are drawn, in bands from lowest to highest.
+    pub(crate) fn is_banded(&self) -> bool {
+        self.lines.iter().any(|line| line.style != Style::Bars && line.points.len() > LINE_POINTS)
+    }
+
     /// The box that the drawing fills.
     pub(crate) fn view_box(screen: Screen) -> String {
         format!("0 0 {} {}", screen.width * SUB, screen.height * SUB)
@@ -187,8 +195,8 @@ impl Chart {
             .lines
             .iter()
             .map(|line| match line.style {
-                Style::Bars => series::highest(&line.points, screen.points / 4),
-                _ => series::downsample(&line.points, screen.points),
+                Style::Bars => series::highest(&line.points, screen.bars),
+                _ => line.points.clone(),
             })
             .collect();
         let Some((x, y)) = self.axes(&measures, screen) else { return Ok(()) };
@@ -238,6 +246,25 @@ impl Chart {
                 }))?;
                 continue;
             }
+            if points.len() > LINE_POINTS {
+                for run in series::bands(points, LINE_POINTS / 4) {
+                    let upper = run.iter().map(|b| (b.at, b.high));
+                    let lower = run.iter().rev().map(|b| (b.at, b.low));
+                    let outline: Vec<_> = upper.chain(lower).collect();
+                    chart.draw_series([Polygon::new(outline, class(10 + line_class(index)))])?;
+                    let means = run.iter().map(|b| (b.at, b.mean));
+                    match run.as_slice() {
+                        [alone] => {
+                            let dot = Circle::new((alone.at, alone.mean), 2 * SUB + SUB / 2, color.filled());
+                            chart.draw_series([dot])?;
+                        }
+                        _ => {
+                            chart.draw_series(LineSeries::new(means, color.stroke_width(SUB + SUB / 2)))?;
+                        }
+                    }
+                }
+                continue;
+            }
             for run in series::runs(points) {
                 match run.as_slice() {
                     [alone] => {
@@ -281,12 +308,17 @@ impl Chart {
     }
 }
 
-/// A line for a cell of a table: no axes, from zero to its highest value. Empty where there is nothing to draw.
+/// A line for a cell of a table: no axes, from zero to its highest value; of a long series the means. Empty where there is nothing to draw.
 pub(crate) fn spark(points: &[Point]) -> String {
-    let points = series::downsample(points, 60);
+    let points: Vec<Point> = if points.len() > 120 {
+        let means = |run: Vec<series::Band>| run.into_iter().map(|b| (b.at, Some(b.mean))).collect::<Vec<_>>();
+        series::bands(points, 48).into_iter().map(means).collect::<Vec<_>>().join(&(0.0, None))
+    } else {
+        points.to_vec()
+    };
+    let times = points.iter().filter(|p| p.1.is_some()).map(|p| p.0);
     let values = points.iter().filter_map(|p| p.1);
-    let (Some((from, to)), Some((low, high))) = (series::extent(points.iter().map(|p| p.0)), series::extent(values))
-    else {
+    let (Some((from, to)), Some((low, high))) = (series::extent(times), series::extent(values)) else {
         return String::new();
     };
     let low = low.clamp(-1e300, 0.0);

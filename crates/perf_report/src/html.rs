@@ -116,6 +116,9 @@ fn figure(id: String, chart: &Chart) -> Figure<'_> {
     if !chart.limits.is_empty() {
         legend.push(("s8".to_owned(), "limit".to_owned()));
     }
+    if chart.is_banded() {
+        legend.push((String::new(), "lines are means, bands reach from lowest to highest".to_owned()));
+    }
     let (columns, rows, remark) = data(chart);
     Figure { id, chart, drawings: vec![drawing(WIDE), drawing(NARROW)], legend, columns, rows, remark }
 }

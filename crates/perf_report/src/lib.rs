@@ -87,6 +87,6 @@ pub fn render(document: &Document, format: Format) -> Result<String, Error> {
         Format::Text => Ok(text::render(&view::build(document))),
         Format::Markdown => Ok(markdown::render(&view::build(document))),
         Format::Html => html::render(&view::build(document)).map_err(Error::Page),
-        Format::Json => serde_json::to_string_pretty(document).map_err(Error::Json),
+        Format::Json => serde_json::to_string(document).map_err(Error::Json),
     }
 }

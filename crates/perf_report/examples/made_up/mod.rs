@@ -542,7 +542,8 @@ pub fn hostile() -> Document {
         match value {
             serde_json::Value::String(text) if !key.ends_with("at") && !["level", "from", "to"].contains(&key) => {
                 *turn += 1;
-                *text = if turn.is_multiple_of(11) { long.to_owned() } else { HOSTILE[*turn % HOSTILE.len()].to_owned() };
+                *text =
+                    if turn.is_multiple_of(11) { long.to_owned() } else { HOSTILE[*turn % HOSTILE.len()].to_owned() };
             }
             serde_json::Value::Array(all) => all.iter_mut().for_each(|v| spoil(v, key, turn, long)),
             serde_json::Value::Object(all) => all.iter_mut().for_each(|(k, v)| spoil(v, k, turn, long)),
@@ -578,7 +579,7 @@ pub fn large() -> Document {
     let from = NOW - 90 * DAY;
     document.period.from = Some(at(from));
     for (i, s) in document.load.iter_mut().chain(&mut document.latency).enumerate() {
-        s.samples = samples(from, 300, i as u64, 0.8, |t| 90.0 * busy(t));
+        s.samples = samples(from, 300, i as u64, 0.8, |t| 90.0 * (1 + i % 3) as f64 * busy(t));
     }
     document.capacity = capacity(1000);
     let few = document.statements.clone();
