@@ -1,5 +1,7 @@
 
--- The COMMENTs of what is told to programs.
+-- The COMMENTs of what is told to people and programs.
+ALTER FUNCTION perf.report(text, timestamptz, text) SET search_path = pg_catalog, pg_temp;
+ALTER FUNCTION perf.report(text, timestamptz, text) SET quote_all_identifiers = off;
 ALTER FUNCTION perf.prometheus_metrics() SET search_path = pg_catalog, pg_temp;
 ALTER FUNCTION perf.prometheus_rules() SET search_path = pg_catalog, pg_temp;
 
@@ -8,3 +10,6 @@ COMMENT ON FUNCTION perf.prometheus_metrics() IS
 What cannot be measured now is absent. Labels: database, volume, relation, replica, application, alert, severity, component, object; never the text of a query. Applications of other roles are one, (insufficient privilege), but for members of pg_read_all_stats. Works without preloading and on a standby. No errors.';
 COMMENT ON FUNCTION perf.prometheus_rules() IS
 'The rows of perf.alert_threshold as alerting rules for Prometheus: a file for rule_files (JSON, which is YAML), one group perf_opt with a rule PerfOpt... for each alert whose metric perf.prometheus_metrics() tells, in its base unit; for: fire_after runs of the collector; labels severity and perf_opt_alert. No errors.';
+COMMENT ON FUNCTION perf.report(text, timestamptz, text) IS
+'Everything that perf_opt knows of this database and server: alerts, load and latency over time, the statements that take most time, recommendations with their SQL, capacity with forecasts and triggers, jobs, partitions, caches, cost, the health of perf_opt; with compare_to, a baseline, what has changed since. format text: text (at most 100 columns) | markdown | html (one page that needs no network: psql -XAtc "SELECT perf.report(''html'')" > report.html) | json (the whole document). since: NULL for as long as history reaches.
+Shows the caller what the single functions would show. A part that cannot be made is a warning on top. Takes seconds: recommendations are computed. Errors: 22004 for NULL as format, 22023 for an unknown format or since in the future, 42704 for an unknown baseline.';

@@ -152,6 +152,11 @@ pub fn compare(before: &str, after: Option<&str>) -> Result<Vec<Change>, Error> 
     Ok(changes(kept(before, Part::All), later))
 }
 
+/// An error unless there is a baseline of that name.
+pub fn require(name: &str) -> Result<(), Error> {
+    find("compare_to", name).map(|_| ())
+}
+
 /// How far the history went when a baseline was captured.
 fn find(argument: &str, name: &str) -> Result<TimestampWithTimeZone, Error> {
     let found = select_with(c"SELECT history_at FROM perf.baselines WHERE name = $1", &[text(name)], |row| {
