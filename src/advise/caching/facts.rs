@@ -9,10 +9,10 @@ use pgrx::pg_sys;
 
 use super::{failed, ByName, Measured};
 use crate::error::Error;
-use crate::pg::catalog;
 use crate::pg::ident;
 use crate::pg::statement_shape::{Command, Shape};
 use crate::pg::text::Text;
+use crate::pg::{background, catalog};
 use crate::workload::shapes::Shapes;
 
 /// A captured statement of clients, of all roles that send it.
@@ -288,6 +288,10 @@ fn relations(shapes: &Shapes) -> Result<HashMap<u32, Relation>, Error> {
 }
 
 fn summaries() -> Result<HashMap<u64, Summary>, Error> {
+    // A standby cannot read a table without WAL.
+    if background::in_recovery() {
+        return Ok(HashMap::new());
+    }
     let found = catalog::rows(
         "SELECT queryid, window_s, reads, unknown_reads, total_ms, mean_bytes, keys, key_reads FROM perf.cache_candidate",
         &[],
@@ -336,6 +340,10 @@ fn shadows() -> Result<ByName<Vec<Cell>>, Error> {
 
 /// Gets and hits of the store by name: of perf.cache_stats().
 fn store() -> Result<ByName<(f64, f64)>, Error> {
+    // A standby has no store.
+    if background::in_recovery() {
+        return Ok(HashMap::new());
+    }
     let there = catalog::value::<bool>(
         "SELECT to_regprocedure('perf.cache_stats()') IS NOT NULL
             AND has_function_privilege(to_regprocedure('perf.cache_stats()'), 'EXECUTE')",
