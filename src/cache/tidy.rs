@@ -26,6 +26,11 @@ const LOOKED_AT_MAX: i64 = 64 << 20;
 const FILLED: f64 = 0.9;
 /// A part whose files are so many times its share, most of it free or dead, takes no more and is written anew.
 const FILE_MAX: i64 = 3;
+/// A part is written anew as well when its files are so many times what is in them, from this size on, at most once in so
+/// many runs of the collector: who gets from it waits for that.
+const REWRITTEN_AT: f64 = 1.4;
+const REWRITTEN_MIN: i64 = 4 << 20;
+const REWRITE_EVERY: usize = 16;
 /// Puts of a process between two looks at the size of a part; and how long a part stays untidied by puts, in microseconds.
 const LOOK_EVERY: u32 = 16;
 const TIDY_AGAIN_US: i64 = 10_000_000;
@@ -40,6 +45,7 @@ use std::cell::Cell;
 thread_local! {
     static PUTS: Cell<u32> = const { Cell::new(0) };
     static NEXT_PART: Cell<usize> = const { Cell::new(0) };
+    static RUNS: Cell<u32> = const { Cell::new(0) };
     static MARKS_AT: Cell<i64> = const { Cell::new(0) };
 }
 
@@ -59,6 +65,17 @@ fn size_and_age(part: usize) -> (i64, Option<i64>) {
         |row| (row.get::<i64>(1).unwrap_or(0), row.get::<i64>(2)),
     );
     found.into_iter().next().unwrap_or((0, None))
+}
+
+/// What is in a part, in bytes, as last counted.
+fn counted_bytes(part: usize) -> i64 {
+    let (_, found) = query::run_on_part(
+        "SELECT coalesce(sum(bytes), 0)::bigint FROM perf.cache_usage WHERE part = {part}",
+        part,
+        &[],
+        |row| row.get::<i64>(1).unwrap_or(0),
+    );
+    found.first().copied().unwrap_or(0)
 }
 
 /// Whether a part takes another entry. Makes room where nobody has for a while; not in a transaction that goes by an old
@@ -85,6 +102,7 @@ pub fn maintain(now: i64) -> Result<News, Error> {
         return Ok(news);
     }
     cache_stats::turn_over(now);
+    let run = RUNS.replace(RUNS.get().wrapping_add(1));
     let mut looked_at = 0;
     for _ in 0..PARTS {
         let part = NEXT_PART.get();
@@ -95,7 +113,10 @@ pub fn maintain(now: i64) -> Result<News, Error> {
         looked_at += size;
         NEXT_PART.set((part + 1) % PARTS);
         // Before anything is removed in this transaction, which would have to be written as well.
-        if size > share().saturating_mul(FILE_MAX) && rewrite(part) {
+        let is_turn = run as usize % REWRITE_EVERY == part;
+        if is_turn && size > REWRITTEN_MIN && size as f64 > REWRITTEN_AT * counted_bytes(part) as f64 {
+            rewrite(part);
+        } else if size > share().saturating_mul(FILE_MAX) && rewrite(part) {
             news.lines.push(format!(
                 "perf_opt: wrote part {part} of the cache anew: its files took {} kB, and vacuum did not keep up",
                 size >> 10
