@@ -37,6 +37,9 @@ const COUNT_EVERY_US: i64 = 60 * SECOND_US;
 /// Rows removed after which the outbox is vacuumed, and how long after the time before.
 const VACUUM_ROWS: u64 = 5_000;
 const VACUUM_EVERY_US: i64 = 30 * SECOND_US;
+/// Time between two batches while changes keep coming: writers lose less to one that takes many of them at once, and a
+/// change that comes alone is worked off at once.
+const PACE_US: i64 = 5_000;
 /// Batches that Redis gets at once.
 const QUEUE_AT_ONCE: i64 = 50;
 
@@ -99,6 +102,7 @@ struct Invalidator {
     removed: u64,
     vacuumed_at: i64,
     idle_since: i64,
+    batch_ended_at: i64,
     last_message: String,
 }
 
@@ -133,6 +137,7 @@ impl Invalidator {
             removed: 0,
             vacuumed_at: background::now(),
             idle_since: 0,
+            batch_ended_at: 0,
             last_message: String::new(),
         }
     }
@@ -142,6 +147,7 @@ impl Invalidator {
         while !background::must_end() && !registry::is_held(self.dbid) {
             let changes = registry::changes_for(Post::Invalidator, self.dbid);
             self.follow_settings();
+            self.pace();
             let now = background::now();
             match background::transaction(BATCH_LIMIT_MS, || self.round()) {
                 Ok(None) => return Some(changes),
@@ -185,6 +191,14 @@ impl Invalidator {
         let count = if self.has_redis() { COUNT_EVERY_US } else { at_most_us };
         let limit = at_most_us.min(linger).min(retry).min(count).max(1_000);
         background::wait_with(self.redis.as_ref().map(Redis::descriptor), Some(limit / 1_000));
+    }
+
+    /// Waits a moment after a batch that has only just ended, whoever wakes us.
+    fn pace(&self) {
+        let since = background::now() - self.batch_ended_at;
+        if let Ok(left @ 1..) = u64::try_from(PACE_US - since.max(0)) {
+            std::thread::sleep(std::time::Duration::from_micros(left));
+        }
     }
 
     fn has_redis(&self) -> bool {
@@ -269,6 +283,8 @@ impl Invalidator {
         self.watches = batch.watches;
         if batch.rows > 0 {
             self.removed += batch.rows as u64;
+            // A full one leaves others behind, which need not wait.
+            self.batch_ended_at = if batch.is_full { 0 } else { background::now() };
             self.position = batch.position;
             registry::note_invalidation(self.dbid, |note| {
                 note.last_run_at = now;

@@ -98,10 +98,12 @@ class Writes(CacheTest):
         listener = self.listener()
         with self.cluster.connect(dbname=self.database) as session:
             session.query("SET TimeZone = 'Asia/Tokyo'; SET DateStyle = 'German'")
-            session.query("INSERT INTO payments VALUES (1, 1, '2024-05-06 07:08:09+00', 'ü {x}'), (2, NULL, NULL, NULL)")
-        found = listener.wait_for(4)
-        self.assertEqual(found["keys"], {"day:2024-05-06 07:08:09+00:1", "note:ü {x}"})
-        self.assertEqual(found["prefixes"], {"day:", "note:"})
+            session.query("INSERT INTO payments VALUES (1, 1, '2024-05-06 07:08:09+00', 'ü {x}')")
+            self.assertEqual(listener.wait_for(2)["keys"], {"day:2024-05-06 07:08:09+00:1", "note:ü {x}"})
+            session.query("INSERT INTO payments VALUES (2, 2, NULL, 'y'), (3, NULL, NULL, NULL)")
+        found = listener.wait_for(2)
+        # What a beginning includes is not named as well.
+        self.assertEqual((found["keys"], found["prefixes"]), (set(), {"day:", "note:"}))
 
     def test_policies_are_followed(self) -> None:
         self.sql("SELECT perf.clear_policy()")
@@ -206,7 +208,7 @@ class Writes(CacheTest):
         here, there = self.listener(), self.listener(other)
         self.sql("INSERT INTO payments VALUES (1, 1)")
         self.cluster.sql("INSERT INTO payments VALUES (2)", dbname=other)
-        self.assertEqual(here.wait_for(2)["keys"], {"cache:risk:user:1"})
+        self.assertEqual(here.wait_for(1)["keys"], {"cache:risk:user:1"})
         self.assertEqual(there.wait_for(2)["keys"], {"other:2"})
         self.assertEqual(here.heard(), [])
 
