@@ -3,6 +3,7 @@
 #   PG_CONFIG=/path/to/pg_config   the PostgreSQL to build for (default: the machine's, else an embedded one)
 #   PG=15                          a major version instead: make test PG=15
 #   TEST=name                      only tests whose name contains this
+#   PERF_OPT_E2E_JOBS=2            how many end-to-end modules run at once (default: CPUs + 1, at most 4)
 #   PERF_OPT_CACHE=/path           where everything fetched is kept (default: ~/.cache/perf_opt, root: /var/cache/perf_opt)
 
 PYTHON ?= python3

@@ -29,6 +29,10 @@ COMMENT ON COLUMN perf.cache_policy.size_per IS 'What the sizes are of: cache | 
 COMMENT ON COLUMN perf.cache_policy.invalidated_by IS 'Events that make an entry invalid';
 COMMENT ON COLUMN perf.cache_policy.used_for IS 'What the cache is for';
 COMMENT ON COLUMN perf.cache_policy.source_tables IS 'Tables the cached result is computed from, unqualified; the row does not apply where one is missing';
+COMMENT ON COLUMN perf.cache_policy.queryid IS 'The captured statement that the cache would answer; NULL: those that query_pattern names';
+COMMENT ON COLUMN perf.cache_policy.query_pattern IS 'LIKE pattern of normalised texts of captured statements that the cache would answer (white space counts as one space); read where queryid is NULL';
+COMMENT ON COLUMN perf.cache_policy.compute_sql IS 'SELECT that gives the value, one column of one row; {name} is replaced by the value of the key''s placeholder. Run by perf.cached as its caller';
+COMMENT ON COLUMN perf.cache_policy.max_stale IS 'How long perf.cached may give an old value while a new one is computed; NULL: not at all';
 COMMENT ON COLUMN perf.cache_policy.note IS 'Free text: assumptions and reservations';
 COMMENT ON COLUMN perf.cache_policy.origin IS 'shipped: as the extension ships it (not dumped) | edited: a shipped row that was changed | added: a row of your own. Kept by triggers; leave it out when you insert';
 

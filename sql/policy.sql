@@ -43,6 +43,10 @@ CREATE TABLE perf.cache_policy (
     invalidated_by text[] NOT NULL DEFAULT '{}',
     used_for text,
     source_tables text[] NOT NULL DEFAULT '{}',
+    queryid bigint,
+    query_pattern text CHECK (query_pattern <> ''),
+    compute_sql text CHECK (compute_sql <> ''),
+    max_stale interval CHECK (max_stale > interval '0'),
     note text,
     origin text NOT NULL CHECK (origin IN ('shipped', 'edited', 'added'))
 );
@@ -344,28 +348,110 @@ BEGIN
 
     INSERT INTO perf.cache_policy
         (policy_no, cache_name, key_template, ttl, size_low_bytes, size_high_bytes, size_per, invalidated_by, used_for,
-         source_tables, note, origin)
+         source_tables, query_pattern, compute_sql, note, origin)
     SELECT v.*, NULL, 'loading' FROM (VALUES
         (1, 'system_health', 'cache:system_health', interval '5 min', 0::bigint, 1024::bigint, 'cache',
-            '{metric_updated,alert_triggered}'::text[], 'dashboard display', '{metrics_history,alerts}'::text[]),
+            '{metric_updated,alert_triggered}'::text[], 'dashboard display', '{metrics_history,alerts}'::text[],
+            'SELECT metric_type, avg(value) AS value, max(timestamp) AS seen_at FROM metrics_history%',
+            $sql$SELECT jsonb_build_object(
+    'metrics', (SELECT jsonb_object_agg(metric_type, jsonb_build_object('value', value, 'seen_at', seen_at))
+                  FROM (SELECT metric_type, avg(value) AS value, max(timestamp) AS seen_at FROM metrics_history
+                         WHERE metric_type IN ('api_latency_ms', 'error_rate', 'cpu_pct', 'db_connections')
+                           AND timestamp >= now() - interval '15 minutes' GROUP BY metric_type) AS m),
+    'open_alerts', (SELECT jsonb_object_agg(severity, n)
+                      FROM (SELECT severity, count(*) AS n FROM alerts
+                             WHERE status IN ('triggered', 'acknowledged', 'escalated') GROUP BY severity) AS a))$sql$),
         (2, 'executive_dashboard', 'cache:dashboard:executive', '1 hour', 5120, 10240, 'cache',
-            '{transaction_completed,user_created}', 'C-level reporting', '{transactions,users}'),
+            '{transaction_completed,user_created}', 'C-level reporting', '{transactions,users}',
+            'SELECT date_trunc(%) AS day, type, count(*), sum(amount), count(DISTINCT user_id) AS players%FROM transactions%',
+            $sql$SELECT jsonb_build_object(
+    'new_users', (SELECT count(*) FROM users WHERE created_at >= now() - interval '30 days'),
+    'days', (SELECT jsonb_agg(to_jsonb(d) ORDER BY d.day, d.type)
+               FROM (SELECT date_trunc('day', created_at) AS day, type, count(*) AS transactions, sum(amount) AS volume,
+                            count(DISTINCT user_id) AS players
+                       FROM transactions WHERE created_at >= now() - interval '30 days' AND status = 'completed'
+                      GROUP BY 1, 2) AS d))$sql$),
         (3, 'operations_dashboard', 'cache:dashboard:operations', '10 min', 8192, 15360, 'cache',
-            '{transaction_created,payment_created}', 'real-time operations', '{transactions,payments}'),
+            '{transaction_created,payment_created}', 'real-time operations', '{transactions,payments}',
+            'SELECT provider, status, count(*), sum(amount), sum(fee) FROM payments%',
+            $sql$SELECT jsonb_build_object(
+    'payments', (SELECT jsonb_agg(to_jsonb(p) ORDER BY p.provider, p.status)
+                   FROM (SELECT provider, status, count(*) AS payments, sum(amount) AS amount, sum(fee) AS fees
+                           FROM payments WHERE created_at >= now() - interval '24 hours'
+                          GROUP BY provider, status) AS p),
+    'transactions', (SELECT jsonb_agg(to_jsonb(t) ORDER BY t.type, t.status)
+                       FROM (SELECT type, status, count(*) AS transactions, sum(amount) AS amount FROM transactions
+                              WHERE created_at >= now() - interval '24 hours' GROUP BY type, status) AS t))$sql$),
         (4, 'security_dashboard', 'cache:dashboard:security', '30 min', 5120, 12288, 'cache',
-            '{fraud_flag_created,compliance_event}', 'security team', '{fraud_flags,compliance_events}'),
+            '{fraud_flag_created,compliance_event}', 'security team', '{fraud_flags,compliance_events}',
+            'SELECT u.country, f.flag_type, f.severity, count(*) AS flags, avg(f.score) AS score%FROM fraud_flags%',
+            $sql$SELECT jsonb_build_object(
+    'flags', (SELECT jsonb_agg(to_jsonb(x) ORDER BY x.flags DESC, x.country, x.flag_type, x.severity)
+                FROM (SELECT u.country, f.flag_type, f.severity, count(*) AS flags, avg(f.score) AS score
+                        FROM fraud_flags AS f JOIN users AS u ON u.id = f.user_id
+                       WHERE f.created_at >= now() - interval '7 days' AND f.status <> 'dismissed'
+                       GROUP BY u.country, f.flag_type, f.severity ORDER BY flags DESC, 1, 2, 3 LIMIT 50) AS x),
+    'compliance', (SELECT jsonb_agg(to_jsonb(c) ORDER BY c.event_type, c.status)
+                     FROM (SELECT event_type, status, count(*) AS events, min(due_at) AS next_due_at
+                             FROM compliance_events WHERE status <> 'closed' GROUP BY event_type, status) AS c))$sql$),
         (5, 'user_risk_score', 'cache:risk:user:{user_id}', '10 min', 0, 1024, 'user',
-            '{transaction_created,fraud_flag_created}', 'risk-based access control', '{transactions,fraud_flags}'),
+            '{transaction_created,fraud_flag_created}', 'risk-based access control', '{transactions,fraud_flags}',
+            'SELECT u.id, u.segment, u.kyc_level,%FROM fraud_flags AS f WHERE f.user_id = u.id%FROM users AS u WHERE u.id = %',
+            $sql$SELECT jsonb_build_object(
+    'user_id', {user_id}::bigint,
+    'flags', (SELECT count(*) FROM fraud_flags
+               WHERE user_id = {user_id}::bigint AND created_at >= now() - interval '30 days'),
+    'worst_flag', (SELECT max(score) FROM fraud_flags
+                    WHERE user_id = {user_id}::bigint AND created_at >= now() - interval '30 days'),
+    'volume_24_hours', (SELECT coalesce(sum(amount), 0) FROM transactions
+                         WHERE user_id = {user_id}::bigint AND created_at >= now() - interval '24 hours'))$sql$),
         (6, 'user_behavior_profile', 'cache:analytics:user:{user_id}', '1 hour', 2048, 5120, 'user',
-            '{game_result,user_login}', 'analytics', '{game_results,users}'),
+            '{game_result,user_login}', 'analytics', '{game_results,users}',
+            'SELECT game_code, count(*), sum(stake), sum(payout) FROM game_results%WHERE user_id = %',
+            $sql$SELECT jsonb_build_object(
+    'user', (SELECT jsonb_build_object('segment', segment, 'country', country, 'last_login', last_login)
+               FROM users WHERE id = {user_id}::bigint),
+    'games', (SELECT jsonb_agg(to_jsonb(g) ORDER BY g.sessions DESC, g.game_code)
+                FROM (SELECT game_code, count(*) AS sessions, sum(stake) AS stake, sum(payout) AS payout,
+                             avg(duration_s) AS mean_duration_s, max(created_at) AS last_played_at
+                        FROM game_results WHERE user_id = {user_id}::bigint AND created_at >= now() - interval '30 days'
+                       GROUP BY game_code) AS g))$sql$),
         (7, 'cohort_analysis', 'cache:analytics:cohorts', '24 hours', 51200, 102400, 'cache',
-            '{user_created,bulk_scoring}', 'executive analytics', '{users,risk_scores_history}'),
+            '{user_created,bulk_scoring}', 'executive analytics', '{users,risk_scores_history}',
+            'SELECT date_trunc(%) AS cohort,%FROM users AS u JOIN game_results AS g%',
+            $sql$SELECT jsonb_agg(to_jsonb(c) ORDER BY c.cohort)
+  FROM (SELECT date_trunc('month', u.created_at) AS cohort, count(*) AS users,
+               count(*) FILTER (WHERE u.last_login >= now() - interval '30 days') AS active,
+               avg(r.score) AS mean_risk, count(*) FILTER (WHERE r.risk_level IN ('high', 'critical')) AS risky
+          FROM users AS u
+          LEFT JOIN (SELECT DISTINCT ON (user_id) user_id, score, risk_level FROM risk_scores_history
+                      ORDER BY user_id, calculated_at DESC) AS r ON r.user_id = u.id
+         WHERE u.created_at >= now() - interval '1 year' GROUP BY 1) AS c$sql$),
         (8, 'alert_statistics', 'cache:alerts:stats', '30 min', 5120, 8192, 'cache',
-            '{alert_resolved,alert_escalated}', 'alert dashboard', '{alerts}'),
+            '{alert_resolved,alert_escalated}', 'alert dashboard', '{alerts}',
+            'SELECT status, severity, count(*), avg(resolved_at - triggered_at) AS time_to_resolve FROM alerts%',
+            $sql$SELECT jsonb_agg(to_jsonb(a) ORDER BY a.status, a.severity)
+  FROM (SELECT status, severity, count(*) AS alerts,
+               extract(epoch FROM avg(resolved_at - triggered_at)) AS mean_s_to_resolve
+          FROM alerts WHERE triggered_at >= now() - interval '7 days' GROUP BY status, severity) AS a$sql$),
         (9, 'metrics_timeseries', 'cache:metrics:ts:{metric_type}:{minutes}', '5 min', 10240, 51200, 'series',
-            '{metric_logged}', 'charts and trends', '{metrics_history}'),
+            '{metric_logged}', 'charts and trends', '{metrics_history}',
+            'SELECT date_trunc(%) AS minute, avg(value), max(value) FROM metrics_history%WHERE metric_type = %',
+            $sql$SELECT jsonb_agg(jsonb_build_array(m.minute, m.mean, m.highest) ORDER BY m.minute)
+  FROM (SELECT date_trunc('minute', timestamp) AS minute, avg(value) AS mean, max(value) AS highest
+          FROM metrics_history
+         WHERE metric_type = {metric_type} AND timestamp >= now() - {minutes}::int * interval '1 minute'
+         GROUP BY 1) AS m$sql$),
         (10, 'user_segments', 'cache:analytics:segments', '2 hours', 102400, 512000, 'cache',
-            '{churn_prediction,cohort_change}', 'targeted campaigns', '{churn_predictions,game_results}')
+            '{churn_prediction,cohort_change}', 'targeted campaigns', '{churn_predictions,game_results}',
+            'SELECT u.segment, u.country, count(*) AS players, sum(t.volume) AS volume, avg(t.bets) AS bets%',
+            $sql$SELECT jsonb_agg(to_jsonb(s) ORDER BY s.segment, s.band)
+  FROM (SELECT u.segment, c.band, count(*) AS users, avg(c.probability) AS churn, sum(g.stake) AS stake,
+               sum(g.sessions) AS sessions
+          FROM churn_predictions AS c JOIN users AS u ON u.id = c.user_id
+          LEFT JOIN (SELECT user_id, sum(stake) AS stake, count(*) AS sessions FROM game_results
+                      WHERE created_at >= now() - interval '30 days' GROUP BY user_id) AS g ON g.user_id = u.id
+         GROUP BY u.segment, c.band) AS s$sql$)
     ) AS v;
     GET DIAGNOSTICS loaded = ROW_COUNT; total := total + loaded;
 

@@ -337,3 +337,28 @@ pub unsafe fn group_expressions(entry: *mut pg_sys::RangeTblEntry) -> Option<*mu
         ((*entry).rtekind == pg_sys::RTEKind::RTE_GROUP).then(|| (*entry).groupexprs)
     }
 }
+
+/// A column of a descriptor, counted from 0.
+///
+/// # Safety
+/// The descriptor is live and has that column.
+#[cfg(not(feature = "pg18"))]
+pub unsafe fn attribute<'a>(descriptor: pg_sys::TupleDesc, at: usize) -> &'a pg_sys::FormData_pg_attribute {
+    // SAFETY: see the function's contract.
+    unsafe { &(*descriptor).attrs.as_slice((*descriptor).natts as usize)[at] }
+}
+
+/// A column of a descriptor, counted from 0.
+///
+/// # Safety
+/// The descriptor is live and has that column.
+#[cfg(feature = "pg18")]
+pub unsafe fn attribute<'a>(descriptor: pg_sys::TupleDesc, at: usize) -> &'a pg_sys::FormData_pg_attribute {
+    // SAFETY: see the function's contract.
+    // Columns in full follow those in short.
+    unsafe {
+        let count = (*descriptor).natts as usize;
+        let columns: *const pg_sys::FormData_pg_attribute = (*descriptor).compact_attrs.as_ptr().add(count).cast();
+        &*columns.add(at)
+    }
+}

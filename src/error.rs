@@ -16,10 +16,14 @@ pub enum Error {
     NotPreloaded,
     /// The server is in a state in which this cannot be done.
     WrongState { message: String, hint: String },
+    /// Nothing can be written here: a standby, or a read-only transaction.
+    ReadOnly { message: String, hint: String },
     /// Not supported here.
     Unsupported { message: String, hint: String },
     /// A named object does not exist.
     UndefinedObject { message: String, hint: String },
+    /// A name is taken.
+    DuplicateObject { message: String, hint: String },
     /// The current role may not do this.
     Denied { message: String, hint: String },
     /// A named column does not exist.
@@ -63,8 +67,10 @@ impl Error {
                 (PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message, hint)
             }
             Error::Unsupported { message, hint } => (PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED, message, hint),
+            Error::ReadOnly { message, hint } => (PgSqlErrorCode::ERRCODE_READ_ONLY_SQL_TRANSACTION, message, hint),
             Error::Denied { message, hint } => (PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, message, hint),
             Error::UndefinedColumn { message, hint } => (PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN, message, hint),
+            Error::DuplicateObject { message, hint } => (PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT, message, hint),
             Error::UndefinedObject { message, hint } => (PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, message, hint),
         }
     }

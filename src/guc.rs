@@ -44,6 +44,22 @@ static JOB_HISTORY_MAX: GucSetting<i32> = GucSetting::<i32>::new(100_000);
 static ARCHIVE_DIRECTORY: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 /// Empty: the machine itself. Tests put files of other machines there.
 static HOST_ROOT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+/// None: the caches are in the database alone.
+static REDIS_URL: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+/// Those of the machine.
+static REDIS_CA_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+/// Some hundred thousand invalidations.
+static CACHE_OUTBOX_MAX_MB: GucSetting<i32> = GucSetting::<i32>::new(64);
+/// An hour: what a cache without a policy is mostly used for.
+static CACHE_DEFAULT_TTL_S: GucSetting<i32> = GucSetting::<i32>::new(3_600);
+/// 1 MB: the largest of the shipped policies is half of that.
+static CACHE_MAX_VALUE_BYTES: GucSetting<i32> = GucSetting::<i32>::new(1_048_576);
+/// 256 MB: as the history.
+static CACHE_MAX_MB: GucSetting<i32> = GucSetting::<i32>::new(256);
+/// Empty: the current role's own entries.
+static CACHE_ROLE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+/// A get from the embedded cache costs a tenth of a millisecond: a faster statement gains nothing.
+static CACHE_SURVEY_MIN_MS: GucSetting<f64> = GucSetting::<f64>::new(2.0);
 static COLLECTOR: GucSetting<bool> = GucSetting::<bool>::new(true);
 static CAPTURE_PLANS: GucSetting<bool> = GucSetting::<bool>::new(true);
 static SAMPLE_LITERALS: GucSetting<bool> = GucSetting::<bool>::new(true);
@@ -166,6 +182,44 @@ pub fn define_settings() {
         GucContext::Sighup,
         GucFlags::default(),
     );
+    GucRegistry::define_int_guc(
+        c"perf_opt.cache_default_ttl",
+        c"How long a value of the cache lives that is put without a ttl and has no policy.",
+        c"Up to ten years.",
+        &CACHE_DEFAULT_TTL_S,
+        1,
+        315_360_000,
+        GucContext::Userset,
+        GucFlags::UNIT_S,
+    );
+    GucRegistry::define_int_guc(
+        c"perf_opt.cache_max_value_bytes",
+        c"Size of the largest value that the cache takes, uncompressed.",
+        c"Larger ones are an error of perf.cache_put(), and are computed and not stored by perf.cached().",
+        &CACHE_MAX_VALUE_BYTES,
+        1_024,
+        67_108_864,
+        GucContext::Suset,
+        GucFlags::UNIT_BYTE,
+    );
+    GucRegistry::define_int_guc(
+        c"perf_opt.cache_max_mb",
+        c"Size that the cache of a database may take.",
+        c"Entries that were not read lately make room.",
+        &CACHE_MAX_MB,
+        1,
+        1_048_576,
+        GucContext::Sighup,
+        GucFlags::UNIT_MB,
+    );
+    GucRegistry::define_string_guc(
+        c"perf_opt.cache_role",
+        c"Role whose entries of the cache are read and written.",
+        c"Empty: the current role's own. Another one has to be a role that the current one is a member of.",
+        &CACHE_ROLE,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
     GucRegistry::define_string_guc(
         c"perf_opt.archive_directory",
         c"Directory of the server for the files of archived partitions.",
@@ -181,6 +235,42 @@ pub fn define_settings() {
         &HOST_ROOT,
         GucContext::Sighup,
         GucFlags::SUPERUSER_ONLY | GucFlags::NO_SHOW_ALL,
+    );
+    GucRegistry::define_string_guc(
+        c"perf_opt.redis_url",
+        c"Redis in which caches are invalidated as well.",
+        c"redis://user:password@host:port/database, or rediss:// for TLS. Empty: none.",
+        &REDIS_URL,
+        GucContext::Sighup,
+        GucFlags::SUPERUSER_ONLY,
+    );
+    GucRegistry::define_string_guc(
+        c"perf_opt.redis_ca_file",
+        c"File with the certificates that Redis' own is checked against, in PEM format.",
+        c"Empty: those that the machine trusts.",
+        &REDIS_CA_FILE,
+        GucContext::Sighup,
+        GucFlags::SUPERUSER_ONLY,
+    );
+    GucRegistry::define_int_guc(
+        c"perf_opt.cache_outbox_max_mb",
+        c"Invalidations kept for a Redis that cannot be reached.",
+        c"Beyond, one order takes their place that removes whatever the templates can name.",
+        &CACHE_OUTBOX_MAX_MB,
+        1,
+        1_048_576,
+        GucContext::Sighup,
+        GucFlags::UNIT_MB,
+    );
+    GucRegistry::define_float_guc(
+        c"perf_opt.cache_survey_min_ms",
+        c"Reads that take longer are looked at for whether a cache would answer them.",
+        c"-1 switches that off; statements that are shadowed are looked at anyway.",
+        &CACHE_SURVEY_MIN_MS,
+        -1.0,
+        3_600_000.0,
+        GucContext::Sighup,
+        GucFlags::UNIT_MS,
     );
     GucRegistry::define_bool_guc(
         c"perf_opt.capture_plans",
@@ -257,6 +347,23 @@ pub fn job_history_max() -> i32 {
     JOB_HISTORY_MAX.get()
 }
 
+pub fn cache_default_ttl_s() -> i64 {
+    i64::from(CACHE_DEFAULT_TTL_S.get())
+}
+
+pub fn cache_max_value_bytes() -> usize {
+    usize::try_from(CACHE_MAX_VALUE_BYTES.get()).unwrap_or(0)
+}
+
+pub fn cache_max_bytes() -> i64 {
+    i64::from(CACHE_MAX_MB.get()) << 20
+}
+
+/// Empty for the current role.
+pub fn cache_role() -> String {
+    CACHE_ROLE.get().map(|role| role.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
 /// Empty when partitions are not archived to files.
 pub fn archive_directory() -> String {
     ARCHIVE_DIRECTORY.get().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default()
@@ -265,6 +372,26 @@ pub fn archive_directory() -> String {
 /// Empty for the machine itself.
 pub fn host_root() -> String {
     HOST_ROOT.get().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// Empty when there is none.
+pub fn redis_url() -> String {
+    REDIS_URL.get().map(|url| url.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// Empty for those of the machine.
+pub fn redis_ca_file() -> String {
+    REDIS_CA_FILE.get().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+pub fn cache_outbox_max_bytes() -> i64 {
+    i64::from(CACHE_OUTBOX_MAX_MB.get()) * 1_048_576
+}
+
+/// From which duration on reads are surveyed for caches; `None` when none is.
+pub fn cache_survey_min_ns() -> Option<u64> {
+    let ms = CACHE_SURVEY_MIN_MS.get();
+    (ms >= 0.0).then_some((ms * 1e6) as u64)
 }
 
 pub fn worker_enabled() -> bool {

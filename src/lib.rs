@@ -14,12 +14,17 @@ mod memory;
 
 mod collect;
 
+mod baselines;
 mod indexes;
 mod partitions;
 mod workload;
 
 mod act;
+mod cache;
+
 mod advise;
+
+mod report;
 
 mod api;
 
@@ -48,7 +53,8 @@ pub extern "C-unwind" fn _PG_init() {
         pg_sys::shmem_startup_hook = Some(attach_memory);
     }
     memory::watch::register();
-    collect::worker::after_each_run(advise::alerts::evaluate);
+    collect::worker::after_each_run([cache::tidy::maintain, advise::alerts::evaluate]);
+    collect::worker::watch(advise::caching::watch::WATCHER);
     if guc::worker_enabled() {
         act::launcher::register();
     }
@@ -112,10 +118,45 @@ pgrx::extension_sql_file!(
         api::observe::_trend_start
     ]
 );
+pgrx::extension_sql_file!("../sql/baseline_tables.sql", name = "baseline_tables", requires = ["observe"]);
+pgrx::extension_sql_file!(
+    "../sql/baseline.sql",
+    name = "baseline",
+    requires = [
+        "baseline_tables",
+        api::baselines::baseline_capture,
+        api::baselines::baseline_compare,
+        api::baselines::baseline_drop
+    ]
+);
 pgrx::extension_sql_file!("../sql/comments.sql", name = "comments", finalize);
 pgrx::extension_sql_file!("../sql/policy.sql", name = "policy_tables");
 pgrx::extension_sql_file!("../sql/comments_policy.sql", name = "policy_comments", requires = ["policy_tables"]);
 pgrx::extension_sql_file!("../sql/cache_tables.sql", name = "cache_tables", requires = ["policy_tables"]);
+pgrx::extension_sql_file!(
+    "../sql/cache_watch.sql",
+    name = "cache_watch",
+    requires = ["policy_tables", "cache_tables", api::cache_watch::cache_watch, api::cache_watch::cache_unwatch]
+);
+pgrx::extension_sql_file!(
+    "../sql/cache.sql",
+    name = "cache_functions",
+    requires = [
+        "cache_tables",
+        api::cache::cache_put,
+        api::cache::cache_get,
+        api::cache::cache_snapshot,
+        api::cache::cache_invalidate,
+        api::cache::cache_stats,
+        api::cache::cached
+    ]
+);
+pgrx::extension_sql_file!("../sql/caching_tables.sql", name = "caching_tables");
+pgrx::extension_sql_file!(
+    "../sql/caching.sql",
+    name = "caching",
+    requires = ["caching_tables", "policy_tables", api::caching::caching_strategies, api::caching::cache_shadow]
+);
 pgrx::extension_sql_file!("../sql/capacity.sql", name = "capacity_tables");
 pgrx::extension_sql_file!(
     "../sql/capacity_functions.sql",
@@ -129,6 +170,11 @@ pgrx::extension_sql_file!(
 );
 pgrx::extension_sql_file!("../sql/metrics.sql", name = "metrics", requires = [api::metrics::metrics]);
 pgrx::extension_sql_file!("../sql/alerts.sql", name = "alerts", requires = ["policy_tables", api::alerts::alerts]);
+pgrx::extension_sql_file!(
+    "../sql/report.sql",
+    name = "report",
+    requires = [api::report::prometheus_metrics, api::report::prometheus_rules]
+);
 pgrx::extension_sql_file!("../sql/cost.sql", name = "cost", requires = ["policy_tables", api::cost::cost_impact]);
 pgrx::extension_sql_file!("../sql/jobs.sql", name = "job_tables", requires = [api::jobs::_running_jobs]);
 pgrx::extension_sql_file!(

@@ -75,7 +75,7 @@ def python(script: str, *arguments: object) -> bool:
 def unit_tests() -> bool:
     """Unit and property tests of the pure crate."""
     step("Unit and property tests")
-    return subprocess.run(["cargo", "test", "-p", "perf_core"], cwd=ROOT).returncode == 0
+    return subprocess.run(["cargo", "test", "-p", "perf_core", "-p", "perf_report"], cwd=ROOT).returncode == 0
 
 
 def regress_arguments(source: postgres.Installation, tree: postgres.PrivateTree) -> list[object]:
@@ -132,7 +132,7 @@ def lint() -> int:
     clippy = ["cargo", "clippy", "--all-targets"]
     deny = ["--", "-D", "warnings"]
     check("rustfmt", ["cargo", "fmt", "--all", "--check"])
-    check("clippy: perf_core", [*clippy, "-p", "perf_core", *deny])
+    check("clippy: what needs no server", [*clippy, "-p", "perf_core", "-p", "perf_report", *deny])
     for source in installations():
         check(f"clippy: perf_opt for PostgreSQL {source.major}",
               [*clippy, "-p", "perf_opt", *build.features(source), *deny], build.cargo_environment(source))

@@ -1,5 +1,5 @@
 //! The launcher: one process, connected to the shared catalogs only, that finds the databases with the extension and keeps
-//! one collector in each, and one scheduler in each that has jobs. It wakes when the registry changes, when a worker starts
+//! one collector in each, a scheduler in each that has jobs, and an invalidator in each that has watched relations. It wakes when the registry changes, when a worker starts
 //! or ends, and once a second to see which statements wait for locks, which needs no database. On a standby it waits for
 //! promotion, of which a process tells it that the postmaster starts then.
 //!
@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use perf_core::backoff::Backoff;
 use pgrx::{pg_guard, pg_sys};
 
-use crate::collect::registry::{self, Phase};
+use crate::collect::registry::{self, Phase, Post, Slot};
 use crate::pg::{background, lock_waits};
 
 const SECOND_US: i64 = 1_000_000;
@@ -46,9 +46,15 @@ struct Database {
     absent: bool,
     /// A collector ran here, so this is no mere probe.
     known: bool,
-    /// The same for the scheduler, which is launched once a collector has found the extension.
-    scheduler_next_start_at: i64,
-    scheduler_backoff: Backoff,
+    /// The same for scheduler and invalidator, which are launched once a collector has found the extension.
+    posts: [Launches; Post::ALL.len()],
+}
+
+/// When a process may be started again.
+#[derive(Default)]
+struct Launches {
+    next_start_at: i64,
+    backoff: Backoff,
 }
 
 #[derive(Default)]
@@ -132,48 +138,55 @@ impl Launcher {
             self.rescan(now, changes);
         }
         self.start_workers(now);
-        self.start_schedulers(now);
+        self.start_attendants(now);
     }
 
-    /// Starts the scheduler of each database whose collector runs and that has jobs.
-    fn start_schedulers(&mut self, now: i64) {
+    /// Starts the scheduler and the invalidator of each database whose collector runs and that has something for them.
+    fn start_attendants(&mut self, now: i64) {
         for slot in registry::slots() {
-            let Some(database) = self.databases.get_mut(&slot.dbid) else { continue };
-            let scheduler = slot.scheduler;
-            if scheduler.pid != 0 {
-                if now - scheduler.started_at > SETTLED_US {
-                    database.scheduler_backoff.reset();
-                }
-                // Should it end, it is started again at once, and then ever more slowly.
-                database.scheduler_next_start_at = database.scheduler_next_start_at.min(now);
-                continue;
+            for (at, post) in Post::ALL.into_iter().enumerate() {
+                self.start_attendant(now, &slot, at, post);
             }
-            if !scheduler.is_wanted() {
-                // It left because there was nothing to do: no failure.
-                database.scheduler_backoff.reset();
-                database.scheduler_next_start_at = 0;
-                continue;
+        }
+    }
+
+    fn start_attendant(&mut self, now: i64, slot: &Slot, at: usize, post: Post) {
+        let Some(database) = self.databases.get_mut(&slot.dbid) else { return };
+        let attendant = slot.attendant(post);
+        let launches = &mut database.posts[at];
+        if attendant.pid != 0 {
+            if now - attendant.started_at > SETTLED_US {
+                launches.backoff.reset();
             }
-            if scheduler.launched_at != 0 {
-                if now - scheduler.launched_at > LAUNCH_LIMIT_US {
-                    registry::void_scheduler_launch(slot.dbid);
-                }
-                continue;
+            // Should it end, it is started again at once, and then ever more slowly.
+            launches.next_start_at = launches.next_start_at.min(now);
+            return;
+        }
+        if !attendant.is_wanted() {
+            // It left because there was nothing to do: no failure.
+            launches.backoff.reset();
+            launches.next_start_at = 0;
+            return;
+        }
+        if attendant.launched_at != 0 {
+            if now - attendant.launched_at > LAUNCH_LIMIT_US {
+                registry::void_attendant_launch(post, slot.dbid);
             }
-            let due = slot.phase == Phase::Running && now >= database.scheduler_next_start_at;
-            if !due || now < self.next_launch_at {
-                continue;
-            }
-            let Some(argument) = registry::reserve_scheduler(slot.dbid, now) else { continue };
-            let name = format!("perf_opt scheduler {}", database.name);
-            if background::start_dynamic(&name, "perf_opt scheduler", "perf_opt_scheduler_main", argument) {
-                database.scheduler_next_start_at = now + database.scheduler_backoff.next();
-                self.starved_since = 0;
-                self.starved.reset();
-            } else {
-                registry::void_scheduler_launch(slot.dbid);
-                self.note_starved(now, "scheduler", slot.dbid);
-            }
+            return;
+        }
+        let due = slot.phase == Phase::Running && now >= launches.next_start_at;
+        if !due || now < self.next_launch_at {
+            return;
+        }
+        let Some(argument) = registry::reserve_attendant(post, slot.dbid, now) else { return };
+        let kind = format!("perf_opt {}", post.name());
+        if background::start_dynamic(&format!("{kind} {}", database.name), &kind, post.function(), argument) {
+            launches.next_start_at = now + launches.backoff.next();
+            self.starved_since = 0;
+            self.starved.reset();
+        } else {
+            registry::void_attendant_launch(post, slot.dbid);
+            self.note_starved(now, post.name(), slot.dbid);
         }
     }
 
@@ -221,8 +234,7 @@ impl Launcher {
                 launched_at: 0,
                 absent: false,
                 known: false,
-                scheduler_next_start_at: 0,
-                scheduler_backoff: Backoff::default(),
+                posts: Default::default(),
             });
             database.name = name;
         }

@@ -15,7 +15,7 @@ use super::executor::Failure;
 use super::jobs::{self, Look};
 use super::requests;
 use super::runs::{self, Ready};
-use crate::collect::registry;
+use crate::collect::registry::{self, Post};
 use crate::pg::alarm::Alarm;
 use crate::pg::{background, privilege, query};
 
@@ -48,7 +48,8 @@ pub extern "C-unwind" fn perf_opt_scheduler_main(argument: pg_sys::Datum) {
     crate::collect::mark_worker();
     background::on_exit(on_exit);
     let (index, ticket) = registry::parse_argument(argument);
-    let attached = registry::attach_scheduler(index, ticket, background::my_pid(), background::my_latch());
+    let attached =
+        registry::attach_attendant(Post::Scheduler, index, ticket, background::my_pid(), background::my_latch());
     let Some(dbid) = attached else { background::exit(0) };
     ATTACHED.store(dbid, Ordering::Relaxed);
     background::install_signal_handlers();
@@ -57,13 +58,13 @@ pub extern "C-unwind" fn perf_opt_scheduler_main(argument: pg_sys::Datum) {
     query::keep_plans();
     let mut scheduler = Scheduler::new(dbid);
     let unneeded = scheduler.work();
-    registry::detach_scheduler(dbid, background::my_pid(), unneeded);
+    registry::detach_attendant(Post::Scheduler, dbid, background::my_pid(), unneeded);
     background::exit(0);
 }
 
 #[pg_guard]
 unsafe extern "C-unwind" fn on_exit(_code: i32, _argument: pg_sys::Datum) {
-    registry::detach_scheduler(ATTACHED.load(Ordering::Relaxed), background::my_pid(), None);
+    registry::detach_attendant(Post::Scheduler, ATTACHED.load(Ordering::Relaxed), background::my_pid(), None);
 }
 
 /// What a round came to.
@@ -115,7 +116,7 @@ impl Scheduler {
     /// Works until asked to leave, or until there is nothing to schedule: gives the change up to which that is known.
     fn work(&mut self) -> Option<u64> {
         while !background::must_end() && !registry::is_held(self.dbid) {
-            let changes = registry::job_changes(self.dbid);
+            let changes = registry::changes_for(Post::Scheduler, self.dbid);
             let now = background::now();
             match background::transaction(ROUND_LIMIT_MS, || Ok(self.round(now))) {
                 Ok(None) => return Some(changes),

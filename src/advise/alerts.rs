@@ -4,7 +4,7 @@
 //! (`perf_core::alerts`), stores its state in perf.alert_state and tells a change that begins, ends or interrupts firing
 //! with one NOTIFY and one line in the log, once the transaction that stores it is committed. Every collector evaluates its own
 //! database's thresholds. What is about the whole server looks the same from each of them: such an alert is logged by
-//! the first database alone (the one with the lowest OID), unless somebody has edited or added its threshold.
+//! the first database alone (the one with the lowest OID of those whose collector does not fail), unless somebody has edited or added its threshold.
 //!
 //! `report` answers `perf.alerts()` from that state; where nobody keeps one (on a standby, without preloading, for a
 //! threshold that is newer than the last run) it judges what can be measured at once, and says so.
@@ -358,7 +358,7 @@ fn tell(threshold: &Threshold, state: &State, seen: &Look, news: &mut News) {
     let is_shared = threshold.shipped
         && [CLUSTER, REPLICA].contains(&seen.scope.as_str())
         && !seen.object.starts_with(metrics::NODE_PREFIX);
-    if is_shared && !is_first_database() {
+    if is_shared && !is_first_database(background::now()) {
         return;
     }
     let shown = value.map_or(String::new(), |value| {
@@ -375,10 +375,14 @@ fn tell(threshold: &Threshold, state: &State, seen: &Look, news: &mut News) {
     )));
 }
 
-/// Of the databases whose collector has run, whether this one comes first.
-fn is_first_database() -> bool {
+/// Of the databases whose collector runs and does not fail, whether this one comes first.
+fn is_first_database(now: i64) -> bool {
     let here = names::current_database();
-    !registry::slots().iter().any(|slot| slot.dbid < here && slot.phase == Phase::Running && slot.runs > 0)
+    let evaluates = |slot: &registry::Slot| {
+        let is_sound = slot.failures == 0 && (now - slot.last_run_at).abs() <= stale_us();
+        slot.phase == Phase::Running && slot.runs > 0 && is_sound
+    };
+    !registry::slots().iter().any(|slot| slot.dbid < here && evaluates(slot))
 }
 
 /// A time for the log, in UTC.

@@ -63,13 +63,17 @@ fn is_about_the_server(one: &Shaped) -> bool {
     one.shape.catalogs && one.shape.tables.is_empty()
 }
 
+fn is_write(one: &Shaped) -> bool {
+    one.shape.command == crate::pg::statement_shape::Command::Write
+}
+
 fn by_statements(shapes: &Shapes, names: &mut Visible) -> Vec<Work> {
     let top = shapes.statements.iter().filter(|one| one.toplevel && !is_about_the_server(one));
     let mut work: Vec<Work> = top
         .map(|one| Work {
             role: names.role(one.userid.to_u32()),
             total_ms: one.total_ms,
-            writes: one.shape.command == crate::pg::statement_shape::Command::Write,
+            writes: is_write(one),
             locks_rows: one.shape.locks_rows,
             volatile: one.shape.volatile,
             temporary_tables: one.shape.temporary,
@@ -133,7 +137,8 @@ fn by_transactions(shapes: &Shapes, traces: &[Trace], applications: &[Applicatio
                 application: names.application(trace.userid, &trace.application),
                 total_ms,
                 fresh_ms: if trace.fresh { total_ms } else { 0.0 },
-                writes: trace.writes,
+                // A standby refuses a statement that writes, though it may have found nothing to write here.
+                writes: trace.writes || steps().flatten().any(|one| is_write(one)),
                 locks_rows: steps().flatten().any(|one| one.shape.locks_rows),
                 // So may what is not known to its end.
                 volatile: trace.truncated

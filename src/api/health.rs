@@ -25,11 +25,15 @@ const SAMPLER_CORE_PCT: f64 = 1.0;
 /// Wait of a run for a free place from which on it is a warning.
 const JOB_WAIT_S: f64 = 60.0;
 
+/// Age of a change that is not worked off from which on it is a warning.
+const INVALIDATION_WAIT_S: f64 = 10.0;
+
 /// Problems of partitions that are named.
 const PROBLEMS_NAMED: usize = 5;
 
+/// How a component is.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Status {
+pub enum Status {
     Ok,
     Warning,
     Error,
@@ -44,6 +48,11 @@ impl Status {
         }
     }
 
+    /// 0 is well, 1 a warning, 2 an error.
+    pub fn number(self) -> u8 {
+        self as u8
+    }
+
     fn from_u8(value: u8) -> Status {
         match value {
             0 => Status::Ok,
@@ -53,8 +62,11 @@ impl Status {
     }
 }
 
+/// Component, how it is, details, a value.
+type Row = (String, Status, String, Option<f64>);
+
 struct Report {
-    rows: Vec<(String, Status, String, Option<f64>)>,
+    rows: Vec<Row>,
 }
 
 impl Report {
@@ -75,6 +87,15 @@ fn health() -> TableIterator<
         name!(measured_at, TimestampWithTimeZone),
     ),
 > {
+    let at = TimestampWithTimeZone::try_from(background::now())
+        .unwrap_or_else(|_| TimestampWithTimeZone::negative_infinity());
+    TableIterator::new(
+        rows().into_iter().map(move |(component, status, detail, value)| (component, status.name(), detail, value, at)),
+    )
+}
+
+/// A row for each component.
+pub fn rows() -> Vec<Row> {
     let mut report = Report { rows: Vec::new() };
     for row in crate::memory::health() {
         report.add(row.component, Status::from_u8(row.status), row.detail, Some(row.value));
@@ -87,15 +108,9 @@ fn health() -> TableIterator<
     fleet(&mut report);
     jobs(&mut report);
     partitions(&mut report);
+    invalidation(&mut report);
     pending_detaches(&mut report);
-    let at = TimestampWithTimeZone::try_from(background::now())
-        .unwrap_or_else(|_| TimestampWithTimeZone::negative_infinity());
-    TableIterator::new(
-        report
-            .rows
-            .into_iter()
-            .map(move |(component, status, detail, value)| (component, status.name(), detail, value, at)),
-    )
+    report.rows
 }
 
 fn database_names() -> Vec<(u32, String)> {
@@ -271,6 +286,67 @@ fn jobs(report: &mut Report) {
             "a run has waited {seconds:.0} s for its turn; raise perf_opt.max_running_jobs or max_worker_processes"
         );
         report.add("job queue", Status::Warning, detail, Some(seconds));
+    }
+}
+
+/// The invalidator of this database, what waits for it, and Redis.
+fn invalidation(report: &mut Report) {
+    let counted = select_under_snapshot(
+        c"SELECT watches, inactive, widened, waiting, oldest_s, queued FROM perf._cache_counts()",
+        |row| {
+            let count = |column| row.get::<i64>(column).unwrap_or(0);
+            Some(([count(1), count(2), count(3), count(4), count(6)], row.get::<f64>(5)))
+        },
+    );
+    let Some(([watches, inactive, widened, waiting, queued], oldest_s)) = counted.into_iter().next() else { return };
+    if watches + waiting + queued == 0 {
+        return;
+    }
+    let slot = registry::slots().into_iter().find(|slot| slot.dbid == names::current_database());
+    if !background::in_recovery() {
+        let (mut status, state) = match slot.map(|slot| slot.invalidator) {
+            None => (Status::Error, "nothing is invalidated: perf_opt is not preloaded".to_owned()),
+            _ if !crate::guc::worker_enabled() => {
+                (Status::Error, "nothing is invalidated: perf_opt.collector is off".to_owned())
+            }
+            Some(process) if process.pid != 0 => (Status::Ok, format!("running as {}", process.pid)),
+            Some(_) => (Status::Warning, "starting".to_owned()),
+        };
+        let oldest_s = oldest_s.unwrap_or(0.0);
+        if oldest_s > INVALIDATION_WAIT_S && status == Status::Ok {
+            status = Status::Warning;
+        }
+        let last = match slot.map_or(0, |slot| slot.invalidation.last_run_at) {
+            0 => "nothing has changed yet".to_owned(),
+            at => format!("last worked {:.0} s ago", (background::now() - at) as f64 / 1e6),
+        };
+        let detail = format!("{state}, {watches} watches, {last}, {waiting} changes wait, the oldest {oldest_s:.1} s");
+        report.add("invalidator", status, detail, Some(waiting as f64));
+    }
+    if inactive > 0 {
+        let detail = format!(
+            "{inactive} watches whose triggers are missing or switched off; perf.cache_watches names them, perf.cache_watch() makes them anew"
+        );
+        report.add("cache watches", Status::Error, detail, Some(inactive as f64));
+    } else if widened > 0 {
+        let detail = format!(
+            "{widened} watches with placeholders that are no columns any more, so that more is invalidated than necessary; see perf.cache_watches"
+        );
+        report.add("cache watches", Status::Warning, detail, Some(widened as f64));
+    }
+    if let Some(invalidation) = slot.map(|slot| slot.invalidation).filter(|invalidation| invalidation.has_redis) {
+        let (status, detail) = match invalidation.down_since {
+            0 => (Status::Ok, "can be reached".to_owned()),
+            since => {
+                let seconds = (background::now() - since) / 1_000_000;
+                (Status::Error, format!("not reached for {seconds} s: {}", invalidation.problem()))
+            }
+        };
+        let flushes = match invalidation.flushes {
+            0 => String::new(),
+            count => format!("; the queue was too long {count} times (perf_opt.cache_outbox_max_mb)"),
+        };
+        report.add("redis", status, format!("{detail}, {queued} batches wait{flushes}"), Some(queued as f64));
     }
 }
 

@@ -1,6 +1,10 @@
 //! The SQL surface: argument checks, rows out, no logic.
 
 pub mod alerts;
+pub mod baselines;
+pub mod cache;
+pub mod cache_watch;
+pub mod caching;
 pub mod capacity;
 pub mod cost;
 pub mod fleet;
@@ -15,6 +19,7 @@ pub mod partition_check;
 pub mod partition_convert;
 pub mod partitions;
 pub mod pools;
+pub mod report;
 pub mod scaling;
 pub mod sharding;
 pub mod statements;

@@ -72,10 +72,14 @@ fn note_error(frames: &mut Frames, index: usize, sqlstate: i32) {
 /// Transaction callback.
 pub unsafe extern "C-unwind" fn on_transaction_end(event: pg_sys::XactEvent::Type, _argument: *mut c_void) {
     use pg_sys::XactEvent as Event;
-    let rolled_back = event == Event::XACT_EVENT_ABORT;
-    if !rolled_back && !matches!(event, Event::XACT_EVENT_COMMIT | Event::XACT_EVENT_PREPARE) {
-        return;
+    if matches!(event, Event::XACT_EVENT_ABORT | Event::XACT_EVENT_COMMIT | Event::XACT_EVENT_PREPARE) {
+        end_transaction(event == Event::XACT_EVENT_ABORT);
     }
+}
+
+/// Apart from its caller, which is told of other events, too, and has nothing to do for them.
+#[inline(never)]
+fn end_transaction(rolled_back: bool) {
     fenced((), || {
         let frames = frames();
         if rolled_back {
@@ -121,7 +125,7 @@ fn on_abort(frames: &mut Frames, level: i32) {
         if let Some(memory) = capturing(frames) {
             let planning = frames.take_planning(open.queryid, open.toplevel);
             // SAFETY: without a descriptor only what was remembered is read.
-            unsafe { record::finished(memory, planning, &mut open, false) };
+            unsafe { record::finished_early(memory, planning, &mut open) };
         }
     }
 }

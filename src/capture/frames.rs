@@ -196,7 +196,9 @@ impl Frames {
         let Some(index) = found else { return (0, 0) };
         let planned = self.planned[index];
         self.planned_len -= 1;
-        self.planned.copy_within(index + 1..=self.planned_len, index);
+        if index < self.planned_len {
+            self.planned.copy_within(index + 1..=self.planned_len, index);
+        }
         (planned.plans, planned.planning_ns)
     }
 }

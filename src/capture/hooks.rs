@@ -125,7 +125,7 @@ unsafe fn end_run(query: *mut pg_sys::QueryDesc, index: usize, limited: bool, co
     } else if let Some(memory) = capturing(frames) {
         let planning = frames.take_planning(frames.open[place].queryid, frames.open[place].toplevel);
         // SAFETY: the descriptor is live.
-        unsafe { record::finished(memory, planning, &mut frames.open[place], false) };
+        unsafe { record::finished_early(memory, planning, &mut frames.open[place]) };
     }
 }
 

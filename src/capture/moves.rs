@@ -28,7 +28,7 @@ pub unsafe fn before_start(query: *mut pg_sys::QueryDesc, flags: c_int) {
     unsafe {
         let Some(snapshot) = (*query).snapshot.as_ref() else { return };
         if pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as i32 {
-            moves::keep(pg_sys::MyProcPid as u32, raw::GetCurrentTransactionStartTimestamp());
+            keep();
         }
         if let Some(newest) = moves::newest() {
             if !precedes(newest, snapshot.xmin.into_inner()) {
@@ -36,6 +36,13 @@ pub unsafe fn before_start(query: *mut pg_sys::QueryDesc, flags: c_int) {
             }
         }
     }
+}
+
+/// Notes that this transaction keeps its snapshot; out of the way of most.
+#[inline(never)]
+fn keep() {
+    // SAFETY: plain reads of this process's state.
+    unsafe { moves::keep(pg_sys::MyProcPid as u32, raw::GetCurrentTransactionStartTimestamp()) };
 }
 
 #[cold]

@@ -2,12 +2,12 @@
 
 use super::frames::{Frame, Open, Planned, MAX_RELATIONS};
 use super::source::StatementText;
-use super::{plan, sample, transaction};
+use super::{plan, reads, sample, transaction};
 use crate::compat;
 use crate::guc;
 use crate::memory::slow_ring::{self, Record};
 use crate::memory::statements::{self, Execution, Key, Recorded, Source, Usage};
-use crate::memory::{slab, Memory};
+use crate::memory::{self, slab, Memory};
 use crate::pg::local::ProcessLocal;
 use crate::pg::raw;
 use core::ffi::{c_char, CStr};
@@ -67,7 +67,7 @@ fn severity_of(elapsed_ns: u64) -> Option<Severity> {
 ///
 /// # Safety
 /// `open.query` is NULL or a live descriptor whose executor is open; `measured` when its nodes counted their rows.
-#[inline]
+#[inline(always)]
 pub unsafe fn finished(memory: &Memory, (plans, planning_ns): (u64, u64), open: &mut Open, measured: bool) {
     let severity = slowness(open.execution.elapsed_ns);
     // SAFETY: the caller vouches for the descriptor.
@@ -94,6 +94,10 @@ pub unsafe fn finished(memory: &Memory, (plans, planning_ns): (u64, u64), open: 
     let recorded = slab::record(memory, &key, execution, &text);
     // SAFETY: the caller vouches for the descriptor.
     unsafe { transaction::on_statement(memory, &key, execution, open.query, &text) };
+    if let (Some(ring), Some(query)) = (memory::reads::of_interest(execution.elapsed_ns), query) {
+        // SAFETY: the descriptor is live, its executor open.
+        unsafe { reads::note(ring, &key, execution, query, &text) };
+    }
     let wanted = match recorded {
         Recorded::SampleWanted => true,
         Recorded::Kept => measured && statements::is_worth_sampling(&open.execution),
@@ -107,6 +111,17 @@ pub unsafe fn finished(memory: &Memory, (plans, planning_ns): (u64, u64), open: 
         // SAFETY: the descriptor is NULL or live, its executor open.
         unsafe { keep_slow_query(memory, severity, &key, open, &text) };
     }
+}
+
+/// As [`finished`], of a query whose nodes counted nothing; for those who are rarely at it before the executor's end.
+///
+/// # Safety
+/// As for [`finished`].
+#[cold]
+#[inline(never)]
+pub unsafe fn finished_early(memory: &Memory, planning: (u64, u64), open: &mut Open) {
+    // SAFETY: passed on to the caller.
+    unsafe { finished(memory, planning, open, false) };
 }
 
 /// Whether the execution of a costly query that starts now is to be sampled, as far as that is known before.
@@ -265,7 +280,7 @@ pub fn not_executed(
 pub fn failed_late(memory: &Memory, queryid: u64, sqlstate: i32, text: &StatementText) {
     let execution = Execution { failed: true, sqlstate, at: statement_start(), ..Execution::default() };
     let key = key(queryid, true);
-    statements::record(memory, &key, &execution, text);
+    slab::record_in_table(memory, &key, &execution, text);
     // SAFETY: no descriptor is given.
     unsafe { transaction::on_statement(memory, &key, &execution, core::ptr::null(), text) };
 }

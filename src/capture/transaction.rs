@@ -6,9 +6,10 @@
 //! ends inside of a statement (COMMIT in a procedure, VACUUM) has the time of that statement until then.
 
 use super::frames::{Frames, MAX_RELATIONS};
+use super::reads;
 use super::record::relations_of;
-use super::sample;
 use super::source::StatementText;
+use super::values::{self, Value};
 use crate::memory::statements::{Execution, Key};
 use crate::memory::{applications, traces, written, Memory};
 use crate::pg::local::ProcessLocal;
@@ -63,7 +64,7 @@ fn record() -> &'static mut traces::Record {
 ///
 /// # Safety
 /// `query` is NULL or a live descriptor whose executor is open.
-#[inline]
+#[inline(always)]
 pub unsafe fn on_statement(
     memory: &Memory,
     key: &Key,
@@ -72,10 +73,6 @@ pub unsafe fn on_statement(
     text: &StatementText,
 ) {
     let current = current();
-    let elapsed_ns = execution.elapsed_ns;
-    if key.toplevel {
-        applications::count_statement(memory, key.userid, execution.calls, elapsed_ns, execution.failed);
-    }
     if current.after_abort && is_after_abort(current) {
         return;
     }
@@ -87,7 +84,7 @@ pub unsafe fn on_statement(
         }
     }
     if key.toplevel {
-        current.statement_ns += elapsed_ns.saturating_sub(core::mem::take(&mut current.given_ns));
+        current.statement_ns += execution.elapsed_ns.saturating_sub(core::mem::take(&mut current.given_ns));
     }
     // SAFETY: the caller vouches for the descriptor, which has a live plan; the rest reads this process's state.
     unsafe {
@@ -99,15 +96,33 @@ pub unsafe fn on_statement(
         }
         // The late failure of a statement that was noted already is none of its own.
         if current.kept && (execution.calls > 0 || !execution.failed) {
-            let record = record();
-            if !record.is_full() {
-                note_values(memory, record, key, query.as_ref(), text);
-            }
-            // One that has a transaction id is not fresh, see `keep`.
-            let writes = raw::GetTopTransactionIdIfAny() != pg_sys::InvalidTransactionId;
-            if !writes && record.flags & traces::FRESH == 0 {
-                note_fresh(memory, record, key, execution, query.as_ref());
-            }
+            note(memory, key, execution, query.as_ref(), text);
+        }
+    }
+}
+
+/// Notes a statement of a transaction that is kept.
+///
+/// # Safety
+/// As for [`on_statement`].
+#[cold]
+unsafe fn note(
+    memory: &Memory,
+    key: &Key,
+    execution: &Execution,
+    query: Option<&pg_sys::QueryDesc>,
+    text: &StatementText,
+) {
+    let record = record();
+    // SAFETY: the caller vouches for the descriptor; the rest reads this process's state.
+    unsafe {
+        if !record.is_full() {
+            note_values(memory, record, key, query, text);
+        }
+        // One that has a transaction id is not fresh, see `keep`.
+        let writes = raw::GetTopTransactionIdIfAny() != pg_sys::InvalidTransactionId;
+        if !writes && record.flags & traces::FRESH == 0 {
+            note_fresh(memory, record, key, execution, query);
         }
     }
 }
@@ -154,21 +169,16 @@ unsafe fn note_values(
     query: Option<&pg_sys::QueryDesc>,
     text: &StatementText,
 ) {
-    let mut values = Values { hashes: [0; traces::VALUES], len: 0, cut: false };
-    // Values that come from a callback are not fetched: that may run code.
-    // SAFETY: NULL or live with the descriptor.
-    let params = query.and_then(|query| unsafe { query.params.as_ref() }).filter(|params| params.paramFetch.is_none());
-    // SAFETY: the list holds `numParams` values behind its head.
-    let params = params.map_or(&[][..], |params| unsafe { params.params.as_slice(params.numParams.max(0) as usize) });
-    for number in 0..text.parameters() as usize {
-        let value = params.get(number).and_then(sample::text_of);
-        if !values.push(memory, value.as_deref()) {
-            break;
-        }
+    let mut values_of = Values { hashes: [0; traces::VALUES], len: 0, cut: false };
+    // SAFETY: as promised.
+    unsafe {
+        values::each(query, text, |value| match value {
+            Value::Text(text) => values_of.push(memory, Some(text)),
+            Value::Null | Value::Unknown => values_of.push(memory, None),
+        });
     }
-    text.each_value(|value| values.push(memory, value));
-    record.add(key.queryid, key.toplevel, &values.hashes[..values.len]);
-    if values.cut {
+    record.add(key.queryid, key.toplevel, &values_of.hashes[..values_of.len]);
+    if values_of.cut {
         record.flags |= traces::TRUNCATED;
     }
 }
@@ -227,6 +237,7 @@ pub fn before_abort(frames: &Frames) {
 /// A transaction ends: committed, prepared or rolled back.
 #[inline]
 pub fn on_end(memory: &Memory, frames: &Frames, rolled_back: bool) {
+    reads::on_end(rolled_back);
     let current = current();
     if frames.depth > 0 {
         end_inside(frames, current);
@@ -246,6 +257,7 @@ pub fn on_end(memory: &Memory, frames: &Frames, rolled_back: bool) {
             keep(memory, current, writes, rolled_back);
         }
     }
+    applications::at_end();
     current.begun = false;
     current.kept = false;
     current.after_abort = rolled_back;

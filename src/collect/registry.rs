@@ -6,17 +6,19 @@
 //! raise and nothing slow happens while it is held. A worker clears its pid under the lock before it exits, so a pid
 //! read under the lock belongs to a live worker.
 
+mod attendant;
 mod holds;
-mod scheduler;
 
-pub use holds::{before_utility, note_jobs_change};
-pub use scheduler::{
-    attach_scheduler, detach_scheduler, is_scheduler_wanted, job_changes, jobs_changed, reserve_scheduler, run_ended,
-    set_hungry, void_scheduler_launch, Scheduler,
+pub use attendant::{
+    attach_attendant, changes_for, detach_attendant, is_wanted, jobs_changed, note_invalidation, reserve_attendant,
+    run_ended, set_hungry, void_attendant_launch, wanted, Attendant, Invalidation, Post,
 };
+pub use holds::{before_utility, changes_watches, note_jobs_change, note_outbox, note_watch_change};
+
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use pgrx::shmem::PgSharedMemoryInitialization;
-use pgrx::{pg_sys, PGRXSharedMemory, PgLwLock};
+use pgrx::{pg_sys, PGRXSharedMemory, PgAtomic, PgLwLock};
 
 use crate::pg::background;
 
@@ -77,7 +79,11 @@ pub struct Slot {
     /// Bytes of history on disk at the last look.
     pub history_bytes: i64,
     /// The process that starts the jobs of this database.
-    pub scheduler: Scheduler,
+    pub scheduler: Attendant,
+    /// The process that works the outbox of the caches off.
+    pub invalidator: Attendant,
+    /// How that is going.
+    pub invalidation: Invalidation,
 }
 
 impl Slot {
@@ -99,13 +105,15 @@ impl Slot {
         error: [0; ERROR_BYTES],
         slow_lost: 0,
         history_bytes: 0,
-        scheduler: Scheduler::NONE,
+        scheduler: Attendant::NONE,
+        invalidator: Attendant::NONE,
+        invalidation: Invalidation::NONE,
     };
 
     /// The slot without its database; launches that are under way are void.
     fn freed(&self) -> Slot {
-        let scheduler = Scheduler { ticket: self.scheduler.ticket.wrapping_add(1), ..Scheduler::NONE };
-        Slot { ticket: self.ticket.wrapping_add(1), scheduler, ..Slot::FREE }
+        let (scheduler, invalidator) = (self.scheduler.freed(), self.invalidator.freed());
+        Slot { ticket: self.ticket.wrapping_add(1), scheduler, invalidator, ..Slot::FREE }
     }
 
     /// Message of the latest failed run.
@@ -172,22 +180,41 @@ impl Registry {
 unsafe impl PGRXSharedMemory for Registry {}
 
 // SAFETY: the name is used by nothing else.
+static WATCH_GENERATION: PgAtomic<AtomicU64> = unsafe { PgAtomic::new(c"perf_opt_watch_generation") };
+
+// SAFETY: the name is used by nothing else.
 static REGISTRY: PgLwLock<Registry> = unsafe { PgLwLock::new(c"perf_opt_registry") };
 
 /// Asks for the shared memory. Called from the library's shmem_request_hook.
 pub fn request() {
     // SAFETY: only called from that hook.
-    unsafe { REGISTRY.on_shmem_request() }
+    unsafe {
+        REGISTRY.on_shmem_request();
+        WATCH_GENERATION.on_shmem_request();
+    }
 }
 
 /// Sets the shared memory up, or attaches to it. Called from the library's shmem_startup_hook.
 pub fn startup() {
     // SAFETY: only called from that hook.
-    unsafe { REGISTRY.on_shmem_startup(Registry::at_startup()) }
+    unsafe {
+        REGISTRY.on_shmem_startup(Registry::at_startup());
+        WATCH_GENERATION.on_shmem_startup(AtomicU64::new(1));
+    }
 }
 
 fn ready() -> bool {
     crate::memory::is_ready()
+}
+
+/// Changes with every commit that has changed watches of caches, or the policies that they follow, in any database; 0 without
+/// shared memory. A plain read: each statement on a watched relation asks.
+pub fn watch_generation() -> u64 {
+    if ready() {
+        WATCH_GENERATION.get().load(Ordering::Acquire)
+    } else {
+        0
+    }
 }
 
 /// Identifies this life of shared memory: counters start from zero with each.
@@ -320,7 +347,7 @@ pub fn release_gone(dbid: u32) {
 
 fn free_slot(dbid: u32, may: impl FnOnce(&Slot) -> bool) {
     if let Some(slot) = REGISTRY.exclusive().find(dbid) {
-        if slot.pid == 0 && slot.scheduler.pid == 0 && slot.holds == 0 && may(slot) {
+        if slot.pid == 0 && slot.scheduler.pid == 0 && slot.invalidator.pid == 0 && slot.holds == 0 && may(slot) {
             *slot = slot.freed();
         }
     }

@@ -9,7 +9,7 @@
 use pgrx::{pg_guard, pg_sys};
 
 use super::history::{self, Memo};
-use super::registry::{self, Phase, RunReport};
+use super::registry::{self, Phase, Post, RunReport};
 use super::sampler;
 use crate::memory::applications;
 use crate::pg::local::ProcessLocal;
@@ -38,16 +38,37 @@ pub struct News {
 /// What follows each ordinary run, in a transaction of its own: it lies further down than this module and is given from
 /// above.
 pub type Step = fn(now: i64) -> Result<News, crate::error::Error>;
+/// What looks at memory between the runs and keeps what it finds: it lies further down than this module and is given from
+/// above.
+#[derive(Clone, Copy)]
+pub struct Watcher {
+    /// Looks at memory; how long until the next look, in microseconds. May use transactions of its own of that length, in ms.
+    pub look: fn(limit_ms: i32) -> Result<i64, String>,
+    /// Writes down what was found, in the transaction of a run.
+    pub write: fn() -> Result<(), crate::error::Error>,
+    /// The collector leaves.
+    pub end: fn(),
+}
+
+static WATCHER: ProcessLocal<Option<Watcher>> = ProcessLocal::new(None);
+
+/// Sets the watcher. Called when the library is loaded, so that every collector has it.
+pub fn watch(watcher: Watcher) {
+    WATCHER.set(Some(watcher));
+}
+
 /// Notices beyond this number, the oldest, are dropped while none can be sent.
 const NOTICES_MAX: usize = 1_000;
 /// A step is left out until so many times its own length has passed since: where there is much to read and the interval is
 /// short, it takes a twentieth of the time at most.
 const STEP_PAUSE: i64 = 20;
-static AFTER_RUN: ProcessLocal<Option<Step>> = ProcessLocal::new(None);
+/// How many there are.
+const STEPS: usize = 2;
+static AFTER_RUN: ProcessLocal<[Option<Step>; STEPS]> = ProcessLocal::new([None; STEPS]);
 
-/// Sets the step after each run. Called when the library is loaded, so that every collector has it.
-pub fn after_each_run(step: Step) {
-    AFTER_RUN.set(Some(step));
+/// Sets the steps after each run. Called when the library is loaded, so that every collector has them.
+pub fn after_each_run(steps: [Step; STEPS]) {
+    AFTER_RUN.set(steps.map(Some));
 }
 
 /// Why the main loop ended.
@@ -81,9 +102,16 @@ pub extern "C-unwind" fn perf_opt_collector_main(argument: pg_sys::Datum) {
     if end == End::Asked {
         collector.last_run();
     }
+    end_watch();
     let phase = if end == End::NoExtension { Phase::NoExtension } else { Phase::Ended };
     registry::detach(dbid, background::my_pid(), phase);
     background::exit(0);
+}
+
+fn end_watch() {
+    if let Some(watcher) = WATCHER.get() {
+        (watcher.end)();
+    }
 }
 
 /// Database whose slot this process has.
@@ -91,6 +119,7 @@ static ATTACHED: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::ne
 
 #[pg_guard]
 unsafe extern "C-unwind" fn on_exit(_code: i32, _argument: pg_sys::Datum) {
+    end_watch();
     registry::detach(ATTACHED.load(std::sync::atomic::Ordering::Relaxed), background::my_pid(), Phase::Ended);
 }
 
@@ -133,15 +162,26 @@ fn has_jobs() -> bool {
     found.first().copied().unwrap_or(false)
 }
 
+/// Whether the invalidator has something to do here, now or later.
+fn has_watches() -> bool {
+    let found = select_under_snapshot(
+        c"SELECT EXISTS (SELECT FROM perf.cache_watch_table) OR EXISTS (SELECT FROM perf.cache_outbox)
+              OR EXISTS (SELECT FROM perf.cache_redis_queue)",
+        |row| row.get::<bool>(1),
+    );
+    found.first().copied().unwrap_or(false)
+}
+
 struct Collector {
     memo: Memo,
     dbid: u32,
     next_run_at: i64,
     next_observation_at: i64,
+    next_look_at: i64,
     next_rotation_at: i64,
     next_texts_at: i64,
-    /// When the step after runs ended last, and how long it took.
-    last_step: (i64, i64),
+    /// When each step after runs ended last, and how long it took.
+    last_steps: [(i64, i64); STEPS],
     /// What listeners have not been told yet.
     notices: Vec<(&'static str, String)>,
     last_message: String,
@@ -155,9 +195,10 @@ impl Collector {
             dbid: names::current_database(),
             next_run_at: 0,
             next_observation_at: 0,
+            next_look_at: 0,
             next_rotation_at: 0,
             next_texts_at: background::now() + TEXTS_EVERY_US,
-            last_step: (0, 0),
+            last_steps: [(0, 0); STEPS],
             notices: Vec::new(),
             last_message: String::new(),
             failures: 0,
@@ -190,6 +231,10 @@ impl Collector {
                 self.next_observation_at = now + SECOND_US;
                 sampler::observe_backends();
             }
+            self.next_look_at = self.next_look_at.min(now + SECOND_US);
+            if now >= self.next_look_at {
+                self.look();
+            }
             let interval = i64::from(crate::guc::collect_interval_s().max(1)) * SECOND_US;
             // A shorter interval or a clock set back takes effect at once.
             if now >= self.next_run_at || self.next_run_at - now > interval {
@@ -199,8 +244,22 @@ impl Collector {
                 }
                 continue;
             }
-            let next = self.next_run_at.min(self.next_observation_at);
+            let next = self.next_run_at.min(self.next_observation_at).min(self.next_look_at);
             background::wait((next - background::now()).clamp(0, SECOND_US) / 1_000 + 1);
+        }
+    }
+
+    /// Has the watcher look at memory.
+    fn look(&mut self) {
+        let Some(watcher) = WATCHER.get() else { return };
+        match (watcher.look)(LAST_RUN_LIMIT_MS) {
+            Ok(pause) => self.next_look_at = background::now() + pause.clamp(1_000, SECOND_US),
+            Err(message) => {
+                self.next_look_at = background::now() + SECOND_US;
+                if !background::must_end() && !registry::is_held(self.dbid) {
+                    self.failed(&message);
+                }
+            }
         }
     }
 
@@ -208,11 +267,13 @@ impl Collector {
         background::transaction(RUN_LIMIT_MS, || Ok(background::extension_installed()))
     }
 
-    /// Asks for a scheduler where there are jobs that nobody announced: they were there when the server started, or a
-    /// restore brought them.
+    /// Asks for a scheduler where there are jobs, and for an invalidator where there are watches, that nobody announced:
+    /// they were there when the server started, or a restore brought them.
     fn look_for_jobs(&self, limit_ms: i32) -> Result<(), String> {
-        if !registry::is_scheduler_wanted(self.dbid) && background::transaction(limit_ms, || Ok(has_jobs()))? {
-            registry::jobs_changed(self.dbid);
+        for (post, has_work) in [(Post::Scheduler, has_jobs as fn() -> bool), (Post::Invalidator, has_watches)] {
+            if !registry::is_wanted(post, self.dbid) && background::transaction(limit_ms, || Ok(has_work()))? {
+                registry::wanted(post, self.dbid);
+            }
         }
         Ok(())
     }
@@ -262,9 +323,15 @@ impl Collector {
         self.check_goes_on(&sampled, limit_ms)?;
         let rotated = self.rotate(limit_ms, now);
         self.check_goes_on(&rotated, limit_ms)?;
+        let watched = match WATCHER.get() {
+            Some(watcher) => background::transaction(limit_ms, watcher.write),
+            None => Ok(()),
+        };
+        self.check_goes_on(&watched, limit_ms)?;
         let stepped = self.step(limit_ms);
         sampled?;
         let history_bytes = rotated?;
+        watched?;
         stepped?;
         Ok(Some((slow_lost, history_bytes)))
     }
@@ -278,15 +345,26 @@ impl Collector {
         }
     }
 
+    /// The steps after a run. None keeps the next from being done; the first that fails is what is said.
     fn step(&mut self, limit_ms: i32) -> Result<(), String> {
+        let mut first = Ok(());
+        for n in 0..STEPS {
+            let done = self.one_step(limit_ms, n);
+            first = first.and(done);
+        }
+        let told = self.notify(limit_ms);
+        first.and(told)
+    }
+
+    fn one_step(&mut self, limit_ms: i32, n: usize) -> Result<(), String> {
         let began_at = background::now();
-        let (ended_at, took) = self.last_step;
+        let (ended_at, took) = self.last_steps[n];
         // A clock set back takes effect at once.
         let is_due = limit_ms == RUN_LIMIT_MS && (began_at - ended_at).abs() >= took.saturating_mul(STEP_PAUSE);
-        if let Some(step) = AFTER_RUN.get().filter(|_| is_due) {
+        if let Some(step) = AFTER_RUN.get()[n].filter(|_| is_due) {
             let outcome = background::transaction(limit_ms, || step(began_at));
             let now = background::now();
-            self.last_step = (now, (now - began_at).max(0));
+            self.last_steps[n] = (now, (now - began_at).max(0));
             let news = outcome?;
             // Only what is stored is told, so nothing is told again because storing it failed.
             news.lines.iter().for_each(|line| pgrx::log!("{line}"));
@@ -294,7 +372,7 @@ impl Collector {
             let beyond = self.notices.len().saturating_sub(NOTICES_MAX);
             self.notices.drain(..beyond);
         }
-        self.notify(limit_ms)
+        Ok(())
     }
 
     /// Sends what is left to be told to listeners. Where that fails, for the queue is full or a commit elsewhere holds it, it is

@@ -1,20 +1,24 @@
 //! What each application did, by database, role and `application_name`. A backend counts in an area of its own, where
 //! nobody else writes, under the few identities it had last; what it counted under an identity moves to a fixed table
-//! when the identity makes way for another or the backend ends. Readers add up both, so nothing is lost or counted twice.
-//! Called by capture for every statement and transaction, and by whoever answers for applications.
+//! when the identity makes way for another or the backend ends. Statements that a slab counts come from there when it is
+//! emptied: to the backend's area when it does that itself, to the table when a reader does. Readers empty the slabs first
+//! and add up the rest, so nothing is lost or counted twice.
+//! Called by capture for every transaction, by slabs, and by whoever answers for applications.
 //!
 //! Locks: the `applications` lock, exclusively to give a slot another identity and to move counts, shared to read. It is
-//! not taken to count: counts are single words that only their backend writes. To forget counts, a mark is put on a
+//! not taken to count: counts are single words that only their backend writes. An identity changes only while its
+//! backend owns its slab as well, so that whoever owns the slab may read it. To forget counts, a mark is put on a
 //! backend's slot, which readers then skip, and which the backend empties before it counts in it again.
 
-use super::{get_ref, HealthRow, Memory};
+use super::{get_ref, slab, HealthRow, Memory};
 use crate::pg::local::ProcessLocal;
 use crate::pg::lwlock::LwLockGuard;
 use crate::pg::raw;
 use core::ffi::{c_char, CStr};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use perf_core::counters::{Counters, Execution};
 use perf_core::fnv::fnv1a;
-use perf_core::histogram::{bucket_of_ns, Histogram, BUCKETS};
+use perf_core::histogram::{bucket_of_ns, Histogram, Octaves, BUCKETS};
 use pgrx::pg_sys;
 use std::collections::BTreeMap;
 
@@ -55,6 +59,16 @@ impl Default for Counts {
 }
 
 impl Counts {
+    /// What a slab counted of a statement.
+    fn of_statement(counters: &Counters, histogram: &[u8; BUCKETS], octaves: Octaves) -> Counts {
+        let mut counts = Counts::default();
+        counts.counters[Counter::Statements as usize] = counters.calls;
+        counts.counters[Counter::Failures as usize] = counters.failures;
+        counts.counters[Counter::StatementNs as usize] = counters.total_ns;
+        counts.latency.merge_small(histogram, octaves);
+        counts
+    }
+
     fn merge(&mut self, other: &Counts) {
         for (mine, theirs) in self.counters.iter_mut().zip(other.counters) {
             *mine = mine.saturating_add(theirs);
@@ -71,7 +85,7 @@ impl Counts {
 /// Who did it.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Identity {
+pub struct Identity {
     dbid: u32,
     userid: u32,
     /// Up to the first zero. The server lets nothing but ASCII into it.
@@ -91,8 +105,8 @@ impl Identity {
 
     /// Applications there is no room for.
     fn other(dbid: u32) -> Identity {
-        let mut identity = Identity { dbid, userid: 0, name: [0; NAME] };
-        identity.name[..OTHER.len()].copy_from_slice(OTHER);
+        let mut identity = Identity { dbid, userid: OTHER_ROLE, name: [0; NAME] };
+        identity.name[..OTHER.len()].copy_from_slice(OTHER.as_bytes());
         identity
     }
 
@@ -102,7 +116,10 @@ impl Identity {
     }
 }
 
-const OTHER: &[u8] = b"(other)";
+/// The name of what sums up applications there is no room for.
+pub const OTHER: &str = "(other)";
+/// Its role, which is nobody's.
+pub const OTHER_ROLE: u32 = 0;
 
 /// What a backend counts under one identity.
 #[repr(C, align(64))]
@@ -127,9 +144,9 @@ impl Slot {
 
     /// Only the slot's backend may.
     #[inline(always)]
-    fn add_latency(&self, ns: u64) {
-        let word = &self.latency[bucket_of_ns(ns)];
-        word.store(word.load(Ordering::Relaxed).saturating_add(1), Ordering::Relaxed);
+    fn add_latency(&self, bucket: usize, count: u32) {
+        let word = &self.latency[bucket];
+        word.store(word.load(Ordering::Relaxed).saturating_add(count), Ordering::Relaxed);
     }
 
     /// Only the slot's backend may; or whoever has the place of a backend that is gone.
@@ -218,6 +235,13 @@ impl Applications {
 struct Mine {
     area: *mut Area,
     current: *mut Slot,
+    /// The number of `current`, and of whom it is: the setting's variable tells whether the name is still the same. It
+    /// points to another place after every change, because the server keeps the value from before a transaction until
+    /// that has ended, and [`at_end`] looks at each end; but for changes in files, whose time is here, too.
+    number: usize,
+    userid: u32,
+    name: *const c_char,
+    loaded_at: i64,
     /// Changes of identity so far, and when each slot was turned to last.
     clock: u64,
     ticks: [u64; SLOTS],
@@ -226,6 +250,10 @@ struct Mine {
 static MINE: ProcessLocal<Mine> = ProcessLocal::new(Mine {
     area: core::ptr::null_mut(),
     current: core::ptr::null_mut(),
+    number: 0,
+    userid: 0,
+    name: core::ptr::null(),
+    loaded_at: 0,
     clock: 0,
     ticks: [0; SLOTS],
 });
@@ -255,6 +283,7 @@ pub fn detach(memory: &Memory) {
         empty(memory, mine.area);
         mine.area = core::ptr::null_mut();
         mine.current = core::ptr::null_mut();
+        mine.name = core::ptr::null();
     }
 }
 
@@ -267,16 +296,15 @@ fn empty(memory: &Memory, area: *mut Area) {
     }
 }
 
-/// Counts a top-level statement of a role: as `calls` of them, which is 0 for the rest of one that was counted already.
-#[inline]
-pub fn count_statement(memory: &Memory, userid: u32, calls: u64, elapsed_ns: u64, failed: bool) {
+/// Counts a top-level statement of a role, or the rest of one that was counted already.
+pub fn count_statement(memory: &Memory, userid: u32, execution: &Execution) {
     let Some(slot) = current(memory, userid) else { return };
-    slot.add(Counter::StatementNs, elapsed_ns);
-    if calls > 0 {
-        slot.add(Counter::Statements, calls);
-        slot.add_latency(elapsed_ns);
+    slot.add(Counter::StatementNs, execution.elapsed_ns);
+    if execution.calls > 0 {
+        slot.add(Counter::Statements, execution.calls);
+        slot.add_latency(bucket_of_ns(execution.elapsed_ns), 1);
     }
-    if failed {
+    if execution.failed {
         slot.add(Counter::Failures, 1);
     }
 }
@@ -297,22 +325,79 @@ pub fn count_transaction(memory: &Memory, statement_ns: u64, writes: bool, rolle
     }
 }
 
-/// The slot to count in: the one of before, if role and application are those of before.
+/// A transaction ends: from now on the place of its application's name may be another's.
 #[inline(always)]
+pub fn at_end() {
+    let mine = mine();
+    // SAFETY: a plain read of a setting's variable.
+    if mine.name != unsafe { pg_sys::application_name } {
+        mine.name = core::ptr::null();
+    }
+}
+
+/// The number of the identity that a role's statements count under now: a slab's are kept apart by it.
+#[inline(always)]
+pub fn number(memory: &Memory, userid: u32) -> u64 {
+    if !mine().is_still(userid) {
+        turn_to(memory, Some(userid));
+    }
+    mine().number as u64
+}
+
+impl Mine {
+    /// Whether a role's statements count where the ones before did.
+    #[inline(always)]
+    fn is_still(&self, userid: u32) -> bool {
+        // SAFETY: plain reads of process globals.
+        let (name, loaded_at) = unsafe { (pg_sys::application_name, pg_sys::PgReloadTime) };
+        self.userid == userid && core::ptr::eq(self.name, name) && self.loaded_at == loaded_at
+    }
+}
+
+/// The slot to count in: the one of before, if role and application are those of before.
 fn current(memory: &Memory, userid: u32) -> Option<&'static Slot> {
-    // SAFETY: NULL or this backend's own slot; slots live for ever. Both names end with a zero within NAME bytes: the
-    // server cuts the setting, and the slot's last byte is never written.
-    unsafe {
-        if let Some(slot) = mine().current.as_ref() {
-            if slot.identity.userid == userid
-                && slot.forget.load(Ordering::Relaxed) == 0
-                && libc::strncmp(slot.identity.name.as_ptr().cast(), application_name(), NAME - 1) == 0
-            {
-                return Some(slot);
-            }
+    let mine = mine();
+    if mine.is_still(userid) {
+        // SAFETY: NULL or this backend's own slot; slots live for ever.
+        if let Some(slot) = unsafe { mine.current.as_ref() }.filter(|slot| slot.forget.load(Ordering::Relaxed) == 0) {
+            return Some(slot);
         }
     }
     turn_to(memory, Some(userid))
+}
+
+/// Adds what this backend's slab counted of a statement to the identity that it counted it under. The slab is owned.
+pub fn add_own(number: usize, counters: &Counters, histogram: &[u8; BUCKETS], octaves: Octaves) {
+    // SAFETY: NULL or this backend's own area; areas live for ever.
+    let Some(slot) = unsafe { mine().area.as_ref() }.and_then(|area| area.slots.get(number)) else { return };
+    if slot.forget.load(Ordering::Acquire) != 0 {
+        slot.clear();
+    }
+    slot.add(Counter::Statements, counters.calls);
+    slot.add(Counter::Failures, counters.failures);
+    slot.add(Counter::StatementNs, counters.total_ns);
+    octaves.each_small(histogram, |bucket, count| slot.add_latency(bucket, count));
+}
+
+/// Adds what some backend's slab counted of a statement to the table.
+pub fn add(memory: &Memory, identity: &Identity, counters: &Counters, histogram: &[u8; BUCKETS], octaves: Octaves) {
+    let counts = Counts::of_statement(counters, histogram, octaves);
+    if counts.counters == [0; COUNTERS] {
+        return;
+    }
+    // SAFETY: a valid lock that this process does not hold; nothing below raises.
+    let _guard = unsafe { LwLockGuard::exclusive(memory.applications_lock()) };
+    // SAFETY: the lock makes this process the only one to touch the table.
+    unsafe { &mut *memory.applications.table }.add(identity, &counts);
+}
+
+/// The identity that a number stands for in a backend's slab.
+///
+/// # Safety
+/// The caller owns the slab, and one of its slots has the number.
+pub unsafe fn identity(memory: &Memory, backend: usize, number: usize) -> Identity {
+    // SAFETY: there is an area for each slab; its backend writes identities only while it owns the slab.
+    unsafe { (*memory.applications.areas.add(backend)).slots[number % SLOTS].identity }
 }
 
 #[inline(always)]
@@ -351,18 +436,10 @@ fn turn_to(memory: &Memory, userid: Option<u32>) -> Option<&'static Slot> {
     // SAFETY: this backend's own area, whose identities it alone writes; areas live for ever.
     let index = match find(unsafe { &*mine.area }, &identity, &mine.ticks) {
         Ok(known) => known,
-        Err(place) => {
-            // SAFETY: a valid lock that this process does not hold; nothing below raises.
-            let _guard = unsafe { LwLockGuard::exclusive(memory.applications_lock()) };
-            // SAFETY: the area is this backend's own, and the lock keeps readers away.
-            unsafe {
-                let slot = &raw mut (*mine.area).slots[place];
-                move_to_table(memory, slot);
-                (*slot).identity = identity;
-                (*slot).used.store(1, Ordering::Release);
-            }
-            place
-        }
+        Err(place) if give(memory, mine.area, place, &identity) => place,
+        // A reader was stopped while it held the slab: the one before goes on counting until the next statement.
+        // SAFETY: NULL or this backend's own slot.
+        Err(_) => return unsafe { mine.current.as_ref() },
     };
     // SAFETY: as above.
     let slot = unsafe { &(*mine.area).slots[index] };
@@ -372,7 +449,41 @@ fn turn_to(memory: &Memory, userid: Option<u32>) -> Option<&'static Slot> {
     mine.clock += 1;
     mine.ticks[index] = mine.clock;
     mine.current = core::ptr::from_ref(slot).cast_mut();
+    mine.number = index;
+    if userid.is_some() {
+        mine.userid = identity.userid;
+        // SAFETY: plain reads of process globals.
+        (mine.name, mine.loaded_at) = unsafe { (pg_sys::application_name, pg_sys::PgReloadTime) };
+    }
     Some(slot)
+}
+
+/// Gives a slot of this backend to another identity, after emptying what its slab counts for the one before; false when a
+/// reader does not let go of the slab.
+fn give(memory: &Memory, area: *mut Area, place: usize, identity: &Identity) -> bool {
+    // SAFETY: the area is this backend's own; areas live for ever.
+    let slot = unsafe { &raw mut (*area).slots[place] };
+    // SAFETY: as above.
+    let was_used = unsafe { (*slot).used.load(Ordering::Relaxed) } != 0;
+    if was_used && !slab::empty_number(memory, place) {
+        return false;
+    }
+    // SAFETY: a valid lock that this process does not hold; nothing below raises.
+    let _guard = unsafe { LwLockGuard::exclusive(memory.applications_lock()) };
+    let change = || {
+        move_to_table(memory, slot);
+        // SAFETY: the slot is this backend's own, and the lock and the owned slab keep readers away.
+        unsafe {
+            (*slot).identity = *identity;
+            (*slot).used.store(1, Ordering::Release);
+        }
+    };
+    // Nothing in the slab has the number of a slot that was not in use.
+    if was_used {
+        return slab::while_owned(change);
+    }
+    change();
+    true
 }
 
 /// The slot of an identity, or else the one to give it: a free one, or the one turned to longest ago.
@@ -508,6 +619,7 @@ pub struct Application {
 /// Applications of all databases or of one, exact for every statement that has been answered.
 pub fn read(dbid: Option<u32>) -> Vec<Application> {
     let Some(memory) = get_ref() else { return Vec::new() };
+    slab::drain_all(memory);
     // Whoever begins, ends or turns to another name waits for the lock, uninterruptibly: under it things are only copied,
     // to a place that is there before.
     let slots = memory.applications.slots().count();
@@ -551,6 +663,7 @@ pub fn read(dbid: Option<u32>) -> Vec<Application> {
 /// row of the database.
 pub fn statements_of(dbid: u32) -> u64 {
     let Some(memory) = get_ref() else { return 0 };
+    slab::drain_all(memory);
     // SAFETY: a valid lock that this process does not hold; nothing below calls the server.
     let _guard = unsafe { LwLockGuard::shared(memory.applications_lock()) };
     // SAFETY: the lock keeps writers of the table away, and of identities.
@@ -564,6 +677,7 @@ pub fn statements_of(dbid: u32) -> u64 {
 
 /// Forgets what was counted, of all databases or of one.
 pub fn reset(memory: &Memory, dbid: Option<u32>) {
+    slab::drain_all(memory);
     // SAFETY: a valid lock that this process does not hold; nothing below raises.
     let _guard = unsafe { LwLockGuard::exclusive(memory.applications_lock()) };
     // SAFETY: the lock makes this process the only one to touch the table, and keeps writers of identities away.

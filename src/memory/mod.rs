@@ -5,13 +5,15 @@
 //! - `slab`: an owner word for each backend's slab; one lock (`drain`) that readers take around draining all of them.
 //! - `slow_ring` and `traces`: rings with a sequence word for each slot, no lock. `written`: single words.
 //! - `text`: lock-free lists of free blocks; a chain belongs to its entry and is guarded by the entry's partition.
-//! - `watch`: an area and a lock of its own, taken for nothing else. `moves`: an area of its own, no lock.
+//! - `watch`: an area and a lock of its own, taken for nothing else. `moves`, `reads` and `cache_stats`: areas of their own, no lock.
 //! - `applications`: a lock for identities and what moves between areas; none to count.
 //!
-//! Order: drain, partition, other; `applications` is taken with none of them. No slab is owned while a lock is waited for.
+//! Order: drain, partition, other, and drain, applications. No slab is owned while a lock is waited for.
 
 pub mod applications;
+pub mod cache_stats;
 pub mod moves;
+pub mod reads;
 pub mod ring;
 pub mod samples;
 pub mod slab;
@@ -196,6 +198,8 @@ pub fn request() {
     }
     watch::request();
     moves::request();
+    cache_stats::request();
+    reads::request();
 }
 
 /// Attaches the memory and, the first time, initialises it; from shmem_startup_hook.
@@ -239,6 +243,8 @@ pub fn startup() {
     MEMORY.set(Some(memory));
     watch::startup();
     moves::startup();
+    cache_stats::startup();
+    reads::startup();
 }
 
 fn log_size(sizes: &Sizes) {

@@ -1,5 +1,7 @@
 //! A slab for each backend: the statements it runs again and again, counted where no other backend looks. Executions
 //! of a statement that is not in the slab go to the table directly; the second in a row brings the statement in.
+//! What a slab counts of a top-level statement is also what its application did (see `applications`): a slot counts under
+//! one of the backend's identities, and whoever empties the slot adds it up for that one.
 //!
 //! Locks: the slab's owner word. Its backend takes it for each execution, a reader to empty the slab; neither does
 //! more than copy memory while holding it. A backend that finds it taken records in the table instead of waiting.
@@ -7,7 +9,7 @@
 //! there before the next one reads the table.
 
 use super::statements::{self, bucket_of, Counters, Execution, Key, Recorded, Source};
-use super::Memory;
+use super::{applications, Memory};
 use crate::pg::local::ProcessLocal;
 use crate::pg::lwlock::LwLockGuard;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -44,8 +46,10 @@ pub struct Slab {
     clock: u32,
     /// Where a statement was found last, by the low bits of its queryid.
     hints: [u8; ENTRIES],
+    /// A byte of each slot's queryid, to search all slots at once.
+    tags: [u8; ENTRIES],
     queryids: [u64; ENTRIES],
-    /// User and top level, in one word to compare.
+    /// User, top level and number of the identity counted under, in one word to compare.
     users: [u64; ENTRIES],
     ticks: [u32; ENTRIES],
     slots: [Slot; ENTRIES],
@@ -69,15 +73,19 @@ impl Slabs {
         Slabs { base: base.cast(), count: backends }
     }
 
-    fn all(&self) -> impl Iterator<Item = *mut Slab> + '_ {
-        // SAFETY: indexes below `count`.
-        (0..self.count).map(|index| unsafe { self.base.add(index) })
+    /// # Safety
+    /// The index is below `count`.
+    unsafe fn slab(&self, index: usize) -> *mut Slab {
+        // SAFETY: as the caller vouches.
+        unsafe { self.base.add(index) }
     }
 }
 
 /// What this process knows of its slab.
 struct Mine {
     slab: *mut Slab,
+    /// Its place among all slabs.
+    index: usize,
     seen: [[u64; SEEN_WAYS]; SEEN_SETS],
 }
 
@@ -97,7 +105,7 @@ impl Mine {
 }
 
 static MINE: ProcessLocal<Mine> =
-    ProcessLocal::new(Mine { slab: core::ptr::null_mut(), seen: [[0; SEEN_WAYS]; SEEN_SETS] });
+    ProcessLocal::new(Mine { slab: core::ptr::null_mut(), index: 0, seen: [[0; SEEN_WAYS]; SEEN_SETS] });
 
 /// Owns a slab until dropped.
 struct Owned(*mut Slab);
@@ -133,9 +141,9 @@ pub fn attach(memory: &Memory, index: usize) {
         return;
     }
     // SAFETY: the index was just checked.
-    let slab = unsafe { memory.slabs.base.add(index) };
+    let slab = unsafe { memory.slabs.slab(index) };
     // Whoever had this slab before emptied it when it left; what a process that could not do so left behind goes now.
-    drain(memory, slab, &mut Buffer::new());
+    drain(memory, index, &mut Buffer::new());
     let Some(mut owned) = Owned::try_take(slab) else { return };
     // What could not be emptied belongs to another database: this backend does without.
     if owned.slab().used.load(Ordering::Relaxed) != 0 {
@@ -144,27 +152,31 @@ pub fn attach(memory: &Memory, index: usize) {
     owned.slab().dbid = dbid;
     drop(owned);
     // SAFETY: the pointer is this process's own.
-    unsafe { (*MINE.as_ptr()).slab = slab };
+    let mine = unsafe { &mut *MINE.as_ptr() };
+    mine.slab = slab;
+    mine.index = index;
 }
 
-/// Counts one execution of a statement.
-#[inline]
+/// Counts one execution of a statement, and of its application.
+#[inline(always)]
 pub fn record(memory: &Memory, key: &Key, execution: &Execution, source: &impl Source) -> Recorded {
     // SAFETY: process-local, and no hook runs inside this function.
     let mine = unsafe { &mut *MINE.as_ptr() };
+    let users =
+        user_word(key) | if key.toplevel { applications::number(memory, key.userid) << NUMBER_SHIFT } else { 0 };
     if mine.slab.is_null() {
-        return statements::record(memory, key, execution, source);
+        return record_in_table(memory, key, execution, source);
     }
-    let users = user_word(key);
     if let Some(mut owned) = Owned::try_take(mine.slab) {
         let slab = owned.slab();
         if let Some(index) = slab.find(key.queryid, users) {
-            if !slab.has_room(index, execution) {
+            let bucket = bucket_of(execution);
+            if !slab.has_room(index, bucket) {
                 drop(owned);
                 hand_over(memory, mine.slab, index);
-                return statements::record(memory, key, execution, source);
+                return record_in_table(memory, key, execution, source);
             }
-            let full = slab.add(index, execution);
+            let full = slab.add(index, execution, bucket);
             drop(owned);
             if full {
                 hand_over(memory, mine.slab, index);
@@ -172,46 +184,81 @@ pub fn record(memory: &Memory, key: &Key, execution: &Execution, source: &impl S
             return Recorded::Kept;
         }
     }
-    let recorded = statements::record(memory, key, execution, source);
+    let recorded = record_in_table(memory, key, execution, source);
     if recorded != Recorded::Folded && mine.saw(key.queryid, users) {
         admit(memory, mine.slab, key, users);
     }
     recorded
 }
 
+/// Counts one execution of a statement, and of its application, past the slab.
+#[inline(never)]
+pub fn record_in_table(memory: &Memory, key: &Key, execution: &Execution, source: &impl Source) -> Recorded {
+    if key.toplevel {
+        applications::count_statement(memory, key.userid, execution);
+    }
+    statements::record(memory, key, execution, source)
+}
+
+/// Where a user word has the number of the identity.
+const NUMBER_SHIFT: u32 = 33;
+
 #[inline(always)]
 fn user_word(key: &Key) -> u64 {
     u64::from(key.userid) << 1 | u64::from(key.toplevel)
+}
+
+#[inline(always)]
+fn tag_of(queryid: u64) -> u8 {
+    (queryid >> 56) as u8
+}
+
+/// Indexes of the bytes that are `tag`, and perhaps some that are not.
+#[inline(always)]
+fn candidates(tags: &[u8; ENTRIES], tag: u8) -> impl Iterator<Item = usize> {
+    const ONES: u128 = u128::from_le_bytes([1; ENTRIES]);
+    let different = u128::from_le_bytes(*tags) ^ (ONES * u128::from(tag));
+    // The highest bit of each byte that is zero: a byte that is not has it only behind one that is.
+    let mut equal = different.wrapping_sub(ONES) & !different & (ONES << 7);
+    core::iter::from_fn(move || {
+        let bit = (equal != 0).then(|| equal.trailing_zeros())?;
+        equal &= equal - 1;
+        Some(bit as usize / 8)
+    })
 }
 
 impl Slab {
     #[inline(always)]
     fn find(&mut self, queryid: u64, users: u64) -> Option<usize> {
         let used = self.used.load(Ordering::Relaxed);
-        let is = |slab: &Slab, index: usize| {
-            used & (1 << index) != 0 && slab.queryids[index] == queryid && slab.users[index] == users
-        };
-        let hint = queryid as usize % ENTRIES;
-        let likely = usize::from(self.hints[hint]) % ENTRIES;
-        if is(self, likely) {
+        let likely = usize::from(self.hints[queryid as usize % ENTRIES]) % ENTRIES;
+        if used & (1 << likely) != 0 && self.queryids[likely] == queryid && self.users[likely] == users {
             return Some(likely);
         }
-        let found = (0..ENTRIES).find(|&index| is(self, index))?;
-        self.hints[hint] = found as u8;
+        self.search(used, queryid, users)
+    }
+
+    /// Looks at all slots.
+    #[inline(never)]
+    fn search(&mut self, used: u32, queryid: u64, users: u64) -> Option<usize> {
+        let is =
+            |index: usize| used & (1 << index) != 0 && self.queryids[index] == queryid && self.users[index] == users;
+        let found = candidates(&self.tags, tag_of(queryid)).find(|&index| is(index))?;
+        self.hints[queryid as usize % ENTRIES] = found as u8;
         Some(found)
     }
 
     /// Whether a slot can count one more execution of this latency. One that is full stays so when a reader had the slab
     /// at the moment it was to be handed over.
     #[inline(always)]
-    fn has_room(&self, index: usize, execution: &Execution) -> bool {
-        self.slots[index].histogram[bucket_of(execution)] < u8::MAX
+    fn has_room(&self, index: usize, bucket: usize) -> bool {
+        self.slots[index].histogram[bucket] < u8::MAX
     }
 
     /// Adds an execution to a slot; true when the slot cannot take another one of this latency, or has so much time that
     /// the table should know of it.
     #[inline(always)]
-    fn add(&mut self, index: usize, execution: &Execution) -> bool {
+    fn add(&mut self, index: usize, execution: &Execution, bucket: usize) -> bool {
         self.clock = self.clock.wrapping_add(1);
         self.ticks[index] = self.clock;
         let slot = &mut self.slots[index];
@@ -219,7 +266,6 @@ impl Slab {
         if execution.calls == 0 {
             return false;
         }
-        let bucket = bucket_of(execution);
         slot.octaves.insert(bucket);
         let count = &mut slot.histogram[bucket];
         *count += 1;
@@ -241,6 +287,21 @@ impl Slab {
         slot.counters = Counters::default();
         if after == After::Free {
             self.used.fetch_and(!(1 << index), Ordering::Relaxed);
+        }
+    }
+
+    /// The identity that a slot counts under; none of a statement that no client sent.
+    fn number(&self, index: usize) -> Option<usize> {
+        let users = self.users[index];
+        (users & 1 != 0).then_some((users >> NUMBER_SHIFT) as usize)
+    }
+
+    /// As [`take`](Self::take), for this backend's own slab: what the application did is added to its area on the way, so
+    /// that a reader finds it there or here.
+    fn take_own(&mut self, index: usize, buffer: &mut Buffer, after: After) {
+        self.take(index, buffer, after);
+        if let Some(number) = self.number(index) {
+            applications::add_own(number, &buffer.counters, &buffer.histogram, buffer.octaves);
         }
     }
 }
@@ -289,7 +350,7 @@ fn hand_over(memory: &Memory, slab: *mut Slab, index: usize) {
     let mut buffer = Buffer::new();
     let Some(mut owned) = Owned::try_take(slab) else { return };
     if owned.slab().used.load(Ordering::Relaxed) & (1 << index) != 0 {
-        owned.slab().take(index, &mut buffer, After::Keep);
+        owned.slab().take_own(index, &mut buffer, After::Keep);
     }
     drop(owned);
     if !buffer.merge(memory) {
@@ -302,7 +363,7 @@ fn forget(memory: &Memory, slab: *mut Slab, index: usize) {
     let mut rest = Buffer::new();
     let Some(mut owned) = Owned::try_take(slab) else { return };
     if owned.slab().used.load(Ordering::Relaxed) & (1 << index) != 0 {
-        owned.slab().take(index, &mut rest, After::Free);
+        owned.slab().take_own(index, &mut rest, After::Free);
     }
     drop(owned);
     rest.merge(memory);
@@ -320,11 +381,12 @@ fn admit(memory: &Memory, slab: *mut Slab, key: &Key, users: u64) {
         None => {
             // Ticks wrap around; the distance from now does not.
             let oldest = (0..ENTRIES).max_by_key(|&index| slab.clock.wrapping_sub(slab.ticks[index])).unwrap_or(0);
-            slab.take(oldest, &mut buffer, After::Free);
+            slab.take_own(oldest, &mut buffer, After::Free);
             oldest
         }
     };
     slab.queryids[index] = key.queryid;
+    slab.tags[index] = tag_of(key.queryid);
     slab.users[index] = users;
     slab.ticks[index] = slab.clock;
     slab.hints[key.queryid as usize % ENTRIES] = index as u8;
@@ -333,8 +395,46 @@ fn admit(memory: &Memory, slab: *mut Slab, key: &Key, users: u64) {
     buffer.merge(memory);
 }
 
+/// Runs `change` while this backend owns its slab; false when a reader does not let go of it.
+pub fn while_owned(change: impl FnOnce()) -> bool {
+    // SAFETY: process-local.
+    let slab = unsafe { (*MINE.as_ptr()).slab };
+    if slab.is_null() {
+        change();
+        return true;
+    }
+    let owned = take_soon(slab);
+    if owned.is_some() {
+        change();
+    }
+    owned.is_some()
+}
+
+/// Empties this backend's slots that count under an identity; false when a reader does not let go of the slab.
+pub fn empty_number(memory: &Memory, number: usize) -> bool {
+    // SAFETY: process-local.
+    let slab = unsafe { (*MINE.as_ptr()).slab };
+    if slab.is_null() {
+        return true;
+    }
+    let mut buffer = Buffer::new();
+    for index in 0..ENTRIES {
+        let Some(mut owned) = take_soon(slab) else { return false };
+        let slab = owned.slab();
+        let is_used = slab.used.load(Ordering::Relaxed) & (1 << index) != 0;
+        if is_used && slab.number(index) == Some(number) {
+            slab.take_own(index, &mut buffer, After::Free);
+            drop(owned);
+            buffer.merge(memory);
+        }
+    }
+    true
+}
+
 /// Moves all that a slab holds to the table.
-fn drain(memory: &Memory, slab: *mut Slab, buffer: &mut Buffer) {
+fn drain(memory: &Memory, backend: usize, buffer: &mut Buffer) {
+    // SAFETY: the callers' indexes are below the number of slabs.
+    let slab = unsafe { memory.slabs.slab(backend) };
     // SAFETY: slabs live for ever; an atomic read for a hint.
     let mut used = unsafe { (*slab).used.load(Ordering::Acquire) };
     while used != 0 {
@@ -347,18 +447,32 @@ fn drain(memory: &Memory, slab: *mut Slab, buffer: &mut Buffer) {
         if owned.slab().used.load(Ordering::Relaxed) & (1 << index) == 0 {
             continue;
         }
+        // SAFETY: the slab is owned, so its backend does not give the number to another identity.
+        let identity =
+            owned.slab().number(index).map(|number| unsafe { applications::identity(memory, backend, number) });
         owned.slab().take(index, buffer, After::Free);
         drop(owned);
+        if let Some(identity) = identity {
+            applications::add(memory, &identity, &buffer.counters, &buffer.histogram, buffer.octaves);
+        }
         buffer.merge(memory);
     }
 }
 
-fn take_patiently(slab: *mut Slab) -> Option<Owned> {
+/// Waits no longer than a reader that runs takes.
+fn take_soon(slab: *mut Slab) -> Option<Owned> {
     for _ in 0..1000 {
         if let Some(owned) = Owned::try_take(slab) {
             return Some(owned);
         }
         core::hint::spin_loop();
+    }
+    None
+}
+
+fn take_patiently(slab: *mut Slab) -> Option<Owned> {
+    if let Some(owned) = take_soon(slab) {
+        return Some(owned);
     }
     let give_up = Instant::now() + DRAIN_PATIENCE;
     while Instant::now() < give_up {
@@ -375,7 +489,7 @@ pub fn drain_all(memory: &Memory) {
     // SAFETY: a valid lock that this process does not hold; nothing below raises.
     let _guard = unsafe { LwLockGuard::exclusive(memory.drain_lock()) };
     let mut buffer = Buffer::new();
-    memory.slabs.all().for_each(|slab| drain(memory, slab, &mut buffer));
+    (0..memory.slabs.count).for_each(|backend| drain(memory, backend, &mut buffer));
 }
 
 /// Moves what this backend holds to the table; when it leaves. Under the drain lock, because its statements have been
@@ -386,7 +500,7 @@ pub fn detach(memory: &Memory) {
     if !mine.slab.is_null() {
         // SAFETY: a valid lock that this process does not hold; nothing below raises.
         let _guard = unsafe { LwLockGuard::exclusive(memory.drain_lock()) };
-        drain(memory, mine.slab, &mut Buffer::new());
+        drain(memory, mine.index, &mut Buffer::new());
         mine.slab = core::ptr::null_mut();
     }
 }

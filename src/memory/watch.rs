@@ -93,8 +93,16 @@ unsafe extern "C-unwind" fn at_transaction_event(event: pg_sys::XactEvent::Type,
     }
     let Some(watch) = WATCH.get() else { return };
     let taken = watch.taken.load(Ordering::Acquire) as usize;
+    if taken > 0 {
+        look(watch, taken);
+    }
+}
+
+/// Counts a change of each watched table that this transaction may have changed.
+#[inline(never)]
+fn look(watch: &Watch, taken: usize) {
     // SAFETY: reads this process's transaction state.
-    if taken == 0 || unsafe { raw::GetTopTransactionIdIfAny() } == pg_sys::InvalidTransactionId {
+    if unsafe { raw::GetTopTransactionIdIfAny() } == pg_sys::InvalidTransactionId {
         return;
     }
     // SAFETY: a plain read of a process global.

@@ -16,7 +16,8 @@ use crate::error::Error;
 /// SIGTERM came.
 static TERMINATE: AtomicBool = AtomicBool::new(false);
 /// SIGHUP came.
-static RELOAD: AtomicBool = AtomicBool::new(false);
+/// Set at first: the server ignores a SIGHUP that comes while a worker starts, after the settings were copied to it.
+static RELOAD: AtomicBool = AtomicBool::new(true);
 /// A transaction is open, so SIGTERM has to interrupt it.
 static IN_TRANSACTION: AtomicBool = AtomicBool::new(false);
 
@@ -241,6 +242,10 @@ pub fn wait(timeout_ms: i64) {
 
 /// The same, also until a file descriptor can be read; without a time limit when there is none.
 pub fn wait_with(descriptor: Option<i32>, timeout_ms: Option<i64>) {
+    // Whoever waited for a lock since may have taken the wake-up of a SIGHUP for its own.
+    if reload() {
+        return;
+    }
     let mut events = pg_sys::WL_LATCH_SET | pg_sys::WL_EXIT_ON_PM_DEATH;
     if timeout_ms.is_some() {
         events |= pg_sys::WL_TIMEOUT;
@@ -262,13 +267,20 @@ pub fn wait_with(descriptor: Option<i32>, timeout_ms: Option<i64>) {
         (&raw mut pg_sys::QueryCancelPending).write_volatile(0);
     }
     check_for_interrupts();
-    if RELOAD.swap(false, Ordering::SeqCst) {
+    reload();
+}
+
+/// Reads the settings again if a SIGHUP asked for it; whether one did.
+fn reload() -> bool {
+    let is_asked = RELOAD.swap(false, Ordering::SeqCst);
+    if is_asked {
         // SAFETY: in the main loop of a background process, as the server's own workers do.
         unsafe {
             (&raw mut pg_sys::ConfigReloadPending).write_volatile(0);
             pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP);
         }
     }
+    is_asked
 }
 
 /// Sleeps a little inside a client's backend; cancels and terminations of that client are obeyed.

@@ -5,10 +5,10 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 
 use pgrx::datum::DatumWithOid;
-use pgrx::{pg_sys, FromDatum};
+use pgrx::{pg_sys, FromDatum, IntoDatum};
 
 use super::text::Text;
 use super::{privilege, raw};
@@ -77,6 +77,87 @@ pub fn run_with<T>(
     execute(statement, arguments, false, |row| Some(convert(row)))
 }
 
+thread_local! {
+    /// Plans of the statements that every process keeps, by statement and part.
+    static PART_PLANS: RefCell<HashMap<(usize, usize), pg_sys::SPIPlanPtr>> = RefCell::new(HashMap::new());
+}
+
+/// Runs a statement on one of several tables of the same make, with the latest snapshot whatever the transaction goes by, and
+/// keeps its plan. `{part}` in the text is the table's number. How many rows it has read or changed, and those it returns.
+pub fn run_on_part<T>(
+    statement: &'static str,
+    part: usize,
+    arguments: &[DatumWithOid],
+    mut convert: impl FnMut(&Row) -> T,
+) -> (u64, Vec<T>) {
+    let mut parameters = Parameters::of(arguments);
+    let mut found = Vec::new();
+    // SAFETY: as in `execute`; the snapshot is copied before anything else takes one.
+    unsafe {
+        pg_sys::SPI_connect();
+        let key = (statement.as_ptr() as usize, part);
+        let known = PART_PLANS.with_borrow(|plans| plans.get(&key).copied());
+        let plan = known.unwrap_or_else(|| {
+            let text = CString::new(statement.replace("{part}", &part.to_string())).unwrap_or_default();
+            let types = &mut parameters.types;
+            let plan = pg_sys::SPI_prepare(text.as_ptr(), types.len() as i32, types.as_mut_ptr());
+            if !plan.is_null() {
+                pg_sys::SPI_keepplan(plan);
+                PART_PLANS.with_borrow_mut(|plans| plans.insert(key, plan));
+            }
+            plan
+        });
+        pg_sys::SPI_execute_snapshot(
+            plan,
+            parameters.values.as_mut_ptr(),
+            parameters.nulls.as_ptr(),
+            pg_sys::GetLatestSnapshot(),
+            std::ptr::null_mut(),
+            false,
+            false,
+            0,
+        );
+        let processed = pg_sys::SPI_processed;
+        convert_rows(|row| found.push(convert(row)));
+        pg_sys::SPI_finish();
+        (processed, found)
+    }
+}
+
+/// What a statement is called with.
+struct Parameters {
+    types: Vec<pg_sys::Oid>,
+    values: Vec<pg_sys::Datum>,
+    nulls: Vec<core::ffi::c_char>,
+}
+
+impl Parameters {
+    fn of(arguments: &[DatumWithOid]) -> Parameters {
+        let types = arguments.iter().map(DatumWithOid::oid).collect();
+        let (mut values, mut nulls) = (Vec::with_capacity(arguments.len()), Vec::with_capacity(arguments.len()));
+        for argument in arguments {
+            let value = argument.datum().map(|datum| datum.sans_lifetime());
+            nulls.push(if value.is_some() { b' ' } else { b'n' } as core::ffi::c_char);
+            values.push(value.unwrap_or(pg_sys::Datum::from(0)));
+        }
+        Parameters { types, values, nulls }
+    }
+}
+
+/// # Safety
+/// Connected to SPI, after a statement.
+unsafe fn convert_rows(mut each: impl FnMut(&Row)) {
+    // SAFETY: the table, where there is one, has as many rows as it says.
+    unsafe {
+        if !pg_sys::SPI_tuptable.is_null() {
+            let table = pg_sys::SPI_tuptable;
+            for index in 0..(*table).numvals as usize {
+                each(&Row { tuple: *(*table).vals.add(index), descriptor: (*table).tupdesc });
+            }
+        }
+    }
+}
+
 fn execute<T>(
     query: &'static CStr,
     arguments: &[DatumWithOid],
@@ -84,19 +165,13 @@ fn execute<T>(
     mut convert: impl FnMut(&Row) -> Option<T>,
 ) -> (u64, Vec<T>) {
     let mut found = Vec::new();
-    let mut types: Vec<pg_sys::Oid> = arguments.iter().map(DatumWithOid::oid).collect();
-    let mut values: Vec<pg_sys::Datum> = Vec::with_capacity(arguments.len());
-    let mut nulls: Vec<core::ffi::c_char> = Vec::with_capacity(arguments.len());
-    for argument in arguments {
-        let value = argument.datum().map(|datum| datum.sans_lifetime());
-        nulls.push(if value.is_some() { b' ' } else { b'n' } as core::ffi::c_char);
-        values.push(value.unwrap_or(pg_sys::Datum::from(0)));
-    }
+    let mut parameters = Parameters::of(arguments);
+    let Parameters { types, values, nulls } = &mut parameters;
     // SAFETY: connect and finish enclose all uses of SPI memory; a raised error leaves SPI to the transaction's abort. The
     // three arrays have an element for each parameter.
     unsafe {
         pg_sys::SPI_connect();
-        let plan = kept_plan(query, &mut types);
+        let plan = kept_plan(query, types);
         if plan.is_null() {
             pg_sys::SPI_execute_with_args(
                 query.as_ptr(),
@@ -111,15 +186,7 @@ fn execute<T>(
             pg_sys::SPI_execute_plan(plan, values.as_mut_ptr(), nulls.as_ptr(), read_only, 0);
         }
         let processed = pg_sys::SPI_processed;
-        if !pg_sys::SPI_tuptable.is_null() {
-            let table = pg_sys::SPI_tuptable;
-            for index in 0..(*table).numvals as usize {
-                let row = Row { tuple: *(*table).vals.add(index), descriptor: (*table).tupdesc };
-                if let Some(value) = convert(&row) {
-                    found.push(value);
-                }
-            }
-        }
+        convert_rows(|row| found.extend(convert(row)));
         pg_sys::SPI_finish();
         (processed, found)
     }
@@ -149,6 +216,48 @@ pub fn row_by_key<T>(table: &CStr, index: &CStr, key: i64, convert: impl FnOnce(
         pg_sys::systable_endscan(scan);
         pg_sys::table_close(relation, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
         found
+    }
+}
+
+/// An array of bigint as a row has it, for [`rows_by_keys`]: lives as long as the row, or as long as what it was made of.
+#[derive(Clone, Copy)]
+pub struct Array(pg_sys::Datum);
+
+impl Array {
+    /// Made in the current memory context.
+    pub fn of(numbers: Vec<i64>) -> Option<Array> {
+        numbers.into_datum().map(Array)
+    }
+}
+
+/// Like [`row_by_key`], for every row that has one of several keys, in one pass through the index.
+pub fn rows_by_keys(table: &CStr, index: &CStr, keys: Array, mut each: impl FnMut(&Row)) {
+    let (Some(table), Some(index)) = (privilege::table(table), privilege::table(index)) else { return };
+    // SAFETY: as in `row_by_key`; the key is an array of the column's type, which the flag says and a B-tree can search for.
+    unsafe {
+        let relation = pg_sys::table_open(table, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+        let mut scan_key = pg_sys::ScanKeyData::default();
+        pg_sys::ScanKeyEntryInitialize(
+            &raw mut scan_key,
+            pg_sys::SK_SEARCHARRAY as i32,
+            KEY_COLUMN,
+            pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber,
+            pg_sys::InvalidOid,
+            pg_sys::InvalidOid,
+            pg_sys::Oid::from(pg_sys::F_INT8EQ),
+            keys.0,
+        );
+        let snapshot = pg_sys::GetActiveSnapshot();
+        let scan = pg_sys::systable_beginscan(relation, index, true, snapshot, 1, &raw mut scan_key);
+        loop {
+            let tuple = pg_sys::systable_getnext(scan);
+            if tuple.is_null() {
+                break;
+            }
+            each(&Row { tuple, descriptor: (*relation).rd_att });
+        }
+        pg_sys::systable_endscan(scan);
+        pg_sys::table_close(relation, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
     }
 }
 
@@ -204,6 +313,14 @@ impl Row {
         } else {
             None
         }
+    }
+
+    /// An array of bigint, for as long as the row lives.
+    pub fn array(&self, column: i32) -> Option<Array> {
+        let mut is_null = true;
+        // SAFETY: as in `get`.
+        let datum = unsafe { pg_sys::SPI_getbinval(self.tuple, self.descriptor, column, &mut is_null) };
+        (!is_null).then_some(Array(datum))
     }
 
     /// Text of a column; empty for NULL.

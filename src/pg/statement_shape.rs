@@ -89,6 +89,14 @@ pub struct Shape {
     pub row_security: bool,
     /// What it finds depends on who asks, or when: `current_user`, `now()`, a setting.
     pub circumstances: bool,
+    /// What it finds depends on the time.
+    pub clock: bool,
+    /// What it finds depends on the session: who asks, or a setting that it looks at.
+    pub session: bool,
+    /// It calls volatile functions, harmless ones too.
+    pub any_volatile: bool,
+    /// A stable function that it calls and of which it is not known on what it depends, or `None`.
+    pub unknown_stable: Option<String>,
     /// It uses temporary tables.
     pub temporary: bool,
     /// It reads catalogs, or tables of this extension.

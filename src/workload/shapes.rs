@@ -1,7 +1,7 @@
 //! What the captured statements of the current database touch, and by what. Owns nothing; reads the table under its own
 //! locks, then analyses one text after another (`pg::statement_shape`) within a time limit.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use perf_core::normalized::with_casts;
@@ -19,6 +19,8 @@ use crate::pg::statement_shape::{self, Shape, Source, Unclear};
 const STATEMENTS_MAX: usize = 2_000;
 /// Samples tried where the normalised text is no SQL any more, at most.
 const SAMPLES_MAX: usize = 2;
+/// Where names are looked up that were sent with a search path that was not kept: the server's default.
+const USUAL_PATH: &str = "\"$user\", public";
 /// Never wait longer for a lock that somebody else holds.
 const LOCK_TIMEOUT_MS: u32 = 20;
 /// Time for all statements together.
@@ -143,7 +145,7 @@ pub fn read() -> Result<Shapes, Error> {
         let found = if number >= STATEMENTS_MAX || Instant::now() >= deadline {
             Err(Unclear::Failed("there was no time for it".to_owned()))
         } else {
-            shape_of(item, &text, kept.get(&item.key).map_or(&[], Vec::as_slice))
+            shape_of(item, &text, kept.get(&item.key).map_or(&[], Vec::as_slice), None)
         };
         let found = match found {
             Ok(shape) if shape.tables.is_empty() && shape.calls_functions && item.key.toplevel => {
@@ -184,13 +186,38 @@ pub fn read() -> Result<Shapes, Error> {
     Ok(shapes)
 }
 
+/// What some captured statements of the current database touch, by queryid and whether a client sent them; `None` for one
+/// that was not understood. One that is not kept is left out. For a process that may become any role.
+pub fn of_statements(wanted: &HashSet<(u64, bool)>) -> HashMap<(u64, bool), Option<Shape>> {
+    let database = current_database();
+    let kept: HashMap<_, _> = samples::of_database(database).into_iter().collect();
+    // Short executions are not sampled: what the same role sends has the same path most often. The path of this process says
+    // nothing of it.
+    let paths: HashMap<u32, String> = (kept.iter())
+        .filter_map(|(key, samples)| Some((key.userid, path_of(samples.first()?))))
+        .filter(|(_, path)| !path.is_empty())
+        .collect();
+    let mut found = HashMap::new();
+    for item in survey::snapshot(Some(database), true) {
+        let id = (item.key.queryid, item.key.toplevel);
+        if item.is_other || !wanted.contains(&id) || found.get(&id).is_some_and(Option::is_some) {
+            continue;
+        }
+        let text = item.text.as_ref().map(|text| text.to_utf8()).unwrap_or_default();
+        let usual = paths.get(&item.key.userid).map_or(USUAL_PATH, String::as_str);
+        let shape = shape_of(&item, &text, kept.get(&item.key).map_or(&[], Vec::as_slice), Some(usual));
+        found.insert(id, shape.ok());
+    }
+    found
+}
+
 fn path_of(sample: &Sample) -> String {
     sample.search_path.to_utf8()
 }
 
 /// Looks at the normalised text, whose literals are known by number; where that is no SQL any more (`numeric($1)`), at one
-/// that was sent.
-fn shape_of(item: &Snapshot, text: &str, kept: &[Sample]) -> Result<Shape, Unclear> {
+/// that was sent. `usual` is the search path where none was kept; without it, that of this process.
+fn shape_of(item: &Snapshot, text: &str, kept: &[Sample], usual: Option<&str>) -> Result<Shape, Unclear> {
     // A normalised utility statement need not parse: `CREATE FUNCTION ... AS $1`.
     if !begins_as_query(text) {
         return Err(Unclear::Utility);
@@ -206,7 +233,7 @@ fn shape_of(item: &Snapshot, text: &str, kept: &[Sample]) -> Result<Shape, Uncle
         })
     };
     let path = kept.first().map(path_of);
-    let first = look(&with_casts(text), path.as_deref(), &[]);
+    let first = look(&with_casts(text), path.as_deref().or(usual), &[]);
     let Err(Unclear::Failed(_)) = first else { return first };
     for sample in kept.iter().take(SAMPLES_MAX) {
         let types: Vec<pg_sys::Oid> = sample.params.iter().map(|param| pg_sys::Oid::from(param.type_oid)).collect();

@@ -3,7 +3,7 @@
 
 use crate::memory::{applications, traces};
 
-pub use applications::Application;
+pub use applications::{Application, OTHER, OTHER_ROLE};
 pub use traces::Step;
 
 /// A transaction as it was.

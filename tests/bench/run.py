@@ -16,6 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
+from bench.cache import PARTS as CACHE_PARTS  # noqa: E402  (the path must be set first)
 from bench.jobs import PARTS as JOB_PARTS  # noqa: E402  (the path must be set first)
 from bench.partitions import PARTS as PARTITION_PARTS  # noqa: E402
 from bench.pool import PARTS as POOL_PARTS  # noqa: E402
@@ -27,8 +28,11 @@ SUITES = {"overhead": "user instructions per transaction", "cputime": "CPU time 
           "advisor": "recommended indexes, built and executed, beside other advisors",
           "jobs": "start delay and CPU of jobs beside pg_cron, rest when idle, kill -9, skipped refreshes",
           "forecast": "forecasts of generated series, beside a 7-day delta and least squares",
+          "invalidation": "what watched tables cost writers, lag of invalidation, stale reads",
           "pool": "pools of the emitted size beside others, cost and storage of the sampler",
           "sharding": "advice on workloads with known answers, replayed into four databases",
+          "cache": "hits, dashboards and a day of churn of the embedded cache",
+          "shadow": "hit rates of shadow caches beside real ones that replay the same statements",
           "partitions": "rotation under load, many partitions, conversion of a live table, beside pg_partman"}
 
 
@@ -45,8 +49,10 @@ def main() -> int:
     parser.add_argument("--profile", type=Path, help="overhead: keep callgrind's breakdown in this directory")
     parser.add_argument("--count", type=int, default=3_000_000, help="distinct: how many statements")
     parser.add_argument("--part", action="append",
-                        choices=("tpch", "whatif", "size", "wide", "demo", "prices", *JOB_PARTS, *PARTITION_PARTS, *POOL_PARTS),
-                        help="advisor, jobs, partitions, pool: only this part")
+                        choices=("writers", "lag", "stale", "tpch", "whatif", "size", "wide", "demo", "prices", *JOB_PARTS,
+                                 *PARTITION_PARTS, *POOL_PARTS, *CACHE_PARTS),
+                        help="advisor, invalidation, jobs, partitions, pool, cache: only this part")
+    parser.add_argument("--minutes", type=int, default=1_440, help="cache: simulated minutes of part churn, a second each")
     parser.add_argument("--histories", type=int, default=2_000, help="jobs: random histories of part skip")
     parser.add_argument("--seed", type=int, help="jobs: makes part skip do the same again")
     parser.add_argument("--passes", type=int, default=3, help="advisor: executions of each plan")

@@ -143,6 +143,17 @@ def sharding(server: Server, since: str, width: int) -> list[str]:
     return table(columns, rows, width)
 
 
+def caching(server: Server, since: str, width: int) -> list[str]:
+    """Which results to keep in a cache: the catalogue's ten wishes, then what the workload itself calls for."""
+    rows = server.rows("SELECT *, extract(epoch FROM recommended_ttl)::float8 * 1000 AS life_ms"
+                       " FROM perf.caching_strategies(include_inapplicable => true) LIMIT 22")
+    columns = [Column("name", "cache"), Column("source", "source"), Column("status", "status"),
+               Column("reads_per_min", "reads/min", integer), Column("writes_per_min", "writes/min", integer),
+               Column("expected_hit_pct", "expected", percent), Column("life_ms", "live for", milliseconds),
+               Column("saved_ms_per_min", "ms/min saved", integer), Column("reason", "why", wide=True)]
+    return table(columns, rows, width)
+
+
 def alerts(server: Server, since: str, width: int) -> list[str]:
     """What the catalogue watches, and how each application does."""
     rows = server.rows("SELECT * FROM perf.alerts(include_ok => true)")
@@ -190,6 +201,7 @@ SECTIONS: Sequence[tuple[str, Section]] = (
     ("Capacity", capacity),
     ("Scaling", scaling),
     ("Sharding", sharding),
+    ("Caches", caching),
     ("Alerts and applications", alerts),
     ("Cost", cost),
     ("Health of perf_opt", health),

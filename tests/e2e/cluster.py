@@ -16,14 +16,15 @@ import shlex
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any, Mapping, Optional, Sequence
 
 from .pgclient import Connection, ConnectionLost, Result, SqlError
 from .reaper import Reaper, postmaster_pid, stop_hard
-from .system import (HarnessError, PathLike, cache_dir, children_of, clean_environment, give_to_server,
-                     make_private_dir, popen_as_server, process_alive, remove_dir, run_as_server, wait_until)
+from .system import (HarnessError, PathLike, cache_dir, children_of, clean_environment, exclusive,
+                     give_to_server, make_private_dir, popen_as_server, process_alive, remove_dir, run_as_server, wait_until)
 
 __all__ = ["Cluster", "Connection", "ConnectionLost", "HarnessError", "Result", "SqlError", "wait_until"]
 
@@ -46,6 +47,7 @@ STOP_SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": sig
 
 _reaper = Reaper()
 _live: list["Cluster"] = []
+_ports: list[socket.socket] = []
 
 
 class Cluster:
@@ -218,6 +220,13 @@ class Cluster:
         self._forget_process()
         wait_until(lambda: not any(process_alive(child) for child in children), 30, "orphaned server processes to go")
 
+    def crash(self, pid: int, timeout: float = 30.0) -> None:
+        """Kills one process of the server, and waits until all of it has recovered from that: it may answer for a moment before
+        it notices."""
+        mark = self.log_mark()
+        self.kill9(pid)
+        self.wait_for_log("database system is ready to accept connections", timeout, mark)
+
     def _postmaster_alive(self, pid: int) -> bool:
         if self._process is not None and self._process.pid == pid:
             return self._process.poll() is None
@@ -372,8 +381,15 @@ def quote_setting(value: Any) -> str:
 
 
 def free_port() -> int:
-    """A TCP port of the loopback interface that nobody listens on now."""
-    with socket.socket() as probe:
+    """A TCP port of the loopback interface that nobody listens on now, and that no other caller gets while this process runs."""
+    probe = socket.socket()
+    if sys.platform == "linux":
+        # Bound so and never listening, the socket lets a server have its port and keeps it from everybody who asks for any.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        _ports.append(probe)
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+    with probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
@@ -383,23 +399,27 @@ def initdb_template(pg_root: Path, initdb_args: Sequence[str] = ()) -> Path:
     arguments = ["--auth=trust", f"--username={SUPERUSER}", "--encoding=UTF8", "--locale=C", "--no-sync", *initdb_args]
     binary = (pg_root / "bin" / "postgres").stat()
     key = hashlib.sha256(repr((str(pg_root), binary.st_size, binary.st_mtime_ns, arguments)).encode()).hexdigest()[:16]
-    parent = cache_dir() / "initdb"
-    template = parent / key
+    template = cache_dir() / "initdb" / key
     if template.exists():
         return template
-    parent.mkdir(parents=True, exist_ok=True)
-    building = parent / f"{key}.{os.getpid()}"
+    with exclusive("initdb"):
+        if not template.exists():  # another process was faster
+            template.parent.mkdir(parents=True, exist_ok=True)
+            _initdb(pg_root, arguments, template)
+    return template
+
+
+def _initdb(pg_root: Path, arguments: Sequence[str], template: Path) -> None:
+    building = template.with_name(f"{template.name}.{os.getpid()}")
     remove_dir(building)
     building.mkdir(mode=0o700)
     give_to_server(building)
     try:
         run_as_server([pg_root / "bin" / "initdb", "-D", building, *arguments])
         os.rename(building, template)
-    except BaseException as problem:
+    except BaseException:
         remove_dir(building)
-        if not (isinstance(problem, OSError) and template.exists()):  # another run was faster: use its template
-            raise
-    return template
+        raise
 
 
 def _destroy_all() -> None:

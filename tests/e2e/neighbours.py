@@ -4,13 +4,14 @@ run on. Called by tests that want one as a neighbour and by benchmarks that want
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Optional
 
-from .system import HarnessError
+from .system import HarnessError, exclusive
 
 PACKAGES = {"hypopg": "postgresql-{}-hypopg", "pg_qualstats": "postgresql-{}-pg-qualstats",
             "pg_cron": "postgresql-{}-cron", "pg_partman": "postgresql-{}-partman"}
@@ -20,7 +21,12 @@ LIBRARIES = {"pg_partman": "pg_partman_bgw"}
 
 
 def provide(pg_root: Path, major: int, library: str) -> Optional[str]:
-    """Puts another extension into the private installation; None when it is there, else why it cannot be."""
+    """Puts another extension into the private installation; None when it is there, else why it cannot be. Several may ask at once."""
+    with exclusive("neighbours"):
+        return _provide(pg_root, major, library)
+
+
+def _provide(pg_root: Path, major: int, library: str) -> Optional[str]:
     lib_dir, share_dir = (Path(_pg_config(pg_root / "bin" / "pg_config", option))
                           for option in ("--pkglibdir", "--sharedir"))
     if (lib_dir / f"{LIBRARIES.get(library, library)}.so").exists() and (share_dir / "extension" / f"{library}.control").exists():
@@ -41,6 +47,13 @@ def provide(pg_root: Path, major: int, library: str) -> Optional[str]:
     for path in (source_share / "extension").glob(f"{library}*"):
         shutil.copy2(path, share_dir / "extension")
     return None
+
+
+def program(name: str, package: str) -> Optional[str]:
+    """A program of the distribution, installed where that can be done; None where it cannot."""
+    places = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
+    with exclusive("neighbours"):
+        return shutil.which(name, path=places) or (shutil.which(name, path=places) if _apt_install(package) else None)
 
 
 def _apt_install(package: str) -> bool:

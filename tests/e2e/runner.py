@@ -1,4 +1,4 @@
-"""Collects and runs e2e tests on one installation: a line per test, the server's log where one failed, a closing line."""
+"""Collects e2e tests and runs them in this process: a line per test, the server's log where one failed."""
 
 from __future__ import annotations
 
@@ -9,13 +9,34 @@ import sys
 import time
 import traceback
 import unittest
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterator, Optional
+from typing import Any, Iterable, Iterator, Optional
 
-from .case import ClusterTest, forget_shared_clusters, use_installation
+from .case import ClusterTest, forget_shared_clusters
 
 HERE = Path(__file__).resolve().parent
 DEFAULT_TIME_LIMIT = 120.0
+
+
+@dataclass
+class Tally:
+    """What tests came to."""
+
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+
+    def add(self, other: Tally) -> None:
+        """Adds another one's to this one's."""
+        self.passed += other.passed
+        self.failed += other.failed
+        self.skipped += other.skipped
+
+    def closing_line(self) -> str:
+        """In words."""
+        skipped = f", {self.skipped} skipped" if self.skipped else ""
+        return f"{self.passed} passed, {self.failed} failed{skipped}"
 
 
 class Report(unittest.TestResult):
@@ -76,11 +97,6 @@ class Report(unittest.TestResult):
                 print(test.log_tails())
         sys.stdout.flush()
 
-    def closing_line(self) -> str:
-        """What the run came to."""
-        skipped = f", {len(self.skipped)} skipped" if self.skipped else ""
-        return f"{self.passed} passed, {self.failed} failed{skipped}"
-
 
 def short_name(test: unittest.TestCase) -> str:
     """module.Class.test, without the package."""
@@ -123,32 +139,54 @@ def give_time_limit(test: unittest.TestCase) -> None:
     setattr(test, name, bounded)
 
 
-def run_all(pg_root: Path, pattern: Optional[str] = None, soak: bool = False) -> int:
-    """Runs the tests whose name contains `pattern`; the exit code. Modules are test_*.py, for a soak soak_*.py."""
-    use_installation(pg_root)
+@dataclass
+class Module:
+    """One test module as a run sees it: its tests of this run, or why it has none."""
+
+    name: str
+    tests: list[unittest.TestCase]
+    broken: str = ""
+    seconds: float = 0.0
+    alone: bool = False
+
+
+def load(name: str, pattern: Optional[str] = None) -> Module:
+    """A module with its tests whose name contains `pattern`.
+
+    A module may say `SECONDS = 90`, about how long it takes when that is more than its number of tests, so that it is
+    started early, and `ALONE = True` when it needs the machine to itself.
+    """
+    try:
+        module = importlib.import_module(f"e2e.{name}")
+    except Exception:  # a module that cannot be read is a failed test, and the others still run
+        return Module(name, [], traceback.format_exc())
+    suite = unittest.defaultTestLoader.loadTestsFromModule(module)
+    tests = [test for test in each_test(suite) if not pattern or pattern in short_name(test)]
+    for test in tests:
+        give_time_limit(test)
+    return Module(name, tests, seconds=max(getattr(module, "SECONDS", 0.0), float(len(tests))),
+                  alone=getattr(module, "ALONE", False))
+
+
+def collect(pattern: Optional[str] = None, soak: bool = False) -> list[Module]:
+    """The modules that have something to run, by name: test_*.py, for a soak soak_*.py."""
+    loaded = [load(path.stem, pattern) for path in sorted(HERE.glob("soak_*.py" if soak else "test_*.py"))]
+    return [module for module in loaded if module.tests or module.broken]
+
+
+def run_here(modules: Iterable[Module]) -> Tally:
+    """Runs modules in this process, one after the other, printing as it goes."""
     report = Report()
-    selected = 0
-    started = time.monotonic()
-    for path in sorted(HERE.glob("soak_*.py" if soak else "test_*.py")):
-        try:
-            module = importlib.import_module(f"e2e.{path.stem}")
-        except Exception:  # a module that cannot be read is a failed test, and the others still run
-            traceback.print_exc(file=sys.stdout)
-            print(f"{path.stem} ... ERROR: it cannot be imported", flush=True)
+    for module in modules:
+        if module.broken:
+            print(f"{module.broken}{module.name} ... ERROR: it cannot be imported", flush=True)
             report.failed += 1
-            selected += 1
-            continue
-        suite = unittest.defaultTestLoader.loadTestsFromModule(module)
-        tests = [test for test in each_test(suite) if not pattern or pattern in short_name(test)]
-        selected += len(tests)
-        for test in tests:
-            give_time_limit(test)
         try:
-            unittest.TestSuite(tests).run(report)
+            unittest.TestSuite(module.tests).run(report)
+        except KeyboardInterrupt:  # the one that unittest lets through, without the cleanups
+            for test in module.tests:
+                test.doCleanups()
+            raise
         finally:
             forget_shared_clusters()
-    print(f"in {time.monotonic() - started:.0f} s on {pg_root}")
-    if selected == 0:
-        print(f"no test matches {pattern!r}" if pattern else "there are no tests", file=sys.stderr)
-    print(report.closing_line(), flush=True)
-    return 0 if selected and report.failed == 0 else 1
+    return Tally(report.passed, report.failed, len(report.skipped))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import functools
 import os
 import pwd
@@ -11,7 +13,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Optional, Sequence, TypeVar, Union
+from typing import Any, Callable, Iterator, Optional, Sequence, TypeVar, Union
 
 T = TypeVar("T")
 PathLike = Union[str, Path]
@@ -94,6 +96,25 @@ def make_private_dir(prefix: str = "pfo-") -> Path:
     return path
 
 
+def memory_dir(needed: int) -> Optional[Path]:
+    """A directory of a file system in memory, where so many bytes are free in it and for this process; None where there is none."""
+    shared = Path("/dev/shm")
+    try:
+        mounts = Path("/proc/self/mounts").read_text().splitlines()
+        known = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        if not any(line.split()[1:3] == [str(shared), "tmpfs"] for line in mounts) or not os.access(shared, os.W_OK | os.X_OK):
+            return None
+        room = os.statvfs(shared)
+        free = [room.f_bavail * room.f_frsize, int(known["MemAvailable"].split()[0]) * 1024]
+        for limit, used in (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
+            limited = Path("/sys/fs/cgroup") / limit
+            if limited.exists() and limited.read_text().strip() != "max":
+                free.append(int(limited.read_text()) - int((Path("/sys/fs/cgroup") / used).read_text()))
+    except (OSError, KeyError, ValueError, IndexError):
+        return None
+    return shared if min(free) >= needed else None
+
+
 def remove_dir(path: PathLike) -> None:
     """Removes a directory tree; one that is gone already is fine, one that cannot be removed is an error."""
     for _ in range(5):  # a process that is just exiting may still write a last file
@@ -112,6 +133,16 @@ def cache_dir() -> Path:
     if os.geteuid() == 0:
         return Path("/var/cache/perf_opt")
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "perf_opt"
+
+
+@contextlib.contextmanager
+def exclusive(name: str) -> Iterator[None]:
+    """Held by one process at a time, whatever run it belongs to: for what is shared by all tests of this machine."""
+    path = cache_dir() / f"{name}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def process_alive(pid: int) -> bool:
@@ -145,12 +176,14 @@ def children_of(pid: int) -> list[int]:
 
 def wait_until(predicate: Callable[[], T], timeout: float = 10.0, what: str = "the condition",
                interval: float = 0.05) -> T:
-    """Polls until `predicate` returns something true, and returns that. Fails naming `what` and the last value."""
-    deadline = time.monotonic() + timeout
+    """Polls until `predicate` returns something true, and returns that. Fails naming `what` and the last value. What has not come
+    after a second is asked for half as often: most predicates are sessions of their own, which other tests pay for."""
+    began = time.monotonic()
     while True:
         value = predicate()
         if value:
             return value
-        if time.monotonic() >= deadline:
+        waited = time.monotonic() - began
+        if waited >= timeout:
             raise AssertionError(f"waited {timeout:g} s in vain for {what}; last value: {value!r}")
-        time.sleep(interval)
+        time.sleep(interval if waited < 1 else 2 * interval)

@@ -8,6 +8,8 @@ from typing import Any
 from .case import ClusterTest
 from .cluster import Cluster, Connection, SqlError
 
+SECONDS = 90
+
 FAST = {"perf_opt.collect_interval": "1s", "perf_opt.slow_ms": "50ms"}
 # Catalogue section 8.
 CATALOGUE = ("latency_mean", "latency_p95", "latency_p99", "slow_queries_per_min", "index_utilisation", "disk_used",

@@ -14,6 +14,8 @@ from .pgclient import Connection
 from .pooler import program
 from .system import children_of, give_to_server, make_private_dir, popen_as_server, remove_dir
 
+SECONDS = 40
+
 # A frozen standby is found out in this time: its limits, and some for the job.
 HANGING_LIMIT_S = 20
 

@@ -11,9 +11,11 @@ import threading
 from pathlib import Path
 
 from .case import ClusterTest, expects_crash, pg_root
-from .cluster import Cluster, ConnectionLost, SqlError
+from .cluster import Cluster, ConnectionLost, SqlError, free_port
+from .parallel import RUN
 from .pgclient import Connection, parse_array
-from .system import HarnessError, children_of, process_alive, wait_until
+from .runner import Module, Tally
+from .system import HarnessError, children_of, command_line, make_private_dir, memory_dir, process_alive, remove_dir, wait_until
 
 TESTS_DIR = Path(__file__).resolve().parents[1]
 
@@ -283,6 +285,13 @@ class Runner(ClusterTest):
         with self.assertRaisesRegex(AssertionError, re.escape("waited 0.1 s in vain for a miracle; last value: 0")):
             wait_until(lambda: 0, 0.1, "a miracle")
 
+    def test_memory_is_used_only_where_there_is_enough(self) -> None:
+        self.assertIsNone(memory_dir(1 << 60))
+        found = memory_dir(0)
+        if found is not None:
+            self.assertEqual(subprocess.run(["df", "--output=fstype", str(found)], check=True, capture_output=True, text=True)
+                             .stdout.split()[-1], "tmpfs")
+
     def test_a_crash_that_the_test_ignores_is_a_failure(self) -> None:
         class Careless(ClusterTest):
             def runTest(self) -> None:
@@ -295,3 +304,97 @@ class Runner(ClusterTest):
         assert outcome is not None
         self.assertEqual(len(outcome.failures), 1)
         self.assertIn("was terminated by signal", outcome.failures[0][1])
+
+
+class Parallel(ClusterTest):
+    """Modules in processes of their own."""
+
+    # Stands for run.py: notes when it begins and ends, and ends as its name says. Two of them wait for each other.
+    CHILD = """
+import os, sys, time
+name = sys.argv[sys.argv.index("--module") + 1]
+with open(sys.argv[1], "a") as notes:
+    print("begin", name, file=notes, flush=True)
+    print("first of", name, flush=True)
+    deadline = time.monotonic() + 30
+    while "long" in name and "begin long\\nbegin long" not in open(sys.argv[1]).read().replace("longer", "long"):
+        if time.monotonic() > deadline:
+            sys.exit("it is alone")
+        time.sleep(0.02)
+    print("end", name, file=notes, flush=True)
+print(name, "ends", flush=True)
+if name == "dies":
+    os.kill(os.getpid(), 9)
+if name != "quiet":
+    print(f"{name}: 3 passed, {int(name == 'fails')} failed, 2 skipped in 0 s")
+sys.exit(name in ("fails", "lies"))
+"""
+
+    def run_modules(self, jobs: int, *modules: Module) -> tuple[Tally, str, list[list[str]]]:
+        """Runs made-up modules; their sum, all that was printed, and what began and ended in order."""
+        directory = make_private_dir()
+        self.addCleanup(remove_dir, directory)
+        program = ("import sys; sys.path.insert(0, sys.argv[1]); from e2e.parallel import run_in_children; "
+                   "from e2e.runner import Module; "
+                   "print('sum', run_in_children(eval(sys.argv[2]), int(sys.argv[3]), [sys.executable, *sys.argv[4:]]))")
+        done = subprocess.run([sys.executable, "-c", program, str(TESTS_DIR), repr(list(modules)), str(jobs), "-c", self.CHILD,
+                               str(directory / "notes")], capture_output=True, text=True, timeout=60)
+        self.assertEqual(done.stderr, "")
+        printed, _, tally = done.stdout.rpartition("sum ")
+        return eval(tally, {"Tally": Tally}), printed, [line.split() for line in (directory / "notes").read_text().splitlines()]
+
+    def test_longest_first_so_many_at_once_and_each_ones_output_whole(self) -> None:
+        tally, printed, notes = self.run_modules(2, Module("short", [], seconds=1.0), Module("long", [], seconds=9.0),
+                                                 Module("machine", [], seconds=99.0, alone=True), Module("longer", [], seconds=10.0))
+        self.assertEqual(tally, Tally(12, 0, 8))
+        self.assertEqual({(what, name) for what, name in notes[:2]}, {("begin", "long"), ("begin", "longer")})
+        self.assertGreater(notes.index(["begin", "short"]), 2)
+        self.assertEqual(notes[-2:], [["begin", "machine"], ["end", "machine"]])
+        for name in ("short", "long", "machine", "longer"):
+            self.assertIn(f"first of {name}\n{name} ends\n{name}: 3 passed, 0 failed, 2 skipped in 0 s\n", printed)
+
+    def test_whatever_goes_wrong_in_a_child_counts(self) -> None:
+        for name, expected in (("fails", Tally(3, 1, 2)), ("dies", Tally(0, 1, 0)), ("quiet", Tally(0, 1, 0)),
+                               ("lies", Tally(3, 1, 2))):
+            with self.subTest(name):
+                tally, printed, _ = self.run_modules(1, Module(name, []))
+                self.assertEqual(tally, expected)
+                self.assertIn(f"{name} ends\n", printed)
+                self.assertEqual("ERROR: its process ended" in printed, name != "fails")
+
+    def run_and_end(self, number: int, code: int) -> None:
+        """Starts two modules with servers, ends the parent, and looks what is left."""
+        command = [sys.executable, str(RUN), "--pg-root", str(pg_root()), "--jobs", "2", "test_standby"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                   preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+
+        def servers() -> dict[int, list[int]]:
+            """The servers of each child, by what they were started with."""
+            return {child: [pid for pid in children_of(child) if "/bin/postgres -D /" in command_line(pid)]
+                    for child in children_of(process.pid)}
+        wait_until(lambda: sum(bool(pids) for pids in servers().values()) == 2, 60, "servers of two modules")
+        running = servers()
+        pids = [pid for each in running.values() for pid in each]
+        dirs = [Path(command_line(pid).split(" -D ")[1].split()[0]).parent for pid in pids]
+        self.assertTrue(all(path.is_dir() for path in dirs))
+        process.send_signal(number)
+        self.assertEqual(process.wait(60), code)
+        wait_until(lambda: not any(process_alive(pid) for pid in [*running, *pids]), 60, "the children and servers to be gone")
+        wait_until(lambda: not any(path.exists() for path in dirs), 30, "the directories to be gone")
+        assert process.stdout is not None
+        process.stdout.close()
+
+    def test_none_is_left_after_sigint(self) -> None:
+        self.run_and_end(signal.SIGINT, 128 + signal.SIGINT)
+
+    def test_none_is_left_after_sigterm(self) -> None:
+        self.run_and_end(signal.SIGTERM, 128 + signal.SIGTERM)
+
+    def test_none_is_left_after_kill_9(self) -> None:
+        self.run_and_end(signal.SIGKILL, -signal.SIGKILL)
+
+    def test_a_port_is_given_out_once(self) -> None:
+        ports = [free_port() for _ in range(200)]
+        self.assertEqual(len(set(ports)), 200)

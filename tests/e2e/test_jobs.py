@@ -7,7 +7,8 @@ import time
 
 from .cluster import Cluster, SqlError
 from .jobs_case import SETTINGS, JobTest
-from .pgclient import ConnectionLost
+
+SECONDS = 110
 
 
 class TopLevel(JobTest):
@@ -150,6 +151,8 @@ class Waiting(JobTest):
         cluster.sql("SELECT perf.job_schedule('other', 'monthly', 'SELECT 1')")
         run_id = cluster.scalar("SELECT perf.job_run_now(perf.job_schedule('work', 'manual', 'SELECT 1'))")
         status = f"SELECT status FROM perf.job_runs WHERE run_id = {run_id}"
+        # The server forgets the signal of a reload for a process that it has not quite started yet.
+        self.wait_until(lambda: cluster.sql("SELECT FROM pg_stat_activity WHERE backend_type = 'perf_opt scheduler'"), 15, "the scheduler")
         with cluster.connect() as session:
             session.query(f"BEGIN; SELECT perf.job_cancel({run_id})")
             cluster.configure({"perf_opt.max_running_jobs": 8}, reload=True)
@@ -695,8 +698,7 @@ class Surviving(JobTest):
             self.wait_until(lambda: cluster.scalar("SELECT count(*) FROM pg_stat_activity WHERE application_name = "
                                                    "'perf_opt job work' AND wait_event = 'PgSleep'") == 1, 15, "a run")
             victim = cluster.scalar("SELECT pid FROM pg_stat_activity WHERE application_name = 'perf_opt job work'")
-            cluster.kill9(victim)
-            self.wait_until(lambda: self._answers(cluster), 20, "the server")
+            cluster.crash(victim)
         self.wait_until(lambda: cluster.scalar("SELECT count(*) FROM perf.job_runs WHERE status = 'succeeded' "
                                                "AND attempt = 1") > 1, 20, "undisturbed runs")
         cluster.sql(f"SELECT perf.job_pause({job})")
@@ -705,13 +707,6 @@ class Surviving(JobTest):
         self.assertEqual(cluster.scalar("SELECT sum(attempt - 1) FROM perf.job_runs WHERE status = 'succeeded'"), 3)
         self.assertEqual(cluster.scalar("SELECT count(*) FROM perf.job_runs WHERE status = 'succeeded'"),
                          cluster.scalar("SELECT count(*) FROM t"))
-
-    @staticmethod
-    def _answers(cluster: Cluster) -> bool:
-        try:
-            return cluster.scalar("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'perf_opt scheduler'") == 1
-        except (SqlError, ConnectionLost, OSError):
-            return False
 
     def test_missed_ticks(self) -> None:
         cluster = self.private_cluster(SETTINGS)

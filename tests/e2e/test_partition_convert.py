@@ -11,6 +11,8 @@ from .convert_kill import CONVERT, STEPS, SUMS, TABLE, UNDO, UNDO_STEPS, Caller,
 from .convert_schema import RICH, dump, sums
 from .jobs_case import JobTest
 
+SECONDS = 170
+
 EVENTS = """
 CREATE TABLE events (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, at timestamptz NOT NULL DEFAULT now(), v int);
 INSERT INTO events (at, v) SELECT timestamptz '2026-01-01 00:00+00' + g * interval '1 min', g FROM generate_series(1, 20000) g;

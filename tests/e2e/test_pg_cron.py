@@ -9,6 +9,8 @@ from .cluster import Cluster, SqlError
 from .jobs_case import SETTINGS, JobTest
 from .neighbours import provide
 
+SECONDS = 60
+
 # Calls that need a job or a run, whose numbers are filled in.
 CALLS = {
     "job_schedule": "SELECT perf.job_schedule('by pg_cron', 'manual', 'SELECT 1')",

@@ -96,7 +96,7 @@ class Kinds(ScalingTest):
             for _ in range(10):
                 session.query("SELECT customer, sum(amount) FROM orders GROUP BY customer ORDER BY 2 DESC LIMIT 10")
         with self.cluster.connect(self.db, application_name="shop") as session:
-            for number in range(20):
+            for number in range(1, 21):  # each of them is there to be written
                 session.query(f"BEGIN; SELECT count(*) FROM orders WHERE customer = {number}; "
                               f"UPDATE orders SET amount = 1 WHERE id = {number}; COMMIT")
                 session.query(f"SELECT * FROM orders WHERE id = {number} FOR UPDATE")

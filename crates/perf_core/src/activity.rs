@@ -1,6 +1,11 @@
 //! What statements did within a span of time, from counters that only grow: a reading now less one from before. Pure.
 
+use std::collections::HashMap;
+
 use crate::histogram::Histogram;
+
+/// Of what sums of times may differ when they are added in another order.
+const ROUNDING: f64 = 1e-9;
 
 /// Counters of statements.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -37,6 +42,9 @@ impl Totals {
             latency: self.latency,
         };
         grown.latency.subtract(&earlier.latency);
+        if grown.total_ms < 0.0 && grown.total_ms >= -ROUNDING * earlier.total_ms {
+            grown.total_ms = 0.0;
+        }
         let whole = [grown.statements, grown.failures, grown.slow, grown.total_ms].iter().all(|&v| v >= 0.0);
         whole.then_some(grown)
     }
@@ -65,6 +73,42 @@ impl Totals {
     pub fn slow_per_min(&self, span_us: i64) -> Option<f64> {
         share(self.slow * 60e6, span_us as f64)
     }
+}
+
+/// What each of `now` has done since `earlier` was read, both by the key of who did it, and what all those have done
+/// that are not told apart: they are `rest`, whose place others' counters move to, whole, when there is no room for them. With
+/// `is_full`, `earlier` had no room for all: those it does not have were read as part of `rest`, too.
+pub fn growth(
+    now: &[(i64, Totals)],
+    earlier: &HashMap<i64, Totals>,
+    rest: i64,
+    is_full: bool,
+) -> (HashMap<i64, Totals>, Totals) {
+    let (mut grown, mut rest_now) = (HashMap::new(), Totals::default());
+    let mut left_out: HashMap<i64, &Totals> = earlier.iter().map(|(key, totals)| (*key, totals)).collect();
+    for (key, totals) in now {
+        let since = match earlier.get(key) {
+            _ if *key == rest => None,
+            Some(before) => totals.since(before).inspect(|_| {
+                left_out.remove(key);
+            }),
+            None => None,
+        };
+        match since {
+            Some(since) => {
+                grown.insert(*key, since);
+            }
+            None if *key == rest || (is_full && !earlier.contains_key(key)) => rest_now.add(totals),
+            // It was not there then, or its counters moved away meanwhile: all of it is since.
+            None => {
+                grown.insert(*key, totals.clone());
+            }
+        }
+    }
+    let mut rest_before = Totals::default();
+    left_out.values().for_each(|totals| rest_before.add(totals));
+    let rest = rest_now.since(&rest_before).unwrap_or(rest_now);
+    (grown, rest)
 }
 
 /// `part / whole`, where that is a number.
@@ -107,6 +151,30 @@ mod tests {
         let none = Totals::default();
         assert_eq!((none.mean_ms(), none.quantile_ms(0.99), none.error_pct()), (None, None, None));
         assert_eq!((none.per_s(1), none.slow_per_min(60), none.per_s(0)), (Some(0.0), Some(0.0), None));
+    }
+
+    #[test]
+    fn what_moves_to_the_rest_did_not_happen_since() {
+        const REST: i64 = 1;
+        let all = |pairs: &[(i64, usize)]| -> Vec<(i64, Totals)> {
+            pairs.iter().map(|&(key, count)| (key, totals(&vec![3; count], 0.0))).collect()
+        };
+        let statements = |(grown, rest): (HashMap<i64, Totals>, Totals)| {
+            let mut grown: Vec<_> = grown.iter().map(|(key, totals)| (*key, totals.statements)).collect();
+            grown.sort_by_key(|one| one.0);
+            (grown, rest.statements)
+        };
+        let earlier: HashMap<i64, Totals> = all(&[(REST, 5), (2, 100), (3, 10), (4, 7)]).into_iter().collect();
+        // 2 moved after four more, 3 goes on, 4 moved and came again, 9 is new.
+        let now = all(&[(REST, 5 + 104 + 7 + 1), (3, 12), (4, 2), (9, 6)]);
+        assert_eq!(statements(growth(&now, &earlier, REST, false)), (vec![(3, 2.0), (4, 2.0), (9, 6.0)], 5.0));
+        // With more than there was room for, 9 was part of the rest then.
+        let earlier: HashMap<i64, Totals> = all(&[(REST, 5 + 4), (2, 100)]).into_iter().collect();
+        let now = all(&[(REST, 5), (2, 101), (9, 6)]);
+        assert_eq!(statements(growth(&now, &earlier, REST, true)), (vec![(2, 1.0)], 2.0));
+        // All were forgotten.
+        let now = all(&[(REST, 1), (2, 3)]);
+        assert_eq!(statements(growth(&now, &earlier, REST, false)), (vec![(2, 3.0)], 1.0));
     }
 
     proptest! {

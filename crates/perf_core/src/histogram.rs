@@ -90,6 +90,22 @@ impl Octaves {
         .take_while(|range| range.end <= BUCKETS)
     }
 
+    /// Shows `each` the buckets that have counts in small ones.
+    #[inline]
+    pub fn each_small(self, counts: &[u8; BUCKETS], mut each: impl FnMut(usize, u32)) {
+        for range in self.ranges() {
+            // Eight at a time: most are zero.
+            for first in range.step_by(8) {
+                let mut word = counts[first..].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+                while word != 0 {
+                    let byte = word.trailing_zeros() / 8;
+                    each(first + byte as usize, u32::from((word >> (8 * byte)) as u8));
+                    word &= !(0xff << (8 * byte));
+                }
+            }
+        }
+    }
+
     /// Moves small counts into another such array, whose octaves are empty, and leaves zeros.
     #[inline]
     pub fn move_small(self, from: &mut [u8; BUCKETS], to: &mut [u8; BUCKETS]) {
@@ -337,6 +353,9 @@ mod tests {
             by_octaves.merge_octaves(&two, octaves);
             octaves.move_small(&mut small, &mut moved);
             by_small.merge_small(&moved, octaves);
+            let mut by_each = one;
+            octaves.each_small(&moved, |bucket, count| by_each.counts[bucket] += count);
+            prop_assert_eq!(by_each, whole);
             prop_assert_eq!(two.quantiles_in(octaves, [0.5, 0.99]), two.quantiles_ns([0.5, 0.99]));
             prop_assert_eq!(by_octaves, whole);
             prop_assert_eq!(by_small, whole);

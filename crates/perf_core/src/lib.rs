@@ -7,6 +7,7 @@
 pub mod activity;
 pub mod alerts;
 pub mod backoff;
+pub mod baseline;
 pub mod cache;
 pub mod calendar;
 pub mod cardinality;

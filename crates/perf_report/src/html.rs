@@ -186,13 +186,16 @@ impl Cell {
         (self.text.chars().count() > WHOLE).then(|| crate::clean::line(&self.text, WHOLE - 30))
     }
 
-    /// Whether it wants the whole width of a phone.
-    fn is_wide(&self) -> bool {
+    /// Its class: `w` and `c` want the whole width of a phone, `k` stands beside another and is not broken.
+    fn class(&self) -> &'static str {
+        let length = self.text.chars().count();
         match self.kind {
-            Kind::Chip(_) | Kind::Share(_) => false,
-            Kind::Sql(_) | Kind::Spark(_) => true,
-            // Such as a day with its time.
-            Kind::Text | Kind::Code => self.text.chars().count() > 12,
+            Kind::Sql(_) => "w",
+            Kind::Spark(_) => "c",
+            Kind::Chip(_) if length > 10 => "c",
+            // Longer than a day with its time.
+            Kind::Text | Kind::Code if length > 12 => "w",
+            _ => "k",
         }
     }
 

@@ -7,6 +7,8 @@
 //! - `markdown`: for chats and tickets.
 //! - `json`: the document itself, complete, for programs; it can be read back.
 //!
+//! [`exposition`] tells metrics to Prometheus.
+//!
 //! The first three are told from one view of the document (`view`), so they say the same. What a document holds may
 //! be missing, endless, not a number or hostile: texts are bounded and escaped, series thinned to what a chart can
 //! show, and an empty section says what to do to fill it. Nothing here does I/O, reads a clock, locks or panics on
@@ -19,6 +21,7 @@ use std::fmt;
 mod chart;
 mod clean;
 pub mod document;
+pub mod exposition;
 mod format;
 mod html;
 mod markdown;

@@ -376,7 +376,8 @@ fn filled(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    // What fails is printed; kept in a file it would be hundreds of kilobytes.
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_a_document_holds_the_page_is_whole(document in documents()) {

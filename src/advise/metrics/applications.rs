@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use perf_core::activity::Totals;
+use perf_core::activity::{growth, Totals};
 
 use super::{readings, Sheet, APPLICATION, HIDDEN, NOTHING_RAN, NOT_PRELOADED};
 use crate::collect::registry;
@@ -13,7 +13,7 @@ use crate::workload::transactions;
 
 /// Applications shown by name, those with the most statements; the others are summed up.
 const NAMED_MAX: usize = 50;
-const OTHER: &str = "(other)";
+const OTHER: &str = transactions::OTHER;
 const UNNAMED: &str = "(unnamed)";
 const NAMES: [&str; 6] = [
     "application_latency_mean",
@@ -38,23 +38,25 @@ pub(super) fn measure(sheet: &mut Sheet) {
     let span_us = (sheet.now - baseline.map_or(registry::boot_id(), |b| b.read_at)).max(1);
     let viewer = Visibility::of_current_role();
     let (mut ever, mut recent): (HashMap<&str, f64>, HashMap<&str, Totals>) = Default::default();
-    for app in &found {
+    let entries: Vec<(i64, Totals)> =
+        found.iter().map(|app| (readings::entry_of(app), readings::totals_of(app))).collect();
+    let none = HashMap::new();
+    let earlier = baseline.map_or(&none, |b| &b.applications);
+    let is_full = baseline.is_some_and(|b| b.is_full());
+    let (mut grown, rest) = growth(&entries, earlier, readings::entry_of_rest(), is_full);
+    for (app, (entry, totals)) in found.iter().zip(&entries) {
         let name = match app.name.as_str() {
             _ if !viewer.covers(app.userid) => HIDDEN,
             "" => UNNAMED,
             name => name,
         };
-        let totals = readings::totals_of(app);
-        let earlier = baseline.and_then(|b| b.applications.get(&readings::entry_of(app)));
-        let grown = match (earlier, baseline) {
-            (Some(earlier), _) => totals.since(earlier).unwrap_or_else(|| totals.clone()),
-            // There was no room to read it: what it has done since is not known, and little next to the others.
-            (None, Some(baseline)) if baseline.is_full() => Totals::default(),
-            // It was not there then, or nobody has read anything yet: all of it is since.
-            (None, _) => totals.clone(),
-        };
         *ever.entry(name).or_default() += totals.statements;
-        recent.entry(name).or_default().add(&grown);
+        recent.entry(name).or_default().add(&grown.remove(entry).unwrap_or_default());
+    }
+    if rest.statements > 0.0 {
+        let name = if viewer.covers(transactions::OTHER_ROLE) { OTHER } else { HIDDEN };
+        ever.entry(name).or_default();
+        recent.entry(name).or_default().add(&rest);
     }
     let mut by_use: Vec<(&str, f64)> = ever.into_iter().collect();
     by_use.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(b.0)));

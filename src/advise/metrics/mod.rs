@@ -16,7 +16,9 @@ use std::cell::OnceCell;
 use readings::Baseline;
 use server::Activity;
 
-use crate::pg::background;
+use crate::cache::statistics;
+use crate::collect::registry;
+use crate::pg::{background, names};
 
 /// What recent rates and latencies are of, where there is history.
 pub const WINDOW_US: i64 = 300_000_000;
@@ -28,11 +30,17 @@ pub const DATABASE: &str = "database";
 pub const RELATION: &str = "relation";
 /// Of a standby, or of a replication slot.
 pub const REPLICA: &str = "replica";
+/// Of a policy of the result cache.
+pub const CACHE: &str = "cache";
 /// Of what an application does in the current database.
 pub const APPLICATION: &str = "application";
 
 /// Why a metric of captured statements has no value.
 const NOT_PRELOADED: &str = "perf_opt is not in shared_preload_libraries";
+/// Why there is no hit rate.
+const NOT_COUNTED: &str = "the cache is counted on a primary, with perf_opt in shared_preload_libraries";
+/// Gets that a hit rate is made of.
+const CACHE_GETS_MIN: u64 = 50;
 /// Why a figure of statements has none.
 const NOTHING_RAN: &str = "no statement ran in this time";
 /// Instead of names that are not everybody's to know.
@@ -141,7 +149,7 @@ pub struct Measured {
     pub value: Option<f64>,
     /// Of the value.
     pub unit: &'static str,
-    /// cluster, database, relation, replica or application.
+    /// cluster, database, relation, replica, cache or application.
     pub scope: &'static str,
     /// Which one; empty for the whole server.
     pub object: String,
@@ -225,8 +233,38 @@ pub fn measure(is_wanted: impl Fn(&str) -> bool, with_pending: bool) -> Vec<Meas
     sheet.rows
 }
 
-/// Hit rate of the result caches of applications.
+/// Hit rate of the Redis that perf_opt.redis_url names, as it counts itself, whoever asked it: between the two latest looks, a minute
+/// apart.
+fn redis(sheet: &mut Sheet) {
+    let slot = registry::slots().into_iter().find(|slot| slot.dbid == names::current_database());
+    let Some(invalidation) = slot.map(|slot| slot.invalidation).filter(|known| known.has_redis) else { return };
+    let [now, before] = invalidation.counts;
+    let gets = (now.0 + now.1).saturating_sub(before.0 + before.1);
+    let rate = match gets {
+        _ if invalidation.down_since != 0 => Err("Redis cannot be reached"),
+        0..CACHE_GETS_MIN => Err("it was asked for less than 50 values in the last minute"),
+        _ => Ok(100.0 * now.0.saturating_sub(before.0) as f64 / gets as f64),
+    };
+    sheet.put("result_cache_hit", CACHE, "redis", rate);
+}
+
+/// Hit rate of the embedded cache in the last minutes: all of it, and by policy.
 fn result_caches(sheet: &mut Sheet) {
+    redis(sheet);
     let database = server::database_name();
-    sheet.put("result_cache_hit", DATABASE, &database, Err("no result cache is kept in this database"));
+    let counted = if background::in_recovery() { None } else { statistics::recent().ok() };
+    let Some(asked) = counted else {
+        sheet.put("result_cache_hit", DATABASE, &database, Err(NOT_COUNTED));
+        return;
+    };
+    let [gets, hits] = asked.iter().fold([0, 0], |sum, one| [sum[0] + one.counts[0], sum[1] + one.counts[1]]);
+    let rate = |[gets, hits]: [u64; 2]| match gets {
+        0 => Err("no result cache is kept in this database"),
+        1..CACHE_GETS_MIN => Err("it was asked for less than 50 values in the last minutes"),
+        _ => Ok(100.0 * hits as f64 / gets as f64),
+    };
+    sheet.put("result_cache_hit", DATABASE, &database, rate([gets, hits]));
+    for one in asked {
+        sheet.put("result_cache_hit", CACHE, &one.name, rate(one.counts));
+    }
 }

@@ -40,7 +40,7 @@ pub struct Baseline {
     pub read_at: i64,
     /// Counters of the server and the database.
     pub activity: Option<Activity>,
-    /// Those of applications, by [`entry_of`].
+    /// Those of applications, by [`entry_of`]; those there was no room for by [`entry_of_rest`].
     pub applications: HashMap<i64, Totals>,
 }
 
@@ -58,6 +58,24 @@ pub fn entry_of(app: &Application) -> i64 {
     (secret, boot, app.dbid, app.userid, &app.name, secret.rotate_left(32)).hash(&mut hasher);
     // Never that of the server's own.
     (hasher.finish() | 1) as i64
+}
+
+/// Names what sums up the applications of this database that are not told apart.
+pub fn entry_of_rest() -> i64 {
+    entry_of(&rest())
+}
+
+fn rest() -> Application {
+    Application {
+        dbid: names::current_database(),
+        userid: transactions::OTHER_ROLE,
+        name: transactions::OTHER.to_owned(),
+        ..Application::default()
+    }
+}
+
+fn is_rest(app: &Application) -> bool {
+    app.userid == transactions::OTHER_ROLE && app.name == transactions::OTHER
 }
 
 /// The counters of an application.
@@ -141,10 +159,20 @@ pub fn take(now: i64) {
         |_| (),
     );
     let mut apps = transactions::applications(Some(names::current_database()));
-    apps.sort_by_key(|app| std::cmp::Reverse(app.statements));
-    apps.truncate(APPLICATIONS_MAX);
-    for app in &apps {
-        let totals = totals_of(app);
+    // The rest comes last.
+    apps.sort_by_key(|app| (is_rest(app), std::cmp::Reverse(app.statements)));
+    let mut entries: Vec<(i64, Totals)> = Vec::new();
+    let mut others = Totals::default();
+    for (n, app) in apps.iter().enumerate() {
+        match n < APPLICATIONS_MAX && !is_rest(app) {
+            true => entries.push((entry_of(app), totals_of(app))),
+            false => others.add(&totals_of(app)),
+        }
+    }
+    if others.statements > 0.0 {
+        entries.push((entry_of_rest(), others));
+    }
+    for (entry, totals) in &entries {
         run_with(
             c"INSERT INTO perf.metric_reading (read_at, datid, boot_id, entry, counters, latency)
               VALUES ($1, $2, $3, $4, $5, $6)",
@@ -152,7 +180,7 @@ pub fn take(now: i64) {
                 instant(now).into(),
                 datid.into(),
                 boot.into(),
-                entry_of(app).into(),
+                (*entry).into(),
                 vec![totals.statements, totals.failures, totals.total_ms].into(),
                 totals.latency.encode().into(),
             ],

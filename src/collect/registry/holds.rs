@@ -3,8 +3,10 @@
 //! and waits for workers to leave without it.
 
 use std::cell::RefCell;
+use std::sync::atomic::Ordering;
 
-use super::{jobs_changed, ready, REGISTRY};
+use super::attendant::wake_attendant;
+use super::{jobs_changed, ready, wanted, Post, REGISTRY, WATCH_GENERATION};
 use crate::error::Error;
 use crate::pg::utility::{self, UtilityKind};
 use crate::pg::{background, names};
@@ -23,10 +25,13 @@ struct Pending {
     databases: bool,
     extension: bool,
     jobs: bool,
+    outbox: bool,
+    watches: bool,
 }
 
 impl Pending {
-    const NOTHING: Pending = Pending { held: Vec::new(), databases: false, extension: false, jobs: false };
+    const NOTHING: Pending =
+        Pending { held: Vec::new(), databases: false, extension: false, jobs: false, outbox: false, watches: false };
 }
 
 /// To be called by the utility hook before it runs a statement that [`utility::classify`] recognised. Makes our
@@ -60,12 +65,43 @@ pub fn note_jobs_change() {
     }
 }
 
+/// To be called by whoever writes to the outbox of the caches in the current database: its invalidator hears of it at the
+/// end. Cheap: watched tables call it for each statement.
+pub fn note_outbox() {
+    if ready() {
+        PENDING.with_borrow_mut(|pending| {
+            if !pending.outbox {
+                background::on_transaction_end(transaction_ended, refuse_prepare);
+                pending.outbox = true;
+            }
+        });
+    }
+}
+
+/// To be called by whoever changes watches of caches, or the policies that they follow: everybody reads them anew at the end.
+pub fn note_watch_change() {
+    note_outbox();
+    PENDING.with_borrow_mut(|pending| pending.watches = true);
+}
+
+/// Whether the transaction of this backend has changed watches: what it remembers of them is neither right nor to be kept.
+pub fn changes_watches() -> bool {
+    PENDING.with_borrow(|pending| pending.watches)
+}
+
 /// What the scheduler is to hear of at commit cannot wait in a prepared transaction, which another session commits: refused,
 /// as the server itself refuses NOTIFY there.
 fn refuse_prepare() {
     if PENDING.with_borrow(|pending| pending.jobs) {
         Error::Unsupported {
             message: "cannot PREPARE a transaction that has changed or started jobs".to_owned(),
+            hint: "Commit it with COMMIT.".to_owned(),
+        }
+        .raise();
+    }
+    if PENDING.with_borrow(|pending| pending.watches) {
+        Error::Unsupported {
+            message: "cannot PREPARE a transaction that has changed watches or policies of caches".to_owned(),
             hint: "Commit it with COMMIT.".to_owned(),
         }
         .raise();
@@ -93,7 +129,7 @@ fn request_leave(dbid: u32) {
     loop {
         let pids = {
             let mut registry = REGISTRY.exclusive();
-            let pids = registry.find(dbid).map_or([0, 0], |slot| [slot.pid, slot.scheduler.pid]);
+            let pids = registry.find(dbid).map_or([0; 3], |slot| [slot.pid, slot.scheduler.pid, slot.invalidator.pid]);
             for pid in pids {
                 if pid != 0 && !asked.contains(&pid) {
                     background::terminate(pid);
@@ -102,7 +138,7 @@ fn request_leave(dbid: u32) {
             }
             pids
         };
-        let gone = pids == [0, 0] && !asked.iter().any(|&pid| background::is_attached(pid));
+        let gone = pids == [0; 3] && !asked.iter().any(|&pid| background::is_attached(pid));
         if gone || background::now() > deadline {
             return;
         }
@@ -120,6 +156,12 @@ fn transaction_ended() {
     // After a rollback too: what it had locked was passed over, and nothing else would have it looked at again.
     if pending.jobs {
         jobs_changed(names::current_database());
+    }
+    if pending.watches || pending.extension {
+        WATCH_GENERATION.get().fetch_add(1, Ordering::AcqRel);
+    }
+    if pending.outbox && !wake_attendant(Post::Invalidator, names::current_database()) {
+        wanted(Post::Invalidator, names::current_database());
     }
     if !pending.databases {
         return;

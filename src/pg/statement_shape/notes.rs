@@ -25,6 +25,63 @@ const HARMLESS: [&str; 10] = [
 /// Beginnings of names of the server's stable functions that look at the session.
 const ASK_THE_SESSION: [&str; 5] = ["current_setting", "current_schemas", "has_", "pg_has_role", "row_security_active"];
 
+/// The server's stable functions that say what time it is, and when the statement or its transaction began.
+const CLOCK: [&str; 4] = ["now", "transaction_timestamp", "statement_timestamp", "age"];
+
+/// Beginnings of names of the server's stable functions whose results depend on their arguments, and on how times and
+/// numbers are written: formats, zones, casts.
+const OF_ARGUMENTS: [&str; 34] = [
+    "date",
+    "timestamp",
+    "time",
+    "interval",
+    "extract",
+    "to_char",
+    "to_date",
+    "to_timestamp",
+    "to_number",
+    "to_json",
+    "json",
+    "row_to_json",
+    "array_",
+    "record_",
+    "concat",
+    "textanycat",
+    "anytextcat",
+    "generate_series",
+    "to_tsvector",
+    "to_tsquery",
+    "plainto_tsquery",
+    "phraseto_tsquery",
+    "websearch_to_tsquery",
+    "ts_headline",
+    "text",
+    "numeric",
+    "money",
+    "cash",
+    "overlaps",
+    "in_range",
+    "enum_",
+    "range_",
+    "multirange_",
+    "string_agg",
+];
+
+/// Tells what a function that is not immutable depends on.
+fn note_stable(shape: &mut Shape, name: &str, own: bool, volatile: bool, arguments: i32) {
+    shape.any_volatile |= volatile;
+    if volatile || own {
+        return;
+    }
+    if CLOCK.contains(&name) && (name != "age" || arguments == 1) {
+        shape.clock = true;
+    } else if arguments == 0 || ASK_THE_SESSION.iter().any(|start| name.starts_with(start)) {
+        shape.session = true;
+    } else if name != "format" && name != "age" && !OF_ARGUMENTS.iter().any(|start| name.starts_with(start)) {
+        shape.unknown_stable.get_or_insert_with(|| name.to_owned());
+    }
+}
+
 /// Notes what matters of a query wherever it is in it.
 #[pg_guard]
 pub(super) unsafe extern "C-unwind" fn note_node(node: *mut pg_sys::Node, context: *mut c_void) -> bool {
@@ -42,7 +99,13 @@ pub(super) unsafe extern "C-unwind" fn note_node(node: *mut pg_sys::Node, contex
                 return pg_sys::query_tree_walker(query, Some(note_node), context, 0);
             }
             pg_sys::NodeTag::T_NextValueExpr => shape.volatile = true,
-            pg_sys::NodeTag::T_SQLValueFunction => shape.circumstances = true,
+            pg_sys::NodeTag::T_SQLValueFunction => {
+                shape.circumstances = true;
+                let is_clock =
+                    (*node.cast::<pg_sys::SQLValueFunction>()).op < pg_sys::SQLValueFunctionOp::SVFOP_CURRENT_ROLE;
+                shape.clock |= is_clock;
+                shape.session |= !is_clock;
+            }
             _ => {}
         }
         pg_sys::check_functions_in_node(node, Some(note_function), context);
@@ -72,6 +135,7 @@ unsafe extern "C-unwind" fn note_function(function: pg_sys::Oid, context: *mut c
                 || arguments == 0
                 || (arguments == 1 && name == "age")
                 || ASK_THE_SESSION.iter().any(|start| name.starts_with(start));
+            note_stable(shape, &name, own, volatile, arguments);
         }
     }
     false

@@ -74,6 +74,16 @@ impl Template {
         })
     }
 
+    /// Whether a key may have been made of this template: a placeholder stands for one character or more, and for no colon.
+    pub fn matches(&self, key: &str) -> bool {
+        matches(&self.parts, key)
+    }
+
+    /// Bytes that are no placeholder: of templates that match a key, the one with the most says the most.
+    pub fn literal_bytes(&self) -> usize {
+        self.parts.iter().map(|part| if let Part::Text(text) = part { text.len() } else { 0 }).sum()
+    }
+
     /// Puts values in the place of placeholders; `None` for one that is not known.
     pub fn fill<'a>(&self, value: impl Fn(&str) -> Option<&'a str>) -> Filled {
         let mut key = String::new();
@@ -87,6 +97,33 @@ impl Template {
             }
         }
         Filled::Key(key)
+    }
+
+    /// A text in which braces mean nothing.
+    pub fn literal_of(text: &str) -> Template {
+        Template { parts: vec![Part::Text(text.to_owned())] }
+    }
+
+    /// What stands before the first placeholder.
+    pub fn literal(&self) -> &str {
+        match self.parts.first() {
+            Some(Part::Text(text)) => text,
+            _ => "",
+        }
+    }
+}
+
+fn matches(parts: &[Part], key: &str) -> bool {
+    // What a placeholder may stand for ends where the text after it begins: the first such place that lets the rest match.
+    match parts {
+        [] => key.is_empty(),
+        [Part::Text(text), rest @ ..] => key.strip_prefix(text.as_str()).is_some_and(|key| matches(rest, key)),
+        [Part::Placeholder(_)] => !key.is_empty() && !key.contains(':'),
+        [Part::Placeholder(_), rest @ ..] => {
+            let longest = key.find(':').unwrap_or(key.len());
+            let ends = key.char_indices().map(|(at, _)| at).chain([key.len()]).skip(1);
+            ends.take_while(|end| *end <= longest).any(|end| matches(rest, &key[end..]))
+        }
     }
 }
 
@@ -119,6 +156,15 @@ mod tests {
     }
 
     #[test]
+    fn matched() {
+        let of = |template: &str, key: &str| Template::parse(template).unwrap().matches(key);
+        assert!(of("a:b", "a:b") && !of("a:b", "a:bc") && !of("a:b", "a:"));
+        assert!(of("a:{x}", "a:1") && !of("a:{x}", "a:") && !of("a:{x}", "a:1:2"));
+        assert!(of("a:{x}:{y}", "a:1:2") && of("{x}-{y}", "1-2-3") && !of("{x}-{y}", "12"));
+        assert!(of("{x}{y}", "12") && !of("{x}{y}", "1") && of("é{x}", "éé"));
+    }
+
+    #[test]
     fn faults() {
         assert_eq!(Template::parse(""), Err(Fault::Empty));
         assert_eq!(Template::parse("a:{b"), Err(Fault::Unclosed(2)));
@@ -133,6 +179,13 @@ mod tests {
         #[test]
         fn never_panics(text in ".{0,40}") {
             let _ = Template::parse(&text);
+        }
+
+        #[test]
+        fn what_was_filled_matches(text in "([a-c:]|\\{[a-c]\\}){1,6}", value in "[a-cé]{1,4}") {
+            let template = Template::parse(&text).unwrap();
+            let Filled::Key(key) = template.fill(|_| Some(&value)) else { panic!("all were known") };
+            prop_assert!(template.matches(&key));
         }
 
         #[test]

@@ -1,0 +1,10 @@
+
+-- The COMMENTs of what is told to programs.
+ALTER FUNCTION perf.prometheus_metrics() SET search_path = pg_catalog, pg_temp;
+ALTER FUNCTION perf.prometheus_rules() SET search_path = pg_catalog, pg_temp;
+
+COMMENT ON FUNCTION perf.prometheus_metrics() IS
+'What perf.metrics(), perf.alerts() and perf.health() say now, as text for Prometheus (exposition format 0.0.4). Families: perf_opt_server_*, perf_opt_database_*, perf_opt_relation_*, perf_opt_replica_*, perf_opt_application_* (gauges in base units: seconds, bytes, ratios of 0 to 1, per second); perf_opt_database_statement_duration_seconds (histogram of the statements of clients since the server started) and perf_opt_database_statement_failures_total; perf_opt_database_alert_firing (1 while firing; absent while nothing is known); perf_opt_database_health_status (0 ok, 1 warning, 2 error).
+What cannot be measured now is absent. Labels: database, volume, relation, replica, application, alert, severity, component, object; never the text of a query. Applications of other roles are one, (insufficient privilege), but for members of pg_read_all_stats. Works without preloading and on a standby. No errors.';
+COMMENT ON FUNCTION perf.prometheus_rules() IS
+'The rows of perf.alert_threshold as alerting rules for Prometheus: a file for rule_files (JSON, which is YAML), one group perf_opt with a rule PerfOpt... for each alert whose metric perf.prometheus_metrics() tells, in its base unit; for: fire_after runs of the collector; labels severity and perf_opt_alert. No errors.';

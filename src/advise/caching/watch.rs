@@ -1,0 +1,454 @@
+//! Reads the events of `memory::reads` in the collector of a database: counts reads for the candidates, and runs the
+//! shadows of `perf_core::cache::shadow` that are switched on. State is private to that process and bounded; what it comes
+//! to is written to `perf.cache_candidate` and `perf.cache_shadow_result` with each run of the collector.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use perf_core::cache::candidate::Survey;
+use perf_core::cache::depends;
+use perf_core::cache::shadow::{Grid, Outcome, Read, Shadow, Use};
+use pgrx::pg_sys;
+
+use crate::collect::worker::Watcher;
+use crate::error::Error;
+use crate::guc;
+use crate::memory::reads::{self, Event, Reads};
+use crate::pg::names::current_database;
+use crate::pg::query::{run_with, select_under_snapshot, select_with, text};
+use crate::pg::statement_shape::Shape;
+use crate::pg::{background, catalog};
+use crate::workload::shapes;
+
+/// What the collector calls.
+pub const WATCHER: Watcher = Watcher { look, write, end };
+
+/// Until the next look, in microseconds: while something is shadowed, and otherwise.
+const PAUSE_SHADOWED_US: i64 = 100_000;
+const PAUSE_US: i64 = 1_000_000;
+/// Keys of one shadow, and of all of them: each takes some 30 bytes for each of up to 36 caches.
+const KEYS_MAX: usize = 8_192;
+const ALL_KEYS_MAX: usize = 32_768;
+/// Statements that write whose texts are remembered.
+const SHAPES_MAX: usize = 1_024;
+/// Statements whose reads are written down, those with most time.
+const CANDIDATES_MAX: usize = 200;
+
+/// A strategy that is shadowed.
+struct Active {
+    name: String,
+    queryids: Vec<i64>,
+    grid: Grid,
+    shadow: Shadow,
+    /// By queryid: its number in the shadow, and the places of the values of its uses' columns.
+    statements: HashMap<u64, (usize, Vec<usize>)>,
+    /// What was counted before this process.
+    base: Vec<Outcome>,
+    /// Statements whose writes are not known.
+    unclear: usize,
+    /// Reads left out, for their values are not known.
+    unknown: u64,
+}
+
+/// A statement that writes, as `depends` wants it.
+struct Writer {
+    statement: depends::Statement,
+    /// Places of the tables that it writes, with the columns that it sets.
+    writes: Vec<(usize, Vec<i16>)>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Events up to this one are counted.
+    after: Option<u64>,
+    /// Changes of what is to be shadowed that were seen.
+    changes: Option<u64>,
+    survey: Survey,
+    active: Vec<Active>,
+    writers: HashMap<(u64, bool), Option<Writer>>,
+    /// Events that were lost.
+    lost: u64,
+}
+
+thread_local! {
+    static STATE: RefCell<State> = RefCell::new(State::default());
+}
+
+/// Database whose reads this process watches.
+static DATABASE: AtomicU32 = AtomicU32::new(0);
+
+fn look(limit_ms: i32) -> Result<i64, String> {
+    let Some(reads) = reads::get() else { return Ok(PAUSE_US) };
+    let dbid = current_database();
+    DATABASE.store(dbid, Ordering::Relaxed);
+    reads.set_threshold(Some(guc::cache_survey_min_ns().unwrap_or(u64::MAX)));
+    STATE.with_borrow_mut(|state| {
+        let changes = reads.changes();
+        if state.changes != Some(changes) {
+            background::transaction(limit_ms, || load(state, reads, dbid))?;
+            state.changes = Some(changes);
+        }
+        let events = drain(state, reads, dbid);
+        learn(state, limit_ms, &events)?;
+        count(state, &events);
+        Ok(if state.active.is_empty() { PAUSE_US } else { PAUSE_SHADOWED_US })
+    })
+}
+
+fn end() {
+    if let (Some(reads), dbid) = (reads::get(), DATABASE.load(Ordering::Relaxed)) {
+        if dbid != 0 {
+            reads.set(dbid, &[], &[]);
+        }
+    }
+}
+
+/// New events of this database, in their order.
+fn drain(state: &mut State, reads: &Reads, dbid: u32) -> Vec<Event> {
+    let after = state.after.unwrap_or_else(|| reads.newest());
+    let (mut events, mut shadowed, mut surveyed) = (Vec::new(), 0u64, 0u64);
+    let newest = reads.read(after, |event| {
+        shadowed += u64::from(event.has(reads::SHADOWED));
+        surveyed += u64::from(event.has(reads::SURVEYED));
+        if event.dbid == dbid {
+            events.push(*event);
+        }
+    });
+    state.after = Some(newest);
+    let lost = (newest - after).saturating_sub(reads::EVENTS as u64);
+    if lost > 0 {
+        state.lost += lost;
+        reads.halve(shadowed >= surveyed);
+    }
+    events
+}
+
+/// Looks at the texts of statements that write and were not known.
+fn learn(state: &mut State, limit_ms: i32, events: &[Event]) -> Result<(), String> {
+    let is_new = |event: &&Event| {
+        let id = (event.queryid, event.has(reads::TOPLEVEL));
+        event.has(reads::WRITE) && !event.has(reads::BY_LOCK) && !state.writers.contains_key(&id)
+    };
+    let wanted: HashSet<(u64, bool)> =
+        events.iter().filter(is_new).map(|event| (event.queryid, event.has(reads::TOPLEVEL))).collect();
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let found = background::transaction(limit_ms, || {
+        let shapes = shapes::of_statements(&wanted);
+        let tables = shapes.values().flatten().flat_map(|shape| shape.tables.iter().copied()).collect();
+        Ok((shapes, Roots::read(tables)?))
+    });
+    // A role or a table that is gone must not stop everything: such writes count as writes of all rows.
+    let (mut shapes, roots) = match found {
+        Ok(found) => found,
+        Err(_) if !background::must_end() => (HashMap::new(), Roots::default()),
+        Err(message) => return Err(message),
+    };
+    if state.writers.len() + wanted.len() > SHAPES_MAX {
+        state.writers.clear();
+    }
+    for id in wanted {
+        let shape = shapes.remove(&id).flatten();
+        state.writers.insert(id, shape.map(|shape| writer(&shape, &roots)));
+    }
+    Ok(())
+}
+
+fn writer(shape: &Shape, roots: &Roots) -> Writer {
+    let set_in = |place: usize| {
+        let table = shape.tables[place];
+        shape.updated.iter().filter(|(of, _)| *of == table).map(|(_, column)| *column).collect()
+    };
+    let writes = shape.writes.iter().map(|place| (*place, set_in(*place))).collect();
+    Writer { statement: statement(shape, roots), writes }
+}
+
+/// A statement as `depends` wants it. Columns of a partition that is named have numbers of their own: nothing is said of
+/// their values.
+fn statement(shape: &Shape, roots: &Roots) -> depends::Statement {
+    let is_whole = |place: usize| shape.tables.get(place).is_some_and(|table| roots.of(*table) == table.to_u32());
+    depends::Statement {
+        tables: shape.tables.iter().map(|table| roots.of(*table)).collect(),
+        joins: shape.joins.iter().filter(|(a, b)| is_whole(a.0) && is_whole(b.0)).copied().collect(),
+        pins: shape.pins.iter().filter(|pin| is_whole(pin.column.0)).map(|p| (p.column, p.slots.clone())).collect(),
+    }
+}
+
+/// Tables that partitions belong to, and the partitions of tables.
+#[derive(Default)]
+struct Roots {
+    roots: HashMap<u32, u32>,
+    /// All parts of the tables asked for, themselves included, with what they are parts of.
+    parts: Vec<(u32, u32)>,
+}
+
+impl Roots {
+    fn read(tables: HashSet<pg_sys::Oid>) -> Result<Roots, Error> {
+        let asked: Vec<pg_sys::Oid> = tables.into_iter().collect();
+        let parts = catalog::rows(
+            "WITH RECURSIVE up (asked, oid) AS (
+                 SELECT o, o FROM pg_catalog.unnest($1::pg_catalog.oid[]) AS o
+                 UNION ALL
+                 SELECT u.asked, i.inhparent FROM up u
+                   JOIN pg_catalog.pg_inherits i ON i.inhrelid OPERATOR(pg_catalog.=) u.oid
+                   JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) u.oid AND c.relispartition),
+             roots AS (
+                 SELECT DISTINCT u.asked, u.oid FROM up u
+                   JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) u.oid AND NOT c.relispartition),
+             tree (root, oid) AS (
+                 SELECT DISTINCT r.oid, r.oid FROM roots r
+                 UNION
+                 SELECT t.root, i.inhrelid FROM tree t
+                   JOIN pg_catalog.pg_inherits i ON i.inhparent OPERATOR(pg_catalog.=) t.oid)
+             SELECT t.oid, t.root FROM tree t",
+            &[asked.into()],
+            |row| Ok(row.get::<pg_sys::Oid>(1)?.zip(row.get::<pg_sys::Oid>(2)?)),
+        )
+        .map_err(super::failed)?;
+        let parts: Vec<(u32, u32)> = parts.into_iter().map(|(part, root)| (part.to_u32(), root.to_u32())).collect();
+        Ok(Roots { roots: parts.iter().copied().collect(), parts })
+    }
+
+    fn of(&self, table: pg_sys::Oid) -> u32 {
+        self.roots.get(&table.to_u32()).copied().unwrap_or(table.to_u32())
+    }
+}
+
+fn count(state: &mut State, events: &[Event]) {
+    let State { survey, active, writers, .. } = state;
+    for event in events {
+        if event.has(reads::WRITE) {
+            let pins = pins_of(writers, event);
+            active.iter_mut().for_each(|one| one.shadow.write(event.relation, &pins));
+            continue;
+        }
+        let bytes = (u64::from(event.rows) * u64::from(event.width)).max(1);
+        let known = !event.has(reads::UNKNOWN);
+        if event.has(reads::SURVEYED) {
+            let key = known.then_some(event.key);
+            survey.read(event.at, event.queryid, key, f64::from(event.elapsed_us) * 1e-3, bytes as f64);
+        }
+        if event.has(reads::SHADOWED) {
+            for one in active.iter_mut() {
+                let Some((statement, slots)) = one.statements.get(&event.queryid) else { continue };
+                if !known {
+                    one.unknown += 1;
+                    continue;
+                }
+                let value = |slot: &usize| event.values.get(*slot).copied().filter(|hash| *hash != 0);
+                let values: Vec<Option<u32>> = slots.iter().map(value).collect();
+                one.shadow.read(&Read { at: event.at, statement: *statement, key: event.key, bytes, values: &values });
+            }
+        }
+    }
+    // Where all of them together are too many, the largest gives up half.
+    while active.iter().map(|one| one.shadow.keys()).sum::<usize>() > ALL_KEYS_MAX {
+        let Some(largest) = active.iter_mut().max_by_key(|one| one.shadow.keys()) else { break };
+        let next = largest.shadow.shift() + 1;
+        largest.shadow.thin(next, true);
+    }
+}
+
+/// What a write says of the rows that it changes.
+fn pins_of(writers: &HashMap<(u64, bool), Option<Writer>>, event: &Event) -> Vec<(i16, Vec<u32>)> {
+    let writer = writers.get(&(event.queryid, event.has(reads::TOPLEVEL))).and_then(Option::as_ref);
+    let Some(writer) = writer.filter(|_| !event.has(reads::BY_LOCK)) else { return Vec::new() };
+    let mut of_relation =
+        (writer.writes.iter()).filter(|(place, _)| writer.statement.tables.get(*place) == Some(&event.relation));
+    // One that writes a table in two places says nothing of both at once.
+    let (Some((place, updated)), None) = (of_relation.next(), of_relation.next()) else { return Vec::new() };
+    let values = usize::from(event.values_len).min(reads::VALUES);
+    let columns = writer.statement.written(*place, updated, values).into_iter();
+    columns
+        .filter_map(|(column, slots)| {
+            let hashes: Vec<u32> = slots.iter().filter_map(|slot| event.values.get(*slot).copied()).collect();
+            (!hashes.contains(&0)).then_some((column, hashes))
+        })
+        .collect()
+}
+
+/// A row of perf.cache_shadow_switch.
+struct Switch {
+    name: String,
+    queryids: Vec<i64>,
+    grid: Grid,
+}
+
+/// Takes over what is switched on now. Shadows that go on keep what they have.
+fn load(state: &mut State, reads: &Reads, dbid: u32) -> Result<(), Error> {
+    if !background::extension_installed() {
+        return Ok(());
+    }
+    let switches = select_under_snapshot(
+        c"SELECT strategy, queryids, sizes, ttls_s FROM perf.cache_shadow_switch ORDER BY strategy",
+        |row| {
+            let ttls: Vec<f64> = row.get::<Vec<f64>>(4)?;
+            let ttl = |seconds: f64| if seconds.is_finite() { (seconds * 1e6) as i64 } else { i64::MAX };
+            Some(Switch {
+                name: row.string(1),
+                queryids: row.get::<Vec<i64>>(2)?,
+                grid: Grid {
+                    sizes: row.get::<Vec<i64>>(3)?.into_iter().map(|size| size.max(1) as u64).collect(),
+                    ttls_us: ttls.into_iter().map(ttl).collect(),
+                    keys_max: KEYS_MAX,
+                },
+            })
+        },
+    );
+    let wanted: HashSet<(u64, bool)> =
+        switches.iter().flat_map(|switch| &switch.queryids).map(|queryid| (*queryid as u64, true)).collect();
+    let shapes = if wanted.is_empty() { HashMap::new() } else { shapes::of_statements(&wanted) };
+    let tables = shapes.values().flatten().flat_map(|shape| shape.tables.iter().copied()).collect();
+    let roots = Roots::read(tables)?;
+    let mut before = std::mem::take(&mut state.active);
+    for switch in switches {
+        let same = |one: &Active| {
+            one.name == switch.name && one.queryids == switch.queryids && one.grid == switch.grid && one.unclear == 0
+        };
+        match before.iter().position(same) {
+            Some(place) => state.active.push(before.swap_remove(place)),
+            None => state.active.push(activate(switch, &shapes, &roots)),
+        }
+    }
+    let queryids: Vec<u64> = state.active.iter().flat_map(|one| one.statements.keys().copied()).collect();
+    let (statements, relations) = reads.set(dbid, &queryids, &roots.parts);
+    if statements + relations > 0 {
+        pgrx::log!("perf_opt: no room to shadow {statements} more statements and {relations} more relations");
+    }
+    // What was written before now is nobody's entry yet.
+    state.after.get_or_insert_with(|| reads.newest());
+    state.active.iter().for_each(store);
+    Ok(())
+}
+
+fn activate(switch: Switch, shapes: &HashMap<(u64, bool), Option<Shape>>, roots: &Roots) -> Active {
+    let mut shadow = Shadow::new(switch.grid.clone());
+    let mut statements = HashMap::new();
+    let mut unclear = 0;
+    for queryid in &switch.queryids {
+        let (uses, slots): (Vec<Use>, Vec<usize>) = match shapes.get(&(*queryid as u64, true)).and_then(Option::as_ref)
+        {
+            Some(shape) => statement(shape, roots).uses(reads::VALUES),
+            None => {
+                unclear += 1;
+                (Vec::new(), Vec::new())
+            }
+        };
+        statements.insert(*queryid as u64, (shadow.add_statement(uses), slots));
+    }
+    let base = select_with(
+        c"SELECT size_bytes, ttl_s, gets, hits, evicted, expired, invalidated FROM perf.cache_shadow_result WHERE strategy = $1",
+        &[text(&switch.name)],
+        |row| {
+            let number = |column| row.get::<f64>(column).unwrap_or(0.0);
+            let seconds = number(2);
+            Some(Outcome {
+                size_bytes: row.get::<i64>(1)?.max(1) as u64,
+                ttl_us: if seconds.is_finite() { (seconds * 1e6) as i64 } else { i64::MAX },
+                gets: number(3),
+                hits: number(4),
+                entries: 0.0,
+                bytes: 0.0,
+                evicted: number(5),
+                expired: number(6),
+                invalidated: number(7),
+            })
+        },
+    );
+    Active {
+        name: switch.name,
+        queryids: switch.queryids,
+        grid: switch.grid,
+        shadow,
+        statements,
+        base,
+        unclear,
+        unknown: 0,
+    }
+}
+
+/// Writes what a shadow has counted.
+fn store(one: &Active) {
+    let mut notes = Vec::new();
+    if one.unclear > 0 {
+        notes.push(format!("{} statements could not be analysed: what writes their rows is not seen", one.unclear));
+    }
+    if one.unknown > 0 {
+        notes.push(format!("{} reads were left out: their values are too long, or not of built-in types", one.unknown));
+    }
+    let sampled = 100.0 / 2f64.powi(one.shadow.shift() as i32);
+    for now in one.shadow.outcomes() {
+        let before = one.base.iter().find(|base| base.size_bytes == now.size_bytes && base.ttl_us == now.ttl_us);
+        let sum = |of: fn(&Outcome) -> f64| of(&now) + before.map_or(0.0, of);
+        let ttl_s = if now.ttl_us == i64::MAX { f64::INFINITY } else { now.ttl_us as f64 * 1e-6 };
+        run_with(
+            c"INSERT INTO perf.cache_shadow_result AS r (strategy, size_bytes, ttl_s, gets, hits, entries, bytes, evicted,
+                     expired, invalidated, sampled_pct, note, measured_at)
+              SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, NULLIF($12, ''), pg_catalog.clock_timestamp()
+               WHERE EXISTS (SELECT FROM perf.cache_shadow_switch AS s WHERE s.strategy = $1)
+              ON CONFLICT (strategy, size_bytes, ttl_s) DO UPDATE
+                 SET gets = excluded.gets, hits = excluded.hits, entries = excluded.entries, bytes = excluded.bytes,
+                     evicted = excluded.evicted, expired = excluded.expired, invalidated = excluded.invalidated,
+                     sampled_pct = excluded.sampled_pct, note = excluded.note, measured_at = excluded.measured_at",
+            &[
+                text(&one.name),
+                (now.size_bytes as i64).into(),
+                ttl_s.into(),
+                sum(|outcome| outcome.gets).into(),
+                sum(|outcome| outcome.hits).into(),
+                now.entries.into(),
+                now.bytes.into(),
+                sum(|outcome| outcome.evicted).into(),
+                sum(|outcome| outcome.expired).into(),
+                sum(|outcome| outcome.invalidated).into(),
+                sampled.into(),
+                text(&notes.join("; ")),
+            ],
+            |_| (),
+        );
+    }
+}
+
+fn write() -> Result<(), Error> {
+    if reads::get().is_none() || !background::extension_installed() {
+        return Ok(());
+    }
+    STATE.with_borrow_mut(|state| {
+        state.active.iter().for_each(store);
+        let mut summaries = state.survey.summaries(background::now());
+        summaries.sort_by(|a, b| b.1.total_ms.total_cmp(&a.1.total_ms));
+        for (queryid, summary) in summaries.into_iter().take(CANDIDATES_MAX) {
+            // What was counted for long is not given up for the first minutes of a new process.
+            run_with(
+                c"INSERT INTO perf.cache_candidate AS c (queryid, window_s, reads, unknown_reads, total_ms, mean_bytes, keys,
+                         key_reads, updated_at)
+                  VALUES ($1, $2, $3, $4, $5, $6, $7, $8, pg_catalog.clock_timestamp())
+                  ON CONFLICT (queryid) DO UPDATE
+                     SET window_s = excluded.window_s, reads = excluded.reads, unknown_reads = excluded.unknown_reads,
+                         total_ms = excluded.total_ms, mean_bytes = excluded.mean_bytes, keys = excluded.keys,
+                         key_reads = excluded.key_reads, updated_at = excluded.updated_at
+                   WHERE excluded.window_s >= LEAST(c.window_s, 600) OR excluded.reads >= c.reads
+                      OR c.updated_at < pg_catalog.clock_timestamp() - interval '1 day'",
+                &[
+                    (queryid as i64).into(),
+                    summary.window_s.into(),
+                    summary.reads.into(),
+                    summary.unknown.into(),
+                    summary.total_ms.into(),
+                    summary.bytes.into(),
+                    summary.keys.into(),
+                    summary.key_reads.into(),
+                ],
+                |_| (),
+            );
+        }
+        run_with(
+            c"DELETE FROM perf.cache_candidate WHERE updated_at < pg_catalog.clock_timestamp() - interval '14 days'",
+            &[],
+            |_| (),
+        );
+        Ok(())
+    })
+}

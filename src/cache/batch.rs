@@ -1,0 +1,248 @@
+//! One batch of the outbox: takes rows, finds out what they make invalid, marks it, and leaves to Redis and to listeners what
+//! is theirs. Called by the invalidator inside a transaction of its own; what is remembered from one batch to the next is
+//! handed back and counts once that is committed. Locks the rows that it removes, which nobody else does.
+
+use std::collections::{BTreeMap, HashMap};
+
+use perf_core::cache::invalid::{json_bytes, Invalid, Values};
+use perf_core::cache::marks::{beginning, of_beginning, of_key, of_tag, EVERYBODY};
+use perf_core::cache::template::Template;
+use serde_json::{json, Value};
+
+use super::outbox::texts;
+use super::{marks, statistics};
+use crate::error::Error;
+use crate::pg::query::{run_with, select_with, text, under_latest_snapshot};
+use crate::pg::text::{Document, Text};
+
+/// Rows taken at once.
+pub const ROWS_MAX: i64 = 500;
+/// The channel that listeners hear.
+const CHANNEL: &str = "perf_cache";
+/// A notice holds less than 8,000 bytes.
+const NOTICE_BYTES: usize = 7_800;
+
+/// Up to where the outbox has been worked off, so that dead rows are not looked at again, however long they stay: changes
+/// that were not seen yet are of transactions from `next` on, or of one of those that ran.
+#[derive(Clone, Debug, Default)]
+pub struct Position {
+    next: u64,
+    running: Vec<u64>,
+}
+
+/// A watch with the templates that count now.
+struct Watch {
+    event: String,
+    keys: Vec<Template>,
+    tags: Vec<Template>,
+}
+
+/// The watches.
+#[derive(Default)]
+pub struct Watches {
+    by_id: HashMap<i64, Watch>,
+}
+
+fn templates(value: Option<&Value>) -> Vec<Template> {
+    texts(value).iter().filter_map(|text| Template::parse(text).ok()).collect()
+}
+
+impl Watches {
+    /// Reads them, and the policies that they follow, as they are at this moment: not older than any change that was seen
+    /// before.
+    pub fn read() -> Watches {
+        let read = || {
+            select_with(
+                c"SELECT w.watch_id, w.event, pg_catalog.jsonb_build_object(
+                     'keys', COALESCE(w.keys, (SELECT pg_catalog.array_agg(p.key_template) FROM perf.cache_policy AS p
+                                                WHERE w.event = ANY (p.invalidated_by))),
+                     'tags', w.tags)
+              FROM perf.cache_watch_table AS w",
+                &[],
+                |row| Some((row.get::<i64>(1)?, row.string(2), row.get::<Document>(3)?.0)),
+            )
+        };
+        let by_id = under_latest_snapshot(read).into_iter().map(|(id, event, about)| {
+            let tags = match about.get("tags") {
+                // The name of the event, in which braces mean nothing.
+                Some(Value::Null) | None => vec![Template::literal_of(&event)],
+                tags => templates(tags),
+            };
+            (id, Watch { event, keys: templates(about.get("keys")), tags })
+        });
+        Watches { by_id: by_id.collect() }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+
+    /// All that their templates can name.
+    pub fn everything(&self) -> Invalid {
+        let mut all = Invalid::default();
+        for watch in self.by_id.values() {
+            all.add(&watch.keys, &watch.tags, Values { columns: &[], rows: None });
+        }
+        all.reduce();
+        all
+    }
+}
+
+/// What a batch came to.
+pub struct Batch {
+    /// Rows taken.
+    pub rows: usize,
+    /// There may be more.
+    pub is_full: bool,
+    /// What became invalid, by event.
+    pub events: BTreeMap<String, Invalid>,
+    /// Up to where the outbox is worked off now.
+    pub position: Position,
+    /// As they were when the rows had been read.
+    pub watches: Watches,
+}
+
+/// Takes rows and marks in the embedded cache what they make invalid.
+pub fn take(position: &Position) -> Result<Batch, Error> {
+    let running = position.running.iter().map(|xid| Some(Text(xid.to_string()))).collect::<Vec<_>>();
+    let rows = run_with(
+        c"DELETE FROM perf.cache_outbox AS o
+           WHERE o.ctid = ANY (ARRAY(
+                     SELECT u.place
+                       FROM ((SELECT b.xid, b.ctid AS place FROM perf.cache_outbox AS b
+                               WHERE b.xid = ANY ($2::xid8[]) ORDER BY b.xid LIMIT $3)
+                             UNION ALL
+                             (SELECT b.xid, b.ctid FROM perf.cache_outbox AS b
+                               WHERE b.xid >= $1::xid8 ORDER BY b.xid LIMIT $3)) AS u
+                      ORDER BY u.xid LIMIT $3))
+           RETURNING o.xid::text::bigint, pg_catalog.pg_current_snapshot()::text,
+                     pg_catalog.jsonb_build_object('watches', o.watches, 'columns', o.columns, 'vals', o.vals,
+                                                   'event', o.event, 'keys', o.keys, 'prefixes', o.prefixes, 'tags', o.tags)",
+        &[text(&position.next.to_string()), running.into(), ROWS_MAX.into()],
+        |row| (row.get::<i64>(1).unwrap_or(0) as u64, row.string(2), row.get::<Document>(3).unwrap_or_default().0),
+    )
+    .1;
+    let mut batch = Batch {
+        rows: rows.len(),
+        is_full: rows.len() as i64 >= ROWS_MAX,
+        events: BTreeMap::new(),
+        position: position.clone(),
+        // Not before: a row may be of a watch that is newer than the beginning of this.
+        watches: Watches::read(),
+    };
+    let Some((_, snapshot, _)) = rows.first() else { return Ok(batch) };
+    let last = rows.iter().map(|(xid, ..)| *xid).max().unwrap_or(0);
+    batch.position = position_after(snapshot, batch.is_full.then_some(last));
+    let mut asked: BTreeMap<String, Invalid> = BTreeMap::new();
+    for (_, _, row) in &rows {
+        let ids = row.get("watches").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_i64);
+        let columns = texts(row.get("columns"));
+        let vals = row.get("vals").and_then(Value::as_array);
+        let vals: Option<Vec<Option<String>>> =
+            vals.map(|vals| vals.iter().map(|one| one.as_str().map(str::to_owned)).collect());
+        for watch in ids.filter_map(|id| batch.watches.by_id.get(&id)) {
+            let invalid = batch.events.entry(watch.event.clone()).or_default();
+            invalid.add(&watch.keys, &watch.tags, Values { columns: &columns, rows: vals.as_deref() });
+        }
+        if let Some(event) = row.get("event").and_then(Value::as_str) {
+            let invalid = asked.entry(event.to_owned()).or_default();
+            invalid.keys.extend(texts(row.get("keys")));
+            invalid.prefixes.extend(texts(row.get("prefixes")));
+            invalid.tags.extend(texts(row.get("tags")));
+        }
+    }
+    batch.events.values_mut().for_each(Invalid::reduce);
+    let mut marked: Vec<i64> = batch.events.values().flat_map(marks_of).collect();
+    marked.sort_unstable();
+    marked.dedup();
+    marks::mark_invalid(&marked)?;
+    for invalid in batch.events.values() {
+        statistics::note_invalidations(invalid.keys.iter().chain(&invalid.prefixes).map(String::as_str));
+    }
+    // What a user asked for is marked by the asking, for whom it concerns.
+    for (event, mut invalid) in asked {
+        invalid.reduce();
+        batch.events.entry(event).or_default().merge(invalid);
+    }
+    batch.events.retain(|_, invalid| !invalid.is_empty());
+    Ok(batch)
+}
+
+fn marks_of(invalid: &Invalid) -> Vec<i64> {
+    let mut marked: Vec<i64> = Vec::new();
+    marked.extend(invalid.keys.iter().map(|key| of_key(EVERYBODY, key)));
+    marked.extend(invalid.prefixes.iter().map(|prefix| of_beginning(EVERYBODY, beginning(prefix))));
+    marked.extend(invalid.tags.iter().map(|tag| of_tag(EVERYBODY, tag)));
+    if !invalid.tag_prefixes.is_empty() {
+        // Which entries have such a tag is not known.
+        marked.push(of_beginning(EVERYBODY, ""));
+    }
+    marked
+}
+
+/// `last`: rows of later transactions may have been left, and of this one.
+fn position_after(snapshot: &str, last: Option<u64>) -> Position {
+    let mut parts = snapshot.split(':').skip(1);
+    let end: u64 = parts.next().and_then(|xmax| xmax.parse().ok()).unwrap_or(0);
+    let next = last.map_or(end, |last| last.min(end));
+    let running = parts.next().unwrap_or_default().split(',').filter_map(|xid| xid.parse().ok());
+    Position { next, running: running.filter(|xid| *xid < next).collect() }
+}
+
+fn list(texts: &std::collections::BTreeSet<String>) -> Value {
+    texts.iter().map(String::as_str).collect()
+}
+
+/// An event as it is stored and told.
+pub fn to_json(event: &str, invalid: &Invalid) -> Value {
+    let mut value = json!({
+        "event": event,
+        "keys": list(&invalid.keys),
+        "prefixes": list(&invalid.prefixes),
+        "tags": list(&invalid.tags),
+    });
+    if !invalid.tag_prefixes.is_empty() {
+        value["tag_prefixes"] = list(&invalid.tag_prefixes);
+    }
+    value
+}
+
+/// The reverse of [`to_json`].
+pub fn from_json(value: &Value) -> (String, Invalid) {
+    let set = |name: &str| texts(value.get(name)).into_iter().collect();
+    let invalid =
+        Invalid { keys: set("keys"), prefixes: set("prefixes"), tags: set("tags"), tag_prefixes: set("tag_prefixes") };
+    (value.get("event").and_then(Value::as_str).unwrap_or_default().to_owned(), invalid)
+}
+
+/// Tells listeners. `pending`: Redis does not know yet, and they are told again when it does.
+pub fn tell(event: &str, invalid: Invalid, pending: bool) {
+    for part in invalid.split(NOTICE_BYTES - json_bytes(event).min(NOTICE_BYTES / 2) - 100) {
+        let mut notice = to_json(event, &part);
+        if pending {
+            notice["pending"] = json!(true);
+        }
+        let notice = match notice.to_string() {
+            notice if notice.len() < 8_000 => notice,
+            // One key alone is longer than a notice can be.
+            _ => json!({"event": event, "keys": [], "prefixes": [""], "tags": []}).to_string(),
+        };
+        run_with(c"SELECT pg_catalog.pg_notify($1, $2)", &[text(CHANNEL), text(&notice)], |_| ());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_position_leaves_out_what_was_seen() {
+        let position = position_after("10:20:12,15", None);
+        assert_eq!((position.next, position.running), (20, vec![12, 15]));
+        let position = position_after("10:20:12,15", Some(14));
+        assert_eq!((position.next, position.running), (14, vec![12]));
+        let position = position_after("20:20:", None);
+        assert_eq!((position.next, position.running), (20, vec![]));
+    }
+}

@@ -1,0 +1,129 @@
+//! cache_invalidate(): what a user says is out of date. Reaches the namespaces of the roles that the caller has the rights of.
+//! Writes marks and removes entries as the tables' owner; waits for nobody.
+
+use perf_core::cache::marks as core_marks;
+use perf_core::cache::template::{Filled, Template};
+
+use super::policies::{self, Policy};
+use super::{marks, statistics};
+use crate::error::Error;
+use crate::pg::privilege;
+use crate::pg::query::run_with;
+
+/// What is invalid.
+#[derive(Default)]
+pub struct Invalid {
+    /// Keys.
+    pub keys: Vec<String>,
+    /// Beginnings of keys.
+    pub beginnings: Vec<String>,
+    /// Tags.
+    pub tags: Vec<String>,
+}
+
+impl Invalid {
+    /// Everything that an event makes invalid, whatever the row that changed.
+    pub fn by_event(event: &str) -> Result<Invalid, Error> {
+        let known = policies::read()?;
+        let watches = privilege::as_owner(c"cache_watch_table", || {
+            Ok(run_with(c"SELECT event, keys, tags FROM perf.cache_watch_table ORDER BY event", &[], |row| {
+                (row.string(1), row.get::<Vec<String>>(2), row.get::<Vec<String>>(3))
+            })
+            .1)
+        })?;
+        let has_policy = known.iter().any(|policy| policy.invalidated_by.iter().any(|one| one == event));
+        let watched: Vec<_> = watches.iter().filter(|(one, _, _)| one == event).collect();
+        if !has_policy && watched.is_empty() {
+            return Err(unknown_event(event, &known, watches.iter().map(|(event, _, _)| event.as_str())));
+        }
+        let mut invalid = Invalid::default();
+        for policy in known.iter().filter(|policy| policy.invalidated_by.iter().any(|one| one == event)) {
+            invalid.add_template(&policy.key_template);
+        }
+        // An entry can have the event itself as a tag.
+        invalid.tags.push(event.to_owned());
+        for (_, keys, tags) in watched {
+            keys.iter().flatten().for_each(|template| invalid.add_template(template));
+            for tag in tags.iter().flatten() {
+                match Template::parse(tag).map(|template| template.fill(|_| None)) {
+                    Ok(Filled::Key(tag)) => invalid.tags.push(tag),
+                    // Which tags is not known: all entries may have one.
+                    _ => invalid.beginnings.push(String::new()),
+                }
+            }
+        }
+        Ok(invalid)
+    }
+
+    fn add_template(&mut self, template: &str) {
+        match Template::parse(template).map(|template| template.fill(|_| None)) {
+            Ok(Filled::Key(key)) => self.keys.push(key),
+            Ok(Filled::Beginning(beginning)) => self.beginnings.push(beginning),
+            // No key is made of what is no template.
+            Err(_) => {}
+        }
+    }
+
+    /// Makes it invalid for the caller's namespaces. How many entries that were there are gone.
+    pub fn apply(&self) -> Result<u64, Error> {
+        let owners = owners();
+        let mut all = Vec::new();
+        for owner in owners {
+            all.extend(self.keys.iter().map(|key| core_marks::of_key(owner, key)));
+            let of_beginning = |beginning: &String| core_marks::of_beginning(owner, core_marks::beginning(beginning));
+            all.extend(self.beginnings.iter().map(of_beginning));
+            all.extend(self.tags.iter().map(|tag| core_marks::of_tag(owner, tag)));
+        }
+        let removed = privilege::as_owner(c"cache_entry", || {
+            marks::mark_invalid_by_user(&all);
+            let (removed, _) = run_with(
+                c"DELETE FROM perf.cache_entry WHERE (part, id) IN
+                      (SELECT e.part, e.id FROM perf.cache_entry AS e WHERE e.depends && $1 FOR UPDATE SKIP LOCKED)",
+                &[all.clone().into()],
+                |_| (),
+            );
+            Ok(removed)
+        })?;
+        super::outbox::tell(&self.keys, &self.beginnings, &self.tags);
+        statistics::note_invalidations(self.keys.iter().chain(&self.beginnings).map(String::as_str));
+        Ok(removed)
+    }
+}
+
+/// The namespaces that the caller may change.
+fn owners() -> Vec<u32> {
+    if privilege::is_superuser(privilege::current_role()) {
+        return vec![core_marks::EVERYBODY];
+    }
+    privilege::with_own_path(|| {
+        run_with(c"SELECT oid FROM pg_catalog.pg_roles WHERE pg_catalog.pg_has_role(oid, 'USAGE')", &[], |row| {
+            row.get::<pgrx::pg_sys::Oid>(1).map_or(core_marks::EVERYBODY, |oid| oid.to_u32())
+        })
+        .1
+    })
+    .into_iter()
+    .filter(|owner| *owner != core_marks::EVERYBODY)
+    .collect()
+}
+
+fn unknown_event<'a>(event: &str, known: &'a [Policy], watched: impl Iterator<Item = &'a str>) -> Error {
+    let mut events: Vec<&str> =
+        known.iter().flat_map(|policy| policy.invalidated_by.iter().map(String::as_str)).chain(watched).collect();
+    events.sort_unstable();
+    events.dedup();
+    let hint = match events.as_slice() {
+        [] => "No policy in perf.cache_policy and no watch names an event.".to_owned(),
+        events => format!("There are {}.", events.join(", ")),
+    };
+    Error::UndefinedObject { message: format!("event \"{event}\" does not exist"), hint }
+}
+
+/// One key.
+pub fn by_key(key: String) -> Invalid {
+    Invalid { keys: vec![key], ..Invalid::default() }
+}
+
+/// Everything with a tag.
+pub fn by_tag(tag: String) -> Invalid {
+    Invalid { tags: vec![tag], ..Invalid::default() }
+}

@@ -1,0 +1,477 @@
+//! The invalidator of one database: works the outbox off as soon as a writer has committed, so that caches hold nothing that
+//! is not true any more. Started by the launcher where relations are watched; ends when there is nothing to watch.
+//!
+//! It sleeps until a writer's commit wakes it, or Redis' thread has an answer. Each batch is one transaction that removes
+//! rows and marks what they make invalid; for Redis, the same transaction queues what is to be done there, and what was done
+//! is removed in another. Whatever is done twice after a crash does no harm, so no commit waits for the disk.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use perf_core::backoff::Backoff;
+use perf_core::cache::invalid::Invalid;
+use pgrx::datum::DatumWithOid;
+use pgrx::{pg_guard, pg_sys};
+use serde_json::Value;
+
+use super::batch::{self, Batch, Position, Watches};
+use super::redis::{Address, Redis};
+use super::watch;
+use crate::act::executor;
+use crate::collect::registry::{self, Post};
+use crate::pg::background;
+use crate::pg::query::{self, run_with, select_with};
+use crate::pg::text::Document;
+
+const SECOND_US: i64 = 1_000_000;
+const BATCH_LIMIT_MS: i32 = 30_000;
+/// How long it sleeps when nothing wakes it: to look for partitions that have come, and for what a lost signal has left.
+const REST_US: i64 = 60 * SECOND_US;
+/// The same while prepared transactions may hold changes: whoever commits one wakes nobody.
+const PREPARED_US: i64 = SECOND_US;
+/// After a batch that failed.
+const SOON_US: i64 = SECOND_US;
+/// How long one without anything to do stays.
+const LINGER_US: i64 = 30 * SECOND_US;
+const COUNT_EVERY_US: i64 = 60 * SECOND_US;
+/// Rows removed after which the outbox is vacuumed, and how long after the time before.
+const VACUUM_ROWS: u64 = 5_000;
+const VACUUM_EVERY_US: i64 = 30 * SECOND_US;
+/// Batches that Redis gets at once.
+const QUEUE_AT_ONCE: i64 = 50;
+
+/// Database whose post this process has.
+static ATTACHED: AtomicU32 = AtomicU32::new(0);
+
+/// Entry point of an invalidator process.
+#[pg_guard]
+#[no_mangle]
+pub extern "C-unwind" fn perf_opt_invalidator_main(argument: pg_sys::Datum) {
+    crate::collect::mark_worker();
+    background::on_exit(on_exit);
+    let (index, ticket) = registry::parse_argument(argument);
+    let (pid, latch) = (background::my_pid(), background::my_latch());
+    let attached = registry::attach_attendant(Post::Invalidator, index, ticket, pid, latch);
+    let Some(dbid) = attached else { background::exit(0) };
+    ATTACHED.store(dbid, Ordering::Relaxed);
+    background::install_signal_handlers();
+    background::connect_to_database(dbid);
+    crate::collect::worker::settings();
+    background::set_session(c"synchronous_commit", c"off");
+    // The outbox has a few live rows among many dead ones, which statistics never know.
+    background::set_session(c"enable_seqscan", c"off");
+    query::keep_plans();
+    let unneeded = Invalidator::new(dbid).work();
+    registry::detach_attendant(Post::Invalidator, dbid, pid, unneeded);
+    background::exit(0);
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn on_exit(_code: i32, _argument: pg_sys::Datum) {
+    registry::detach_attendant(Post::Invalidator, ATTACHED.load(Ordering::Relaxed), background::my_pid(), None);
+}
+
+/// What is under way in Redis.
+struct Flight {
+    /// The latest batch of the queue that is in it.
+    until: i64,
+    /// It asks only for counts.
+    is_count: bool,
+}
+
+struct Invalidator {
+    dbid: u32,
+    position: Position,
+    watches: Watches,
+    generation: u64,
+    address: Address,
+    redis: Option<Redis>,
+    flight: Option<Flight>,
+    /// When to try a Redis again that could not be reached; 0: it could.
+    retry_at: i64,
+    retry: Backoff,
+    /// Batches up to this one are done in Redis.
+    done_until: i64,
+    /// Bytes of the queue, at most; `None`: to be counted.
+    queued: Option<i64>,
+    counted_at: i64,
+    arranged_at: i64,
+    removed: u64,
+    vacuumed_at: i64,
+    idle_since: i64,
+    last_message: String,
+}
+
+/// What a round came to.
+struct Round {
+    batch: Batch,
+    /// Of the watches, at the latest.
+    generation: u64,
+    has_prepared: bool,
+    /// Bytes in the queue of Redis now, if something was put there.
+    queued: Option<i64>,
+    /// It was too long, and is one order now.
+    is_flush: bool,
+}
+
+impl Invalidator {
+    fn new(dbid: u32) -> Invalidator {
+        Invalidator {
+            dbid,
+            position: Position::default(),
+            watches: Watches::default(),
+            generation: 0,
+            address: Address::default(),
+            redis: None,
+            flight: None,
+            retry_at: 0,
+            retry: Backoff::new(SECOND_US / 4, 30 * SECOND_US),
+            done_until: 0,
+            queued: None,
+            counted_at: 0,
+            arranged_at: 0,
+            removed: 0,
+            vacuumed_at: background::now(),
+            idle_since: 0,
+            last_message: String::new(),
+        }
+    }
+
+    /// Works until asked to leave, or until nothing is watched: gives the change up to which that is known.
+    fn work(&mut self) -> Option<u64> {
+        while !background::must_end() && !registry::is_held(self.dbid) {
+            let changes = registry::changes_for(Post::Invalidator, self.dbid);
+            self.follow_settings();
+            let now = background::now();
+            match background::transaction(BATCH_LIMIT_MS, || self.round()) {
+                Ok(None) => return Some(changes),
+                Ok(Some(round)) => {
+                    self.last_message.clear();
+                    let is_full = round.batch.is_full;
+                    let has_prepared = round.has_prepared;
+                    self.take_over(round, now);
+                    self.arrange(now);
+                    self.tend_redis(now);
+                    self.vacuum(now);
+                    if is_full {
+                        continue;
+                    }
+                    let is_idle = self.watches.is_empty() && self.flight.is_none();
+                    self.idle_since = match (is_idle, self.idle_since) {
+                        (false, _) => 0,
+                        (true, 0) => now,
+                        (true, since) => since,
+                    };
+                    if is_idle && now - self.idle_since > LINGER_US {
+                        return Some(changes);
+                    }
+                    self.sleep(if has_prepared { PREPARED_US } else { REST_US });
+                }
+                Err(message) => {
+                    if !background::must_end() {
+                        self.failed(&message);
+                        self.sleep(SOON_US);
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    fn sleep(&self, at_most_us: i64) {
+        let now = background::now();
+        let linger = if self.idle_since > 0 { LINGER_US } else { at_most_us };
+        let retry = if self.retry_at > now { self.retry_at - now } else { at_most_us };
+        let count = if self.has_redis() { COUNT_EVERY_US } else { at_most_us };
+        let limit = at_most_us.min(linger).min(retry).min(count).max(1_000);
+        background::wait_with(self.redis.as_ref().map(Redis::descriptor), Some(limit / 1_000));
+    }
+
+    fn has_redis(&self) -> bool {
+        !self.address.url.is_empty()
+    }
+
+    /// Takes up another Redis, or none.
+    fn follow_settings(&mut self) {
+        let address = Address { url: crate::guc::redis_url(), ca_file: crate::guc::redis_ca_file() };
+        if address != self.address {
+            // What the former thread still does harms nobody; it ends when it finds nobody to answer.
+            (self.redis, self.flight) = (None, None);
+            self.retry_at = 0;
+            self.retry.reset();
+            self.address = address;
+            let has_redis = self.has_redis();
+            registry::note_invalidation(self.dbid, |note| {
+                (note.has_redis, note.down_since) = (has_redis, 0);
+                note.set_problem("");
+            });
+        }
+    }
+
+    /// One batch. `None` when the extension is gone.
+    fn round(&self) -> Result<Option<Round>, crate::error::Error> {
+        if !background::extension_installed() || !super::marks::exist() {
+            return Ok(None);
+        }
+        let generation = registry::watch_generation();
+        let batch = batch::take(&self.position)?;
+        let (mut queued, mut is_flush) = (None, false);
+        if !batch.events.is_empty() {
+            let is_down = self.retry_at != 0;
+            if self.has_redis() {
+                let (bytes, flush) = self.queue(&batch.events, is_down, &batch.watches);
+                (queued, is_flush) = (Some(bytes), flush);
+            }
+            if !self.has_redis() || is_down {
+                batch.events.iter().for_each(|(event, invalid)| batch::tell(event, invalid.clone(), is_down));
+            }
+        }
+        let has_prepared = select_with(
+            c"SELECT EXISTS (SELECT FROM pg_catalog.pg_prepared_xacts WHERE database = pg_catalog.current_database())",
+            &[],
+            |row| row.get::<bool>(1),
+        );
+        let has_prepared = has_prepared.first().copied().unwrap_or(false);
+        Ok(Some(Round { batch, generation, has_prepared, queued, is_flush }))
+    }
+
+    /// Writes down what Redis has to do. Bytes of the queue, and whether it was too long and is one order now.
+    fn queue(&self, events: &BTreeMap<String, Invalid>, told: bool, watches: &Watches) -> (i64, bool) {
+        let queued = self.queued.unwrap_or_else(queue_bytes);
+        let events: Value = events.iter().map(|(event, invalid)| batch::to_json(event, invalid)).collect();
+        let bytes = events.to_string().len() as i64;
+        if queued + bytes <= crate::guc::cache_outbox_max_bytes() {
+            insert(events, told, false);
+            return (queued + bytes, false);
+        }
+        run_with(c"DELETE FROM perf.cache_redis_queue", &[], |_| ());
+        let everything = Value::from(vec![batch::to_json("flush", &watches.everything())]);
+        let bytes = everything.to_string().len() as i64;
+        insert(everything, true, true);
+        (bytes, true)
+    }
+
+    /// What was committed counts.
+    fn take_over(&mut self, round: Round, now: i64) {
+        if round.generation != self.generation {
+            self.generation = round.generation;
+            self.arranged_at = 0;
+        }
+        self.queued = round.queued.or(self.queued);
+        if round.is_flush {
+            pgrx::log!(
+                "perf_opt: too much was waiting for Redis; once it can be reached, all keys and tags that templates can \
+                 name are removed from it"
+            );
+            registry::note_invalidation(self.dbid, |note| note.flushes += 1);
+        }
+        let batch = round.batch;
+        self.watches = batch.watches;
+        if batch.rows > 0 {
+            self.removed += batch.rows as u64;
+            self.position = batch.position;
+            registry::note_invalidation(self.dbid, |note| {
+                note.last_run_at = now;
+                note.rows += batch.rows as u64;
+            });
+        }
+    }
+
+    /// Watches partitions that have come since, and forgets relations that are gone.
+    fn arrange(&mut self, now: i64) {
+        if (now - self.arranged_at).abs() < REST_US {
+            return;
+        }
+        self.arranged_at = now;
+        let missing = background::transaction(BATCH_LIMIT_MS, || {
+            watch::forget_gone();
+            Ok(watch::incomplete())
+        });
+        match missing {
+            Ok(missing) => {
+                for relation in missing {
+                    if let Err(message) = background::transaction(BATCH_LIMIT_MS, || watch::arrange_triggers(relation))
+                    {
+                        self.failed(&message);
+                        // Whoever holds the relation has made us wait once; changes wait for us meanwhile.
+                        break;
+                    }
+                }
+            }
+            Err(message) => self.failed(&message),
+        }
+    }
+
+    /// Hears what Redis has done, and gives it more to do.
+    fn tend_redis(&mut self, now: i64) {
+        if !self.has_redis() {
+            return;
+        }
+        let answer = match self.redis.as_mut().map(Redis::answer) {
+            Some(Ok(answer)) => answer,
+            Some(Err(())) => {
+                (self.redis, self.flight) = (None, None);
+                None
+            }
+            None => None,
+        };
+        if let Some((answer, flight)) = answer.and_then(|answer| Some((answer, self.flight.take()?))) {
+            match answer.problem {
+                None => self.landed(&flight, answer.counts),
+                Some(problem) => self.lost(&problem, now),
+            }
+        }
+        if self.flight.is_none() && now >= self.retry_at {
+            if let Err(message) = self.order(now) {
+                self.failed(&message);
+            }
+        }
+    }
+
+    fn order(&mut self, now: i64) -> Result<(), String> {
+        let done_until = self.done_until;
+        let waiting = background::transaction(BATCH_LIMIT_MS, || {
+            Ok(select_with(
+                c"SELECT batch_id, events FROM perf.cache_redis_queue WHERE batch_id > $1 ORDER BY batch_id LIMIT $2",
+                &[done_until.into(), QUEUE_AT_ONCE.into()],
+                |row| Some((row.get::<i64>(1)?, row.get::<Document>(2)?.0)),
+            ))
+        })?;
+        let counts = now - self.counted_at >= COUNT_EVERY_US || now < self.counted_at;
+        // One that could not be reached is asked for something, to know when it can.
+        if waiting.is_empty() && !counts && self.retry_at == 0 {
+            return Ok(());
+        }
+        let mut invalid = Invalid::default();
+        for event in waiting.iter().flat_map(|(_, events)| events.as_array().into_iter().flatten()) {
+            invalid.merge(batch::from_json(event).1);
+        }
+        invalid.reduce();
+        if invalid.prefixes.remove("") {
+            pgrx::log!("perf_opt: a key template without a beginning of its own is not invalidated in Redis");
+        }
+        let redis = match self.redis.take() {
+            Some(redis) => redis,
+            None => Redis::start()?,
+        };
+        let until = waiting.last().map_or(done_until, |(id, _)| *id);
+        if redis.order(&self.address, invalid, counts) {
+            self.flight = Some(Flight { until, is_count: waiting.is_empty() });
+            self.redis = Some(redis);
+            self.counted_at = if counts { now } else { self.counted_at };
+        }
+        Ok(())
+    }
+
+    /// Redis has done what it was told: so are the listeners.
+    fn landed(&mut self, flight: &Flight, counts: Option<(u64, u64)>) {
+        if self.retry_at != 0 {
+            pgrx::log!("perf_opt reaches Redis again");
+            self.retry_at = 0;
+            self.retry.reset();
+        }
+        if let Some(counts) = counts {
+            let at = background::now();
+            registry::note_invalidation(self.dbid, |note| {
+                (note.counts, note.counted_at) = ([counts, note.counts[0]], at);
+            });
+        }
+        registry::note_invalidation(self.dbid, |note| {
+            note.down_since = 0;
+            note.set_problem("");
+        });
+        if flight.is_count {
+            return;
+        }
+        let (after, until) = (self.done_until, flight.until);
+        let told = background::transaction(BATCH_LIMIT_MS, || {
+            let done = run_with(
+                c"DELETE FROM perf.cache_redis_queue WHERE batch_id > $1 AND batch_id <= $2 RETURNING events, flush",
+                &[after.into(), until.into()],
+                |row| (row.get::<Document>(1).unwrap_or_default().0, row.get::<bool>(2).unwrap_or(false)),
+            );
+            let mut events: BTreeMap<String, Invalid> = BTreeMap::new();
+            let bytes: i64 = done.1.iter().map(|(value, _)| value.to_string().len() as i64).sum();
+            for event in done.1.iter().flat_map(|(value, _)| value.as_array().into_iter().flatten()) {
+                let (event, invalid) = batch::from_json(event);
+                events.entry(event).or_default().merge(invalid);
+            }
+            for (event, mut invalid) in events {
+                invalid.reduce();
+                batch::tell(&event, invalid, false);
+            }
+            Ok(bytes)
+        });
+        match told {
+            Ok(bytes) => {
+                self.done_until = until;
+                self.queued = self.queued.map(|queued| (queued - bytes).max(0));
+            }
+            Err(message) => self.failed(&message),
+        }
+    }
+
+    /// Redis has not done it. Listeners are told what is invalid all the same.
+    fn lost(&mut self, problem: &str, now: i64) {
+        if self.retry_at == 0 {
+            pgrx::log!("perf_opt cannot invalidate in Redis: {problem}. It keeps trying.");
+            registry::note_invalidation(self.dbid, |note| note.down_since = now);
+            let told = background::transaction(BATCH_LIMIT_MS, || {
+                let untold = run_with(
+                    c"UPDATE perf.cache_redis_queue SET told = true WHERE NOT told RETURNING events",
+                    &[],
+                    |row| row.get::<Document>(1).unwrap_or_default().0,
+                );
+                for event in untold.1.iter().flat_map(|value| value.as_array().into_iter().flatten()) {
+                    let (event, invalid) = batch::from_json(event);
+                    batch::tell(&event, invalid, true);
+                }
+                Ok(())
+            });
+            if let Err(message) = told {
+                self.failed(&message);
+            }
+        }
+        registry::note_invalidation(self.dbid, |note| note.set_problem(problem));
+        self.retry_at = now + self.retry.next();
+    }
+
+    /// Gives the room of removed rows back to the writers.
+    fn vacuum(&mut self, now: i64) {
+        if self.removed < VACUUM_ROWS || (now - self.vacuumed_at).abs() < VACUUM_EVERY_US {
+            return;
+        }
+        (self.removed, self.vacuumed_at) = (0, now);
+        if let Err(failure) = executor::statement("VACUUM (TRUNCATE off) perf.cache_outbox, perf.cache_redis_queue") {
+            if !background::must_end() {
+                self.failed(&failure.message);
+            }
+        }
+    }
+
+    fn failed(&mut self, message: &str) {
+        if self.last_message != message {
+            pgrx::log!("perf_opt invalidator: {message}");
+            self.last_message = message.to_owned();
+        }
+    }
+}
+
+fn insert(events: Value, told: bool, flush: bool) {
+    let arguments: [DatumWithOid; 3] = [Document(events).into(), told.into(), flush.into()];
+    run_with(
+        c"INSERT INTO perf.cache_redis_queue (events, told, flush, at)
+          VALUES ($1, $2, $3, pg_catalog.clock_timestamp())",
+        &arguments,
+        |_| (),
+    );
+}
+
+fn queue_bytes() -> i64 {
+    let bytes = select_with(
+        c"SELECT COALESCE(pg_catalog.sum(pg_catalog.length(events::pg_catalog.text)), 0)::pg_catalog.int8 FROM perf.cache_redis_queue",
+        &[],
+        |row| row.get::<i64>(1),
+    );
+    bytes.first().copied().unwrap_or(0)
+}

@@ -1,0 +1,93 @@
+//! What was invalidated, and by which transaction: the rows of perf.cache_mark. Read whenever an entry is given or put;
+//! written by the worker that works off what has changed, and by cache_invalidate(). Called inside a transaction, with the
+//! rights of the tables' owner where it writes.
+//!
+//! A row of source 0 is the worker's, one for each mark; it locks those rows while it marks. A user's transaction has rows of
+//! its own, so that it neither waits for another nor makes the worker wait. The rule is `perf_core::cache::snapshot`'s: a
+//! mark has to be made by a transaction that had already seen what changed.
+
+use perf_core::cache::snapshot::Snapshot;
+use pgrx::datum::DatumWithOid;
+use pgrx::pg_sys;
+
+use crate::error::Error;
+use crate::pg::query::{self, run_with};
+
+/// The mark of all that was forgotten ([`super::tidy`]): a snapshot that is put has to be newer.
+pub const FLOOR: i64 = i64::MIN;
+
+const TABLE: &core::ffi::CStr = c"cache_mark";
+const INDEX: &core::ffi::CStr = c"cache_mark_pkey";
+
+/// What the marks say of a snapshot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// It sees every invalidation.
+    Valid,
+    /// It misses one, made then, in microseconds of the server's epoch.
+    Invalid(i64),
+}
+
+/// Whether a snapshot sees all that has marked what is depended on: an array of marks. Under the active snapshot, which
+/// should be a new one.
+pub fn verdict(depends: query::Array, snapshot: &Snapshot) -> Verdict {
+    let mut found = Verdict::Valid;
+    query::rows_by_keys(TABLE, INDEX, depends, |row| {
+        // Columns: mark, source, xid, marked_at.
+        let xid = row.get::<i64>(3).unwrap_or(i64::MAX);
+        if !snapshot.sees(xid as u64) {
+            let at = row.get::<i64>(4).unwrap_or(0);
+            found = match found {
+                Verdict::Invalid(earlier) => Verdict::Invalid(earlier.min(at)),
+                Verdict::Valid => Verdict::Invalid(at),
+            };
+        }
+    });
+    found
+}
+
+/// Makes every entry that depends on one of these marks invalid once this transaction is committed: those computed before
+/// it, whenever they are put. Called by the worker, which has already read what was changed; the transactions that changed
+/// it are all committed.
+pub fn mark_invalid(marks: &[i64]) -> Result<(), Error> {
+    if !marks.is_empty() {
+        run_with(
+            c"INSERT INTO perf.cache_mark (mark, source, xid, marked_at)
+              SELECT DISTINCT k, 0, pg_catalog.pg_current_xact_id()::text::bigint, pg_catalog.clock_timestamp()
+              FROM pg_catalog.unnest($1) AS k ORDER BY k
+              ON CONFLICT (mark, source) DO UPDATE
+              SET xid = excluded.xid, marked_at = excluded.marked_at, settled = NULL, settled_at = NULL",
+            &[marks.to_vec().into()],
+            |_| (),
+        );
+    }
+    Ok(())
+}
+
+/// The same for a user's transaction, which may last: it holds nothing that others wait for, and its marks count once it is
+/// committed. What it has changed itself counts too, for nobody else sees it before.
+pub fn mark_invalid_by_user(marks: &[i64]) {
+    run_with(
+        c"INSERT INTO perf.cache_mark (mark, source, xid, marked_at)
+          SELECT DISTINCT k, x.xid, x.xid, pg_catalog.clock_timestamp()
+          FROM pg_catalog.unnest($1) AS k, (SELECT pg_catalog.pg_current_xact_id()::text::bigint AS xid) AS x
+          ON CONFLICT (mark, source) DO NOTHING",
+        &[DatumWithOid::from(marks.to_vec())],
+        |_| (),
+    );
+}
+
+/// Whether the floor is there: it is not after a crash.
+pub fn has_floor() -> bool {
+    query::row_by_key(TABLE, INDEX, FLOOR, |_| ()).is_some()
+}
+
+/// From now on snapshots from before the end of this transaction are refused.
+pub fn raise_floor() {
+    mark_invalid_by_user(&[FLOOR]);
+}
+
+/// Whether the tables are there at all.
+pub fn exist() -> bool {
+    crate::pg::privilege::table(TABLE).is_some_and(|oid| oid != pg_sys::InvalidOid)
+}

@@ -1,0 +1,398 @@
+"""The embedded cache: races between sessions, roles, crashes, and what it costs nobody to wait for."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, Callable
+
+from .case import ClusterTest, expects_crash
+from .cluster import Connection, SqlError
+
+FAST = {"perf_opt.collect_interval": "1s"}
+
+
+class CacheTest(ClusterTest):
+    """Tests with a database of their own and sessions in it."""
+
+    settings = FAST
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.database = self.fresh_database()
+
+    def session(self, user: str = "postgres", database: str = "") -> Connection:
+        """A session that ends with the test."""
+        session = self.cluster.connect(database or self.database, user=user)
+        self.addCleanup(session.close)
+        return session
+
+    def sql(self, sql: str, params: tuple = ()) -> list[tuple]:
+        """Runs SQL in the test's database."""
+        return self.cluster.sql(sql, params, dbname=self.database)
+
+    def value(self, sql: str, params: tuple = ()) -> Any:
+        """The only value of a statement."""
+        return self.cluster.scalar(sql, params, dbname=self.database)
+
+    def stats(self, name: str = "(other)") -> dict[str, Any]:
+        """A row of perf.cache_stats()."""
+        rows = self.cluster.result("SELECT * FROM perf.cache_stats()", dbname=self.database).dicts()
+        return next(row for row in rows if row["name"] == name)
+
+
+def get(session: Connection, key: str = "k") -> Any:
+    """What a session finds."""
+    return session.execute("SELECT perf.cache_get($1)", (key,)).scalar()
+
+
+def put(session: Connection, value: str, key: str = "k", **more: str) -> bool:
+    """Whether a session could store a value."""
+    named = "".join(f", {name} => '{given}'" for name, given in more.items())
+    return session.execute(f"SELECT perf.cache_put($1, $2::jsonb{named})", (key, value)).scalar()
+
+
+class Races(CacheTest):
+    """A value computed before an invalidation is never served after it."""
+
+    def test_read_old_put_late(self) -> None:
+        reader, writer = self.session(), self.session()
+        self.assertIsNone(get(reader))
+        writer.query("SELECT perf.cache_invalidate(key => 'k')")
+        self.assertFalse(put(reader, '"old"'))
+        self.assertIsNone(get(writer))
+        self.assertIsNone(get(reader))
+        self.assertTrue(put(reader, '"new"'))
+        self.assertEqual(get(writer), "new")
+
+    def test_by_tag_and_by_beginning(self) -> None:
+        reader, writer = self.session(), self.session()
+        for invalidation in ("tag => 'red'", "event => 'fraud_flag_created'"):
+            with self.subTest(invalidation):
+                self.assertIsNone(get(reader, "cache:risk:user:1"))
+                writer.query(f"SELECT perf.cache_invalidate({invalidation})")
+                self.assertFalse(put(reader, '"old"', "cache:risk:user:1", tags="{red}"))
+                self.assertIsNone(get(reader, "cache:risk:user:1"))
+
+    def test_put_that_is_committed_after_the_invalidation(self) -> None:
+        reader, writer, other = self.session(), self.session(), self.session()
+        reader.query("BEGIN")
+        self.assertIsNone(get(reader))
+        self.assertTrue(put(reader, '"old"'))
+        writer.query("SELECT perf.cache_invalidate(key => 'k')")
+        reader.query("COMMIT")
+        self.assertEqual(self.value("SELECT count(*) FROM perf.cache_entry"), 1)
+        self.assertIsNone(get(other))
+        self.assertTrue(put(other, '"new"'))
+        self.assertEqual(get(writer), "new")
+
+    def test_invalidation_that_is_committed_late(self) -> None:
+        reader, writer = self.session(), self.session()
+        self.assertTrue(put(reader, '"old"'))
+        writer.query("BEGIN; SELECT perf.cache_invalidate(key => 'k')")
+        self.assertIsNone(get(writer))
+        # Its delete of the entry is not committed: the old value is right for everybody else, and a put waits for nobody.
+        self.assertEqual(get(reader), "old")
+        reader.query("SET statement_timeout = '5s'")
+        self.assertFalse(put(reader, '"newer"'))
+        writer.query("COMMIT")
+        self.assertIsNone(get(reader))
+
+    def test_repeatable_read(self) -> None:
+        reader, writer = self.session(), self.session()
+        reader.query("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1 AS a")
+        writer.query("SELECT perf.cache_invalidate(key => 'k')")
+        self.assertIsNone(get(reader))
+        self.assertFalse(put(reader, '"old"'))
+        self.assertTrue(put(writer, '"new"'))
+        self.assertEqual(get(reader), "new")
+        writer.query("SELECT perf.cache_invalidate(key => 'k')")
+        self.assertIsNone(get(reader))
+        reader.query("COMMIT")
+
+    def test_an_old_snapshot(self) -> None:
+        reader, writer = self.session(), self.session()
+        before = reader.execute("SELECT perf.cache_snapshot()::text").scalar()
+        writer.query("SELECT perf.cache_invalidate(key => 'k')")
+        self.assertFalse(put(writer, '"old"', snapshot=before))
+        self.assertTrue(put(writer, '"old"', "another", snapshot=before))
+        after = reader.execute("SELECT perf.cache_snapshot()::text").scalar()
+        self.assertTrue(put(writer, '"new"', snapshot=after))
+
+    def test_own_changes_in_a_snapshot(self) -> None:
+        # The transaction has a number below the snapshot's, and is not among those it lists: its changes are its own.
+        reader, writer = self.session(), self.session()
+        writer.query("CREATE TABLE t (a int)")
+        writer.query("BEGIN; INSERT INTO t VALUES (1)")
+        reader.query("SELECT pg_current_xact_id()")
+        self.assertTrue(put(writer, '"before the change"'))
+        writer.query("INSERT INTO t VALUES (2); SELECT perf.cache_invalidate(key => 'k')")
+        writer.query("COMMIT")
+        self.assertIsNone(get(reader))
+
+    def test_value_of_changes_that_were_rolled_back(self) -> None:
+        session = self.session()
+        session.query("CREATE TABLE t (a int); BEGIN; INSERT INTO t VALUES (1)")
+        self.assertIsNone(get(session))
+        session.query("ROLLBACK")
+        self.assertFalse(put(session, '"from what is not there"'))
+        self.assertTrue(put(session, '"again"'))
+
+    def test_nobody_waits_for_an_open_put(self) -> None:
+        one, other = self.session(), self.session()
+        self.assertTrue(put(one, "1"))
+        one.query("BEGIN")
+        self.assertTrue(put(one, "2"))
+        other.query("SET statement_timeout = '5s'")
+        self.assertFalse(put(other, "3"))
+        self.assertEqual(get(other), 1)
+        other.query("SELECT perf.cache_invalidate(key => 'k')")
+        one.query("COMMIT")
+        self.assertIsNone(get(other))
+        self.assertGreaterEqual(self.stats()["refused_puts"], 1)
+
+    def test_no_stale_read_with_writers(self) -> None:
+        self.sql("CREATE TABLE counter (id int PRIMARY KEY, n int NOT NULL); INSERT INTO counter SELECT g, 0 FROM generate_series(1, 3) g")
+        committed = {key: 0 for key in (1, 2, 3)}
+        errors: list[str] = []
+        ends = threading.Event()
+
+        def write(key: int) -> None:
+            with self.cluster.connect(self.database) as session:
+                while not ends.is_set():
+                    session.query(f"BEGIN; UPDATE counter SET n = n + 1 WHERE id = {key}")
+                    session.query(f"SELECT perf.cache_invalidate(key => 'n:{key}')")
+                    after = session.query(f"SELECT n FROM counter WHERE id = {key}").scalar()
+                    session.query("COMMIT")
+                    committed[key] = after
+
+        gets = [0, 0]
+
+        def read() -> None:
+            with self.cluster.connect(self.database) as session:
+                for turn in range(700):
+                    key = turn % 3 + 1
+                    floor = committed[key]
+                    found = get(session, f"n:{key}")
+                    gets[0] += 1
+                    if found is None:
+                        now = session.query(f"SELECT n FROM counter WHERE id = {key}").scalar()
+                        put(session, str(now), f"n:{key}")
+                    else:
+                        gets[1] += 1
+                        if found < floor:
+                            errors.append(f"{found} was served after {floor} was acknowledged")
+
+        self.together([read] * 4, [lambda key=key: write(key) for key in committed], ends)
+        self.assertEqual(errors, [])
+        self.assertGreater(gets[1], 100)
+
+    def together(self, readers: list[Callable[[], None]], writers: list[Callable[[], None]], ends: threading.Event) -> None:
+        """Runs readers to their end, and writers until then."""
+        failures: list[BaseException] = []
+
+        def guarded(body: Callable[[], None]) -> None:
+            try:
+                body()
+            except BaseException as failure:  # noqa: BLE001  (told below)
+                failures.append(failure)
+
+        threads = [threading.Thread(target=guarded, args=(body,)) for body in [*readers, *writers]]
+        for thread in threads:
+            thread.start()
+        for thread in threads[:len(readers)]:
+            thread.join(100)
+        ends.set()
+        for thread in threads:
+            thread.join(30)
+        self.assertEqual(failures, [])
+
+
+class Places(CacheTest):
+    """Databases, roles, crashes, standbys, dumps."""
+
+    def test_two_databases(self) -> None:
+        other = self.session(database=self.fresh_database())
+        session = self.session()
+        self.assertTrue(put(session, "1"))
+        self.assertIsNone(get(other))
+        other.query("SELECT perf.cache_invalidate(key => 'k')")
+        self.assertEqual(get(session), 1)
+
+    def test_roles(self) -> None:
+        self.sql("CREATE ROLE cache_one LOGIN; CREATE ROLE cache_two LOGIN")
+        self.addCleanup(self.cluster.sql, "DROP ROLE cache_one, cache_two")
+        one, two = self.session("cache_one"), self.session("cache_two")
+        self.assertTrue(put(one, "1"))
+        self.assertIsNone(get(two))
+        self.assertTrue(put(two, "2"))
+        two.query("SELECT perf.cache_invalidate(key => 'k')")
+        self.assertEqual(get(one), 1)
+        with self.assertRaises(SqlError) as caught:
+            two.query("SET perf_opt.cache_role = 'cache_one'; SELECT perf.cache_get('k')")
+        self.assertEqual(caught.exception.sqlstate, "42501")
+        for table in ("cache_entry", "cache_mark", "cache_entry_0", "cache_usage"):
+            with self.assertRaises(SqlError) as caught:
+                one.query(f"SELECT * FROM perf.{table}")
+            self.assertEqual(caught.exception.sqlstate, "42501")
+        # The superuser invalidates everybody's.
+        self.sql("SELECT perf.cache_invalidate(key => 'k')")
+        self.assertIsNone(get(one))
+
+    @expects_crash
+    def test_crash_empties_the_cache(self) -> None:
+        cluster = self.private_cluster(FAST)
+        cluster.sql("CREATE EXTENSION perf_opt")
+        before = cluster.scalar("SELECT perf.cache_snapshot()::text")
+        self.assertTrue(cluster.scalar("SELECT perf.cache_put('k', '1')"))
+        cluster.kill9()
+        cluster.start()
+        self.assertIsNone(cluster.scalar("SELECT perf.cache_get('k')"))
+        # Nobody knows what was invalidated after it.
+        self.assertFalse(cluster.scalar("SELECT perf.cache_put('k', '1', snapshot => $1::text::pg_snapshot)", (before,)))
+        self.assertFalse(cluster.scalar("SELECT perf.cache_put('k', '1', snapshot => $1::text::pg_snapshot)", (before,)))
+        self.assertTrue(cluster.scalar("SELECT perf.cache_put('k', '2')"))
+        self.assertEqual(cluster.scalar("SELECT perf.cache_get('k')"), 2)
+        self.assertTrue(cluster.scalar("SELECT perf.cache_put('k', '3', snapshot => perf.cache_snapshot())"))
+
+    def test_standby(self) -> None:
+        cluster = self.private_cluster(FAST)
+        cluster.sql("CREATE EXTENSION perf_opt")
+        self.assertTrue(cluster.scalar("SELECT perf.cache_put('k', '1')"))
+        standby = cluster.standby()
+        cluster.wait_for_replay(standby)
+        self.assertIsNone(standby.scalar("SELECT perf.cache_get('k')"))
+        for statement in ("SELECT perf.cache_put('k', '1')", "SELECT perf.cache_invalidate(key => 'k')",
+                          "SELECT * FROM perf.cache_stats()"):
+            self.assert_sql_error("25006", standby, statement)
+        standby.promote()
+        self.wait_until(lambda: not standby.scalar("SELECT pg_is_in_recovery()"), 20, "the promotion")
+        self.assertIsNone(standby.scalar("SELECT perf.cache_get('k')"))
+        self.assertTrue(standby.scalar("SELECT perf.cache_put('k', '2')"))
+        self.assertEqual(standby.scalar("SELECT perf.cache_get('k')"), 2)
+
+    def test_without_preload(self) -> None:
+        cluster = self.private_cluster({"shared_preload_libraries": None})
+        cluster.sql("CREATE EXTENSION perf_opt")
+        self.assertTrue(cluster.scalar("SELECT perf.cache_put('k', '1')"))
+        self.assertEqual(cluster.scalar("SELECT perf.cache_get('k')"), 1)
+        self.assertEqual(cluster.scalar("SELECT perf.cache_invalidate(key => 'k')"), 1)
+        self.assertEqual(cluster.sql("SELECT DISTINCT gets, hits FROM perf.cache_stats()"), [(None, None)])
+
+    def test_dump_leaves_entries_out(self) -> None:
+        self.sql("SELECT perf.cache_put('secret key', '\"secret value\"')")
+        import subprocess
+        dump = subprocess.run([self.cluster.program("pg_dump"), *self.cluster.psql_args(self.database)[1:]],
+                              capture_output=True, text=True, check=True).stdout
+        self.assertIn("EXTENSION", dump)
+        self.assertNotIn("secret", dump)
+
+    def test_extension_dropped_and_made_again(self) -> None:
+        session = self.session()
+        self.assertTrue(put(session, "1"))
+        self.sql("DROP EXTENSION perf_opt; CREATE EXTENSION perf_opt")
+        self.assertIsNone(get(session))
+        self.assertTrue(put(session, "2"))
+        self.assertEqual(get(session), 2)
+
+
+class Computed(CacheTest):
+    """perf.cached()."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.sql("""CREATE SEQUENCE computations;
+                    CREATE FUNCTION slow(n int) RETURNS int STABLE LANGUAGE plpgsql AS
+                    $$ BEGIN PERFORM pg_sleep(0.3), nextval('computations'); RETURN n; END $$;
+                    ALTER FUNCTION slow(int) VOLATILE;
+                    CREATE FUNCTION stable_slow(n int) RETURNS int STABLE LANGUAGE sql AS 'SELECT slow(n)';
+                    INSERT INTO perf.cache_policy (cache_name, key_template, ttl, compute_sql)
+                    VALUES ('slow', 'slow:{n}', '1 h', 'SELECT stable_slow({n}::int)')""")
+
+    def computations(self) -> int:
+        """How often something was computed."""
+        return self.value("SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM computations")
+
+    def stampede(self, count: int) -> list[Any]:
+        """What so many sessions get that ask at the same time."""
+        sessions = [self.session() for _ in range(count)]
+        for session in sessions:
+            session.send_async("""SELECT perf.cached('slow', '{"n": 7}')""")
+        return [session.wait(60).scalar() for session in sessions]
+
+    def test_stampede(self) -> None:
+        self.assertEqual(self.stampede(20), [7] * 20)
+        self.assertEqual(self.computations(), 1)
+
+    def test_stale_while_computed(self) -> None:
+        self.sql("UPDATE perf.cache_policy SET ttl = '1 ms', max_stale = '1 h' WHERE cache_name = 'slow'")
+        self.assertEqual(self.stampede(1), [7])
+        self.assertEqual(self.stampede(10), [7] * 10)
+        self.assertLess(self.computations(), 8)
+        self.sql("UPDATE perf.cache_policy SET max_stale = NULL WHERE cache_name = 'slow'")
+        self.assertEqual(self.stampede(2), [7] * 2)
+
+    def test_failure_leaves_nothing(self) -> None:
+        self.sql("UPDATE perf.cache_policy SET compute_sql = 'SELECT 1 / ({n}::int - 1)' WHERE cache_name = 'slow'")
+        session, other = self.session(), self.session()
+        for one in (session, other, session):
+            with self.assertRaises(SqlError) as caught:
+                one.query("""SELECT perf.cached('slow', '{"n": 1}')""")
+            self.assertEqual(caught.exception.sqlstate, "22012")
+        self.assertEqual(self.value("SELECT count(*) FROM perf.cache_entry"), 0)
+        self.assertEqual(other.query("""SELECT perf.cached('slow', '{"n": 2}')""").scalar(), 1)
+
+    def test_waiting_has_limits(self) -> None:
+        one, other = self.session(), self.session()
+        one.query("""BEGIN; SELECT perf.cached('slow', '{"n": 1}')""")
+        other.query("SET lock_timeout = '100ms'")
+        with self.assertRaises(SqlError) as caught:
+            other.query("""SELECT perf.cached('slow', '{"n": 1}')""")
+        self.assertEqual(caught.exception.sqlstate, "55P03")
+        # Whoever has computed something in this transaction waits for nobody.
+        other.query("RESET lock_timeout; SET statement_timeout = '20s'")
+        other.query("""BEGIN; SELECT perf.cached('slow', '{"n": 2}')""")
+        self.assertEqual(other.query("""SELECT perf.cached('slow', '{"n": 1}')""").scalar(), 1)
+        self.assertEqual(one.query("""SELECT perf.cached('slow', '{"n": 2}')""").scalar(), 2)
+        one.query("COMMIT")
+        other.query("COMMIT")
+
+    def test_rights_are_the_callers(self) -> None:
+        self.sql("CREATE TABLE secret AS SELECT 1 AS a; CREATE ROLE cache_asks LOGIN; "
+                 "UPDATE perf.cache_policy SET compute_sql = 'SELECT a + {n}::int FROM secret' WHERE cache_name = 'slow'")
+        self.addCleanup(self.cluster.sql, "DROP ROLE cache_asks")
+        session = self.session("cache_asks")
+        self.assertEqual(self.value("""SELECT perf.cached('slow', '{"n": 1}')"""), 2)
+        with self.assertRaises(SqlError) as caught:
+            session.query("""SELECT perf.cached('slow', '{"n": 1}')""")
+        self.assertEqual(caught.exception.sqlstate, "42501")
+
+
+class Upkeep(CacheTest):
+    """What the collector does for the cache, and what it says of it."""
+
+    def test_what_is_dead_is_removed(self) -> None:
+        self.sql("SELECT perf.cache_put('k' || g, '1', '1 ms') FROM generate_series(1, 1000) g")
+        self.wait_until(lambda: self.value("SELECT count(*) FROM perf.cache_entry") == 0, 30, "expired entries to be removed")
+        self.assertGreaterEqual(self.stats()["expired"], 1000)
+
+    def test_the_cap_holds_and_what_is_read_stays(self) -> None:
+        cluster = self.private_cluster({**FAST, "perf_opt.cache_max_mb": 1})
+        cluster.sql("CREATE EXTENSION perf_opt")
+        cluster.sql("SELECT perf.cache_put('read', '\"me\"')")
+        cluster.sql("SELECT perf.cache_get('read')")
+        cluster.sql("""SELECT perf.cache_put('k' || g, to_jsonb((SELECT string_agg(md5(g::text || h), '') FROM generate_series(1, 20) h)))
+                       FROM generate_series(1, 4000) g""")
+        entries = "SELECT coalesce(sum(bytes), 0) <= 1 << 20 FROM perf.cache_stats()"
+        self.wait_until(lambda: cluster.scalar(entries), 60, "the cache to fit its cap")
+        self.assertEqual(cluster.scalar("SELECT perf.cache_get('read')"), "me")
+
+    def test_hit_rate_is_a_metric_and_an_alert(self) -> None:
+        self.sql("UPDATE perf.alert_threshold SET fire_after = 1 WHERE alert_name = 'result_cache_hit_rate'")
+        self.sql("SELECT perf.cache_put('cache:risk:user:1', '1')")
+        self.sql("SELECT count(perf.cache_get('cache:risk:user:' || g % 10)) FROM generate_series(1, 400) g")
+        rates = dict(self.sql("SELECT scope, value FROM perf.metrics() WHERE name = 'result_cache_hit'"))
+        self.assertEqual(set(rates), {"database", "cache"})
+        self.assertTrue(all(8 <= rate <= 12 for rate in rates.values()), rates)
+        firing = "SELECT status FROM perf.alerts(true) WHERE name = 'result_cache_hit_rate'"
+        self.wait_until(lambda: self.value(firing) == "firing", 30, "the alert")
+        self.assertEqual(self.stats("user_risk_score")["gets"], 400)

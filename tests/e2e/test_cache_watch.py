@@ -1,0 +1,350 @@
+"""Watched relations: every kind of write is heard of once it is committed, nothing else, by nobody's leave."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+
+from .cache_case import CacheTest
+from .case import expects_crash
+from .pgclient import ConnectionLost, SqlError
+
+USER_KEY = "cache:risk:user:{user_id}"
+
+
+class Writes(CacheTest):
+    """What statements do to a watched table."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.sql("CREATE TABLE payments (id int PRIMARY KEY, user_id int, at timestamptz, note text)")
+
+    def watch(self, event: str = "paid", relation: str = "payments", keys: tuple = (USER_KEY,), tags: tuple = (), **more) -> int:
+        named = "".join(f", {name} => ${at + 5}" for at, name in enumerate(more))
+        return self.value(f"SELECT perf.cache_watch($1, $2::regclass, keys => $3::text[], tags => $4::text[]{named})",
+                          (event, relation, list(keys), list(tags), *more.values()))
+
+    def keys_of(self, statement: str, count: int = 1) -> set:
+        """Keys that a statement invalidates; with the notice of a last one, so that nothing else is under way."""
+        listener = self.listener()
+        self.sql(statement)
+        return listener.wait_for(count)["keys"]
+
+    def test_each_kind_of_statement(self) -> None:
+        self.watch()
+        key = "cache:risk:user:{}".format
+        self.assertEqual(self.keys_of("INSERT INTO payments VALUES (1, 1), (2, 1), (3, 2)", 2), {key(1), key(2)})
+        self.assertEqual(self.keys_of("UPDATE payments SET user_id = 9 WHERE id = 3", 2), {key(2), key(9)})
+        self.assertEqual(self.keys_of("DELETE FROM payments WHERE id = 3"), {key(9)})
+        self.assertEqual(self.keys_of("INSERT INTO payments VALUES (1, 5), (8, 8) ON CONFLICT (id) DO UPDATE "
+                                      "SET user_id = excluded.user_id", 3), {key(1), key(5), key(8)})
+        self.assertEqual(self.keys_of("WITH gone AS (DELETE FROM payments WHERE id = 8 RETURNING *) "
+                                      "INSERT INTO payments SELECT 11, 12 FROM gone", 2), {key(8), key(12)})
+        self.assertEqual(self.keys_of("MERGE INTO payments p USING (VALUES (11, 13), (20, 21)) AS n (id, user_id) ON p.id = n.id "
+                                      "WHEN MATCHED THEN UPDATE SET user_id = n.user_id "
+                                      "WHEN NOT MATCHED THEN INSERT VALUES (n.id, n.user_id)", 3), {key(12), key(13), key(21)})
+        listener = self.listener()
+        with self.cluster.connect(dbname=self.database) as session:
+            session.copy_in("COPY payments (id, user_id) FROM STDIN", b"30\t31\n32\t33\n")
+        self.assertEqual(listener.wait_for(2)["keys"], {key(31), key(33)})
+        self.sql("TRUNCATE payments")
+        self.assertEqual(listener.wait_for(1)["prefixes"], {"cache:risk:user:"})
+        self.assertEqual(self.value("SELECT count(*) FROM perf.cache_outbox"), 0)
+
+    def test_what_changes_nothing_is_not_heard(self) -> None:
+        self.watch()
+        listener = self.listener()
+        self.sql("INSERT INTO payments SELECT 1, 1 WHERE false")
+        self.sql("UPDATE payments SET user_id = 2 WHERE false")
+        with self.cluster.connect(dbname=self.database) as session:
+            session.query("BEGIN")
+            session.query("INSERT INTO payments VALUES (1, 101)")
+            session.query("ROLLBACK")
+            session.query("BEGIN")
+            session.query("INSERT INTO payments VALUES (2, 102)")
+            session.query("SAVEPOINT s")
+            session.query("INSERT INTO payments VALUES (3, 103)")
+            session.query("ROLLBACK TO s")
+            session.query("COMMIT")
+        self.sql("INSERT INTO payments VALUES (4, 104)")
+        found = listener.wait_for(2)
+        self.assertEqual(found["keys"], {"cache:risk:user:102", "cache:risk:user:104"})
+        self.assertEqual(found["prefixes"], set())
+
+    def test_cascade(self) -> None:
+        self.sql("CREATE TABLE users (id int PRIMARY KEY); INSERT INTO users VALUES (1), (2)")
+        self.sql("CREATE TABLE orders (user_id int REFERENCES users ON DELETE CASCADE ON UPDATE CASCADE)")
+        self.sql("INSERT INTO orders VALUES (1), (2)")
+        self.watch("ordered", "orders")
+        self.assertEqual(self.keys_of("DELETE FROM users WHERE id = 1"), {"cache:risk:user:1"})
+        self.assertEqual(self.keys_of("UPDATE users SET id = 3", 2), {"cache:risk:user:2", "cache:risk:user:3"})
+
+    def test_too_many_values(self) -> None:
+        self.watch()
+        listener = self.listener()
+        self.sql("INSERT INTO payments SELECT g, g FROM generate_series(1, 1000) g")
+        self.assertEqual(len(listener.wait_for(1000)["keys"]), 1000)
+        self.sql("INSERT INTO payments SELECT g, g FROM generate_series(2001, 3001) g")
+        found = listener.wait_for(1)
+        self.assertEqual((found["keys"], found["prefixes"]), (set(), {"cache:risk:user:"}))
+        # Many rows with few values are told one by one.
+        self.sql("UPDATE payments SET user_id = 7")
+        self.sql("UPDATE payments SET note = 'x'")
+        self.assertIn("cache:risk:user:7", listener.wait_for(2)["keys"])
+
+    def test_values_are_the_same_text_in_every_session(self) -> None:
+        self.watch(keys=("day:{at}:{user_id}", "note:{note}"))
+        listener = self.listener()
+        with self.cluster.connect(dbname=self.database) as session:
+            session.query("SET TimeZone = 'Asia/Tokyo'; SET DateStyle = 'German'")
+            session.query("INSERT INTO payments VALUES (1, 1, '2024-05-06 07:08:09+00', 'ü {x}'), (2, NULL, NULL, NULL)")
+        found = listener.wait_for(4)
+        self.assertEqual(found["keys"], {"day:2024-05-06 07:08:09+00:1", "note:ü {x}"})
+        self.assertEqual(found["prefixes"], {"day:", "note:"})
+
+    def test_policies_are_followed(self) -> None:
+        self.sql("SELECT perf.clear_policy()")
+        self.sql("SELECT perf.cache_watch('paid', 'payments')")
+        listener = self.listener()
+        self.sql("INSERT INTO payments VALUES (1, 1)")
+        self.assertEqual(listener.wait_for(1)["tags"], {"paid"})
+        self.sql("INSERT INTO perf.cache_policy (cache_name, key_template, ttl, invalidated_by, origin) VALUES "
+                 "('one', 'one:{user_id}', '1 min', '{paid}', 'added'), ('other', 'other:{minutes}:x', '1 min', '{paid,else}', 'added')")
+        self.sql("INSERT INTO payments VALUES (2, 2)")
+        found = listener.wait_for(3)
+        self.assertEqual((found["keys"], found["prefixes"]), ({"one:2"}, {"other:"}))
+        self.sql("UPDATE perf.cache_policy SET key_template = 'two:{user_id}' WHERE cache_name = 'one'")
+        self.sql("INSERT INTO payments VALUES (3, 3)")
+        self.assertEqual(listener.wait_for(3)["keys"], {"two:3"})
+
+    def test_columns_that_go_do_not_stop_writers(self) -> None:
+        self.watch()
+        listener = self.listener()
+        self.sql("ALTER TABLE payments RENAME COLUMN user_id TO client_id")
+        self.sql("INSERT INTO payments VALUES (1, 1)")
+        self.assertEqual(listener.wait_for(1)["prefixes"], {"cache:risk:user:"})
+        self.assertEqual(self.sql("SELECT missing_columns, is_active FROM perf.cache_watches"), [(["user_id"], True)])
+        self.assertEqual(self.health("cache watches")[0], "warning")
+        self.sql("ALTER TABLE payments DROP COLUMN client_id; ALTER TABLE payments ADD COLUMN user_id text")
+        self.sql("INSERT INTO payments (id, user_id) VALUES (2, 'two')")
+        self.assertEqual(listener.wait_for(1)["keys"], {"cache:risk:user:two"})
+        self.assertIsNone(self.health("cache watches"))
+
+    def test_partitions(self) -> None:
+        self.sql("CREATE TABLE log (id int, user_id int) PARTITION BY RANGE (id)")
+        self.sql("CREATE TABLE log_1 PARTITION OF log FOR VALUES FROM (0) TO (100) PARTITION BY RANGE (id)")
+        self.sql("CREATE TABLE log_1_1 PARTITION OF log_1 FOR VALUES FROM (0) TO (50)")
+        # With its columns in another order.
+        self.sql("CREATE TABLE log_2 (user_id int, gone int, id int); ALTER TABLE log_2 DROP COLUMN gone")
+        self.sql("ALTER TABLE log ATTACH PARTITION log_2 FOR VALUES FROM (100) TO (200)")
+        self.watch("logged", "log")
+        key = "cache:risk:user:{}".format
+        self.assertEqual(self.keys_of("INSERT INTO log VALUES (1, 1), (101, 2)", 2), {key(1), key(2)})
+        self.assertEqual(self.keys_of("INSERT INTO log_1_1 VALUES (2, 3)"), {key(3)})
+        self.assertEqual(self.keys_of("INSERT INTO log_2 (id, user_id) VALUES (102, 4)"), {key(4)})
+        self.assertEqual(self.keys_of("UPDATE log SET id = 103, user_id = 5 WHERE id = 1", 2), {key(1), key(5)})
+        listener = self.listener()
+        self.sql("TRUNCATE log_1")
+        self.assertEqual(listener.wait_for(1)["prefixes"], {"cache:risk:user:"})
+        # One that comes later: by the parent at once.
+        self.sql("CREATE TABLE log_3 PARTITION OF log FOR VALUES FROM (200) TO (300)")
+        self.assertEqual(self.keys_of("INSERT INTO log VALUES (201, 6)"), {key(6)})
+        self.sql("SELECT perf.cache_unwatch('logged', 'log')")
+        self.assertEqual(self.value("SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'perf_cache%'"), 0)
+
+    def test_a_partition_that_comes_later_is_watched(self) -> None:
+        self.sql("CREATE TABLE log (id int, user_id int) PARTITION BY RANGE (id)")
+        self.watch("logged", "log")
+        self.sql("CREATE TABLE log_1 PARTITION OF log FOR VALUES FROM (0) TO (100)")
+        # A change of watches makes the invalidator look at once; else it looks once a minute.
+        self.watch("other", "payments")
+        self.sql("INSERT INTO payments VALUES (1, 1)")
+        self.wait_until(lambda: self.value("SELECT count(*) FROM pg_trigger WHERE tgrelid = 'log_1'::regclass") == 4, 70,
+                        "triggers of the new partition")
+        self.assertEqual(self.keys_of("INSERT INTO log_1 VALUES (1, 77)"), {"cache:risk:user:77"})
+
+    def test_replica_sessions_and_unlogged_tables(self) -> None:
+        self.sql("CREATE UNLOGGED TABLE quick (user_id int)")
+        self.watch("quick", "quick")
+        listener = self.listener()
+        with self.cluster.connect(dbname=self.database) as session:
+            session.query("SET session_replication_role = replica")
+            session.query("INSERT INTO quick VALUES (5)")
+        self.assertEqual(listener.wait_for(1)["keys"], {"cache:risk:user:5"})
+
+    def test_prepared_transactions(self) -> None:
+        self.watch()
+        listener = self.listener()
+        with self.cluster.connect(dbname=self.database) as session:
+            session.query("BEGIN")
+            session.query("INSERT INTO payments VALUES (1, 41)")
+            session.query("PREPARE TRANSACTION 'watched'")
+        self.sql("INSERT INTO payments VALUES (2, 42)")
+        self.assertEqual(listener.wait_for(1)["keys"], {"cache:risk:user:42"})
+        with self.cluster.connect(dbname=self.database) as session:
+            session.query("COMMIT PREPARED 'watched'")
+        self.assertEqual(listener.wait_for(1)["keys"], {"cache:risk:user:41"})
+
+    def test_writers_need_no_right(self) -> None:
+        self.watch()
+        self.cluster.sql("DO $$BEGIN CREATE ROLE cache_writer LOGIN; EXCEPTION WHEN duplicate_object THEN END$$")
+        self.addCleanup(self.cluster.sql, "DROP ROLE IF EXISTS cache_writer")
+        self.sql("GRANT INSERT ON payments TO cache_writer; REVOKE ALL ON SCHEMA perf FROM PUBLIC")
+        self.addCleanup(self.sql, "DROP OWNED BY cache_writer")
+        listener = self.listener()
+        with self.cluster.connect(dbname=self.database, user="cache_writer") as session:
+            session.query("CREATE TEMP TABLE cache_outbox (x int); SET search_path = pg_temp, public")
+            session.query("INSERT INTO public.payments VALUES (1, 61)")
+        self.assertEqual(listener.wait_for(1)["keys"], {"cache:risk:user:61"})
+
+    def test_two_databases(self) -> None:
+        other = self.fresh_database()
+        self.watch()
+        self.cluster.sql("CREATE TABLE payments (user_id int)", dbname=other)
+        self.cluster.sql("SELECT perf.cache_watch('paid', 'payments', keys => ARRAY['other:{user_id}'])", dbname=other)
+        here, there = self.listener(), self.listener(other)
+        self.sql("INSERT INTO payments VALUES (1, 1)")
+        self.cluster.sql("INSERT INTO payments VALUES (2)", dbname=other)
+        self.assertEqual(here.wait_for(2)["keys"], {"cache:risk:user:1"})
+        self.assertEqual(there.wait_for(2)["keys"], {"other:2"})
+        self.assertEqual(here.heard(), [])
+
+    def test_dropped_relation(self) -> None:
+        self.watch()
+        self.sql("DROP TABLE payments")
+        self.assertEqual(self.sql("SELECT * FROM perf.cache_watches"), [])
+        self.sql("CREATE TABLE other (user_id int)")
+        self.watch("other", "other")
+        self.wait_until(lambda: self.value("SELECT count(*) FROM perf.cache_watch_table") == 1, 10, "the watch to be forgotten")
+
+    def test_drop_extension_removes_triggers(self) -> None:
+        self.watch()
+        listener = self.listener()
+        self.sql("INSERT INTO payments VALUES (1, 1)")
+        listener.wait_for(1)
+        self.sql("DROP EXTENSION perf_opt")
+        self.assertEqual(self.value("SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'perf_cache%'"), 0)
+        self.sql("INSERT INTO payments VALUES (2, 2)")
+        self.sql("CREATE EXTENSION perf_opt")
+        self.watch()
+        self.sql("INSERT INTO payments VALUES (3, 3)")
+        self.assertEqual(listener.wait_for(1)["keys"], {"cache:risk:user:3"})
+
+    def test_long_transactions_do_not_make_it_slow(self) -> None:
+        """Dead rows that nobody may remove are not met again."""
+        self.watch()
+        listener = self.listener()
+        with self.cluster.connect(dbname=self.database) as reader:
+            reader.query("BEGIN ISOLATION LEVEL REPEATABLE READ")
+            reader.query("SELECT count(*) FROM payments")
+            with self.cluster.connect(dbname=self.database) as writer:
+                for _ in range(40):
+                    writer.query("DO $$BEGIN FOR i IN 1..250 LOOP UPDATE payments SET note = 'x' WHERE id = 0; "
+                                 "INSERT INTO payments VALUES (0, 1) ON CONFLICT (id) DO UPDATE SET note = 'y'; END LOOP; END$$")
+            self.wait_until(lambda: self.value("SELECT count(*) FROM perf.cache_outbox") == 0, 20, "the outbox to be empty")
+            listener.heard()
+            before = self.fetched()
+            for user in range(1000, 1020):
+                self.sql("INSERT INTO payments VALUES ($1::int, $1::int)", (user,))
+            listener.wait_for(20)
+            self.wait_until(lambda: self.fetched() - before >= 20, 20, "the statistics to be told")
+            self.assertLess(self.fetched() - before, 2_000)
+
+    def fetched(self) -> int:
+        """Index entries of the outbox that were read."""
+        return self.value("SELECT idx_tup_read FROM pg_stat_all_indexes WHERE indexrelname = 'cache_outbox_xid_idx'")
+
+
+class Life(CacheTest):
+    """The process that works the outbox off."""
+
+    uses_shared_cluster = False
+
+    def invalidator(self, cluster) -> int:
+        return cluster.scalar("SELECT max(pid) FROM pg_stat_activity WHERE backend_type = 'perf_opt invalidator'")
+
+    def test_standby(self) -> None:
+        primary = self.private_cluster(self.settings)
+        primary.sql("CREATE EXTENSION perf_opt; CREATE TABLE t (user_id int)")
+        primary.sql("SELECT perf.cache_watch('paid', 't', keys => ARRAY['k:{user_id}'])")
+        standby = primary.standby()
+        primary.wait_for_replay(standby)
+        self.assert_sql_error("25006", standby, "SELECT perf.cache_watch('paid', 't')")
+        self.assert_sql_error("25006", standby, "SELECT perf.cache_unwatch('paid', 't')")
+        self.assertEqual(standby.scalar("SELECT count(*) FROM perf.cache_watches"), 1)
+        self.assertIsNone(self.invalidator(standby))
+        standby.promote()
+        self.wait_until(lambda: self.invalidator(standby), 90, "the invalidator after promotion")
+        listener = self.listener("postgres", standby)
+        standby.sql("INSERT INTO t VALUES (1)")
+        self.assertEqual(listener.wait_for(1)["keys"], {"k:1"})
+
+    def test_rest_of_the_outbox_after_a_restart(self) -> None:
+        server = self.private_cluster(self.settings)
+        server.sql("CREATE EXTENSION perf_opt; CREATE TABLE t (user_id int)")
+        server.sql("SELECT perf.cache_watch('paid', 't', keys => ARRAY['k:{user_id}'])")
+        listener = self.listener("postgres", server)
+        server.sql("INSERT INTO t VALUES (1)")
+        listener.wait_for(1)
+        server.restart()
+        self.wait_until(lambda: self.invalidator(server), 30, "the invalidator after the restart")
+        listener = self.listener("postgres", server)
+        server.sql("INSERT INTO t VALUES (2)")
+        self.assertEqual(listener.wait_for(1)["keys"], {"k:2"})
+        # A terminated one comes back.
+        pid = self.invalidator(server)
+        server.sql("SELECT pg_terminate_backend($1::int)", (pid,))
+        server.sql("INSERT INTO t VALUES (3)")
+        self.assertEqual(listener.wait_for(1)["keys"], {"k:3"})
+        self.assertNotIn(self.invalidator(server), (None, pid))
+        # Makes way for a statement that wants the database alone, and comes back.
+        listener.session.close()
+        server.sql("CREATE DATABASE copy TEMPLATE postgres", dbname="template1")
+        self.wait_until(lambda: self.invalidator(server), 30, "the invalidator after the copy")
+        listener = self.listener("postgres", server)
+        server.sql("INSERT INTO t VALUES (4)")
+        self.assertEqual(listener.wait_for(1)["keys"], {"k:4"})
+
+    @expects_crash
+    def test_kill_9(self) -> None:
+        """Killed at any point, with everybody else: what is committed and was not told is told afterwards."""
+        server = self.private_cluster({**self.settings, "restart_after_crash": "on"})
+        server.sql("CREATE EXTENSION perf_opt; CREATE TABLE t (id int PRIMARY KEY, user_id int)")
+        server.sql("SELECT perf.cache_watch('paid', 't', keys => ARRAY['k:{user_id}'])")
+        chance = random.Random(7)
+        told: set = set()
+        number = 0
+        for _ in range(5):
+            self.wait_until(lambda: self.answers(server) and self.invalidator(server), 90, "the server after the crash")
+            try:
+                listener = self.listener("postgres", server)
+                victim = self.invalidator(server)
+                killer = threading.Timer(chance.uniform(0.05, 0.6), server.kill9, (victim,))
+                killer.start()
+                with server.connect() as session:
+                    while True:
+                        number += 1
+                        session.query(f"INSERT INTO t VALUES ({number}, {number})")
+                        if number % 20 == 0:
+                            told |= {key for notice in listener.heard() for key in notice["keys"]}
+            except (ConnectionLost, SqlError, OSError):
+                killer.join()
+                told |= {key for _, _, payload in listener.session.notifications for key in json.loads(payload)["keys"]}
+        self.wait_until(lambda: self.answers(server), 90, "the server after the last crash")
+        listener = self.listener("postgres", server)
+        self.wait_until(lambda: self.invalidator(server), 90, "the invalidator after the last crash")
+        self.wait_until(lambda: server.scalar("SELECT count(*) FROM perf.cache_outbox") == 0, 30, "the outbox to be empty")
+        # Whoever listened when the server crashed was not told; whatever an entry depended on is gone as well.
+        self.assertEqual(server.scalar("SELECT status FROM perf.health() WHERE component = 'invalidator'"), "ok")
+        number += 1
+        server.sql("INSERT INTO t VALUES ($1::int, $1::int)", (number,))
+        self.assertIn(f"k:{number}", listener.wait_for(1)["keys"])
+        self.assertGreater(len(told), 5)
+
+    @staticmethod
+    def answers(server) -> bool:
+        try:
+            return server.scalar("SELECT 1") == 1
+        except (ConnectionLost, SqlError, OSError):
+            return False
