@@ -1,5 +1,5 @@
-//! Renders a report of a made-up platform, to look at: `cargo run -p perf_report --example sample > report.html`; the first
-//! argument is another format, the second `empty`, `hostile` or `large`.
+//! Renders a report of a made-up platform, to look at: `cargo run -p perf_report --example sample > report.html`; the
+//! first argument is another format, the second `empty`, `hostile` or `large`.
 
 mod made_up;
 

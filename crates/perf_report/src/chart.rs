@@ -63,7 +63,7 @@ pub(crate) struct Screen {
     width: u32,
     height: u32,
     /// The most bars.
-    bars: usize,
+    pub bars: usize,
     x_ticks: usize,
     y_ticks: usize,
     font: u32,
@@ -308,7 +308,8 @@ impl Chart {
     }
 }
 
-/// A line for a cell of a table: no axes, from zero to its highest value; of a long series the means. Empty where there is nothing to draw.
+/// A line for a cell of a table: no axes, from zero to its highest value; of a long series the means. Empty where
+/// there is nothing to draw.
 pub(crate) fn spark(points: &[Point]) -> String {
     let points: Vec<Point> = if points.len() > 120 {
         let means = |run: Vec<series::Band>| run.into_iter().map(|b| (b.at, Some(b.mean))).collect::<Vec<_>>();

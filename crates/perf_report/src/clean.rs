@@ -5,7 +5,9 @@
 /// The most characters that a text of a statement shows.
 pub(crate) const STATEMENT: usize = 600;
 /// The most characters of SQL that is there to be copied; what is longer is not shown as if it were whole.
-pub(crate) const SQL: usize = 8000;
+pub(crate) const SQL: usize = 4000;
+/// The same in a cell of a table, of which there are many.
+pub(crate) const CELL_SQL: usize = 1500;
 /// The most characters of a sentence.
 pub(crate) const SENTENCE: usize = 500;
 /// The most characters of a name.
@@ -66,12 +68,12 @@ pub(crate) struct Sql {
 
 impl Sql {
     /// The lines of `text`. What holds characters that cannot be seen, or is too long, is shown but not for copying.
-    pub(crate) fn of(text: &str) -> Sql {
+    pub(crate) fn of(text: &str, limit: usize) -> Sql {
         let text = text.trim();
         let mut shown = String::new();
         let mut exact = true;
         for (length, c) in text.chars().enumerate() {
-            if length >= SQL {
+            if length >= limit {
                 shown.push('…');
                 exact = false;
                 break;
@@ -105,9 +107,9 @@ mod tests {
 
     #[test]
     fn sql_that_is_not_what_it_seems_is_not_for_copying() {
-        assert_eq!(Sql::of("SELECT 1\r\n, 2\n"), Sql { text: "SELECT 1\n, 2".into(), exact: true });
-        assert!(!Sql::of("DROP TABLE a\u{202E}b").exact);
-        let long = Sql::of(&"x".repeat(100_000));
+        assert_eq!(Sql::of("SELECT 1\r\n, 2\n", SQL), Sql { text: "SELECT 1\n, 2".into(), exact: true });
+        assert!(!Sql::of("DROP TABLE a\u{202E}b", SQL).exact);
+        let long = Sql::of(&"x".repeat(100_000), SQL);
         assert!(!long.exact && long.text.chars().count() == SQL + 1);
     }
 

@@ -1,5 +1,6 @@
-//! What a report holds: plain data, filled by whoever asks the server, told by the renderers. Every field may be missing or
-//! empty; a measure that was not taken is `None`, never zero. Names and meanings are those of the SQL functions.
+//! What a report holds: plain data, filled by whoever asks the server, told by the renderers. Every field may be
+//! missing or empty; a measure that was not taken is `None`, never zero. Names and meanings are those of the SQL
+//! functions.
 
 use serde::{Deserialize, Serialize};
 

@@ -160,8 +160,8 @@ pub(crate) fn plural(count: usize, one: &str, many: &str) -> String {
     format!("{} {}", plain(count as f64), if count == 1 { one } else { many })
 }
 
-/// Places and labels of the ticks of an axis from zero (or below) to `max`, about `wanted` of them; the last is at or above
-/// `max`, so that no mark leaves the chart.
+/// Places and labels of the ticks of an axis from zero (or below) to `max`, about `wanted` of them; the last is at or
+/// above `max`, so that no mark leaves the chart.
 pub(crate) fn ticks(min: f64, max: f64, wanted: usize, unit: Unit) -> Vec<(f64, String)> {
     // What is counted stands in the title of a chart; at each tick it would only take room.
     let (size, name) = unit.short().scale(max.abs().max(min.abs()));

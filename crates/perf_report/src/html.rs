@@ -1,8 +1,9 @@
 //! The report as one page. Called by `render`.
 //!
-//! What a reader's browser gets is the templates' markup and nothing else: they escape every text of the view, and only
-//! the drawings of `chart`, the style sheet and the script are let through as they are. The page's Content-Security-Policy
-//! knows that style and script by their checksums, so that even markup that came through would neither run nor load.
+//! What a reader's browser gets is the templates' markup and nothing else: they escape every text of the view, and
+//! only the drawings of `chart`, the style sheet and the script are let through as they are. The page's
+//! Content-Security-Policy knows that style and script by their checksums, so that even markup that came through
+//! would neither run nor load.
 
 use askama::Template;
 use base64::engine::general_purpose::STANDARD;
@@ -119,6 +120,10 @@ fn figure(id: String, chart: &Chart) -> Figure<'_> {
     if chart.is_banded() {
         legend.push((String::new(), "lines are means, bands reach from lowest to highest".to_owned()));
     }
+    let bars = |line: &chart::Line| line.style == chart::Style::Bars && line.points.len() > NARROW.bars;
+    if chart.lines.iter().any(bars) {
+        legend.push((String::new(), "a bar is the highest of its time".to_owned()));
+    }
     let (columns, rows, remark) = data(chart);
     Figure { id, chart, drawings: vec![drawing(WIDE), drawing(NARROW)], legend, columns, rows, remark }
 }
@@ -181,13 +186,16 @@ impl Cell {
         (self.text.chars().count() > WHOLE).then(|| crate::clean::line(&self.text, WHOLE - 30))
     }
 
-    /// Whether it wants the whole width of a phone.
-    fn is_wide(&self) -> bool {
+    /// Its class: `w` and `c` want the whole width of a phone, `k` stands beside another and is not broken.
+    fn class(&self) -> &'static str {
+        let length = self.text.chars().count();
         match self.kind {
-            Kind::Chip(_) | Kind::Share(_) => false,
-            Kind::Sql(_) | Kind::Spark(_) => true,
-            // Such as a day with its time.
-            Kind::Text | Kind::Code => self.text.chars().count() > 12,
+            Kind::Sql(_) => "w",
+            Kind::Spark(_) => "c",
+            Kind::Chip(_) if length > 10 => "c",
+            // Longer than a day with its time.
+            Kind::Text | Kind::Code if length > 12 => "w",
+            _ => "k",
         }
     }
 

@@ -1,18 +1,18 @@
 //! The report of perf_opt: a [`Document`] of plain data, told in four ways by [`render`].
 //!
-//! - `html`: one page that needs nothing else: style, script and charts (SVG) are in it, and its Content-Security-Policy
-//!   forbids it to load or run anything more. It reads well on a phone, on a desk and on paper, in light and in dark, by
-//!   eye and by screen reader.
+//! - `html`: one page that needs nothing else: style, script and charts (SVG) are in it, and its
+//!   Content-Security-Policy forbids it to load or run anything more. It reads well on a phone, on a desk and on
+//!   paper, in light and in dark, by eye and by screen reader.
 //! - `text`: for a terminal, at most 100 columns wide.
 //! - `markdown`: for chats and tickets.
 //! - `json`: the document itself, complete, for programs; it can be read back.
 //!
 //! [`exposition`] tells metrics to Prometheus.
 //!
-//! The first three are told from one view of the document (`view`), so they say the same. What a document holds may be
-//! missing, endless, not a number or hostile: texts are bounded and escaped, series thinned to what a chart can show, and
-//! an empty section says what to do to fill it. Nothing here does I/O, reads a clock, locks or panics on data; who asks
-//! the server and fills the document is the caller's affair, and so is whose texts the reader may see.
+//! The first three are told from one view of the document (`view`), so they say the same. What a document holds may
+//! be missing, endless, not a number or hostile: texts are bounded and escaped, series thinned to what a chart can
+//! show, and an empty section says what to do to fill it. Nothing here does I/O, reads a clock, locks or panics on
+//! data; who asks the server and fills the document is the caller's affair, and so is whose texts the reader may see.
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
@@ -84,7 +84,9 @@ impl std::error::Error for Error {}
 
 /// Tells a document.
 ///
-/// A page stays below 2 MB and takes well below 300 ms whatever the document holds; JSON is as long as the document is.
+/// A page of 90 days of history with 50 statements takes less than 0.5 MB. Rows, texts and marks are bounded, so that
+/// it stays below 8 MB even of a document all of whose characters have to be escaped. JSON is as long as the document
+/// is.
 pub fn render(document: &Document, format: Format) -> Result<String, Error> {
     match format {
         Format::Text => Ok(text::render(&view::build(document))),

@@ -1,6 +1,6 @@
-//! Samples made fit to be drawn: in order, without what is no number, cut where nothing was measured, and few enough: of
-//! long series lowest, mean and highest of stretches of time. Pure;
-//! called by the charts and the tables below them.
+//! Samples made fit to be drawn: in order, without what is no number, cut where nothing was measured, and few enough:
+//! of long series lowest, mean and highest of stretches of time. Pure; called by the charts and the tables below
+//! them.
 
 use crate::document::Sample;
 

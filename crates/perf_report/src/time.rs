@@ -1,5 +1,5 @@
-//! Points in time: kept as microseconds, written as RFC 3339 in JSON, shown in UTC. Called by the whole crate; no clock is
-//! read here.
+//! Points in time: kept as microseconds, written as RFC 3339 in JSON, shown in UTC. Called by the whole crate; no
+//! clock is read here.
 
 use perf_core::calendar::Date;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};

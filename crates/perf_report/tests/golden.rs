@@ -1,5 +1,5 @@
-//! A small report as text and as Markdown, to the letter, and what JSON holds. `ACCEPT=1 cargo test -p perf_report --test
-//! golden` writes the files anew, to be read before they are committed.
+//! A small report as text and as Markdown, to the letter, and what JSON holds. `ACCEPT=1 cargo test -p perf_report
+//! --test golden` writes the files anew, to be read before they are committed.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "../examples/made_up/mod.rs"]

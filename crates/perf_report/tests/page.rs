@@ -22,9 +22,10 @@ fn select<'a>(html: &'a Html, selector: &str) -> Vec<scraper::ElementRef<'a>> {
 }
 
 /// Every element and attribute that the page's own templates and charts make.
-const ELEMENTS: &str = "html head meta link title style body a header div h1 button dl dt dd nav ul li main section h2 p b \
-    strong span pre code figure figcaption h3 svg line polyline polygon circle rect text desc details summary table caption \
-    thead tbody tr th td ol footer script";
+const ELEMENTS: &str =
+    "html head meta link title style body a header div h1 button dl dt dd nav ul li main section h2 p \
+    b strong span pre code figure figcaption h3 svg line polyline polygon circle rect text desc details summary table \
+    caption thead tbody tr th td ol footer script";
 
 /// That nothing but the templates made elements or attributes, and that the page is what it promises to be.
 fn check(text: &str) {
@@ -132,14 +133,44 @@ fn hostile_texts_stay_texts() {
 #[test]
 fn ninety_days_of_everything_stay_small_and_quick() {
     let document = made_up::large();
-    let began = std::time::Instant::now();
     let text = page(&document);
-    let took = began.elapsed();
     check(&text);
+    // The best of three: others may be at work on the machine.
+    let timed = |_| {
+        let began = std::time::Instant::now();
+        page(&document);
+        began.elapsed()
+    };
+    let took = (0..3).map(timed).min().unwrap();
     assert!(text.len() < 2_000_000, "{} bytes", text.len());
     // 300 ms is promised of a release; what is not optimised gets more.
     let allowed = if cfg!(debug_assertions) { 6000 } else { 300 };
     assert!(took.as_millis() < allowed, "{took:?}");
+}
+
+#[test]
+fn the_worst_of_documents_is_bounded() {
+    let mut document = made_up::hostile();
+    let long = "<".repeat(100_000);
+    fn many<T: Clone>(all: &mut Vec<T>, change: impl Fn(&mut T)) {
+        let mut one = all[0].clone();
+        change(&mut one);
+        *all = vec![one; 300];
+    }
+    many(&mut document.warnings, |w| (w.message, w.sql) = (long.clone(), long.clone()));
+    many(&mut document.alerts, |a| (a.name, a.action) = (long.clone(), long.clone()));
+    many(&mut document.load, |s| s.name = long.clone());
+    many(&mut document.statements, |s| s.query = long.clone());
+    many(&mut document.recommendations, |r| (r.reason, r.sql, r.undo_sql) = (long.clone(), long.clone(), long.clone()));
+    many(&mut document.capacity, |c| c.metric = long.clone());
+    many(&mut document.partitions, |p| (p.problem, p.fix_sql) = (long.clone(), long.clone()));
+    many(&mut document.roadmap, |t| (t.reason, t.ddl) = (long.clone(), long.clone()));
+    many(&mut document.health, |h| h.detail = long.clone());
+    let text = page(&document);
+    assert!(text.len() < 8_000_000, "{} bytes", text.len());
+    // As many phases as tasks are still one table's rows.
+    document.roadmap.iter_mut().enumerate().for_each(|(at, task)| task.phase = at as i32);
+    assert!(page(&document).len() < 8_000_000);
 }
 
 #[test]
@@ -238,45 +269,115 @@ prop_compose! {
         times in proptest::collection::vec(proptest::option::of(any::<i64>().prop_map(Timestamp)), 6),
         phase: i32,
     ) -> Document {
-        let word = |at: usize| words[at].clone();
-        let series = |at: usize| Series { name: word(at), unit: word(at + 1), samples: samples[at % 4].clone() };
-        Document {
-            title: word(0),
-            generated_at: times[0],
-            server: Server { name: word(1), version: word(2), database: word(3), extension_version: word(4) },
-            period: Period { from: times[1], to: times[2] },
-            warnings: vec![Warning { level: Level::Error, message: word(5), action: word(6), sql: word(7) }],
-            alerts: vec![Alert { name: word(8), status: word(9), value: numbers[0], threshold: numbers[1], unit: word(10), ..Alert::default() }],
-            load: vec![series(11), series(12)],
-            latency: vec![series(13), series(14), series(15)],
-            statements: vec![Statement {
-                query: word(16), username: word(17), application_name: word(18), relations: vec![word(19)], share_pct: numbers[2],
-                calls: numbers[3], mean_ms: numbers[4], trend: word(20), trend_pct: numbers[5], history: samples[0].clone(),
-                ..Statement::default()
+        filled(&words, &numbers, &samples, &times, phase)
+    }
+}
+
+/// A document with those words, numbers, samples and times everywhere.
+fn filled(
+    words: &[String],
+    numbers: &[Option<f64>],
+    samples: &[Vec<Sample>],
+    times: &[Option<Timestamp>],
+    phase: i32,
+) -> Document {
+    let word = |at: usize| words[at].clone();
+    let series = |at: usize| Series { name: word(at), unit: word(at + 1), samples: samples[at % 4].clone() };
+    Document {
+        title: word(0),
+        generated_at: times[0],
+        server: Server { name: word(1), version: word(2), database: word(3), extension_version: word(4) },
+        period: Period { from: times[1], to: times[2] },
+        warnings: vec![Warning { level: Level::Error, message: word(5), action: word(6), sql: word(7) }],
+        alerts: vec![Alert {
+            name: word(8),
+            status: word(9),
+            value: numbers[0],
+            threshold: numbers[1],
+            unit: word(10),
+            ..Alert::default()
+        }],
+        load: vec![series(11), series(12)],
+        latency: vec![series(13), series(14), series(15)],
+        statements: vec![Statement {
+            query: word(16),
+            username: word(17),
+            application_name: word(18),
+            relations: vec![word(19)],
+            share_pct: numbers[2],
+            calls: numbers[3],
+            mean_ms: numbers[4],
+            trend: word(20),
+            trend_pct: numbers[5],
+            history: samples[0].clone(),
+            ..Statement::default()
+        }],
+        recommendations: vec![Recommendation {
+            id: word(0),
+            title: word(1),
+            priority: word(2),
+            status: word(3),
+            relation: word(4),
+            reason: word(5),
+            sql: word(6),
+            undo_sql: word(7),
+            predicted_gain_pct: numbers[6],
+            achieved_gain_pct: numbers[7],
+            ..Recommendation::default()
+        }],
+        capacity: vec![Capacity {
+            metric: word(8),
+            unit: word(9),
+            history: samples[1].clone(),
+            forecast: samples[2]
+                .iter()
+                .map(|s| Forecast { label: word(10), at: s.at, low: numbers[8], mid: s.value, high: numbers[9] })
+                .collect(),
+            triggers: vec![Trigger {
+                name: word(11),
+                value: numbers[10],
+                crosses_at: times[3],
+                action: word(12),
+                ..Trigger::default()
             }],
-            recommendations: vec![Recommendation {
-                id: word(0), title: word(1), priority: word(2), status: word(3), relation: word(4), reason: word(5), sql: word(6),
-                undo_sql: word(7), predicted_gain_pct: numbers[6], achieved_gain_pct: numbers[7], ..Recommendation::default()
-            }],
-            capacity: vec![Capacity {
-                metric: word(8), unit: word(9), history: samples[1].clone(),
-                forecast: samples[2].iter().map(|s| Forecast { label: word(10), at: s.at, low: numbers[8], mid: s.value, high: numbers[9] }).collect(),
-                triggers: vec![Trigger { name: word(11), value: numbers[10], crosses_at: times[3], action: word(12), ..Trigger::default() }],
-                ..Capacity::default()
-            }],
-            jobs: vec![Job { name: word(13), message: word(14), last_run_at: times[4], last_duration_ms: numbers[11], ..Job::default() }],
-            partitions: vec![Partitioned { parent: word(15), problem: word(16), fix_sql: word(17), size_bytes: numbers[12], ..Partitioned::default() }],
-            caches: vec![Cache { name: word(18), status: word(19), hit_pct: numbers[13], ..Cache::default() }],
-            roadmap: vec![RoadmapTask { phase, phase_name: word(20), task: word(21), ddl: word(22), ..RoadmapTask::default() }],
-            comparison: Some(Comparison { before: word(23), after: word(0), total_change_pct: numbers[14], statements: vec![Compared { query: word(1), change_pct: numbers[15], ..Compared::default() }] }),
-            cost: vec![CostItem { item: word(2), currency: word(3), monthly_cost_low: numbers[16], ..CostItem::default() }],
-            health: vec![Health { component: word(4), status: word(5), detail: word(6) }],
-        }
+            ..Capacity::default()
+        }],
+        jobs: vec![Job {
+            name: word(13),
+            message: word(14),
+            last_run_at: times[4],
+            last_duration_ms: numbers[11],
+            ..Job::default()
+        }],
+        partitions: vec![Partitioned {
+            parent: word(15),
+            problem: word(16),
+            fix_sql: word(17),
+            size_bytes: numbers[12],
+            ..Partitioned::default()
+        }],
+        caches: vec![Cache { name: word(18), status: word(19), hit_pct: numbers[13], ..Cache::default() }],
+        roadmap: vec![RoadmapTask {
+            phase,
+            phase_name: word(20),
+            task: word(21),
+            ddl: word(22),
+            ..RoadmapTask::default()
+        }],
+        comparison: Some(Comparison {
+            before: word(23),
+            after: word(0),
+            total_change_pct: numbers[14],
+            statements: vec![Compared { query: word(1), change_pct: numbers[15], ..Compared::default() }],
+        }),
+        cost: vec![CostItem { item: word(2), currency: word(3), monthly_cost_low: numbers[16], ..CostItem::default() }],
+        health: vec![Health { component: word(4), status: word(5), detail: word(6) }],
     }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    // What fails is printed; kept in a file it would be hundreds of kilobytes.
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_a_document_holds_the_page_is_whole(document in documents()) {

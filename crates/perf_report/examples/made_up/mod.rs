@@ -1,9 +1,13 @@
-//! Documents that are made up: of a gaming platform on a working day, of one that means harm, of 90 days with everything.
-//! Used by the example and by the tests.
-#![allow(dead_code)] // Each of its users needs some of it.
+//! Documents that are made up: of a gaming platform on a working day, of one that means harm, of 90 days with
+//! everything. Used by the example and by the tests.
+#![allow(dead_code, unused_imports)] // Each of its users needs some of it.
 
 use perf_report::document::*;
 use perf_report::{Document, Timestamp};
+
+mod odd;
+
+pub use odd::{hostile, large, HOSTILE};
 
 /// 2026-11-23 12:00 UTC.
 const NOW: i64 = 1_795_435_200;
@@ -63,7 +67,8 @@ const QUERIES: [(&str, &str, &str, f64, f64, &str, f64); 9] = [
         2.0,
     ),
     (
-        "SELECT user_id, COUNT(*) AS sessions FROM game_results GROUP BY user_id HAVING COUNT(*) > $1 ORDER BY sessions DESC",
+        "SELECT user_id, COUNT(*) AS sessions FROM game_results GROUP BY user_id HAVING \
+         COUNT(*) > $1 ORDER BY sessions DESC",
         "many_rows",
         "steady",
         12.2,
@@ -72,9 +77,9 @@ const QUERIES: [(&str, &str, &str, f64, f64, &str, f64); 9] = [
         -1.0,
     ),
     (
-        "SELECT metric_type, date_trunc($1, timestamp) AS bucket, avg(value) AS mean, max(value) AS peak, count(*) FILTER \
-         (WHERE value > $2) AS outliers FROM metrics_history WHERE metric_type = ANY ($3) AND timestamp >= $4 GROUP BY \
-         metric_type, bucket ORDER BY metric_type, bucket",
+        "SELECT metric_type, date_trunc($1, timestamp) AS bucket, avg(value) AS mean, max(value) AS peak, count(*) \
+         FILTER (WHERE value > $2) AS outliers FROM metrics_history WHERE metric_type = ANY ($3) AND timestamp >= $4 \
+         GROUP BY metric_type, bucket ORDER BY metric_type, bucket",
         "seq_scan",
         "rising",
         9.6,
@@ -83,8 +88,24 @@ const QUERIES: [(&str, &str, &str, f64, f64, &str, f64); 9] = [
         18.0,
     ),
     ("UPDATE users SET last_login = NOW() WHERE id = $1", "lock_wait", "falling", 4.1, 1.8, "login-service", -23.0),
-    ("SELECT score FROM risk_scores_history WHERE user_id = $1 ORDER BY calculated_at DESC LIMIT $2", "seq_scan", "new", 3.8, 12.5, "risk", 0.0),
-    ("INSERT INTO game_results (user_id, game, stake, result, created_at) VALUES ($1, $2, $3, $4, $5)", "io", "steady", 2.9, 0.42, "game-server", 1.0),
+    (
+        "SELECT score FROM risk_scores_history WHERE user_id = $1 ORDER BY calculated_at DESC LIMIT $2",
+        "seq_scan",
+        "new",
+        3.8,
+        12.5,
+        "risk",
+        0.0,
+    ),
+    (
+        "INSERT INTO game_results (user_id, game, stake, result, created_at) VALUES ($1, $2, $3, $4, $5)",
+        "io",
+        "steady",
+        2.9,
+        0.42,
+        "game-server",
+        1.0,
+    ),
     ("SELECT id, name FROM users WHERE last_login > $1", "seq_scan", "steady", 2.2, 57.0, "crm", 0.4),
     ("DELETE FROM error_logs WHERE created_at < $1", "many_rows", "falling", 1.1, 9100.0, "cron", -6.0),
 ];
@@ -206,8 +227,8 @@ fn recommendations() -> Vec<Recommendation> {
             priority: "high".into(),
             status: "recommended".into(),
             title: "Index alerts (status, severity, triggered_at)".into(),
-            reason: "The heaviest statement reads all of alerts and sorts 48,000 rows to disk for each page of the dashboard; \
-                     this index gives them in order."
+            reason: "The heaviest statement reads all of alerts and sorts 48,000 rows to disk for each page of the \
+                     dashboard; this index gives them in order."
                 .into(),
             relation: "public.alerts".into(),
             predicted_gain_pct: Some(28.6),
@@ -216,7 +237,9 @@ fn recommendations() -> Vec<Recommendation> {
             confidence: "high".into(),
             size_bytes: Some(41_943_040.0),
             write_cost_pct: Some(0.8),
-            sql: "CREATE INDEX CONCURRENTLY alerts_status_severity_triggered_at_idx\n    ON public.alerts (status, severity, triggered_at DESC);".into(),
+            sql: "CREATE INDEX CONCURRENTLY alerts_status_severity_triggered_at_idx\n    \
+                  ON public.alerts (status, severity, triggered_at DESC);"
+                .into(),
             undo_sql: "DROP INDEX CONCURRENTLY public.alerts_status_severity_triggered_at_idx;".into(),
             ..Recommendation::default()
         },
@@ -233,7 +256,9 @@ fn recommendations() -> Vec<Recommendation> {
             confidence: "high".into(),
             size_bytes: Some(224_395_264.0),
             write_cost_pct: Some(2.1),
-            sql: "CREATE INDEX CONCURRENTLY transactions_user_id_created_at_idx ON public.transactions (user_id, created_at);".into(),
+            sql: "CREATE INDEX CONCURRENTLY transactions_user_id_created_at_idx \
+                  ON public.transactions (user_id, created_at);"
+                .into(),
             undo_sql: "DROP INDEX CONCURRENTLY public.transactions_user_id_created_at_idx;".into(),
             ..Recommendation::default()
         },
@@ -243,15 +268,17 @@ fn recommendations() -> Vec<Recommendation> {
             priority: "medium".into(),
             status: "recommended".into(),
             title: "Read cohorts from mv_cohort_summary".into(),
-            reason: "The grouping of all game results takes 2.2 s and changes little within an hour. It changes the result: \
-                     counts are up to an hour old."
+            reason: "The grouping of all game results takes 2.2 s and changes little within an hour. It changes the \
+                     result: counts are up to an hour old."
                 .into(),
             relation: "public.game_results".into(),
             predicted_gain_pct: Some(11.8),
             policy_gain: "70-80 %".into(),
             basis: "what_if".into(),
             confidence: "medium".into(),
-            sql: "SELECT user_id, session_count\nFROM mv_cohort_summary\nWHERE session_count > $1\nORDER BY session_count DESC;".into(),
+            sql: "SELECT user_id, session_count\nFROM mv_cohort_summary\nWHERE session_count > $1\n\
+                  ORDER BY session_count DESC;"
+                .into(),
             ..Recommendation::default()
         },
         Recommendation {
@@ -260,7 +287,9 @@ fn recommendations() -> Vec<Recommendation> {
             priority: "low".into(),
             status: "recommended".into(),
             title: "Drop users_email_lower_idx".into(),
-            reason: "Nothing has read it for 41 days, on this server or its replicas; users_email_key answers the same.".into(),
+            reason: "Nothing has read it for 41 days, on this server or its replicas; users_email_key \
+                     answers the same."
+                .into(),
             relation: "public.users".into(),
             basis: "measured".into(),
             confidence: "medium".into(),
@@ -519,79 +548,4 @@ fn cost() -> Vec<CostItem> {
         item("read replicas", 2.0, "r6i.xlarge", 1000.0, 1000.0, "policy", "none is needed yet"),
         item("index storage", 0.26, "GiB", 0.0, 1.0, "measured", "of the indexes recommended above"),
     ]
-}
-
-/// Texts that mean harm.
-pub const HOSTILE: [&str; 7] = [
-    "</script></style><img src=x onerror=alert(1)>",
-    "'\"><svg/onload=alert(1)>",
-    "{{7*7}} {% raw %} <%= 1 %> ${1}",
-    "a|b\\|c `code` [x](javascript:alert(1)) *bold* <!-- -->",
-    "\u{202E}gnp.exe\u{2066}\u{200B}\0\u{1}\u{7F}\u{1B}[31m",
-    "]]> --> &lt;script&gt; &#60;",
-    "\n\n# heading\n- list\n| a | b |",
-];
-
-/// A document every text of which is hostile, and every number odd.
-pub fn hostile() -> Document {
-    let text = platform();
-    let json = serde_json::to_value(&text).unwrap_or_default();
-    let mut turn = 0;
-    let long = "<b>".repeat(33_000);
-    fn spoil(value: &mut serde_json::Value, key: &str, turn: &mut usize, long: &str) {
-        match value {
-            serde_json::Value::String(text) if !key.ends_with("at") && !["level", "from", "to"].contains(&key) => {
-                *turn += 1;
-                *text =
-                    if turn.is_multiple_of(11) { long.to_owned() } else { HOSTILE[*turn % HOSTILE.len()].to_owned() };
-            }
-            serde_json::Value::Array(all) => all.iter_mut().for_each(|v| spoil(v, key, turn, long)),
-            serde_json::Value::Object(all) => all.iter_mut().for_each(|(k, v)| spoil(v, k, turn, long)),
-            _ => {}
-        }
-    }
-    let mut json = json;
-    spoil(&mut json, "", &mut turn, &long);
-    let mut document: Document = serde_json::from_value(json).unwrap_or_default();
-    let odd = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -1.0, 1e308, -1e308, 5e-324, 0.0];
-    let mut number = 0;
-    let mut next = || {
-        number += 1;
-        Some(odd[number % odd.len()])
-    };
-    for s in document.load.iter_mut().chain(&mut document.latency) {
-        s.samples.iter_mut().for_each(|s| s.value = next());
-    }
-    for s in &mut document.statements {
-        (s.calls, s.share_pct, s.mean_ms, s.trend_pct, s.total_ms) = (next(), next(), next(), next(), next());
-    }
-    for c in &mut document.capacity {
-        c.forecast.iter_mut().for_each(|f| (f.low, f.mid, f.high) = (next(), next(), next()));
-        c.triggers.iter_mut().for_each(|t| (t.value, t.crosses_at) = (next(), Some(Timestamp(i64::MAX))));
-        c.history.iter_mut().step_by(3).for_each(|s| s.at = Timestamp(i64::MIN));
-    }
-    document
-}
-
-/// 90 days of a sample every five minutes, with 50 statements.
-pub fn large() -> Document {
-    let mut document = platform();
-    let from = NOW - 90 * DAY;
-    document.period.from = Some(at(from));
-    for (i, s) in document.load.iter_mut().chain(&mut document.latency).enumerate() {
-        s.samples = samples(from, 300, i as u64, 0.8, |t| 90.0 * (1 + i % 3) as f64 * busy(t));
-    }
-    document.capacity = capacity(1000);
-    let few = document.statements.clone();
-    document.statements = (0..50)
-        .map(|i| {
-            let mut s = few[i % few.len()].clone();
-            s.query = format!("{} /* {i} */ {}", s.query, "AND x = $9 ".repeat(60));
-            s.history = samples(from, HOUR, i as u64, 0.8, busy);
-            s
-        })
-        .collect();
-    let one = document.recommendations.clone();
-    document.recommendations = (0..40).map(|i| one[i % one.len()].clone()).collect();
-    document
 }

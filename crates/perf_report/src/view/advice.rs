@@ -117,7 +117,7 @@ fn advice(recommendation: &Recommendation) -> Advice {
         gain_basis,
         reason: clean::line(&r.reason, clean::SENTENCE),
         facts,
-        sql: Sql::of(&r.sql),
-        undo: Sql::of(&r.undo_sql),
+        sql: Sql::of(&r.sql, clean::SQL),
+        undo: Sql::of(&r.undo_sql, clean::SQL),
     }
 }

@@ -1,6 +1,6 @@
-//! A document as it is told: sections with a sentence on top and blocks below, the same for every way of telling it. Built
-//! from a [`Document`] by the modules below, read by the renderers. Whatever came from outside is clean and bounded here
-//! already; escaping is left to the renderers, who know their language.
+//! A document as it is told: sections with a sentence on top and blocks below, the same for every way of telling it.
+//! Built from a [`Document`] by the modules below, read by the renderers. Whatever came from outside is clean and
+//! bounded here already; escaping is left to the renderers, who know their language.
 
 use crate::chart::Chart;
 use crate::clean::{self, Sql};
@@ -235,7 +235,7 @@ fn chip(word: &str) -> Cell {
 
 /// A cell with SQL to copy.
 fn sql(text: &str) -> Cell {
-    let sql = Sql::of(text);
+    let sql = Sql::of(text, clean::CELL_SQL);
     Cell { text: clean::line(text, clean::STATEMENT), kind: Kind::Sql(sql), note: String::new() }
 }
 
@@ -266,7 +266,7 @@ fn notice(level: Level, message: &str, action: &str, sql: &str) -> Notice {
         word,
         message: clean::line(message, clean::SENTENCE),
         action: clean::line(action, clean::SENTENCE),
-        sql: Sql::of(sql),
+        sql: Sql::of(sql, clean::SQL),
     }
 }
 

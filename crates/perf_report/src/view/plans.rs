@@ -86,7 +86,12 @@ pub(super) fn roadmap(document: &Document) -> Section {
     let applies = |t: &&&RoadmapTask| !matches!(t.status.as_str(), "not_needed" | "not_applicable");
     let done = |t: &&&RoadmapTask| t.status == "done";
     let mut blocks = Vec::new();
-    for (phase, tasks) in phases.iter_mut().take(20) {
+    // All phases together have the room of one table.
+    let mut room = super::ROWS;
+    for (phase, tasks) in phases.iter_mut() {
+        if room == 0 {
+            break;
+        }
         tasks.sort_by_key(|t| t.task_no);
         let first = tasks.first();
         let name = first.map_or_else(String::new, |t| clean::line(&t.phase_name, clean::NAME));
@@ -102,7 +107,7 @@ pub(super) fn roadmap(document: &Document) -> Section {
         caption.push_str(&format!(". {left} of {all} done"));
         let columns = ["Task", "Status", ">Expected gain", ">Measured gain", ">Hours", "Why+", "SQL+"];
         let mut table = Table::new(caption, &columns);
-        for task in tasks.iter() {
+        for task in tasks.iter().take(room) {
             let hours = match (finite(task.effort_hours_low), finite(task.effort_hours_high)) {
                 (Some(low), Some(high)) if low != high => format!("{}–{}", format::plain(low), format::plain(high)),
                 (Some(hours), _) | (None, Some(hours)) => format::plain(hours),
@@ -118,6 +123,8 @@ pub(super) fn roadmap(document: &Document) -> Section {
                 sql(&task.ddl),
             ]);
         }
+        table.left_out = tasks.len() - table.rows.len();
+        room -= table.rows.len();
         blocks.push(Block::Table(table));
     }
     let (done_count, all) =
