@@ -30,8 +30,6 @@ pub const DATABASE: &str = "database";
 pub const RELATION: &str = "relation";
 /// Of a standby, or of a replication slot.
 pub const REPLICA: &str = "replica";
-/// Of a policy of the result cache.
-pub const CACHE: &str = "cache";
 /// Of what an application does in the current database.
 pub const APPLICATION: &str = "application";
 
@@ -149,7 +147,7 @@ pub struct Measured {
     pub value: Option<f64>,
     /// Of the value.
     pub unit: &'static str,
-    /// cluster, database, relation, replica, cache or application.
+    /// cluster, database, relation, replica or application.
     pub scope: &'static str,
     /// Which one; empty for the whole server.
     pub object: String,
@@ -245,7 +243,7 @@ fn redis(sheet: &mut Sheet) {
         0..CACHE_GETS_MIN => Err("it was asked for less than 50 values in the last minute"),
         _ => Ok(100.0 * now.0.saturating_sub(before.0) as f64 / gets as f64),
     };
-    sheet.put("result_cache_hit", CACHE, "redis", rate);
+    sheet.put("result_cache_hit", DATABASE, "redis", rate);
 }
 
 /// Hit rate of the embedded cache in the last minutes: all of it, and by policy.
@@ -265,6 +263,6 @@ fn result_caches(sheet: &mut Sheet) {
     };
     sheet.put("result_cache_hit", DATABASE, &database, rate([gets, hits]));
     for one in asked {
-        sheet.put("result_cache_hit", CACHE, &one.name, rate(one.counts));
+        sheet.put("result_cache_hit", DATABASE, &one.name, rate(one.counts));
     }
 }
