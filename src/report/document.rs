@@ -29,7 +29,7 @@ pub struct Wish {
 }
 
 /// A part of the document. Its query gives one text, JSON with the names of the document's fields; $1: since, $2: the width
-/// of a point in time.
+/// of a point in time, $3: when activity begins.
 struct Part {
     name: &'static str,
     query: &'static std::ffi::CStr,
@@ -54,7 +54,7 @@ const PARTS: &[Part] = &[
     Part {
         name: "load",
         query: c"WITH trend AS MATERIALIZED (
-                     SELECT t.*, extract(epoch FROM $2)::float8 AS width_s FROM perf.slow_query_trend($2, $1) AS t
+                     SELECT t.*, extract(epoch FROM $2)::float8 AS width_s FROM perf.slow_query_trend($2, $3) AS t
                       WHERE t.bucket_at + $2 <= clock_timestamp()),
                  series (position, name, unit, samples) AS (
                      SELECT 1, 'statements', '1/s',
@@ -80,7 +80,7 @@ const PARTS: &[Part] = &[
     Part {
         name: "latency",
         query: c"WITH trend AS MATERIALIZED (
-                     SELECT * FROM perf.slow_query_trend($2, $1) AS t WHERE t.bucket_at + $2 <= clock_timestamp()),
+                     SELECT * FROM perf.slow_query_trend($2, $3) AS t WHERE t.bucket_at + $2 <= clock_timestamp()),
                  series AS (
                      SELECT v.name, v.position,
                             jsonb_agg(jsonb_build_object('at', t.bucket_at, 'value', CASE WHEN t.executions > 0 THEN v.value END)
@@ -96,7 +96,10 @@ const PARTS: &[Part] = &[
     },
     Part {
         name: "statements",
-        query: c"WITH activity AS MATERIALIZED (SELECT * FROM perf._statement_activity($1, false)),
+        query: c"WITH activity AS MATERIALIZED (
+                     SELECT * FROM perf._statement_activity($1, false)
+                      -- But for what perf_opt's own functions do.
+                      WHERE toplevel OR query !~ '\\m(perf|pg_catalog)\\.' OR query IS NULL),
                  summed AS (
                      SELECT queryid, min(query) AS query, string_agg(DISTINCT pg_get_userbyid(userid)::text, ', ') AS username,
                             sum(calls) AS calls, sum(failures) AS failures, sum(rows) AS rows, sum(total_ms) AS total_ms,
@@ -161,7 +164,7 @@ const PARTS: &[Part] = &[
                                 'model', min(model), 'history_days', max(history_days),
                                 'backtest_error_pct', max(backtest_error_pct),
                                 'backtest_coverage_pct', max(backtest_coverage_pct),
-                                'forecast', jsonb_agg(DISTINCT jsonb_build_object('label', 'in ' || horizon::text, 'at', horizon_at,
+                                'forecast', jsonb_agg(DISTINCT jsonb_build_object('label', 'in ' || regexp_replace(horizon::text, '\\mmon(s?)\\M', 'month\\1'), 'at', horizon_at,
                                     'low', projected_low, 'mid', projected, 'high', projected_high)),
                                 'triggers', coalesce(jsonb_agg(DISTINCT jsonb_build_object('name', trigger_name,
                                     'value', trigger_value, 'crosses_at', crosses_at, 'crosses_earliest_at', crosses_earliest_at,
@@ -271,13 +274,15 @@ pub fn fill(wish: &Wish) -> Document {
             sql: "shared_preload_libraries = 'perf_opt'".to_owned(),
         });
     }
-    let width_us = ((now - since.unwrap_or(now - OPEN_US)) / POINTS / MINUTE_US).max(1) * MINUTE_US;
     let from = since.unwrap_or(now - OPEN_US);
+    // Charts of load are of the time there is something of.
+    let first = first_activity(from).unwrap_or(from).max(from);
+    let width_us = ((now - first) / POINTS / MINUTE_US).max(1) * MINUTE_US;
     for part in PARTS.iter().filter(|part| memory::is_ready() || !part.captured) {
         let filled = executor::subtransaction(|| {
-            let since = TimestampWithTimeZone::try_from(from).ok();
+            let [since, first] = [from, first].map(|at| TimestampWithTimeZone::try_from(at).ok());
             let width = Interval::new(0, 0, width_us).ok();
-            let found = run_with(part.query, &[since.into(), width.into()], |row| row.get::<Text>(1));
+            let found = run_with(part.query, &[since.into(), width.into(), first.into()], |row| row.get::<Text>(1));
             Ok(found.1.into_iter().flatten().next().unwrap_or_default().0)
         });
         let outcome = match filled {
@@ -304,6 +309,17 @@ pub fn fill(wish: &Wish) -> Document {
         });
     }
     document
+}
+
+/// When the history of a time begins.
+fn first_activity(since: i64) -> Option<i64> {
+    let since = TimestampWithTimeZone::try_from(since).ok()?;
+    let found = run_with(
+        c"SELECT min(bucket_at) FROM perf.statement_history_visible WHERE collected_at >= $1",
+        &[since.into()],
+        |row| row.get::<TimestampWithTimeZone>(1),
+    );
+    found.1.into_iter().flatten().next().map(i64::from)
 }
 
 fn missing(part: &str, message: String) -> Warning {

@@ -1,6 +1,6 @@
 -- What Prometheus is told: families with their types, whatever their values are.
 SELECT substr(line, 8) AS family FROM regexp_split_to_table(perf.prometheus_metrics(), '\n') AS line
-WHERE line LIKE '# TYPE %' AND line !~ '_(application|relation|replica)_' AND line !~ '(cpu|memory|wal|buffer_cache|index)_'
+WHERE line LIKE '# TYPE %' AND line !~ '_(application|relation|replica)_' AND line !~ '(cpu|memory|wal|buffer_cache|index|transactions|result_cache)_'
 ORDER BY 1;
 SELECT count(*) FROM regexp_split_to_table(perf.prometheus_metrics(), '\n') AS line
 WHERE line !~ '^(# (HELP|TYPE) perf_opt_[a-z0-9_]+ .+|perf_opt_[a-z0-9_]+(\{([a-z]+="([^"\\]|\\.)*",?)+\})? [0-9.e+-]+|)$';
