@@ -7,7 +7,7 @@ ALTER FUNCTION perf.baseline_compare(text, text) SET search_path = pg_catalog, p
 ALTER FUNCTION perf.baseline_drop(text) SET search_path = pg_catalog, pg_temp;
 
 COMMENT ON FUNCTION perf.baseline_capture(text, text, timestamptz, interval) IS
-'Keeps what the statements of the current database did since a time, under a name, to be compared with later; returns its baseline_id bigint. The 5000 statements with most time are kept, for as long as keep says; at most 200 baselines. note: free text.
+'Keeps what the statements of the current database did since a time, under a name, to be compared with later; returns its baseline_id bigint. The history goes by perf_opt.collect_interval: what was done together with something later counts. The 5000 statements with most time are kept, for as long as keep says; at most 200 baselines. note: free text.
 Members of pg_monitor. Errors: 22004 for NULL as name, since or keep; 22023 for an empty name or one of more than 200 characters, since in the future or infinite, keep not positive or of more than ten years; 42710 for a name that is taken; 55000 without preloading, or when there are 200 baselines.';
 COMMENT ON FUNCTION perf.baseline_compare(text, text) IS
 'Statement by statement, what has changed between two baselines; after NULL: since the baseline before was captured. Columns: queryid bigint, query text, calls_before bigint, calls_after bigint, mean_ms_before, mean_ms_after, p95_ms_before, p95_ms_after, p99_ms_before, p99_ms_after double precision (ms; percentiles within 3.2 %), change_pct double precision (of the mean, in per cent of what it was), verdict text (faster | same | slower | new | gone). What matters most comes first: change of the mean times executions.

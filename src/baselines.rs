@@ -72,20 +72,23 @@ pub fn capture(name: &str, note: Option<&str>, since: TimestampWithTimeZone, kee
               pending AS MATERIALIZED (SELECT * FROM perf._pending_statements(false)),
               activity AS (
                   SELECT userid, queryid, query, calls, failures, total_ms, rows, shared_blks_hit, shared_blks_read,
-                         histogram, false AS is_pending
+                         histogram, true AS is_wanted, false AS is_pending
                     FROM perf.statement_history_visible WHERE collected_at >= $4 AND last_seen_at >= $4
                   UNION ALL
                   SELECT userid, queryid, query, calls, failures, total_ms, rows, shared_blks_hit, shared_blks_read,
-                         histogram, true
+                         histogram, last_seen_at >= $4, true
                     FROM pending),
               stored AS (
                   INSERT INTO perf.baseline_statement
                         (baseline_id, userid, queryid, query, calls, failures, total_ms, rows, shared_blks, histogram,
                          pending_calls, pending_ms, pending_histogram)
                   SELECT m.baseline_id, a.userid, a.queryid, coalesce(pg_catalog.min(a.query), ''),
-                         pg_catalog.sum(a.calls), pg_catalog.sum(a.failures), pg_catalog.sum(a.total_ms),
-                         pg_catalog.sum(a.rows), pg_catalog.sum(a.shared_blks_hit + a.shared_blks_read),
-                         coalesce(perf._histogram_merge(a.histogram), ''),
+                         coalesce(pg_catalog.sum(a.calls) FILTER (WHERE a.is_wanted), 0),
+                         coalesce(pg_catalog.sum(a.failures) FILTER (WHERE a.is_wanted), 0),
+                         coalesce(pg_catalog.sum(a.total_ms) FILTER (WHERE a.is_wanted), 0),
+                         coalesce(pg_catalog.sum(a.rows) FILTER (WHERE a.is_wanted), 0),
+                         coalesce(pg_catalog.sum(a.shared_blks_hit + a.shared_blks_read) FILTER (WHERE a.is_wanted), 0),
+                         coalesce(perf._histogram_merge(a.histogram) FILTER (WHERE a.is_wanted), ''),
                          coalesce(pg_catalog.sum(a.calls) FILTER (WHERE a.is_pending), 0),
                          coalesce(pg_catalog.sum(a.total_ms) FILTER (WHERE a.is_pending), 0),
                          coalesce(perf._histogram_merge(a.histogram) FILTER (WHERE a.is_pending), '')
@@ -192,7 +195,8 @@ fn kept(name: &str, part: Part) -> Statements {
     let mut statements = Statements::new();
     let query = match part {
         Part::All => {
-            c"SELECT queryid, query, calls, total_ms, histogram FROM perf.baseline_statement_visible WHERE name = $1"
+            c"SELECT queryid, query, calls, total_ms, histogram FROM perf.baseline_statement_visible
+               WHERE name = $1 AND calls > 0"
         }
         Part::Pending => {
             c"SELECT queryid, query, pending_calls, pending_ms, pending_histogram
@@ -213,10 +217,11 @@ fn done_since(history_at: TimestampWithTimeZone, pending: &Statements) -> Statem
         |row| add(&mut statements, row),
     );
     for (queryid, (_, earlier)) in pending {
-        if let Some((_, side)) = statements.get_mut(queryid) {
-            // A crash may have lost what was pending.
-            side.calls = side.calls.saturating_sub(earlier.calls);
-            side.total_ms = (side.total_ms - earlier.total_ms).max(0.0);
+        let Some((_, side)) = statements.get_mut(queryid) else { continue };
+        // A crash, or perf.reset(), may have thrown away what was pending.
+        if side.calls >= earlier.calls && side.total_ms >= earlier.total_ms && side.latency.includes(&earlier.latency) {
+            side.calls -= earlier.calls;
+            side.total_ms -= earlier.total_ms;
             side.latency.subtract(&earlier.latency);
         }
     }

@@ -257,7 +257,6 @@ pub fn on_end(memory: &Memory, frames: &Frames, rolled_back: bool) {
             keep(memory, current, writes, rolled_back);
         }
     }
-    applications::at_end();
     current.begun = false;
     current.kept = false;
     current.after_abort = rolled_back;

@@ -235,13 +235,11 @@ impl Applications {
 struct Mine {
     area: *mut Area,
     current: *mut Slot,
-    /// The number of `current`, and of whom it is: the setting's variable tells whether the name is still the same. It
-    /// points to another place after every change, because the server keeps the value from before a transaction until
-    /// that has ended, and [`at_end`] looks at each end; but for changes in files, whose time is here, too.
+    /// The number of `current`, and of whom it is. The name as the server shows it to others: always at the same place, which
+    /// follows the setting at once, however that changes. Behind its end are remains, which only make a name look new.
     number: usize,
     userid: u32,
-    name: *const c_char,
-    loaded_at: i64,
+    name: [u8; NAME],
     /// Changes of identity so far, and when each slot was turned to last.
     clock: u64,
     ticks: [u64; SLOTS],
@@ -252,8 +250,7 @@ static MINE: ProcessLocal<Mine> = ProcessLocal::new(Mine {
     current: core::ptr::null_mut(),
     number: 0,
     userid: 0,
-    name: core::ptr::null(),
-    loaded_at: 0,
+    name: [0; NAME],
     clock: 0,
     ticks: [0; SLOTS],
 });
@@ -283,7 +280,7 @@ pub fn detach(memory: &Memory) {
         empty(memory, mine.area);
         mine.area = core::ptr::null_mut();
         mine.current = core::ptr::null_mut();
-        mine.name = core::ptr::null();
+        mine.userid = 0;
     }
 }
 
@@ -325,16 +322,6 @@ pub fn count_transaction(memory: &Memory, statement_ns: u64, writes: bool, rolle
     }
 }
 
-/// A transaction ends: from now on the place of its application's name may be another's.
-#[inline(always)]
-pub fn at_end() {
-    let mine = mine();
-    // SAFETY: a plain read of a setting's variable.
-    if mine.name != unsafe { pg_sys::application_name } {
-        mine.name = core::ptr::null();
-    }
-}
-
 /// The number of the identity that a role's statements count under now: a slab's are kept apart by it.
 #[inline(always)]
 pub fn number(memory: &Memory, userid: u32) -> u64 {
@@ -348,9 +335,7 @@ impl Mine {
     /// Whether a role's statements count where the ones before did.
     #[inline(always)]
     fn is_still(&self, userid: u32) -> bool {
-        // SAFETY: plain reads of process globals.
-        let (name, loaded_at) = unsafe { (pg_sys::application_name, pg_sys::PgReloadTime) };
-        self.userid == userid && core::ptr::eq(self.name, name) && self.loaded_at == loaded_at
+        self.userid == userid && shown_name().is_some_and(|name| *name == self.name)
     }
 }
 
@@ -398,6 +383,14 @@ pub fn add(memory: &Memory, identity: &Identity, counters: &Counters, histogram:
 pub unsafe fn identity(memory: &Memory, backend: usize, number: usize) -> Identity {
     // SAFETY: there is an area for each slab; its backend writes identities only while it owns the slab.
     unsafe { (*memory.applications.areas.add(backend)).slots[number % SLOTS].identity }
+}
+
+/// What others see as this session's name; None in a process that shows nothing of itself.
+#[inline(always)]
+fn shown_name() -> Option<&'static [u8; NAME]> {
+    const { assert!(NAME == pg_sys::NAMEDATALEN as usize) };
+    // SAFETY: NULL or this process's entry, whose name has NAMEDATALEN bytes; only this process writes it.
+    unsafe { pg_sys::MyBEEntry.as_ref().and_then(|entry| entry.st_appname.cast::<[u8; NAME]>().as_ref()) }
 }
 
 #[inline(always)]
@@ -452,8 +445,9 @@ fn turn_to(memory: &Memory, userid: Option<u32>) -> Option<&'static Slot> {
     mine.number = index;
     if userid.is_some() {
         mine.userid = identity.userid;
-        // SAFETY: plain reads of process globals.
-        (mine.name, mine.loaded_at) = unsafe { (pg_sys::application_name, pg_sys::PgReloadTime) };
+        if let Some(name) = shown_name() {
+            mine.name = *name;
+        }
     }
     Some(slot)
 }

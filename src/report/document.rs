@@ -4,9 +4,11 @@
 use perf_report::document::{Comparison, Document, Level, Period, Server, Warning};
 use perf_report::Timestamp;
 use pgrx::datum::{Interval, TimestampWithTimeZone};
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::{PgLogLevel, PgSqlErrorCode};
 use serde::de::DeserializeOwned;
 
-use crate::act::executor;
+use crate::act::executor::{self, Failure};
 use crate::memory;
 use crate::pg::background;
 use crate::pg::query::{run_with, text};
@@ -54,8 +56,9 @@ const PARTS: &[Part] = &[
     Part {
         name: "load",
         query: c"WITH trend AS MATERIALIZED (
-                     SELECT t.*, extract(epoch FROM $2)::float8 AS width_s FROM perf.slow_query_trend($2, $3) AS t
-                      WHERE t.bucket_at + $2 <= clock_timestamp()),
+                     -- The last one is not over.
+                     SELECT t.*, greatest(extract(epoch FROM least($2, clock_timestamp() - t.bucket_at)), 1)::float8 AS width_s
+                       FROM perf.slow_query_trend($2, $3) AS t),
                  series (position, name, unit, samples) AS (
                      SELECT 1, 'statements', '1/s',
                             jsonb_agg(jsonb_build_object('at', bucket_at, 'value', executions / width_s) ORDER BY bucket_at)
@@ -80,7 +83,7 @@ const PARTS: &[Part] = &[
     Part {
         name: "latency",
         query: c"WITH trend AS MATERIALIZED (
-                     SELECT * FROM perf.slow_query_trend($2, $3) AS t WHERE t.bucket_at + $2 <= clock_timestamp()),
+                     SELECT * FROM perf.slow_query_trend($2, $3) AS t),
                  series AS (
                      SELECT v.name, v.position,
                             jsonb_agg(jsonb_build_object('at', t.bucket_at, 'value', CASE WHEN t.executions > 0 THEN v.value END)
@@ -287,7 +290,7 @@ pub fn fill(wish: &Wish) -> Document {
         });
         let outcome = match filled {
             Ok(json) => (part.fill)(&mut document, &json).map_err(|error| error.to_string()),
-            Err(failure) => Err(failure.message),
+            Err(failure) => Err(unless_ended(failure)),
         };
         if let Err(message) = outcome {
             document.warnings.push(missing(part.name, message));
@@ -322,6 +325,15 @@ fn first_activity(since: i64) -> Option<i64> {
     found.1.into_iter().flatten().next().map(i64::from)
 }
 
+/// What a failure says, unless somebody wants the whole report ended: that is raised again.
+fn unless_ended(failure: Failure) -> String {
+    if failure.sqlstate == executor::QUERY_CANCELED {
+        ErrorReport::new(PgSqlErrorCode::ERRCODE_QUERY_CANCELED, failure.message, "perf_opt").report(PgLogLevel::ERROR);
+        unreachable!("an ERROR does not return");
+    }
+    failure.message
+}
+
 fn missing(part: &str, message: String) -> Warning {
     Warning {
         level: Level::Warning,
@@ -334,6 +346,6 @@ fn missing(part: &str, message: String) -> Warning {
 /// The one text that a query gives.
 fn one_text(query: &'static std::ffi::CStr, arguments: &[pgrx::datum::DatumWithOid]) -> Result<String, String> {
     let found = executor::subtransaction(|| Ok(run_with(query, arguments, |row| row.get::<Text>(1)).1));
-    let found = found.map_err(|failure| failure.message)?;
+    let found = found.map_err(unless_ended)?;
     found.into_iter().flatten().next().map(|text| text.0).ok_or_else(|| "nothing was found".to_owned())
 }

@@ -228,6 +228,24 @@ class Applications(TransactionsTest):
         for number, name in enumerate(names):
             self.assert_counts(name, *((200, 180) if number < 2 else (80, 60)))
 
+    def test_names_of_one_transaction(self) -> None:
+        """The server gives the same place to name after name."""
+        session = self.named("outside")
+        names = [f"inside {number}" for number in range(4)]
+        for number in range(80):
+            session.query(f"BEGIN; SET LOCAL application_name = '{names[number % 4]}'; SELECT 1; SELECT 2; COMMIT")
+        session.query("BEGIN")
+        for _ in range(3):
+            session.query("SELECT set_config('application_name', 'first', true), set_config('application_name', 'other', true)")
+            session.query("SELECT 1")
+        session.query("COMMIT")
+        for _ in range(10):
+            session.query("SELECT 1")
+        for name in names:
+            self.assertGreaterEqual(self.application(name)["statements"], 40)
+        self.assertIn(self.application("other")["statements"], (6, 7))
+        self.assertGreaterEqual(self.application("outside")["statements"], 10)
+
     def test_names_changed_within_a_statement(self) -> None:
         session = self.named("shop")
         for number in range(20):

@@ -164,6 +164,11 @@ impl Histogram {
         }
     }
 
+    /// Whether it can have come from `earlier` by adding to it.
+    pub fn includes(&self, earlier: &Histogram) -> bool {
+        self.counts.iter().zip(&earlier.counts).all(|(mine, theirs)| mine >= theirs)
+    }
+
     /// Number of executions.
     pub fn total(&self) -> u64 {
         self.octave_sums(Octaves::ALL).iter().sum()

@@ -157,7 +157,16 @@ impl<'a> Exposition<'a> {
         family.mut_metric().push(metric);
     }
 
+    /// Of two objects of one name the larger value is told: twice the same labels are an error there.
     fn gauge(&mut self, name: &str, help: &str, labels: &[(&str, &str)], value: f64) {
+        let pairs: Vec<LabelPair> = labels.iter().map(|(name, value)| label(name, value)).collect();
+        let same = |metric: &&mut Metric| metric.get_label() == pairs;
+        let known = self.families.get_mut(name).and_then(|family| family.mut_metric().iter_mut().find(same));
+        if let Some(known) = known {
+            let mut gauge = Gauge::default();
+            gauge.set_value(known.get_gauge().get_value().max(value));
+            return known.set_gauge(gauge);
+        }
         self.put(name, help, MetricType::GAUGE, labels, |metric| {
             let mut gauge = Gauge::default();
             gauge.set_value(value);
@@ -321,7 +330,14 @@ pub fn rules(thresholds: &[Threshold]) -> String {
 
 /// Labels and annotations are templates: braces of a user's text must not be.
 fn escape_template(text: &str) -> String {
-    text.replace("{{", "{ {")
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character == '{' && escaped.ends_with('{') {
+            escaped.push(' ');
+        }
+        escaped.push(character);
+    }
+    escaped
 }
 
 /// p99_latency as PerfOptP99Latency; what is neither letter nor digit separates words.
@@ -387,6 +403,24 @@ mod tests {
     }
 
     #[test]
+    fn objects_of_one_name_are_told_once() {
+        let mut exposition = Exposition::new("shop");
+        for lag in [3.0, 7.0, 5.0] {
+            exposition.add(&sample("replication_lag", lag, "replica", "walreceiver"));
+        }
+        let text = exposition.text();
+        let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        assert_eq!(lines, [r#"perf_opt_replica_lag_seconds{replica="walreceiver"} 7"#]);
+    }
+
+    #[test]
+    fn no_braces_make_a_template() {
+        for text in ["{{", "{{{", "{{{{ $x }}", "a {{b}} {{{c}}}"] {
+            assert!(!escape_template(text).contains("{{"), "{text}");
+        }
+    }
+
+    #[test]
     fn empty_statements() {
         let mut exposition = Exposition::new("shop");
         exposition.add_statements(&Statements::default());
@@ -438,7 +472,8 @@ mod tests {
             let mut exposition = Exposition::new("d\"b");
             objects.iter().for_each(|object| exposition.add(&sample("replication_lag", 1.0, "replica", object)));
             let text = exposition.text();
-            prop_assert_eq!(text.split('\n').filter(|line| line.starts_with("perf_opt_")).count(), objects.len());
+            let distinct: std::collections::BTreeSet<_> = objects.iter().map(|object| label("replica", object).value().to_owned()).collect();
+            prop_assert_eq!(text.split('\n').filter(|line| line.starts_with("perf_opt_")).count(), distinct.len());
         }
     }
 }

@@ -25,6 +25,14 @@ SELECT perf._normalize(substring(query FROM 'regress_baseline_\w')) AS statement
        CASE WHEN verdict = 'faster' THEN change_pct BETWEEN -80 AND -40 END AS by_two_thirds, verdict
 FROM perf.baseline_compare('regress before') WHERE query ~ 'regress_(work|baseline_c)' AND query !~* 'baseline_compare' ORDER BY 1;
 
+-- What was pending is not taken off from what came after a reset.
+SELECT perf.baseline_capture('regress reset') > 0 AS captured;
+SELECT perf.reset() >= 0 AS reset;
+CALL regress_runs(25);
+SELECT verdict, calls_after, mean_ms_after > 24 AS all_of_it
+FROM perf.baseline_compare('regress reset') WHERE query ~ 'regress_baseline_a';
+SELECT perf.baseline_drop('regress reset');
+
 -- Against another baseline, and the other way round.
 SELECT perf.baseline_capture('regress after', since => (SELECT captured_at FROM perf.baselines WHERE name = 'regress before')) > 0 AS captured;
 SELECT verdict FROM perf.baseline_compare('regress before', 'regress before') WHERE query ~ 'baseline_a';
