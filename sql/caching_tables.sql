@@ -38,7 +38,9 @@ CREATE TABLE perf.cache_shadow_result (
     PRIMARY KEY (strategy, size_bytes, ttl_s)
 ) WITH (fillfactor = 50);
 
-GRANT SELECT ON perf.cache_candidate, perf.cache_shadow_switch, perf.cache_shadow_result TO PUBLIC;
+-- They name statements of everybody.
+REVOKE ALL ON perf.cache_candidate FROM PUBLIC;
+GRANT SELECT ON perf.cache_shadow_switch, perf.cache_shadow_result TO pg_read_all_stats;
 
 CREATE FUNCTION perf.cache_shadow_results(name text DEFAULT NULL)
 RETURNS TABLE (strategy text, switched_on boolean, size_bytes bigint, ttl interval, gets bigint, hits bigint,
@@ -62,4 +64,4 @@ COMMENT ON TABLE perf.cache_shadow_result IS 'Internal: what shadows have counte
 COMMENT ON FUNCTION perf.cache_shadow_results(text) IS
 'What caches of several sizes and times to live would have done for strategies that are or were shadowed (perf.cache_shadow); name: of one strategy, NULL: of all.
 Rows: strategy text, switched_on boolean, size_bytes bigint (values that the cache holds, by the planner''s width of a row), ttl interval (NULL: entries live until a write or the size takes them), gets bigint, hits bigint, hit_pct double precision (NULL: no gets yet), entries bigint and entries_bytes bigint (now), evicted, expired, invalidated bigint (entries lost to the size, to their age, to writes), sampled_pct double precision (share of the keys that are looked at; counts are scaled), note text (what the numbers leave out), measured_at timestamptz.
-As fresh as the last run of the collector (perf_opt.collect_interval). Survives restarts, which empty the shadow''s caches, not its counts';
+For members of pg_read_all_stats; error 42501 for others. As fresh as the last run of the collector (perf_opt.collect_interval). Survives restarts, which empty the shadow''s caches, not its counts';

@@ -130,7 +130,7 @@ const PARTS: &[Part] = &[
         name: "recommendations",
         query: c"WITH advice AS (
                      SELECT 1 AS part, id, 'index' AS kind, priority, status,
-                            initcap(action) || ' ' || relation || ' (' || array_to_string(columns, ', ') || ')' AS title, reason,
+                            initcap(action) || ' index on ' || relation || ' (' || array_to_string(columns, ', ') || ')' AS title, reason,
                             relation, benefit_pct AS predicted_gain_pct, policy_gain, basis, confidence, size_bytes,
                             write_cost_pct, ddl AS sql, undo_ddl AS undo_sql
                        FROM perf.index_recommendations(time_budget_ms => 500)

@@ -22,6 +22,7 @@ from tests.demo.server import DemoError, Server  # noqa: E402
 from tests.e2e.cluster import Cluster, HarnessError, handle_signals  # noqa: E402
 
 STATE = REPOSITORY / "target" / "demo" / "state.json"
+REPORT = STATE.parent / "report.html"
 DATABASE = "platform"
 # A small dedicated server. JIT is off because not every installation has it, and results should compare.
 SETTINGS = {
@@ -77,7 +78,7 @@ def run(pg_root: Path, scale: float, seconds: float, clients: int) -> int:
         say(f"Running {len(runner.manifest())} scripts with {clients} clients for {seconds:.0f} s ...")
         result = runner.run_workload(server, seconds, clients, progress=lambda line: say(f"  {line}"))
         say(f"  {result.executions:,} scripts run, {result.per_second:.0f} a second; {result.failed} planted failures")
-        failed = answers(server, since)
+        failed = answers(server, since) | report(server)
     except BaseException:
         cluster.destroy()
         STATE.unlink(missing_ok=True)
@@ -104,6 +105,18 @@ def answers(server: Server, since: str) -> int:
         for line in lines:
             say(line)
     return failed
+
+
+def report(server: Server) -> int:
+    """Writes the page that says all of it."""
+    try:
+        REPORT.write_text(server.scalar("SELECT perf.report('html')"), encoding="utf-8")
+    except DemoError as problem:
+        say(f"FAILED: the report: {problem}")
+        return 1
+    say("")
+    say(f"All of it as a page: {REPORT}")
+    return 0
 
 
 def stop() -> None:

@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::pg::ident;
 use crate::pg::statement_shape::{Command, Shape};
 use crate::pg::text::Text;
-use crate::pg::{background, catalog};
+use crate::pg::{background, catalog, privilege};
 use crate::workload::shapes::Shapes;
 
 /// A captured statement of clients, of all roles that send it.
@@ -292,7 +292,9 @@ fn summaries() -> Result<HashMap<u64, Summary>, Error> {
     if background::in_recovery() {
         return Ok(HashMap::new());
     }
-    let found = catalog::rows(
+    // Of everybody's statements; whose rows are told is decided by whose statements they are.
+    let read = || {
+        catalog::rows(
         "SELECT queryid, window_s, reads, unknown_reads, total_ms, mean_bytes, keys, key_reads FROM perf.cache_candidate",
         &[],
         |row| {
@@ -314,12 +316,14 @@ fn summaries() -> Result<HashMap<u64, Summary>, Error> {
             )))
         },
     )
-    .map_err(failed)?;
+    .map_err(failed)
+    };
+    let found = privilege::as_owner(c"cache_candidate", read)?;
     Ok(found.into_iter().collect())
 }
 
 fn shadows() -> Result<ByName<Vec<Cell>>, Error> {
-    let found =
+    let read = || {
         catalog::rows("SELECT strategy, size_bytes, ttl_s, gets, hits FROM perf.cache_shadow_result", &[], |row| {
             let number = |n| Ok::<f64, pgrx::spi::Error>(row.get::<f64>(n)?.unwrap_or(0.0));
             let cell = Cell {
@@ -330,7 +334,9 @@ fn shadows() -> Result<ByName<Vec<Cell>>, Error> {
             };
             Ok(Some((row.get::<Text>(1)?.unwrap_or_default().0, cell)))
         })
-        .map_err(failed)?;
+        .map_err(failed)
+    };
+    let found = privilege::as_owner(c"cache_shadow_result", read)?;
     let mut shadows: ByName<Vec<Cell>> = HashMap::new();
     for (name, cell) in found {
         shadows.entry(name).or_default().push(cell);

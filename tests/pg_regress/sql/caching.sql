@@ -46,4 +46,5 @@ SELECT count(*) FROM perf.caching_strategies(true) WHERE source <> 'workload';
 SELECT perf.cache_shadow('mine');
 INSERT INTO perf.cache_shadow_switch (strategy, queryids, sizes, ttls_s) VALUES ('x', '{}', '{}', '{}');
 SELECT count(*) >= 0 FROM perf.cache_shadow_results();
+SELECT count(*) FROM perf.cache_candidate;
 ROLLBACK;
