@@ -198,8 +198,7 @@ class Caching(ClusterTest):
         row = self.of_text("sum(total)")
         self.assertAlmostEqual(row["measured_hit_pct"], 100 * hits / gets)
         # A restart keeps the counts.
-        self.cluster.stop()
-        self.cluster.start()
+        self.cluster.restart()
         self.wait_until(lambda: self.results(name)[-1]["entries"] == 0, 20, "the shadow to be there again")
         with self.cluster.connect(self.db) as session:
             session.execute(BY_USER, (1,))
