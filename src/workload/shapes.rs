@@ -10,8 +10,10 @@ use pgrx::pg_sys;
 use crate::error::Error;
 use crate::memory;
 use crate::memory::samples::{self, Sample};
+use crate::memory::statements::Key;
 use crate::memory::survey::{self, Snapshot};
 use crate::pg::names::current_database;
+use crate::pg::query::select_with;
 use crate::pg::role;
 use crate::pg::statement_shape::{self, Shape, Source, Unclear};
 
@@ -19,7 +21,9 @@ use crate::pg::statement_shape::{self, Shape, Source, Unclear};
 const STATEMENTS_MAX: usize = 2_000;
 /// Samples tried where the normalised text is no SQL any more, at most.
 const SAMPLES_MAX: usize = 2;
-/// Where names are looked up that were sent with a search path that was not kept: the server's default.
+/// Search paths that a role's statements were sampled with that are tried for another one, at most.
+const PATHS_MAX: usize = 3;
+/// The server's default search path.
 const USUAL_PATH: &str = "\"$user\", public";
 /// Never wait longer for a lock that somebody else holds.
 const LOCK_TIMEOUT_MS: u32 = 20;
@@ -187,16 +191,15 @@ pub fn read() -> Result<Shapes, Error> {
 }
 
 /// What some captured statements of the current database touch, by queryid and whether a client sent them; `None` for one
-/// that was not understood. One that is not kept is left out. For a process that may become any role.
-pub fn of_statements(wanted: &HashSet<(u64, bool)>) -> HashMap<(u64, bool), Option<Shape>> {
+/// that was not understood, or never as `fits` wants it. One that is not kept is left out. For a process that may become
+/// any role.
+pub fn of_statements(
+    wanted: &HashSet<(u64, bool)>,
+    fits: impl Fn((u64, bool), &Shape) -> bool,
+) -> HashMap<(u64, bool), Option<Shape>> {
     let database = current_database();
     let kept: HashMap<_, _> = samples::of_database(database).into_iter().collect();
-    // Short executions are not sampled: what the same role sends has the same path most often. The path of this process says
-    // nothing of it.
-    let paths: HashMap<u32, String> = (kept.iter())
-        .filter_map(|(key, samples)| Some((key.userid, path_of(samples.first()?))))
-        .filter(|(_, path)| !path.is_empty())
-        .collect();
+    let paths = Paths::read(database, &kept);
     let mut found = HashMap::new();
     for item in survey::snapshot(Some(database), true) {
         let id = (item.key.queryid, item.key.toplevel);
@@ -204,11 +207,69 @@ pub fn of_statements(wanted: &HashSet<(u64, bool)>) -> HashMap<(u64, bool), Opti
             continue;
         }
         let text = item.text.as_ref().map(|text| text.to_utf8()).unwrap_or_default();
-        let usual = paths.get(&item.key.userid).map_or(USUAL_PATH, String::as_str);
-        let shape = shape_of(&item, &text, kept.get(&item.key).map_or(&[], Vec::as_slice), Some(usual));
-        found.insert(id, shape.ok());
+        let kept = kept.get(&item.key).map_or(&[][..], Vec::as_slice);
+        let shape = if kept.is_empty() {
+            let of_path = |path: String| shape_of(&item, &text, kept, Some(&path)).ok();
+            paths.of(&item.key).into_iter().filter_map(of_path).find(|shape| fits(id, shape))
+        } else {
+            shape_of(&item, &text, kept, None).ok().filter(|shape| fits(id, shape))
+        };
+        found.insert(id, shape);
     }
     found
+}
+
+/// Where to look names up that were sent with a search path that was not kept: short executions are not sampled, and the path
+/// of this process says nothing of it.
+struct Paths {
+    /// Of a role's statements, by whether a client sent them: the paths they were sampled with, the most frequent first.
+    sampled: HashMap<(u32, bool), Vec<String>>,
+    /// What is set for a role here, or for all (0); what counts first is first.
+    set: Vec<(u32, String)>,
+}
+
+impl Paths {
+    fn read(database: u32, kept: &HashMap<Key, Vec<Sample>>) -> Paths {
+        let mut counts: HashMap<(u32, bool), HashMap<String, usize>> = HashMap::new();
+        for (key, samples) in kept {
+            let of_role = counts.entry((key.userid, key.toplevel)).or_default();
+            for path in samples.iter().map(path_of).filter(|path| !path.is_empty()) {
+                *of_role.entry(path).or_default() += 1;
+            }
+        }
+        let by_count = |paths: HashMap<String, usize>| {
+            let mut paths: Vec<(String, usize)> = paths.into_iter().collect();
+            paths.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+            paths.into_iter().map(|(path, _)| path).collect()
+        };
+        let sampled = counts.into_iter().map(|(of, paths)| (of, by_count(paths))).collect();
+        let set = select_with(
+            c"SELECT s.setrole, pg_catalog.substr(c.setting, 13)
+                FROM pg_catalog.pg_db_role_setting s CROSS JOIN LATERAL pg_catalog.unnest(s.setconfig) AS c (setting)
+               WHERE s.setdatabase OPERATOR(pg_catalog.=) ANY (ARRAY[0, $1]::pg_catalog.oid[])
+                 AND pg_catalog.starts_with(c.setting, 'search_path=')
+               ORDER BY s.setrole OPERATOR(pg_catalog.=) 0::pg_catalog.oid, s.setdatabase OPERATOR(pg_catalog.=) 0::pg_catalog.oid",
+            &[pg_sys::Oid::from(database).into()],
+            |row| Some((row.get::<pg_sys::Oid>(1)?.to_u32(), row.string(2))),
+        );
+        Paths { sampled, set }
+    }
+
+    /// Those that a statement may have had, the likeliest first. What functions send may have had the path of their client,
+    /// but what a client sends never has that of a function.
+    fn of(&self, key: &Key) -> Vec<String> {
+        let sampled =
+            |toplevel| self.sampled.get(&(key.userid, toplevel)).into_iter().flatten().take(PATHS_MAX).cloned();
+        let set = self.set.iter().find(|(role, _)| *role == key.userid || *role == 0).map(|(_, path)| path.clone());
+        let mut paths: Vec<String> = Vec::new();
+        let nested = (!key.toplevel).then(|| sampled(false)).into_iter().flatten();
+        for path in nested.chain(sampled(true)).chain(set).chain([USUAL_PATH.to_owned()]) {
+            if !paths.contains(&path) {
+                paths.push(path);
+            }
+        }
+        paths
+    }
 }
 
 fn path_of(sample: &Sample) -> String {

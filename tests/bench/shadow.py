@@ -23,6 +23,8 @@ STATEMENTS = 60_000
 WRITE_SHARE = 0.05
 SIZES = (100_000, 400_000, 1_600_000, 16_000_000)
 TTLS_S = (0.5, 2.0, None)
+# Each row has the time of its statement with it.
+TIME_BYTES = 8
 # More keys than a shadow keeps: some of them are sampled.
 KEYS = {0.6: 20_000, 0.8: 4_000, 1.0: 20_000, 1.2: 20_000}
 
@@ -42,16 +44,17 @@ class RealCache:
 
     def __init__(self, size: int, ttl_s: float | None) -> None:
         self.size, self.ttl_s, self.used, self.hits = size, ttl_s, 0, 0
-        self.values: OrderedDict[int, tuple[str, float]] = OrderedDict()
+        # Bytes of each.
+        self.values: OrderedDict[int, int] = OrderedDict()
         self.ages: OrderedDict[int, float] = OrderedDict()
 
     def drop(self, key: int) -> None:
         """Takes a value out, if it is there."""
         if key in self.values:
-            self.used -= len(self.values.pop(key)[0])
+            self.used -= self.values.pop(key)
             del self.ages[key]
 
-    def read(self, at: float, key: int, value: str) -> None:
+    def read(self, at: float, key: int, size: int) -> None:
         """Looks a key up, and puts the value that was computed where it was not there."""
         while self.ttl_s is not None and self.ages:
             oldest = next(iter(self.ages))
@@ -62,11 +65,11 @@ class RealCache:
             self.hits += 1
             self.values.move_to_end(key)
             return
-        while self.values and self.used + len(value) > self.size:
+        while self.values and self.used + size > self.size:
             self.drop(next(iter(self.values)))
-        self.values[key] = (value, at)
+        self.values[key] = size
         self.ages[key] = at
-        self.used += len(value)
+        self.used += size
 
 
 def run_case(pg_root: Path, exponent: float) -> list[dict[str, Any]]:
@@ -80,8 +83,8 @@ def run_case(pg_root: Path, exponent: float) -> list[dict[str, Any]]:
         cluster.sql("ALTER TABLE kv ADD PRIMARY KEY (k)")
         cluster.sql("ANALYZE kv")
         # The clock is in the rows, so that the real caches know when each statement ran.
-        read = "SELECT v, extract(epoch FROM statement_timestamp()) AS at FROM kv WHERE k = {}"
-        write = "UPDATE kv SET v = v WHERE k = {} RETURNING 'w', extract(epoch FROM statement_timestamp())"
+        read = "SELECT v, extract(epoch FROM statement_timestamp())::float8 AS at FROM kv WHERE k = {}"
+        write = "UPDATE kv SET v = v WHERE k = {} RETURNING 'w', extract(epoch FROM statement_timestamp())::float8"
         cluster.sql("INSERT INTO perf.cache_policy (cache_name, key_template, ttl, source_tables, query_pattern)"
                     " VALUES ('kv', 'kv:{k}', '1 h', '{kv}', 'SELECT v, extract(%')")
         cluster.sql(read.format(-1))
@@ -111,12 +114,13 @@ def run_case(pg_root: Path, exponent: float) -> list[dict[str, Any]]:
         wait_until(settled, 40, "the shadow to have read everything")
         found = []
         for row in shadow():
+            assert row["note"] is None, row["note"]
             real = RealCache(row["size_bytes"], row["ttl_s"])
             for (writes, key), (value, at) in zip(trace, lines):
                 if writes:
                     real.drop(key)
                 else:
-                    real.read(float(at), key, value)
+                    real.read(float(at), key, len(value) + TIME_BYTES)
             found.append({"exponent": exponent, "keys": keys, "size_bytes": row["size_bytes"], "ttl_s": row["ttl_s"],
                           "shadow_pct": row["hit_pct"], "real_pct": 100 * real.hits / reads, "sampled_pct": row["sampled_pct"],
                           "statements_per_s": STATEMENTS / took})

@@ -90,7 +90,7 @@ fn look(limit_ms: i32) -> Result<i64, String> {
             state.changes = Some(changes);
         }
         let events = drain(state, reads, dbid);
-        learn(state, limit_ms, &events)?;
+        learn(state, reads, dbid, limit_ms, &events)?;
         count(state, &events);
         Ok(if state.active.is_empty() { PAUSE_US } else { PAUSE_SHADOWED_US })
     })
@@ -125,7 +125,7 @@ fn drain(state: &mut State, reads: &Reads, dbid: u32) -> Vec<Event> {
 }
 
 /// Looks at the texts of statements that write and were not known.
-fn learn(state: &mut State, limit_ms: i32, events: &[Event]) -> Result<(), String> {
+fn learn(state: &mut State, reads: &Reads, dbid: u32, limit_ms: i32, events: &[Event]) -> Result<(), String> {
     let is_new = |event: &&Event| {
         let id = (event.queryid, event.has(reads::TOPLEVEL));
         event.has(reads::WRITE) && !event.has(reads::BY_LOCK) && !state.writers.contains_key(&id)
@@ -135,8 +135,15 @@ fn learn(state: &mut State, limit_ms: i32, events: &[Event]) -> Result<(), Strin
     if wanted.is_empty() {
         return Ok(());
     }
+    // Names mean what they meant where the statement wrote what it did.
+    let fits = |id: (u64, bool), shape: &Shape| {
+        let root_of = |place: &usize| reads.root_of(dbid, shape.tables.get(*place)?.to_u32());
+        let written: Vec<u32> = shape.writes.iter().filter_map(root_of).collect();
+        let is_of = |event: &&Event| (event.queryid, event.has(reads::TOPLEVEL)) == id && event.has(reads::WRITE);
+        events.iter().filter(is_of).all(|event| written.contains(&event.relation))
+    };
     let found = background::transaction(limit_ms, || {
-        let shapes = shapes::of_statements(&wanted);
+        let shapes = shapes::of_statements(&wanted, fits);
         let tables = shapes.values().flatten().flat_map(|shape| shape.tables.iter().copied()).collect();
         Ok((shapes, Roots::read(tables)?))
     });
@@ -299,7 +306,7 @@ fn load(state: &mut State, reads: &Reads, dbid: u32) -> Result<(), Error> {
     );
     let wanted: HashSet<(u64, bool)> =
         switches.iter().flat_map(|switch| &switch.queryids).map(|queryid| (*queryid as u64, true)).collect();
-    let shapes = if wanted.is_empty() { HashMap::new() } else { shapes::of_statements(&wanted) };
+    let shapes = if wanted.is_empty() { HashMap::new() } else { shapes::of_statements(&wanted, |_, _| true) };
     let tables = shapes.values().flatten().flat_map(|shape| shape.tables.iter().copied()).collect();
     let roots = Roots::read(tables)?;
     let mut before = std::mem::take(&mut state.active);
