@@ -30,6 +30,8 @@ CREATE TABLE perf.cache_outbox (
 );
 -- The one who reads it goes by the transactions that it has not seen, so that dead rows of others are never met again.
 CREATE INDEX cache_outbox_xid_idx ON perf.cache_outbox (xid);
+-- A publication of all tables publishes this one too, and the server removes no row that it cannot name there.
+ALTER TABLE perf.cache_outbox REPLICA IDENTITY FULL;
 
 -- What Redis has still to be told, in order: one batch a row.
 CREATE TABLE perf.cache_redis_queue (
@@ -126,7 +128,7 @@ perf_cache_watch_insert, _update, _delete and _truncate, on the relation and on 
 session_replication_role says; the server fires no statement triggers where logical replication applies changes. Partitions
 that come later are watched within a minute; until then, rows that are written to them directly, not through the parent, are
 not seen.
-Errors: 22023 for bad arguments, 42P01 when the relation is gone, 0A000 for relations that cannot be watched, 42703 for a
+Errors: 22023 for bad arguments, 42704 when the relation is gone, 0A000 for relations that cannot be watched, 42703 for a
 placeholder without a column, 42501 without the right, 55000 when perf_opt is not preloaded.';
 COMMENT ON FUNCTION perf.cache_unwatch(text, regclass) IS
 'Ends the watch of a relation for an event; true when there was one. The triggers go with the last watch of the relation.

@@ -105,6 +105,54 @@ class Writes(CacheTest):
         # What a beginning includes is not named as well.
         self.assertEqual((found["keys"], found["prefixes"]), (set(), {"day:", "note:"}))
 
+    def test_numbers_are_the_same_text_in_every_session(self) -> None:
+        self.sql("CREATE TABLE sums (f float8, i interval, b bytea)")
+        self.watch("summed", "sums", keys=("f:{f}", "i:{i}", "b:{b}"))
+        listener = self.listener()
+        with self.cluster.connect(dbname=self.database) as session:
+            session.query("SET extra_float_digits = 0; SET IntervalStyle = 'iso_8601'; SET bytea_output = 'escape'")
+            session.query("INSERT INTO sums VALUES (0.1::float8 + 0.2::float8, '90 min', 'a')")
+        self.assertEqual(listener.wait_for(3)["keys"], {"f:0.30000000000000004", "i:01:30:00", "b:\\x61"})
+
+    def test_published_tables(self) -> None:
+        """Where a publication has all tables, the server wants to name each row that is removed."""
+        self.watch()
+        listener = self.listener()
+        self.sql("CREATE PUBLICATION everything FOR ALL TABLES")
+        self.sql("INSERT INTO payments VALUES (1, 51)")
+        self.assertEqual(listener.wait_for(1)["keys"], {"cache:risk:user:51"})
+
+    def test_a_failing_batch_is_reported(self) -> None:
+        self.watch()
+        listener = self.listener()
+        self.sql("ALTER TABLE perf.cache_outbox REPLICA IDENTITY NOTHING; CREATE PUBLICATION everything FOR ALL TABLES")
+        self.sql("ALTER TABLE payments REPLICA IDENTITY FULL; INSERT INTO payments VALUES (1, 52)")
+        status, detail = self.wait_until(lambda: (row := self.health("invalidator")) and row[0] == "error" and row, 20,
+                                         "health() to say so")
+        self.assertRegex(detail, "nothing has been invalidated for .* s: cannot delete from table")
+        self.sql("DROP PUBLICATION everything")
+        self.assertEqual(listener.wait_for(1)["keys"] | {"cache:risk:user:52"}, {"cache:risk:user:52"})
+        self.wait_until(lambda: self.health("invalidator")[0] == "ok", 20, "health() to say so")
+
+    def test_many_values_keep_nobody_waiting(self) -> None:
+        self.sql("CREATE TABLE bulk (id int)")
+        self.watch("bulk", "bulk", keys=tuple(f"cache:k{n}:{{id}}" for n in range(100)))
+        self.watch()
+        listener = self.listener()
+        self.sql("DO $$BEGIN FOR i IN 0..5 LOOP INSERT INTO bulk SELECT i * 500 + g FROM generate_series(1, 500) g; END LOOP; END$$")
+        self.sql("INSERT INTO bulk SELECT g FROM generate_series(100001, 100600) g")
+        self.sql("INSERT INTO payments VALUES (1, 71)")
+        told: set = set()
+
+        def heard() -> bool:
+            for notice in listener.heard():
+                told.update(notice["prefixes"], (key for key in notice["keys"] if key.startswith(("cache:k0:", "cache:risk"))))
+            return "cache:risk:user:71" in told
+
+        self.wait_until(heard, 60, "the change of another table")
+        # One by one as long as there are not too many at once; a statement that alone makes too many keys names none of them.
+        self.assertLessEqual({"cache:k0:1", "cache:k0:3000", "cache:k0:", "cache:k99:"}, told)
+
     def test_policies_are_followed(self) -> None:
         self.sql("SELECT perf.clear_policy()")
         self.sql("SELECT perf.cache_watch('paid', 'payments')")
@@ -187,6 +235,14 @@ class Writes(CacheTest):
         with self.cluster.connect(dbname=self.database) as session:
             session.query("COMMIT PREPARED 'watched'")
         self.assertEqual(listener.wait_for(1)["keys"], {"cache:risk:user:41"})
+
+    def test_cache_invalidate_cannot_be_prepared(self) -> None:
+        with self.cluster.connect(dbname=self.database) as session:
+            session.query("BEGIN")
+            session.query("SELECT perf.cache_invalidate(key => 'k')")
+            with self.assertRaises(SqlError) as refused:
+                session.query("PREPARE TRANSACTION 'asked'")
+            self.assertEqual(refused.exception.sqlstate, "0A000")
 
     def test_writers_need_no_right(self) -> None:
         self.watch()
