@@ -6,6 +6,7 @@ use perf_core::cache::template::{Filled, Template};
 
 use super::policies::{self, Policy};
 use super::{marks, statistics};
+use crate::collect::registry;
 use crate::error::Error;
 use crate::pg::privilege;
 use crate::pg::query::run_with;
@@ -66,6 +67,7 @@ impl Invalid {
 
     /// Makes it invalid for the caller's namespaces. How many entries that were there are gone.
     pub fn apply(&self) -> Result<u64, Error> {
+        registry::note_invalidation_asked();
         let owners = owners();
         let mut all = Vec::new();
         for owner in owners {
