@@ -355,7 +355,14 @@ fn invalidation(report: &mut Report) {
             0 => String::new(),
             count => format!("; the queue was too long {count} times (perf_opt.cache_outbox_max_mb)"),
         };
-        report.add("redis", status, format!("{detail}, {queued} batches wait{flushes}"), Some(queued as f64));
+        let (status, refused) = match invalidation.refused {
+            0 => (status, String::new()),
+            count => (
+                if status == Status::Ok { Status::Warning } else { status },
+                format!("; it has refused to remove {count} keys or tags, the latest: {}", invalidation.refusal),
+            ),
+        };
+        report.add("redis", status, format!("{detail}, {queued} batches wait{flushes}{refused}"), Some(queued as f64));
     }
 }
 

@@ -345,7 +345,10 @@ impl Invalidator {
         };
         if let Some((answer, flight)) = answer.and_then(|answer| Some((answer, self.flight.take()?))) {
             match answer.problem {
-                None => self.landed(&flight, answer.counts),
+                None => {
+                    self.note_refusals(answer.refused);
+                    self.landed(&flight, answer.counts);
+                }
                 Some(problem) => self.lost(&problem, now),
             }
         }
@@ -389,6 +392,17 @@ impl Invalidator {
             self.counted_at = if counts { now } else { self.counted_at };
         }
         Ok(())
+    }
+
+    /// What Redis has refused is not asked for again: nothing but somebody's change there would make a difference.
+    fn note_refusals(&mut self, (count, why): (u64, String)) {
+        if count > 0 {
+            pgrx::log!("perf_opt: Redis refuses to remove {count} of the keys and tags that are invalid: {why}");
+            registry::note_invalidation(self.dbid, |note| {
+                note.refused += count;
+                note.refusal = Words::of(&why);
+            });
+        }
     }
 
     /// Redis has done what it was told: so are the listeners.

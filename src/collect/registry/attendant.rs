@@ -240,6 +240,9 @@ pub struct Invalidation {
     pub counted_at: i64,
     /// What is wrong with Redis.
     pub problem: Words,
+    /// How many keys and tags it has refused to remove since the server started, and why it refused the latest.
+    pub refused: u64,
+    pub refusal: Words,
     /// Since when batches of the outbox fail; 0: the latest did not.
     pub failing_since: i64,
     /// Why they do.
@@ -285,6 +288,8 @@ impl Invalidation {
         counts: [(0, 0); 2],
         counted_at: 0,
         problem: Words::EMPTY,
+        refused: 0,
+        refusal: Words::EMPTY,
         failing_since: 0,
         failure: Words::EMPTY,
     };
