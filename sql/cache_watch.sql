@@ -26,7 +26,8 @@ CREATE TABLE perf.cache_outbox (
     event text,
     keys text[],
     prefixes text[],
-    tags text[]
+    tags text[],
+    tag_prefixes text[]
 );
 -- The one who reads it goes by the transactions that it has not seen, so that dead rows of others are never met again.
 CREATE INDEX cache_outbox_xid_idx ON perf.cache_outbox (xid);
@@ -128,6 +129,8 @@ perf_cache_watch_insert, _update, _delete and _truncate, on the relation and on 
 session_replication_role says; the server fires no statement triggers where logical replication applies changes. Partitions
 that come later are watched within a minute; until then, rows that are written to them directly, not through the parent, are
 not seen.
+Whoever may create triggers on a table may thereby have any keys removed from Redis, and every role can listen to perf_cache,
+where the values that placeholders are filled with are shown: use none that is not for everybody, such as a mail address.
 Errors: 22023 for bad arguments, 42704 when the relation is gone, 0A000 for relations that cannot be watched, 42703 for a
 placeholder without a column, 42501 without the right, 55000 when perf_opt is not preloaded.';
 COMMENT ON FUNCTION perf.cache_unwatch(text, regclass) IS

@@ -164,7 +164,8 @@ pub fn take(position: &Position, portion: Portion, before: &Watches) -> Result<B
                       WHERE s.number <= $3 AND s.before < $4))
            RETURNING o.xid::text::bigint, pg_catalog.pg_current_snapshot()::text,
                      pg_catalog.jsonb_build_object('watches', o.watches, 'columns', o.columns, 'vals', o.vals,
-                                                   'event', o.event, 'keys', o.keys, 'prefixes', o.prefixes, 'tags', o.tags)",
+                                                   'event', o.event, 'keys', o.keys, 'prefixes', o.prefixes, 'tags', o.tags,
+                                                   'tag_prefixes', o.tag_prefixes)",
         &[text(&position.next.to_string()), running.into(), portion.rows.into(), weight_max.into()],
         |row| (row.get::<i64>(1).unwrap_or(0) as u64, row.string(2), row.get::<Document>(3).unwrap_or_default().0),
     )
@@ -200,6 +201,7 @@ pub fn take(position: &Position, portion: Portion, before: &Watches) -> Result<B
             invalid.keys.extend(texts(row.get("keys")));
             invalid.prefixes.extend(texts(row.get("prefixes")));
             invalid.tags.extend(texts(row.get("tags")));
+            invalid.tag_prefixes.extend(texts(row.get("tag_prefixes")));
         }
     }
     // It took as much as it may: there may be more.

@@ -244,6 +244,26 @@ class Writes(CacheTest):
                 session.query("PREPARE TRANSACTION 'asked'")
             self.assertEqual(refused.exception.sqlstate, "0A000")
 
+    def test_an_event_names_beginnings_of_tags(self) -> None:
+        self.watch("tagged", tags=("t-{user_id}",))
+        listener = self.listener()
+        self.sql("SELECT perf.cache_invalidate('tagged')")
+        found = listener.wait_for(3)
+        self.assertEqual((found["prefixes"], found["tags"], found["tag_prefixes"]), ({"cache:risk:user:"}, {"tagged"}, {"t-"}))
+
+    def test_what_everybody_may_have_told(self) -> None:
+        """Redis and listeners hear of keys and tags that templates make; of others, from the database's owner only."""
+        self.watch()
+        self.cluster.sql("DO $$BEGIN CREATE ROLE cache_asker LOGIN; EXCEPTION WHEN duplicate_object THEN END$$")
+        self.addCleanup(self.cluster.sql, "DROP ROLE IF EXISTS cache_asker")
+        listener = self.listener()
+        for asked in ("key => 'session:admin'", "tag => 'vip'", "tag => 'paid'", "key => 'cache:risk:user:5'"):
+            self.sql(f"SELECT perf.cache_invalidate({asked})", user="cache_asker")
+        found = listener.wait_for(2)
+        self.assertEqual((found["keys"], found["tags"]), ({"cache:risk:user:5"}, {"paid"}))
+        self.sql("SELECT perf.cache_invalidate(key => 'session:admin')")
+        self.assertEqual(listener.wait_for(1)["keys"], {"session:admin"})
+
     def test_writers_need_no_right(self) -> None:
         self.watch()
         self.cluster.sql("DO $$BEGIN CREATE ROLE cache_writer LOGIN; EXCEPTION WHEN duplicate_object THEN END$$")
