@@ -214,6 +214,40 @@ class Writes(CacheTest):
                         "triggers of the new partition")
         self.assertEqual(self.keys_of("INSERT INTO log_1 VALUES (1, 77)"), {"cache:risk:user:77"})
 
+    def test_foreign_partitions(self) -> None:
+        port = self.cluster.port
+        host = self.value("SHOW unix_socket_directories")
+        self.sql("CREATE EXTENSION postgres_fdw; CREATE TABLE far (id int, user_id int)")
+        self.sql(f"CREATE SERVER here FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '{host}', port '{port}', dbname '{self.database}')")
+        self.sql("CREATE USER MAPPING FOR public SERVER here OPTIONS (user 'postgres')")
+        self.sql("CREATE TABLE log (id int, user_id int) PARTITION BY RANGE (id)")
+        foreign = ("CREATE FOREIGN TABLE log_2 PARTITION OF log FOR VALUES FROM (100) TO (200) "
+                   "SERVER here OPTIONS (table_name 'far')")
+        self.sql(foreign)
+        self.assert_sql_error("0A000", self.cluster, "SELECT perf.cache_watch('logged', 'log')", dbname=self.database)
+        self.sql("DROP FOREIGN TABLE log_2")
+        self.watch("logged", "log")
+        # One that comes later is written to once the triggers are others.
+        self.sql(foreign)
+        self.watch("other", "payments")
+        self.sql("INSERT INTO payments VALUES (1, 1)")
+        self.wait_until(lambda: self.value("SELECT count(*) FROM pg_trigger WHERE tgrelid = 'log'::regclass "
+                                           "AND (tgoldtable IS NOT NULL OR tgnewtable IS NOT NULL)") == 0, 70, "other triggers")
+        listener = self.listener()
+        self.sql("INSERT INTO log VALUES (101, 6)")
+        self.assertEqual(listener.wait_for(1)["prefixes"], {"cache:risk:user:"})
+
+    def test_rows_are_collected_only_where_they_are_needed(self) -> None:
+        self.sql("INSERT INTO payments SELECT g, g, NULL, repeat('x', 200) FROM generate_series(1, 20000) g")
+        self.watch(keys=("dashboard",))
+        listener = self.listener()
+        bulk = "SET temp_file_limit = '1MB'; SET work_mem = '64kB'; UPDATE payments SET user_id = id"
+        with self.cluster.connect(dbname=self.database) as session:
+            session.query(bulk)
+        self.assertEqual(listener.wait_for(1)["keys"], {"dashboard"})
+        self.watch(keys=("dashboard", USER_KEY))
+        self.assertEqual(self.keys_of("UPDATE payments SET user_id = 7 WHERE id = 7", 2), {"dashboard", "cache:risk:user:7"})
+
     def test_replica_sessions_and_unlogged_tables(self) -> None:
         self.sql("CREATE UNLOGGED TABLE quick (user_id int)")
         self.watch("quick", "quick")
