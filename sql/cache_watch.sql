@@ -26,10 +26,13 @@ CREATE TABLE perf.cache_outbox (
     event text,
     keys text[],
     prefixes text[],
-    tags text[]
+    tags text[],
+    tag_prefixes text[]
 );
 -- The one who reads it goes by the transactions that it has not seen, so that dead rows of others are never met again.
 CREATE INDEX cache_outbox_xid_idx ON perf.cache_outbox (xid);
+-- A publication of all tables publishes this one too, and the server removes no row that it cannot name there.
+ALTER TABLE perf.cache_outbox REPLICA IDENTITY FULL;
 
 -- What Redis has still to be told, in order: one batch a row.
 CREATE TABLE perf.cache_redis_queue (
@@ -58,11 +61,37 @@ CREATE FUNCTION perf._cache_policy_changed() RETURNS trigger
 CREATE TRIGGER cache_policy_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON perf.cache_policy
     FOR EACH STATEMENT EXECUTE FUNCTION perf._cache_policy_changed();
 
--- Relations with a trigger of a watch, which one, and for what.
-CREATE FUNCTION perf._cache_watch_triggers(relation oid, OUT operation text, OUT is_on boolean) RETURNS SETOF record
+-- Whether what a watch invalidates depends on the rows that have changed: a template has a placeholder.
+CREATE FUNCTION perf._cache_watch_fills(event text, keys text[], tags text[]) RETURNS boolean
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
-    SELECT pg_catalog.substr(t.tgname::text, 18), t.tgenabled = 'A'
+    SELECT EXISTS (SELECT FROM pg_catalog.unnest(tags) AS t WHERE t LIKE '%{%')
+        OR CASE WHEN keys IS NULL
+                THEN EXISTS (SELECT FROM perf.cache_policy AS p
+                              WHERE event = ANY (p.invalidated_by) AND p.key_template LIKE '%{%')
+                ELSE EXISTS (SELECT FROM pg_catalog.unnest(keys) AS k WHERE k LIKE '%{%') END;
+END;
+REVOKE ALL ON FUNCTION perf._cache_watch_fills(text, text[], text[]) FROM PUBLIC;
+COMMENT ON FUNCTION perf._cache_watch_fills(text, text[], text[]) IS 'Internal: whether a template of a watch has a placeholder.';
+
+-- Whether a relation has a foreign table below it: the server refuses to change rows there where a trigger collects them.
+CREATE FUNCTION perf._cache_watch_has_foreign(relation oid) RETURNS boolean
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    WITH RECURSIVE down (relation) AS (
+        SELECT _cache_watch_has_foreign.relation
+        UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits AS i JOIN down ON i.inhparent = down.relation)
+    SELECT EXISTS (SELECT FROM down JOIN pg_catalog.pg_class AS c ON c.oid = down.relation WHERE c.relkind = 'f');
+END;
+COMMENT ON FUNCTION perf._cache_watch_has_foreign(oid) IS 'Internal: whether a relation has a foreign partition or child.';
+
+-- Relations with a trigger of a watch, which one, for what, and whether it collects rows.
+CREATE FUNCTION perf._cache_watch_triggers(relation oid, OUT operation text, OUT is_on boolean, OUT has_rows boolean)
+    RETURNS SETOF record
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT pg_catalog.substr(t.tgname::text, 18), t.tgenabled = 'A',
+           t.tgoldtable IS NOT NULL OR t.tgnewtable IS NOT NULL
       FROM pg_catalog.pg_trigger AS t
      WHERE t.tgrelid = relation AND t.tgname LIKE 'perf\_cache\_watch\_%'
        AND t.tgfoid = 'perf._cache_changed()'::pg_catalog.regprocedure;
@@ -115,18 +144,22 @@ COMMENT ON FUNCTION perf.cache_watch(text, regclass, text[], text[], text[]) IS
 database and in Redis, and tells listeners of the channel perf_cache. Returns the number of the watch; called again for the
 same event and relation, it changes that watch.
 event: a name such as transaction_created. relation: a table, partitioned or not, logged or not; not a view, foreign or
-temporary table. operations: any of insert, update, delete; TRUNCATE invalidates always. keys: templates of the keys to
+temporary table, and without foreign partitions: where one comes later, the server refuses changes of its rows until that is
+noticed, within a minute, and from then on a statement invalidates all that the templates can name. operations: any of insert, update, delete; TRUNCATE invalidates always. keys: templates of the keys to
 invalidate, such as cache:risk:user:{user_id}, whose placeholders are columns of the relation, filled from the rows before and
 after the change; NULL: the templates of the policies in perf.cache_policy that name the event, as they are when the change is
 worked off. tags: templates of tags; NULL: the name of the event.
 A placeholder that is not filled (NULL, no such column, more than 1,000 different values in one statement) invalidates all keys
 that begin like the template up to the last colon before it.
+Where no template has a placeholder, the rows are not looked at, and a statement that changes none counts as well.
 The caller needs the right to create triggers on the relation; who changes rows needs none of perf_opt''s. Triggers are made as
 perf_cache_watch_insert, _update, _delete and _truncate, on the relation and on its partitions, and fire whatever
 session_replication_role says; the server fires no statement triggers where logical replication applies changes. Partitions
 that come later are watched within a minute; until then, rows that are written to them directly, not through the parent, are
 not seen.
-Errors: 22023 for bad arguments, 42P01 when the relation is gone, 0A000 for relations that cannot be watched, 42703 for a
+Whoever may create triggers on a table may thereby have any keys removed from Redis, and every role can listen to perf_cache,
+where the values that placeholders are filled with are shown: use none that is not for everybody, such as a mail address.
+Errors: 22023 for bad arguments, 42704 when the relation is gone, 0A000 for relations that cannot be watched, 42703 for a
 placeholder without a column, 42501 without the right, 55000 when perf_opt is not preloaded.';
 COMMENT ON FUNCTION perf.cache_unwatch(text, regclass) IS
 'Ends the watch of a relation for an event; true when there was one. The triggers go with the last watch of the relation.

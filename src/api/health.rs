@@ -320,7 +320,16 @@ fn invalidation(report: &mut Report) {
             0 => "nothing has changed yet".to_owned(),
             at => format!("last worked {:.0} s ago", (background::now() - at) as f64 / 1e6),
         };
-        let detail = format!("{state}, {watches} watches, {last}, {waiting} changes wait, the oldest {oldest_s:.1} s");
+        let failing = match slot.map(|slot| slot.invalidation).filter(|invalidation| invalidation.failing_since != 0) {
+            None => String::new(),
+            Some(invalidation) => {
+                let seconds = (background::now() - invalidation.failing_since) / 1_000_000;
+                status = Status::Error;
+                format!(", and nothing has been invalidated for {seconds} s: {}", invalidation.failure)
+            }
+        };
+        let detail =
+            format!("{state}, {watches} watches, {last}, {waiting} changes wait, the oldest {oldest_s:.1} s{failing}");
         report.add("invalidator", status, detail, Some(waiting as f64));
     }
     if inactive > 0 {
@@ -339,14 +348,21 @@ fn invalidation(report: &mut Report) {
             0 => (Status::Ok, "can be reached".to_owned()),
             since => {
                 let seconds = (background::now() - since) / 1_000_000;
-                (Status::Error, format!("not reached for {seconds} s: {}", invalidation.problem()))
+                (Status::Error, format!("not reached for {seconds} s: {}", invalidation.problem))
             }
         };
         let flushes = match invalidation.flushes {
             0 => String::new(),
             count => format!("; the queue was too long {count} times (perf_opt.cache_outbox_max_mb)"),
         };
-        report.add("redis", status, format!("{detail}, {queued} batches wait{flushes}"), Some(queued as f64));
+        let (status, refused) = match invalidation.refused {
+            0 => (status, String::new()),
+            count => (
+                if status == Status::Ok { Status::Warning } else { status },
+                format!("; it has refused to remove {count} keys or tags, the latest: {}", invalidation.refusal),
+            ),
+        };
+        report.add("redis", status, format!("{detail}, {queued} batches wait{flushes}{refused}"), Some(queued as f64));
     }
 }
 

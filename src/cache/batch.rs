@@ -16,7 +16,9 @@ use crate::pg::query::{run_with, select_with, text, under_latest_snapshot};
 use crate::pg::text::{Document, Text};
 
 /// Rows taken at once.
-pub const ROWS_MAX: i64 = 500;
+const ROWS_MAX: i64 = 500;
+/// Keys and tags that they may become; the first row always goes, with its values unknown where it alone becomes more.
+const KEYS_MAX: usize = 50_000;
 /// The channel that listeners hear.
 const CHANNEL: &str = "perf_cache";
 /// A notice holds less than 8,000 bytes.
@@ -30,6 +32,30 @@ pub struct Position {
     running: Vec<u64>,
 }
 
+/// How much a batch may take. One that fails is tried again with less, so that a change that cannot be worked off as it is
+/// keeps no other waiting for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Portion {
+    rows: i64,
+    /// Values are left aside: all that the templates can name is invalid.
+    is_wide: bool,
+}
+
+impl Portion {
+    /// What is taken when nothing is wrong.
+    pub const WHOLE: Portion = Portion { rows: ROWS_MAX, is_wide: false };
+
+    /// For the time after a batch that failed.
+    pub fn smaller(self) -> Portion {
+        Portion { rows: (self.rows / 8).max(1), is_wide: self.rows == 1 }
+    }
+
+    /// For the time after one that did not.
+    pub fn larger(self) -> Portion {
+        Portion { rows: (self.rows * 2).min(ROWS_MAX), is_wide: false }
+    }
+}
+
 /// A watch with the templates that count now.
 struct Watch {
     event: String,
@@ -41,6 +67,12 @@ struct Watch {
 #[derive(Default)]
 pub struct Watches {
     by_id: HashMap<i64, Watch>,
+}
+
+impl Watch {
+    fn templates(&self) -> usize {
+        self.keys.len() + self.tags.len()
+    }
 }
 
 fn templates(value: Option<&Value>) -> Vec<Template> {
@@ -78,6 +110,11 @@ impl Watches {
         self.by_id.is_empty()
     }
 
+    /// The most templates that one of them fills.
+    fn templates_max(&self) -> usize {
+        self.by_id.values().map(Watch::templates).max().unwrap_or(0).max(1)
+    }
+
     /// All that their templates can name.
     pub fn everything(&self) -> Invalid {
         let mut all = Invalid::default();
@@ -103,37 +140,46 @@ pub struct Batch {
     pub watches: Watches,
 }
 
-/// Takes rows and marks in the embedded cache what they make invalid.
-pub fn take(position: &Position) -> Result<Batch, Error> {
+/// Takes rows and marks in the embedded cache what they make invalid. `before`: the watches as last read, by which it is
+/// told how much the rows become.
+pub fn take(position: &Position, portion: Portion, before: &Watches) -> Result<Batch, Error> {
+    let weight_max = (KEYS_MAX / before.templates_max()).max(1) as i64;
     let running = position.running.iter().map(|xid| Some(Text(xid.to_string()))).collect::<Vec<_>>();
     let rows = run_with(
         c"DELETE FROM perf.cache_outbox AS o
            WHERE o.ctid = ANY (ARRAY(
-                     SELECT u.place
-                       FROM ((SELECT b.xid, b.ctid AS place FROM perf.cache_outbox AS b
-                               WHERE b.xid = ANY ($2::xid8[]) ORDER BY b.xid LIMIT $3)
-                             UNION ALL
-                             (SELECT b.xid, b.ctid FROM perf.cache_outbox AS b
-                               WHERE b.xid >= $1::xid8 ORDER BY b.xid LIMIT $3)) AS u
-                      ORDER BY u.xid LIMIT $3))
+                     SELECT s.place
+                       FROM (SELECT u.place, pg_catalog.row_number() OVER (ORDER BY u.xid, u.place) AS number,
+                                    pg_catalog.sum(u.weight) OVER (ORDER BY u.xid, u.place) - u.weight AS before
+                               FROM (SELECT b.xid, b.place,
+                                            COALESCE(pg_catalog.cardinality(b.vals) / NULLIF(pg_catalog.cardinality(b.columns), 0)
+                                                     * pg_catalog.cardinality(b.watches), 0)::pg_catalog.int8 AS weight
+                                       FROM ((SELECT c.ctid AS place, c.xid, c.watches, c.columns, c.vals
+                                                FROM perf.cache_outbox AS c
+                                               WHERE c.xid = ANY ($2::xid8[]) ORDER BY c.xid LIMIT $3)
+                                             UNION ALL
+                                             (SELECT c.ctid, c.xid, c.watches, c.columns, c.vals
+                                                FROM perf.cache_outbox AS c
+                                               WHERE c.xid >= $1::xid8 ORDER BY c.xid LIMIT $3)) AS b) AS u) AS s
+                      WHERE s.number <= $3 AND s.before < $4))
            RETURNING o.xid::text::bigint, pg_catalog.pg_current_snapshot()::text,
                      pg_catalog.jsonb_build_object('watches', o.watches, 'columns', o.columns, 'vals', o.vals,
-                                                   'event', o.event, 'keys', o.keys, 'prefixes', o.prefixes, 'tags', o.tags)",
-        &[text(&position.next.to_string()), running.into(), ROWS_MAX.into()],
+                                                   'event', o.event, 'keys', o.keys, 'prefixes', o.prefixes, 'tags', o.tags,
+                                                   'tag_prefixes', o.tag_prefixes)",
+        &[text(&position.next.to_string()), running.into(), portion.rows.into(), weight_max.into()],
         |row| (row.get::<i64>(1).unwrap_or(0) as u64, row.string(2), row.get::<Document>(3).unwrap_or_default().0),
     )
     .1;
     let mut batch = Batch {
         rows: rows.len(),
-        is_full: rows.len() as i64 >= ROWS_MAX,
+        is_full: false,
         events: BTreeMap::new(),
         position: position.clone(),
         // Not before: a row may be of a watch that is newer than the beginning of this.
         watches: Watches::read(),
     };
     let Some((_, snapshot, _)) = rows.first() else { return Ok(batch) };
-    let last = rows.iter().map(|(xid, ..)| *xid).max().unwrap_or(0);
-    batch.position = position_after(snapshot, batch.is_full.then_some(last));
+    let mut weight: usize = 0;
     let mut asked: BTreeMap<String, Invalid> = BTreeMap::new();
     for (_, _, row) in &rows {
         let ids = row.get("watches").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_i64);
@@ -141,7 +187,12 @@ pub fn take(position: &Position) -> Result<Batch, Error> {
         let vals = row.get("vals").and_then(Value::as_array);
         let vals: Option<Vec<Option<String>>> =
             vals.map(|vals| vals.iter().map(|one| one.as_str().map(str::to_owned)).collect());
-        for watch in ids.filter_map(|id| batch.watches.by_id.get(&id)) {
+        let watches: Vec<&Watch> = ids.filter_map(|id| batch.watches.by_id.get(&id)).collect();
+        let tuples = vals.as_ref().map_or(0, |vals| vals.len() / columns.len().max(1));
+        weight += tuples * row.get("watches").and_then(Value::as_array).map_or(0, Vec::len);
+        let becomes = tuples * watches.iter().map(|watch| watch.templates()).sum::<usize>();
+        let vals = vals.filter(|_| !portion.is_wide && becomes <= KEYS_MAX);
+        for watch in watches {
             let invalid = batch.events.entry(watch.event.clone()).or_default();
             invalid.add(&watch.keys, &watch.tags, Values { columns: &columns, rows: vals.as_deref() });
         }
@@ -150,8 +201,13 @@ pub fn take(position: &Position) -> Result<Batch, Error> {
             invalid.keys.extend(texts(row.get("keys")));
             invalid.prefixes.extend(texts(row.get("prefixes")));
             invalid.tags.extend(texts(row.get("tags")));
+            invalid.tag_prefixes.extend(texts(row.get("tag_prefixes")));
         }
     }
+    // It took as much as it may: there may be more.
+    batch.is_full = rows.len() as i64 >= portion.rows || weight as i64 >= weight_max;
+    let last = rows.iter().map(|(xid, ..)| *xid).max().unwrap_or(0);
+    batch.position = position_after(snapshot, batch.is_full.then_some(last));
     batch.events.values_mut().for_each(Invalid::reduce);
     let mut marked: Vec<i64> = batch.events.values().flat_map(marks_of).collect();
     marked.sort_unstable();

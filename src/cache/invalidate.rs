@@ -6,6 +6,7 @@ use perf_core::cache::template::{Filled, Template};
 
 use super::policies::{self, Policy};
 use super::{marks, statistics};
+use crate::collect::registry;
 use crate::error::Error;
 use crate::pg::privilege;
 use crate::pg::query::run_with;
@@ -19,6 +20,10 @@ pub struct Invalid {
     pub beginnings: Vec<String>,
     /// Tags.
     pub tags: Vec<String>,
+    /// Beginnings of tags.
+    pub tag_beginnings: Vec<String>,
+    /// Made of the templates of policies and watches.
+    is_defined: bool,
 }
 
 impl Invalid {
@@ -36,7 +41,7 @@ impl Invalid {
         if !has_policy && watched.is_empty() {
             return Err(unknown_event(event, &known, watches.iter().map(|(event, _, _)| event.as_str())));
         }
-        let mut invalid = Invalid::default();
+        let mut invalid = Invalid { is_defined: true, ..Invalid::default() };
         for policy in known.iter().filter(|policy| policy.invalidated_by.iter().any(|one| one == event)) {
             invalid.add_template(&policy.key_template);
         }
@@ -45,10 +50,10 @@ impl Invalid {
         for (_, keys, tags) in watched {
             keys.iter().flatten().for_each(|template| invalid.add_template(template));
             for tag in tags.iter().flatten() {
-                match Template::parse(tag).map(|template| template.fill(|_| None)) {
-                    Ok(Filled::Key(tag)) => invalid.tags.push(tag),
-                    // Which tags is not known: all entries may have one.
-                    _ => invalid.beginnings.push(String::new()),
+                let Ok(template) = Template::parse(tag) else { continue };
+                match template.fill(|_| None) {
+                    Filled::Key(tag) => invalid.tags.push(tag),
+                    Filled::Beginning(_) => invalid.tag_beginnings.push(template.literal().to_owned()),
                 }
             }
         }
@@ -64,8 +69,38 @@ impl Invalid {
         }
     }
 
+    /// Whether Redis and listeners are to hear of it. What is there belongs to no role: of one key or tag that no template
+    /// makes, only the database's owner may have them told.
+    fn concerns_others(&self) -> Result<bool, Error> {
+        if self.is_defined || owns_database() {
+            return Ok(true);
+        }
+        let known = policies::read()?;
+        let lists = |column: usize| {
+            privilege::as_owner(c"cache_watch_table", || {
+                Ok(run_with(c"SELECT keys, tags, ARRAY[event] FROM perf.cache_watch_table", &[], |row| {
+                    row.get::<Vec<String>>(column as i32).unwrap_or_default()
+                })
+                .1)
+            })
+        };
+        let makes = |template: &String, text: &String| Template::parse(template).is_ok_and(|one| one.matches(text));
+        let (keys, tags, events) = (lists(1)?.concat(), lists(2)?.concat(), lists(3)?.concat());
+        let is_key = |key: &String| {
+            known.iter().any(|policy| policy.template.as_ref().is_some_and(|one| one.matches(key)))
+                || keys.iter().any(|template| makes(template, key))
+        };
+        let is_tag = |tag: &String| {
+            events.contains(tag)
+                || known.iter().any(|policy| policy.invalidated_by.contains(tag))
+                || tags.iter().any(|template| makes(template, tag))
+        };
+        Ok(self.keys.iter().all(is_key) && self.tags.iter().all(is_tag))
+    }
+
     /// Makes it invalid for the caller's namespaces. How many entries that were there are gone.
     pub fn apply(&self) -> Result<u64, Error> {
+        registry::note_invalidation_asked();
         let owners = owners();
         let mut all = Vec::new();
         for owner in owners {
@@ -73,6 +108,10 @@ impl Invalid {
             let of_beginning = |beginning: &String| core_marks::of_beginning(owner, core_marks::beginning(beginning));
             all.extend(self.beginnings.iter().map(of_beginning));
             all.extend(self.tags.iter().map(|tag| core_marks::of_tag(owner, tag)));
+            if !self.tag_beginnings.is_empty() {
+                // Which entries have such a tag is not known.
+                all.push(core_marks::of_beginning(owner, ""));
+            }
         }
         let removed = privilege::as_owner(c"cache_entry", || {
             marks::mark_invalid_by_user(&all);
@@ -84,10 +123,24 @@ impl Invalid {
             );
             Ok(removed)
         })?;
-        super::outbox::tell(&self.keys, &self.beginnings, &self.tags);
+        if self.concerns_others()? {
+            super::outbox::tell(&self.keys, &self.beginnings, &self.tags, &self.tag_beginnings);
+        }
         statistics::note_invalidations(self.keys.iter().chain(&self.beginnings).map(String::as_str));
         Ok(removed)
     }
+}
+
+fn owns_database() -> bool {
+    let owns = privilege::with_own_path(|| {
+        run_with(
+            c"SELECT pg_catalog.pg_has_role(datdba, 'USAGE') FROM pg_catalog.pg_database
+               WHERE datname = pg_catalog.current_database()",
+            &[],
+            |row| row.get::<bool>(1).unwrap_or(false),
+        )
+    });
+    owns.1.contains(&true)
 }
 
 /// The namespaces that the caller may change.

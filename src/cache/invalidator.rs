@@ -14,11 +14,11 @@ use pgrx::datum::DatumWithOid;
 use pgrx::{pg_guard, pg_sys};
 use serde_json::Value;
 
-use super::batch::{self, Batch, Position, Watches};
+use super::batch::{self, Batch, Portion, Position, Watches};
 use super::redis::{Address, Redis};
 use super::watch;
 use crate::act::executor;
-use crate::collect::registry::{self, Post};
+use crate::collect::registry::{self, Post, Words};
 use crate::pg::background;
 use crate::pg::query::{self, run_with, select_with};
 use crate::pg::text::Document;
@@ -103,6 +103,9 @@ struct Invalidator {
     vacuumed_at: i64,
     idle_since: i64,
     batch_ended_at: i64,
+    /// How much the next batch may take: less after one that failed.
+    portion: Portion,
+    failing_since: i64,
     last_message: String,
 }
 
@@ -138,6 +141,8 @@ impl Invalidator {
             vacuumed_at: background::now(),
             idle_since: 0,
             batch_ended_at: 0,
+            portion: Portion::WHOLE,
+            failing_since: 0,
             last_message: String::new(),
         }
     }
@@ -153,6 +158,7 @@ impl Invalidator {
                 Ok(None) => return Some(changes),
                 Ok(Some(round)) => {
                     self.last_message.clear();
+                    self.succeeded();
                     let is_full = round.batch.is_full;
                     let has_prepared = round.has_prepared;
                     self.take_over(round, now);
@@ -176,6 +182,12 @@ impl Invalidator {
                 Err(message) => {
                     if !background::must_end() {
                         self.failed(&message);
+                        self.portion = self.portion.smaller();
+                        self.failing_since = if self.failing_since == 0 { now } else { self.failing_since };
+                        let since = self.failing_since;
+                        registry::note_invalidation(self.dbid, |note| {
+                            (note.failing_since, note.failure) = (since, Words::of(&message));
+                        });
                         self.sleep(SOON_US);
                     }
                 }
@@ -217,7 +229,7 @@ impl Invalidator {
             let has_redis = self.has_redis();
             registry::note_invalidation(self.dbid, |note| {
                 (note.has_redis, note.down_since) = (has_redis, 0);
-                note.set_problem("");
+                note.problem = Words::EMPTY;
             });
         }
     }
@@ -228,7 +240,7 @@ impl Invalidator {
             return Ok(None);
         }
         let generation = registry::watch_generation();
-        let batch = batch::take(&self.position)?;
+        let batch = batch::take(&self.position, self.portion, &self.watches)?;
         let (mut queued, mut is_flush) = (None, false);
         if !batch.events.is_empty() {
             let is_down = self.retry_at != 0;
@@ -333,7 +345,10 @@ impl Invalidator {
         };
         if let Some((answer, flight)) = answer.and_then(|answer| Some((answer, self.flight.take()?))) {
             match answer.problem {
-                None => self.landed(&flight, answer.counts),
+                None => {
+                    self.note_refusals(answer.refused);
+                    self.landed(&flight, answer.counts);
+                }
                 Some(problem) => self.lost(&problem, now),
             }
         }
@@ -379,6 +394,17 @@ impl Invalidator {
         Ok(())
     }
 
+    /// What Redis has refused is not asked for again: nothing but somebody's change there would make a difference.
+    fn note_refusals(&mut self, (count, why): (u64, String)) {
+        if count > 0 {
+            pgrx::log!("perf_opt: Redis refuses to remove {count} of the keys and tags that are invalid: {why}");
+            registry::note_invalidation(self.dbid, |note| {
+                note.refused += count;
+                note.refusal = Words::of(&why);
+            });
+        }
+    }
+
     /// Redis has done what it was told: so are the listeners.
     fn landed(&mut self, flight: &Flight, counts: Option<(u64, u64)>) {
         if self.retry_at != 0 {
@@ -394,7 +420,7 @@ impl Invalidator {
         }
         registry::note_invalidation(self.dbid, |note| {
             note.down_since = 0;
-            note.set_problem("");
+            note.problem = Words::EMPTY;
         });
         if flight.is_count {
             return;
@@ -448,7 +474,7 @@ impl Invalidator {
                 self.failed(&message);
             }
         }
-        registry::note_invalidation(self.dbid, |note| note.set_problem(problem));
+        registry::note_invalidation(self.dbid, |note| note.problem = Words::of(problem));
         self.retry_at = now + self.retry.next();
     }
 
@@ -462,6 +488,15 @@ impl Invalidator {
             if !background::must_end() {
                 self.failed(&failure.message);
             }
+        }
+    }
+
+    /// A batch is committed.
+    fn succeeded(&mut self) {
+        self.portion = self.portion.larger();
+        if self.failing_since != 0 {
+            self.failing_since = 0;
+            registry::note_invalidation(self.dbid, |note| (note.failing_since, note.failure) = (0, Words::EMPTY));
         }
     }
 

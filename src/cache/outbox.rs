@@ -136,6 +136,7 @@ fn write(statement: &Statement) {
         Value::Null,
         Value::Null,
         Value::Null,
+        Value::Null,
     ];
     changes::insert(watched.outbox, &row);
     registry::note_outbox();
@@ -143,11 +144,11 @@ fn write(statement: &Statement) {
 
 /// Tells Redis and listeners of what a user has made invalid in the embedded cache, once that is committed. Where the library
 /// is not preloaded, nobody would.
-pub fn tell(keys: &[String], prefixes: &[String], tags: &[String]) {
+pub fn tell(keys: &[String], prefixes: &[String], tags: &[String], tag_prefixes: &[String]) {
     let table = privilege::table(c"cache_outbox");
     let Some(outbox) = table.filter(|_| crate::memory::is_ready()) else { return };
     let in_database = |texts: &[String]| texts.iter().map(|text| DbText::from_utf8(text)).collect::<Vec<_>>();
-    let lists = [in_database(keys), in_database(prefixes), in_database(tags)];
+    let lists = [keys, prefixes, tags, tag_prefixes].map(in_database);
     let lists: Vec<Vec<Option<&[u8]>>> =
         lists.iter().map(|list| list.iter().map(|text| Some(text.as_bytes())).collect()).collect();
     let row = [
@@ -160,6 +161,7 @@ pub fn tell(keys: &[String], prefixes: &[String], tags: &[String]) {
         Value::Texts(&lists[0]),
         Value::Texts(&lists[1]),
         Value::Texts(&lists[2]),
+        Value::Texts(&lists[3]),
     ];
     changes::insert(outbox, &row);
     registry::note_outbox();

@@ -50,6 +50,8 @@ struct Order {
 pub struct Answer {
     /// What went wrong.
     pub problem: Option<String>,
+    /// What Redis refuses to do for one thing, whatever else it does: how many things, and why.
+    pub refused: (u64, String),
     /// Hits and misses of the whole Redis since it was started, if they were asked for.
     pub counts: Option<(u64, u64)>,
 }
@@ -107,16 +109,18 @@ fn work(orders: &Receiver<Order>, answers: &Sender<Answer>, mut ringer: UnixStre
             _ => Server::connect(&order.address),
         };
         let outcome = connected.and_then(|mut server| {
+            server.refused = (0, String::new());
             server.carry_out(&order.invalid)?;
             let counts = if order.counts { Some(server.counts()?) } else { None };
-            Ok((server, counts))
+            let refused = std::mem::take(&mut server.refused);
+            Ok((server, counts, refused))
         });
         let answer = match outcome {
-            Ok((kept, counts)) => {
+            Ok((kept, counts, refused)) => {
                 server = Some((order.address, kept));
-                Answer { problem: None, counts }
+                Answer { problem: None, refused, counts }
             }
-            Err(problem) => Answer { problem: Some(describe(&problem)), counts: None },
+            Err(problem) => Answer { problem: Some(describe(&problem)), refused: (0, String::new()), counts: None },
         };
         if answers.send(answer).is_err() {
             return;
@@ -138,6 +142,29 @@ struct Server {
     connection: Connection,
     /// UNLINK, or DEL for a Redis before 4.0.
     remove: &'static str,
+    /// As in [`Answer`].
+    refused: (u64, String),
+}
+
+/// Whether Redis says no to one thing and may do the next: what it was asked for has another type there, or is not allowed.
+/// A Redis that cannot do anything now is tried again.
+fn is_refusal(problem: &RedisError) -> bool {
+    const NOT_NOW: [&str; 13] = [
+        "LOADING",
+        "BUSY",
+        "READONLY",
+        "MASTERDOWN",
+        "MISCONF",
+        "NOAUTH",
+        "WRONGPASS",
+        "NOREPLICAS",
+        "OOM",
+        "CLUSTERDOWN",
+        "TRYAGAIN",
+        "MOVED",
+        "ASK",
+    ];
+    problem.code().is_some_and(|code| !NOT_NOW.contains(&code))
 }
 
 impl Server {
@@ -156,24 +183,18 @@ impl Server {
         let knows = matches!(&unlink, Value::Array(found) if found.iter().any(|one| matches!(one, Value::Array(_))));
         // One that may not be asked is not an old one.
         let remove = if knows || unlink == Value::Nil { "UNLINK" } else { "DEL" };
-        Ok(Server { connection, remove })
+        Ok(Server { connection, remove, refused: (0, String::new()) })
     }
 
     fn carry_out(&mut self, invalid: &Invalid) -> Result<(), RedisError> {
         let keys: Vec<&String> = invalid.keys.iter().collect();
         for some in keys.chunks(KEYS_AT_ONCE) {
-            let mut command = redis::cmd(self.remove);
-            for key in some {
-                command.arg(key.as_bytes()).arg(format!("{key}{LEASE}"));
-            }
-            command.query::<Value>(&mut self.connection)?;
+            self.unlink(
+                some.iter().flat_map(|key| [key.as_bytes().to_vec(), format!("{key}{LEASE}").into_bytes()]).collect(),
+            )?;
         }
         for prefix in &invalid.prefixes {
-            self.for_all(&glob(prefix), |server, keys| {
-                let mut command = redis::cmd(server.remove);
-                command.arg(keys);
-                command.query::<Value>(&mut server.connection).map(|_| ())
-            })?;
+            self.for_all(&glob(prefix), Server::unlink)?;
         }
         for tag in &invalid.tags {
             self.remove_tag(format!("{TAG}{tag}").as_bytes())?;
@@ -200,7 +221,10 @@ impl Server {
         loop {
             let mut command = redis::cmd("SCAN");
             command.arg(cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(SCAN_COUNT);
-            let (next, keys): (u64, Vec<Vec<u8>>) = command.query(&mut self.connection)?;
+            let (next, keys): (u64, Vec<Vec<u8>>) = match command.query(&mut self.connection) {
+                Ok(found) => found,
+                Err(problem) => return self.settle(Err(problem)),
+            };
             if !keys.is_empty() {
                 act(self, keys)?;
             }
@@ -211,10 +235,33 @@ impl Server {
         }
     }
 
+    /// Goes on after a refusal, and remembers it.
+    fn settle(&mut self, outcome: Result<Value, RedisError>) -> Result<(), RedisError> {
+        match outcome {
+            Err(problem) if is_refusal(&problem) => {
+                self.refused = (self.refused.0 + 1, describe(&problem));
+                Ok(())
+            }
+            outcome => outcome.map(|_| ()),
+        }
+    }
+
+    /// Removes keys: one by one where all of them together are refused.
+    fn unlink(&mut self, keys: Vec<Vec<u8>>) -> Result<(), RedisError> {
+        match redis::cmd(self.remove).arg(&keys).query::<Value>(&mut self.connection) {
+            Err(problem) if keys.len() > 1 && is_refusal(&problem) => keys.into_iter().try_for_each(|key| {
+                let outcome = redis::cmd(self.remove).arg(key).query(&mut self.connection);
+                self.settle(outcome)
+            }),
+            outcome => self.settle(outcome),
+        }
+    }
+
     fn remove_tag(&mut self, tag: &[u8]) -> Result<(), RedisError> {
         let mut command = redis::cmd("EVAL");
         command.arg(REMOVE_TAG).arg(1).arg(tag).arg(self.remove).arg(LEASE);
-        command.query::<Value>(&mut self.connection).map(|_| ())
+        let outcome = command.query(&mut self.connection);
+        self.settle(outcome)
     }
 
     fn counts(&mut self) -> Result<(u64, u64), RedisError> {

@@ -56,12 +56,14 @@ fn rows<T>(query: &'static CStr, arguments: &[DatumWithOid], convert: impl Fn(&R
 fn check_relation(relation: pg_sys::Oid) -> Result<String, Error> {
     let found = rows(
         c"SELECT c.relkind::pg_catalog.text, c.relpersistence::pg_catalog.text,
-                 n.nspname = 'perf' OR c.oid < 16384 OR n.nspname IN ('pg_catalog', 'pg_toast', 'information_schema')
+                 n.nspname = 'perf' OR c.oid < 16384 OR n.nspname IN ('pg_catalog', 'pg_toast', 'information_schema'),
+                 perf._cache_watch_has_foreign(c.oid)
           FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = $1",
         &[relation.into()],
-        |row| Some((row.string(1), row.string(2), row.get::<bool>(3)?)),
+        |row| Some((row.string(1), row.string(2), row.get::<bool>(3)?, row.get::<bool>(4)?)),
     );
-    let (Some((kind, persistence, is_system)), Some(name)) = (found.into_iter().next(), ident::relation(relation))
+    let (Some((kind, persistence, is_system, has_foreign)), Some(name)) =
+        (found.into_iter().next(), ident::relation(relation))
     else {
         return Err(Error::UndefinedObject {
             message: format!("relation with OID {} does not exist", relation.to_u32()),
@@ -74,6 +76,7 @@ fn check_relation(relation: pg_sys::Oid) -> Result<String, Error> {
         ("v", _) => "it is a view: watch the tables that it reads",
         ("m", _) => "it is a materialized view: it changes with REFRESH only, which fires no triggers",
         ("f", _) => "it is a foreign table, whose changes this server does not see",
+        _ if has_foreign => "it has a foreign partition or child, whose changed rows the server shows no trigger",
         ("r" | "p", _) => return Ok(name),
         _ => "it is not a table",
     };
@@ -157,7 +160,7 @@ impl Request {
         let role = privilege::current_role();
         // As whoever asks: who may not create triggers here fails now, and writers are kept away until the commit, so that
         // none of them misses the watch.
-        create_trigger(self.relation, TRUNCATE)?;
+        create_trigger(self.relation, TRUNCATE, false)?;
         check_rights(&self.event, self.relation)?;
         let list = |texts: &[String]| texts.iter().map(|text| Some(Text(text.clone()))).collect::<Vec<_>>();
         let arguments: [DatumWithOid; 6] = [
@@ -260,7 +263,10 @@ pub fn arrange_triggers(relation: pg_sys::Oid) -> Result<(), Error> {
             c"WITH RECURSIVE up (relation) AS (
                   SELECT $1
                   UNION SELECT i.inhparent FROM pg_catalog.pg_inherits AS i JOIN up ON i.inhrelid = up.relation)
-              SELECT COALESCE(pg_catalog.jsonb_agg(w.operations), '[]')
+              SELECT COALESCE(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+                         'operations', w.operations,
+                         'rows', perf._cache_watch_fills(w.event, w.keys, w.tags)
+                                 AND NOT perf._cache_watch_has_foreign($1))), '[]')
                 FROM perf.cache_watch_table AS w JOIN up ON w.relation = up.relation",
             &[relation.into()],
             |row| row.get::<Document>(1),
@@ -268,23 +274,27 @@ pub fn arrange_triggers(relation: pg_sys::Oid) -> Result<(), Error> {
     })?;
     let lists = needed.into_iter().next().unwrap_or_default().0;
     let is_watched = lists.as_array().is_some_and(|lists| !lists.is_empty());
+    // Whether an operation needs a trigger, and whether that collects the rows.
     let wants = |operation: &str| {
         let lists = lists.as_array().into_iter().flatten();
-        lists.into_iter().any(|list| texts(Some(list)).iter().any(|one| one == operation))
+        let mut of_it =
+            lists.filter(|watch| texts(watch.get("operations")).iter().any(|one| one == operation)).peekable();
+        (of_it.peek().is_some(), of_it.any(|watch| watch["rows"].as_bool() == Some(true)))
     };
     let existing = query_own(|| {
-        Ok(rows(c"SELECT operation, is_on FROM perf._cache_watch_triggers($1)", &[relation.into()], |row| {
-            Some((row.string(1), row.get::<bool>(2)?))
+        Ok(rows(c"SELECT operation, is_on, has_rows FROM perf._cache_watch_triggers($1)", &[relation.into()], |row| {
+            Some((row.string(1), row.get::<bool>(2)?, row.get::<bool>(3)?))
         }))
     })?;
     for operation in OPERATIONS.into_iter().chain([TRUNCATE]) {
-        let found = existing.iter().find(|(name, _)| name == operation).map(|(_, is_on)| *is_on);
-        let needed = if operation == TRUNCATE { is_watched } else { wants(operation) };
+        let (needed, rows) = if operation == TRUNCATE { (is_watched, false) } else { wants(operation) };
+        let found = existing.iter().find(|(name, ..)| name == operation);
+        let found = found.map(|(_, is_on, has_rows)| *is_on && *has_rows == rows);
         match (needed, found) {
             (true, Some(true)) | (false, None) => {}
             (true, _) => {
                 let owner = privilege::relation_owner(relation);
-                privilege::as_role(owner, || create_trigger(relation, operation))?;
+                privilege::as_role(owner, || create_trigger(relation, operation, rows))?;
             }
             (false, Some(_)) => {
                 let Some(name) = ident::relation(relation) else { return Ok(()) };
@@ -297,7 +307,8 @@ pub fn arrange_triggers(relation: pg_sys::Oid) -> Result<(), Error> {
 }
 
 /// Makes one trigger as the current role, and lets it fire whatever session_replication_role says, which only the owner may.
-fn create_trigger(relation: pg_sys::Oid, operation: &str) -> Result<(), Error> {
+/// `rows`: it collects those that change.
+fn create_trigger(relation: pg_sys::Oid, operation: &str, rows: bool) -> Result<(), Error> {
     let Some(name) = ident::relation(relation) else {
         return Err(Error::UndefinedObject {
             message: format!("relation with OID {} does not exist", relation.to_u32()),
@@ -305,6 +316,7 @@ fn create_trigger(relation: pg_sys::Oid, operation: &str) -> Result<(), Error> {
         });
     };
     let transition = match operation {
+        _ if !rows => "",
         "insert" => "REFERENCING NEW TABLE AS perf_new ",
         "update" => "REFERENCING OLD TABLE AS perf_old NEW TABLE AS perf_new ",
         "delete" => "REFERENCING OLD TABLE AS perf_old ",
@@ -321,18 +333,28 @@ fn create_trigger(relation: pg_sys::Oid, operation: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Relations that lack a trigger of their watches: partitions that have come since.
+/// Relations whose triggers are not as their watches need them: partitions that have come since, foreign ones among them, and
+/// those whose policies have other templates now.
 pub fn incomplete() -> Vec<pg_sys::Oid> {
     rows(
-        c"WITH RECURSIVE down (relation, operation) AS (
-              SELECT w.relation::pg_catalog.oid, o.operation
+        c"WITH RECURSIVE down (relation, operation, fills) AS (
+              SELECT w.relation::pg_catalog.oid, o.operation, perf._cache_watch_fills(w.event, w.keys, w.tags)
                 FROM perf.cache_watch_table AS w, pg_catalog.unnest(w.operations || 'truncate'::pg_catalog.text) AS o (operation)
-              UNION SELECT i.inhrelid, down.operation
-                      FROM pg_catalog.pg_inherits AS i JOIN down ON i.inhparent = down.relation)
-          SELECT DISTINCT c.oid FROM down JOIN pg_catalog.pg_class AS c ON c.oid = down.relation
+              UNION SELECT i.inhrelid, down.operation, down.fills
+                      FROM pg_catalog.pg_inherits AS i JOIN down ON i.inhparent = down.relation),
+          -- Those above a foreign table.
+          up (relation) AS (
+              SELECT f.oid FROM pg_catalog.pg_class AS f WHERE f.relkind = 'f'
+              UNION SELECT i.inhparent FROM pg_catalog.pg_inherits AS i JOIN up ON i.inhrelid = up.relation),
+          needed AS (
+              SELECT n.relation, n.operation, n.operation <> 'truncate' AND pg_catalog.bool_or(n.fills) AND NOT EXISTS (
+                         SELECT FROM up WHERE up.relation = n.relation) AS rows
+                FROM down AS n GROUP BY n.relation, n.operation)
+          SELECT DISTINCT c.oid FROM needed JOIN pg_catalog.pg_class AS c ON c.oid = needed.relation
            WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
              AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger AS t
-                              WHERE t.tgrelid = c.oid AND t.tgname = 'perf_cache_watch_' || down.operation)",
+                              WHERE t.tgrelid = c.oid AND t.tgname = 'perf_cache_watch_' || needed.operation
+                                AND (t.tgoldtable IS NOT NULL OR t.tgnewtable IS NOT NULL) = needed.rows)",
         &[],
         |row| row.get::<pg_sys::Oid>(1),
     )

@@ -199,6 +199,8 @@ fn create(client: &mut SpiClient, parent: &str, bounds: &Bounds) -> Result<(), E
         &[name.into(), parent.into()],
     )?;
     run(client, "SELECT pg_catalog.format('ALTER EXTENSION perf_opt ADD TABLE perf.%I', $1)", &[name.into()])?;
+    // Without a key, rows of a table that a publication of all tables includes could not be removed.
+    run(client, "SELECT pg_catalog.format('ALTER TABLE perf.%I REPLICA IDENTITY FULL', $1)", &[name.into()])?;
     run(
         client,
         "SELECT pg_catalog.format('ALTER TABLE perf.%I ATTACH PARTITION perf.%I FOR VALUES FROM (%L) TO (%L)', $1, $2, $3, $4)",

@@ -11,9 +11,11 @@ mod holds;
 
 pub use attendant::{
     attach_attendant, changes_for, detach_attendant, is_wanted, jobs_changed, note_invalidation, reserve_attendant,
-    run_ended, set_hungry, void_attendant_launch, wanted, Attendant, Invalidation, Post,
+    run_ended, set_hungry, void_attendant_launch, wanted, Attendant, Invalidation, Post, Words,
 };
-pub use holds::{before_utility, changes_watches, note_jobs_change, note_outbox, note_watch_change};
+pub use holds::{
+    before_utility, changes_watches, note_invalidation_asked, note_jobs_change, note_outbox, note_watch_change,
+};
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -133,7 +133,7 @@ impl Statement {
             }
             let mut collect = || Self::collect(&stores, descriptor, &mut printers, limits);
             if depends {
-                privilege::with_iso_dates(collect)
+                privilege::with_plain_text(collect)
             } else {
                 collect()
             }

@@ -156,6 +156,25 @@ pub fn with_iso_dates<T>(body: impl FnOnce() -> T) -> T {
     }
 }
 
+/// Runs `body` with values as text that is the same whatever the session's settings are.
+pub fn with_plain_text<T>(body: impl FnOnce() -> T) -> T {
+    // SAFETY: as in `with_own_path`.
+    unsafe {
+        let level = set_for_now(&[
+            (c"DateStyle", c"ISO"),
+            (c"TimeZone", c"UTC"),
+            (c"IntervalStyle", c"postgres"),
+            (c"extra_float_digits", c"1"),
+            (c"bytea_output", c"hex"),
+            (c"lc_monetary", c"C"),
+            (c"xmlbinary", c"base64"),
+        ]);
+        let value = body();
+        pg_sys::AtEOXact_GUC(false, level);
+        value
+    }
+}
+
 /// Runs `body` with a limit to each wait for a lock, whatever the session's is.
 pub fn with_lock_timeout<T>(limit_ms: i32, body: impl FnOnce() -> T) -> T {
     let value = CString::new(limit_ms.to_string()).unwrap_or_default();

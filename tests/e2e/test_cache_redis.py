@@ -95,6 +95,21 @@ class Invalidation(CacheTest):
         self.put("risk:user:130")
         self.wait_until(lambda: not self.redis.keys(), 60, "Redis to be told")
 
+    def test_what_redis_refuses_stops_nothing_else(self) -> None:
+        self.begin()
+        # Of another type than a tag has.
+        self.redis.call("SET", "tag:paid", "free")
+        self.put("risk:user:1", "risk:user:2")
+        for user in (1, 2):
+            self.write(user)
+            self.hear.wait_for(3)
+        self.assertEqual(self.redis.keys(), {"tag:paid"})
+        self.wait_until(lambda: self.server.scalar("SELECT count(*) FROM perf.cache_redis_queue") == 0, 10, "an empty queue")
+        status, detail = self.redis_health()
+        self.assertEqual(status, "warning")
+        self.assertRegex(detail, "refused to remove 2 keys or tags, the latest: .*WRONGTYPE")
+        self.assertNotIn("cannot invalidate in Redis", self.server.log_text())
+
     def test_out_of_memory(self) -> None:
         self.begin("--maxmemory", "3mb", "--maxmemory-policy", "noeviction")
         with self.assertRaisesRegex(Exception, "OOM"):

@@ -105,6 +105,54 @@ class Writes(CacheTest):
         # What a beginning includes is not named as well.
         self.assertEqual((found["keys"], found["prefixes"]), (set(), {"day:", "note:"}))
 
+    def test_numbers_are_the_same_text_in_every_session(self) -> None:
+        self.sql("CREATE TABLE sums (f float8, i interval, b bytea)")
+        self.watch("summed", "sums", keys=("f:{f}", "i:{i}", "b:{b}"))
+        listener = self.listener()
+        with self.cluster.connect(dbname=self.database) as session:
+            session.query("SET extra_float_digits = 0; SET IntervalStyle = 'iso_8601'; SET bytea_output = 'escape'")
+            session.query("INSERT INTO sums VALUES (0.1::float8 + 0.2::float8, '90 min', 'a')")
+        self.assertEqual(listener.wait_for(3)["keys"], {"f:0.30000000000000004", "i:01:30:00", "b:\\x61"})
+
+    def test_published_tables(self) -> None:
+        """Where a publication has all tables, the server wants to name each row that is removed."""
+        self.watch()
+        listener = self.listener()
+        self.sql("CREATE PUBLICATION everything FOR ALL TABLES")
+        self.sql("INSERT INTO payments VALUES (1, 51)")
+        self.assertEqual(listener.wait_for(1)["keys"], {"cache:risk:user:51"})
+
+    def test_a_failing_batch_is_reported(self) -> None:
+        self.watch()
+        listener = self.listener()
+        self.sql("ALTER TABLE perf.cache_outbox REPLICA IDENTITY NOTHING; CREATE PUBLICATION everything FOR ALL TABLES")
+        self.sql("ALTER TABLE payments REPLICA IDENTITY FULL; INSERT INTO payments VALUES (1, 52)")
+        status, detail = self.wait_until(lambda: (row := self.health("invalidator")) and row[0] == "error" and row, 20,
+                                         "health() to say so")
+        self.assertRegex(detail, "nothing has been invalidated for .* s: cannot delete from table")
+        self.sql("DROP PUBLICATION everything")
+        self.assertEqual(listener.wait_for(1)["keys"] | {"cache:risk:user:52"}, {"cache:risk:user:52"})
+        self.wait_until(lambda: self.health("invalidator")[0] == "ok", 20, "health() to say so")
+
+    def test_many_values_keep_nobody_waiting(self) -> None:
+        self.sql("CREATE TABLE bulk (id int)")
+        self.watch("bulk", "bulk", keys=tuple(f"cache:k{n}:{{id}}" for n in range(100)))
+        self.watch()
+        listener = self.listener()
+        self.sql("DO $$BEGIN FOR i IN 0..5 LOOP INSERT INTO bulk SELECT i * 500 + g FROM generate_series(1, 500) g; END LOOP; END$$")
+        self.sql("INSERT INTO bulk SELECT g FROM generate_series(100001, 100600) g")
+        self.sql("INSERT INTO payments VALUES (1, 71)")
+        told: set = set()
+
+        def heard() -> bool:
+            for notice in listener.heard():
+                told.update(notice["prefixes"], (key for key in notice["keys"] if key.startswith(("cache:k0:", "cache:risk"))))
+            return "cache:risk:user:71" in told
+
+        self.wait_until(heard, 60, "the change of another table")
+        # One by one as long as there are not too many at once; a statement that alone makes too many keys names none of them.
+        self.assertLessEqual({"cache:k0:1", "cache:k0:3000", "cache:k0:", "cache:k99:"}, told)
+
     def test_policies_are_followed(self) -> None:
         self.sql("SELECT perf.clear_policy()")
         self.sql("SELECT perf.cache_watch('paid', 'payments')")
@@ -166,6 +214,40 @@ class Writes(CacheTest):
                         "triggers of the new partition")
         self.assertEqual(self.keys_of("INSERT INTO log_1 VALUES (1, 77)"), {"cache:risk:user:77"})
 
+    def test_foreign_partitions(self) -> None:
+        port = self.cluster.port
+        host = self.value("SHOW unix_socket_directories")
+        self.sql("CREATE EXTENSION postgres_fdw; CREATE TABLE far (id int, user_id int)")
+        self.sql(f"CREATE SERVER here FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '{host}', port '{port}', dbname '{self.database}')")
+        self.sql("CREATE USER MAPPING FOR public SERVER here OPTIONS (user 'postgres')")
+        self.sql("CREATE TABLE log (id int, user_id int) PARTITION BY RANGE (id)")
+        foreign = ("CREATE FOREIGN TABLE log_2 PARTITION OF log FOR VALUES FROM (100) TO (200) "
+                   "SERVER here OPTIONS (table_name 'far')")
+        self.sql(foreign)
+        self.assert_sql_error("0A000", self.cluster, "SELECT perf.cache_watch('logged', 'log')", dbname=self.database)
+        self.sql("DROP FOREIGN TABLE log_2")
+        self.watch("logged", "log")
+        # One that comes later is written to once the triggers are others.
+        self.sql(foreign)
+        self.watch("other", "payments")
+        self.sql("INSERT INTO payments VALUES (1, 1)")
+        self.wait_until(lambda: self.value("SELECT count(*) FROM pg_trigger WHERE tgrelid = 'log'::regclass "
+                                           "AND (tgoldtable IS NOT NULL OR tgnewtable IS NOT NULL)") == 0, 70, "other triggers")
+        listener = self.listener()
+        self.sql("INSERT INTO log VALUES (101, 6)")
+        self.assertEqual(listener.wait_for(1)["prefixes"], {"cache:risk:user:"})
+
+    def test_rows_are_collected_only_where_they_are_needed(self) -> None:
+        self.sql("INSERT INTO payments SELECT g, g, NULL, repeat('x', 200) FROM generate_series(1, 20000) g")
+        self.watch(keys=("dashboard",))
+        listener = self.listener()
+        bulk = "SET temp_file_limit = '1MB'; SET work_mem = '64kB'; UPDATE payments SET user_id = id"
+        with self.cluster.connect(dbname=self.database) as session:
+            session.query(bulk)
+        self.assertEqual(listener.wait_for(1)["keys"], {"dashboard"})
+        self.watch(keys=("dashboard", USER_KEY))
+        self.assertEqual(self.keys_of("UPDATE payments SET user_id = 7 WHERE id = 7", 2), {"dashboard", "cache:risk:user:7"})
+
     def test_replica_sessions_and_unlogged_tables(self) -> None:
         self.sql("CREATE UNLOGGED TABLE quick (user_id int)")
         self.watch("quick", "quick")
@@ -187,6 +269,34 @@ class Writes(CacheTest):
         with self.cluster.connect(dbname=self.database) as session:
             session.query("COMMIT PREPARED 'watched'")
         self.assertEqual(listener.wait_for(1)["keys"], {"cache:risk:user:41"})
+
+    def test_cache_invalidate_cannot_be_prepared(self) -> None:
+        with self.cluster.connect(dbname=self.database) as session:
+            session.query("BEGIN")
+            session.query("SELECT perf.cache_invalidate(key => 'k')")
+            with self.assertRaises(SqlError) as refused:
+                session.query("PREPARE TRANSACTION 'asked'")
+            self.assertEqual(refused.exception.sqlstate, "0A000")
+
+    def test_an_event_names_beginnings_of_tags(self) -> None:
+        self.watch("tagged", tags=("t-{user_id}",))
+        listener = self.listener()
+        self.sql("SELECT perf.cache_invalidate('tagged')")
+        found = listener.wait_for(3)
+        self.assertEqual((found["prefixes"], found["tags"], found["tag_prefixes"]), ({"cache:risk:user:"}, {"tagged"}, {"t-"}))
+
+    def test_what_everybody_may_have_told(self) -> None:
+        """Redis and listeners hear of keys and tags that templates make; of others, from the database's owner only."""
+        self.watch()
+        self.cluster.sql("DO $$BEGIN CREATE ROLE cache_asker LOGIN; EXCEPTION WHEN duplicate_object THEN END$$")
+        self.addCleanup(self.cluster.sql, "DROP ROLE IF EXISTS cache_asker")
+        listener = self.listener()
+        for asked in ("key => 'session:admin'", "tag => 'vip'", "tag => 'paid'", "key => 'cache:risk:user:5'"):
+            self.sql(f"SELECT perf.cache_invalidate({asked})", user="cache_asker")
+        found = listener.wait_for(2)
+        self.assertEqual((found["keys"], found["tags"]), ({"cache:risk:user:5"}, {"paid"}))
+        self.sql("SELECT perf.cache_invalidate(key => 'session:admin')")
+        self.assertEqual(listener.wait_for(1)["keys"], {"session:admin"})
 
     def test_writers_need_no_right(self) -> None:
         self.watch()

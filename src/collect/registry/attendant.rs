@@ -238,8 +238,44 @@ pub struct Invalidation {
     pub counts: [(u64, u64); 2],
     /// When Redis was last asked for them.
     pub counted_at: i64,
-    problem_length: u8,
-    problem: [u8; PROBLEM_BYTES],
+    /// What is wrong with Redis.
+    pub problem: Words,
+    /// How many keys and tags it has refused to remove since the server started, and why it refused the latest.
+    pub refused: u64,
+    pub refusal: Words,
+    /// Since when batches of the outbox fail; 0: the latest did not.
+    pub failing_since: i64,
+    /// Why they do.
+    pub failure: Words,
+}
+
+/// A short text in shared memory.
+#[derive(Clone, Copy)]
+pub struct Words {
+    length: u8,
+    bytes: [u8; PROBLEM_BYTES],
+}
+
+impl Words {
+    /// None.
+    pub const EMPTY: Words = Words { length: 0, bytes: [0; PROBLEM_BYTES] };
+
+    /// A text, as far as there is room.
+    pub fn of(text: &str) -> Words {
+        let mut length = text.len().min(PROBLEM_BYTES);
+        while !text.is_char_boundary(length) {
+            length -= 1;
+        }
+        let mut words = Words { length: length as u8, ..Words::EMPTY };
+        words.bytes[..length].copy_from_slice(&text.as_bytes()[..length]);
+        words
+    }
+}
+
+impl std::fmt::Display for Words {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&String::from_utf8_lossy(&self.bytes[..usize::from(self.length)]))
+    }
 }
 
 impl Invalidation {
@@ -251,24 +287,12 @@ impl Invalidation {
         flushes: 0,
         counts: [(0, 0); 2],
         counted_at: 0,
-        problem_length: 0,
-        problem: [0; PROBLEM_BYTES],
+        problem: Words::EMPTY,
+        refused: 0,
+        refusal: Words::EMPTY,
+        failing_since: 0,
+        failure: Words::EMPTY,
     };
-
-    /// What is wrong; empty when nothing is.
-    pub fn problem(&self) -> String {
-        String::from_utf8_lossy(&self.problem[..usize::from(self.problem_length)]).into_owned()
-    }
-
-    /// Remembers what is wrong, as far as there is room.
-    pub fn set_problem(&mut self, problem: &str) {
-        let mut length = problem.len().min(PROBLEM_BYTES);
-        while !problem.is_char_boundary(length) {
-            length -= 1;
-        }
-        self.problem[..length].copy_from_slice(&problem.as_bytes()[..length]);
-        self.problem_length = length as u8;
-    }
 }
 
 /// Notes how the invalidation of caches is going.

@@ -27,11 +27,19 @@ struct Pending {
     jobs: bool,
     outbox: bool,
     watches: bool,
+    asked: bool,
 }
 
 impl Pending {
-    const NOTHING: Pending =
-        Pending { held: Vec::new(), databases: false, extension: false, jobs: false, outbox: false, watches: false };
+    const NOTHING: Pending = Pending {
+        held: Vec::new(),
+        databases: false,
+        extension: false,
+        jobs: false,
+        outbox: false,
+        watches: false,
+        asked: false,
+    };
 }
 
 /// To be called by the utility hook before it runs a statement that [`utility::classify`] recognised. Makes our
@@ -84,6 +92,13 @@ pub fn note_watch_change() {
     PENDING.with_borrow_mut(|pending| pending.watches = true);
 }
 
+/// To be called by whoever marks in the current transaction what is invalid. Marks are unlogged: a crash takes those of a
+/// prepared transaction and leaves the transaction, so that its commit would invalidate nothing.
+pub fn note_invalidation_asked() {
+    background::on_transaction_end(transaction_ended, refuse_prepare);
+    PENDING.with_borrow_mut(|pending| pending.asked = true);
+}
+
 /// Whether the transaction of this backend has changed watches: what it remembers of them is neither right nor to be kept.
 pub fn changes_watches() -> bool {
     PENDING.with_borrow(|pending| pending.watches)
@@ -96,6 +111,13 @@ fn refuse_prepare() {
         Error::Unsupported {
             message: "cannot PREPARE a transaction that has changed or started jobs".to_owned(),
             hint: "Commit it with COMMIT.".to_owned(),
+        }
+        .raise();
+    }
+    if PENDING.with_borrow(|pending| pending.asked) {
+        Error::Unsupported {
+            message: "cannot PREPARE a transaction that has called perf.cache_invalidate()".to_owned(),
+            hint: "Watch the table with perf.cache_watch(), or call it once the transaction is committed.".to_owned(),
         }
         .raise();
     }
