@@ -118,6 +118,17 @@ class Races(CacheTest):
         after = reader.execute("SELECT perf.cache_snapshot()::text").scalar()
         self.assertTrue(put(writer, '"new"', snapshot=after))
 
+    def test_many_invalidations_leave_few_marks(self) -> None:
+        writer = self.session()
+        for _ in range(20):
+            writer.query("SELECT perf.cache_invalidate(key => 'k')")
+        self.assertLessEqual(self.value("SELECT max(n) FROM (SELECT count(*) AS n FROM perf.cache_mark GROUP BY mark) AS m"), 2)
+        self.assertTrue(put(writer, "1"))
+        writer.query("BEGIN; SELECT perf.cache_invalidate(key => 'k'); ROLLBACK")
+        self.assertEqual(get(writer), 1)
+        writer.query("SELECT perf.cache_invalidate(key => 'k')")
+        self.assertIsNone(get(writer))
+
     def test_own_changes_in_a_snapshot(self) -> None:
         # The transaction has a number below the snapshot's, and is not among those it lists: its changes are its own.
         reader, writer = self.session(), self.session()
@@ -264,6 +275,18 @@ class Places(CacheTest):
         for statement in ("SELECT perf.cache_put('k', '1')", "SELECT perf.cache_invalidate(key => 'k')",
                           "SELECT * FROM perf.cache_stats()"):
             self.assert_sql_error("25006", standby, statement)
+        # What runs on the primary is not seen by a snapshot of the standby either.
+        cluster.sql("CREATE TABLE t AS SELECT 1 AS n")
+        with cluster.connect() as writer:
+            writer.query("BEGIN; UPDATE t SET n = 2; SELECT perf.cache_invalidate(key => 'k')")
+            cluster.sql("CREATE TABLE later (n int)")
+            cluster.wait_for_replay(standby)
+            before = standby.scalar("SELECT perf.cache_snapshot()::text")
+            writer.query("COMMIT")
+        late = "SELECT perf.cache_put('k', '1', snapshot => $1::text::pg_snapshot)"
+        self.assertFalse(cluster.scalar(late, (before,)))
+        cluster.wait_for_replay(standby)
+        self.assertTrue(cluster.scalar(late, (standby.scalar("SELECT perf.cache_snapshot()::text"),)))
         standby.promote()
         self.wait_until(lambda: not standby.scalar("SELECT pg_is_in_recovery()"), 20, "the promotion")
         self.assertIsNone(standby.scalar("SELECT perf.cache_get('k')"))
