@@ -17,7 +17,9 @@ CREATE TABLE perf.cache_entry (
     put_at timestamptz NOT NULL,
     expires_at timestamptz NOT NULL,
     keep_for interval NOT NULL, -- how long it may still be served when it has expired or is invalid
-    part smallint NOT NULL
+    part smallint NOT NULL,
+    meaning bigint NOT NULL, -- what computed it: hash of the statement with all that its names stood for; 0: a client has put it
+    surroundings bigint NOT NULL -- hash of the search_path and settings of whoever computed it; 0: as above
 ) PARTITION BY LIST (part);
 
 DO $$

@@ -14,7 +14,7 @@ use super::entries::{self, Key, Origin, Put};
 use super::policies::{self, Policy};
 use crate::error::Error;
 use crate::memory::cache_stats::Event;
-use crate::pg::compute::{compute, Computed};
+use crate::pg::compute::{compute, meaning, Computed, Meaning};
 use crate::pg::jsonb::RawJsonb;
 use crate::pg::key_lock::{self, Space};
 use crate::pg::raw;
@@ -48,12 +48,17 @@ pub fn cached(name: &str, parameters: &Value) -> Result<RawJsonb, Error> {
     let value = |name: &str| given.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
     let Filled::Key(key) = template.fill(value) else { return Err(Error::NullArgument { argument: "params" }) };
     let key = Key::of(key)?;
-    if let Some(found) = hit(&key, policy) {
-        return Ok(found);
+    // What depends on the session is neither stored nor taken from what is; the rest is of those only who mean the same.
+    let meaning = meaning(&question.sql, question.parameters.len());
+    let mut may_store = None;
+    if let Some(meaning) = meaning {
+        if let Some(found) = hit(&key, meaning, policy) {
+            return Ok(found);
+        }
+        may_store = entries::check_writable("perf.cached").is_ok().then_some(meaning);
     }
-    let may_store = entries::check_writable("perf.cached").is_ok();
-    if may_store {
-        if let Some(found) = queue(&key, policy) {
+    if let Some(meaning) = may_store {
+        if let Some(found) = queue(&key, meaning, policy) {
             return Ok(found);
         }
     }
@@ -61,9 +66,10 @@ pub fn cached(name: &str, parameters: &Value) -> Result<RawJsonb, Error> {
     let values: Vec<String> =
         question.parameters.iter().map(|name| value(name).unwrap_or_default().to_owned()).collect();
     let what = format!("compute_sql of cache policy \"{}\"", policy.name);
-    let Computed { value, snapshot, is_repeatable } = compute(&what, &question.sql, &values)?;
-    if may_store && is_repeatable {
-        let put = Put { key, value, ttl_us: None, tags: Vec::new(), computed_with: Some(Origin::Known(snapshot)) };
+    let Computed { value, snapshot } = compute(&what, &question.sql, &values)?;
+    if let Some(meaning) = may_store {
+        let computed_with = Some(Origin::Known(snapshot, meaning));
+        let put = Put { key, value, ttl_us: None, tags: Vec::new(), computed_with };
         match put.check() {
             Ok(()) => drop(entries::put(put)?),
             // Too large to keep, not to give.
@@ -75,29 +81,31 @@ pub fn cached(name: &str, parameters: &Value) -> Result<RawJsonb, Error> {
     Ok(value)
 }
 
-fn hit(key: &Key, policy: &Policy) -> Option<RawJsonb> {
-    let stored = entries::look(key, false)?;
+fn hit(key: &Key, meaning: Meaning, policy: &Policy) -> Option<RawJsonb> {
+    let stored = entries::look(key, Some(meaning), false)?;
     entries::note_hit(key, &policy.name);
     Some(stored.value)
 }
 
 /// Waits for whoever computes the same; what that one has stored, or a stale value in place of the wait.
-fn queue(key: &Key, policy: &Policy) -> Option<RawJsonb> {
-    if key_lock::try_take(Space::Compute, key.id as u64) {
+fn queue(key: &Key, meaning: Meaning, policy: &Policy) -> Option<RawJsonb> {
+    let computation = (key.id ^ meaning.statement) as u64;
+    if key_lock::try_take(Space::Compute, computation) {
         note_lock();
         // It may have been stored since we looked.
-        return hit(key, policy);
+        return hit(key, meaning, policy);
     }
-    let stale = entries::look(key, policy.max_stale_us > 0).filter(|stored| stored.is_fresh || stored.is_tolerable);
+    let stale = entries::look(key, Some(meaning), policy.max_stale_us > 0)
+        .filter(|stored| stored.is_fresh || stored.is_tolerable);
     if let Some(stored) = stale {
         entries::note_hit(key, &policy.name);
         return Some(stored.value);
     }
     if !has_lock() {
-        key_lock::take(Space::Compute, key.id as u64);
+        key_lock::take(Space::Compute, computation);
         note_lock();
     }
-    hit(key, policy)
+    hit(key, meaning, policy)
 }
 
 fn began_at() -> i64 {

@@ -18,6 +18,7 @@ use super::tidy;
 use crate::error::Error;
 use crate::guc;
 use crate::memory::cache_stats::{self, Event};
+use crate::pg::compute::{self, Meaning};
 use crate::pg::jsonb::RawJsonb;
 use crate::pg::key_lock::{self, Space};
 use crate::pg::text::Text;
@@ -122,8 +123,9 @@ pub struct Stored {
 }
 
 /// What is stored under a key now, if it is fresh, or if stale values are wanted as well. An entry that has expired is
-/// counted.
-pub fn look(key: &Key, wants_stale: bool) -> Option<Stored> {
+/// counted. What perf_opt has computed is only for those who mean the same: by the statement, if they have one, else by what
+/// names stand for in the session.
+pub fn look(key: &Key, meaning: Option<Meaning>, wants_stale: bool) -> Option<Stored> {
     if background::in_recovery() {
         return None;
     }
@@ -131,9 +133,17 @@ pub fn look(key: &Key, wants_stale: bool) -> Option<Stored> {
     query::under_latest_snapshot(|| {
         query::row_by_key(TABLES[part], INDEXES[part], key.id, |row| {
             // Columns: id, owner, key, value, tags, depends, seen_below, not_seen, policy, value_bytes, put_at, expires_at,
-            // keep_for, part.
+            // keep_for, part, meaning, surroundings.
             let owner = row.get::<pg_sys::Oid>(2)?.to_u32();
             if owner != key.owner || row.string(3) != key.text {
+                return None;
+            }
+            let is_meant = match (row.get::<i64>(15)?, meaning) {
+                (0, _) => true,
+                (stored, Some(asked)) => stored == asked.statement,
+                (_, None) => row.get::<i64>(16)? == compute::surroundings(),
+            };
+            if !is_meant {
                 return None;
             }
             let not_seen = row.get::<Vec<i64>>(8)?.into_iter().map(|xid| xid as u64).collect();
@@ -163,7 +173,7 @@ pub fn look(key: &Key, wants_stale: bool) -> Option<Stored> {
 
 /// The value of a key, if there is one.
 pub fn get(key: &Key) -> Option<RawJsonb> {
-    let found = look(key, false);
+    let found = look(key, None, false);
     match &found {
         Some(stored) => {
             note_hit(key, &stored.policy);
@@ -208,8 +218,8 @@ pub struct Put {
 pub enum Origin {
     /// The caller says so.
     Said(Snapshot),
-    /// perf_opt has computed the value.
-    Known(Snapshot),
+    /// perf_opt has computed the value, for those who mean the same.
+    Known(Snapshot, Meaning),
 }
 
 impl Put {
@@ -288,7 +298,7 @@ fn store(put: &Put, policy: Option<(i64, i64)>, name: &str) -> Result<bool, Erro
     snapshot::assigned();
     let said = matches!(put.computed_with, Some(Origin::Said(_)));
     let computed_with = match &put.computed_with {
-        Some(Origin::Said(snapshot) | Origin::Known(snapshot)) => snapshot.clone().without(snapshot::own()),
+        Some(Origin::Said(snapshot) | Origin::Known(snapshot, _)) => snapshot.clone().without(snapshot::own()),
         None => {
             let Lease { snapshot, .. } = match lease::take(key.id) {
                 lease if lease.holds() => lease,
@@ -327,6 +337,10 @@ fn store(put: &Put, policy: Option<(i64, i64)>, name: &str) -> Result<bool, Erro
     let (ttl_us, keep_us) = policy.unwrap_or((guc::cache_default_ttl_s().saturating_mul(1_000_000), 0));
     let now = background::now();
     let expires_at = now.saturating_add(put.ttl_us.unwrap_or(ttl_us).clamp(1, TTL_MAX_US));
+    let (meaning, surroundings) = match &put.computed_with {
+        Some(Origin::Known(_, meaning)) => (meaning.statement, meaning.surroundings),
+        _ => (0, 0),
+    };
     let arguments = [
         key.id.into(),
         pg_sys::Oid::from(key.owner).into(),
@@ -341,12 +355,15 @@ fn store(put: &Put, policy: Option<(i64, i64)>, name: &str) -> Result<bool, Erro
         instant(now).into(),
         instant(expires_at).into(),
         keep_us.into(),
+        meaning.into(),
+        surroundings.into(),
     ];
     let part = key.part();
     let (updated, _) = query::run_on_part(
         "UPDATE perf.cache_entry_{part}
          SET owner = $2, key = $3, value = $4, tags = $5, depends = $6, seen_below = $7, not_seen = $8, policy = $9,
-             value_bytes = $10, put_at = $11, expires_at = $12, keep_for = $13 * interval '1 microsecond'
+             value_bytes = $10, put_at = $11, expires_at = $12, keep_for = $13 * interval '1 microsecond',
+             meaning = $14, surroundings = $15
          WHERE id = (SELECT e.id FROM perf.cache_entry_{part} AS e WHERE e.id = $1 FOR UPDATE SKIP LOCKED)",
         part,
         &arguments,
@@ -361,8 +378,8 @@ fn store(put: &Put, policy: Option<(i64, i64)>, name: &str) -> Result<bool, Erro
     }
     query::run_on_part(
         "INSERT INTO perf.cache_entry_{part} (id, owner, key, value, tags, depends, seen_below, not_seen, policy, value_bytes,
-                                              put_at, expires_at, keep_for, part)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13 * interval '1 microsecond', {part})",
+                                              put_at, expires_at, keep_for, part, meaning, surroundings)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13 * interval '1 microsecond', {part}, $14, $15)",
         part,
         &arguments,
         |_| (),

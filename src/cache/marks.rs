@@ -67,12 +67,35 @@ pub fn mark_invalid(marks: &[i64]) -> Result<(), Error> {
 /// The same for a user's transaction, which may last: it holds nothing that others wait for, and its marks count once it is
 /// committed. What it has changed itself counts too, for nobody else sees it before.
 pub fn mark_invalid_by_user(marks: &[i64]) {
+    // A row of an earlier transaction serves as well: a snapshot that sees this one was taken after that one had ended. Else
+    // each invalidation would leave a row for every get to look at. A transaction that goes by one snapshot could fail at it.
+    let mut missing = marks.to_vec();
+    if !query::keeps_one_snapshot() {
+        let (_, taken) = run_with(
+            c"UPDATE perf.cache_mark AS m
+              SET xid = pg_catalog.pg_current_xact_id()::text::bigint, marked_at = pg_catalog.clock_timestamp(),
+                  settled = NULL, settled_at = NULL
+              FROM pg_catalog.unnest($1) AS k,
+                   LATERAL (SELECT f.mark, f.source FROM perf.cache_mark AS f
+                            WHERE f.mark OPERATOR(pg_catalog.=) k AND f.source OPERATOR(pg_catalog.<>) 0
+                            LIMIT 1 FOR UPDATE SKIP LOCKED) AS free
+              WHERE m.mark OPERATOR(pg_catalog.=) free.mark AND m.source OPERATOR(pg_catalog.=) free.source
+              RETURNING m.mark",
+            &[DatumWithOid::from(marks.to_vec())],
+            |row| row.get::<i64>(1),
+        );
+        missing.retain(|mark| !taken.contains(&Some(*mark)));
+    }
+    if missing.is_empty() {
+        return;
+    }
     run_with(
         c"INSERT INTO perf.cache_mark (mark, source, xid, marked_at)
           SELECT DISTINCT k, x.xid, x.xid, pg_catalog.clock_timestamp()
           FROM pg_catalog.unnest($1) AS k, (SELECT pg_catalog.pg_current_xact_id()::text::bigint AS xid) AS x
-          ON CONFLICT (mark, source) DO NOTHING",
-        &[DatumWithOid::from(marks.to_vec())],
+          ON CONFLICT (mark, source) DO UPDATE
+          SET xid = excluded.xid, marked_at = excluded.marked_at, settled = NULL, settled_at = NULL",
+        &[DatumWithOid::from(missing)],
         |_| (),
     );
 }

@@ -4,11 +4,12 @@
 use std::ffi::{CStr, CString};
 
 use perf_core::cache::snapshot::Snapshot;
+use perf_core::fnv::fnv1a;
 use pgrx::{pg_sys, FromDatum, IntoDatum, PgList};
 
 use super::jsonb::RawJsonb;
 use super::text::{DbText, Text};
-use super::{ident, snapshot};
+use super::{ident, snapshot, statement_shape};
 use crate::error::Error;
 
 /// What was computed.
@@ -17,8 +18,112 @@ pub struct Computed {
     pub value: RawJsonb,
     /// What it was computed with.
     pub snapshot: Snapshot,
-    /// Others, or another time, would get the same: no volatile function, no row-level security.
-    pub is_repeatable: bool,
+}
+
+/// What a statement means for this session: what its names stand for, and what its literals were read as. Never 0.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Meaning {
+    /// Hash of the statement as analysed and rewritten, with the OIDs of all that it names, and of the surroundings.
+    pub statement: i64,
+    /// Hash of the session's search_path, and of the settings that values are read and printed by.
+    pub surroundings: i64,
+}
+
+/// Settings that functions of the server's own go by which are allowed in a statement whose result is kept.
+const READ_AND_PRINTED_BY: [&CStr; 16] = [
+    c"DateStyle",
+    c"IntervalStyle",
+    c"TimeZone",
+    c"timezone_abbreviations",
+    c"extra_float_digits",
+    c"bytea_output",
+    c"lc_monetary",
+    c"lc_numeric",
+    c"lc_time",
+    c"default_text_search_config",
+    c"xmlbinary",
+    c"xmloption",
+    c"array_nulls",
+    c"quote_all_identifiers",
+    c"standard_conforming_strings",
+    c"backslash_quote",
+];
+/// Schemas of a search_path that are told apart.
+const SCHEMAS_MAX: usize = 64;
+
+/// The session's search_path, and what it reads and prints values by, as a hash.
+pub fn surroundings() -> i64 {
+    let mut schemas = [pg_sys::InvalidOid; SCHEMAS_MAX];
+    // SAFETY: the array has as many elements as it says.
+    let count = unsafe { pg_sys::fetch_search_path_array(schemas.as_mut_ptr(), SCHEMAS_MAX as i32) };
+    let mut bytes = count.to_le_bytes().to_vec();
+    bytes.extend(schemas.iter().flat_map(|schema| schema.to_u32().to_le_bytes()));
+    for name in READ_AND_PRINTED_BY {
+        // SAFETY: a look-up by a NUL-terminated name that gives NULL or a text, copied at once.
+        unsafe {
+            let value = pg_sys::GetConfigOption(name.as_ptr(), true, false);
+            if !value.is_null() {
+                bytes.extend_from_slice(CStr::from_ptr(value).to_bytes());
+            }
+        }
+        bytes.push(0);
+    }
+    hash(&bytes)
+}
+
+fn hash(bytes: &[u8]) -> i64 {
+    match fnv1a(bytes.iter().copied()) as i64 {
+        0 => 1,
+        hash => hash,
+    }
+}
+
+/// What a statement means here, if everybody who means the same would get the same: `None` where its result depends on who
+/// asks, on the session or on chance. A result that depends on the time counts: it only ages.
+pub fn meaning(sql: &str, parameters: usize) -> Option<Meaning> {
+    let text = CString::new(DbText::from_utf8(sql).as_bytes().to_vec()).unwrap_or_default();
+    let mut types = vec![pg_sys::TEXTOID; parameters];
+    // SAFETY: connect and finish enclose all uses of SPI memory; a raised error leaves all to the abort.
+    unsafe {
+        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+        pg_sys::SPI_connect();
+        let plan = prepared(&text, &mut types);
+        let meaning = meaning_of(plan);
+        pg_sys::SPI_finish();
+        pg_sys::PopActiveSnapshot();
+        meaning
+    }
+}
+
+/// # Safety
+/// Connected to SPI; the plan was made since.
+unsafe fn meaning_of(plan: pg_sys::SPIPlanPtr) -> Option<Meaning> {
+    if plan.is_null() {
+        return None;
+    }
+    // SAFETY: lists and trees of the server's own, alive as long as the plan; what is printed of them is copied at once.
+    unsafe {
+        let sources = PgList::<pg_sys::CachedPlanSource>::from_pg(pg_sys::SPI_plan_get_plan_sources(plan));
+        let source = sources.head().filter(|_| sources.len() == 1)?;
+        let depends = statement_shape::dependence((*source).query_list, (*source).relationOids);
+        let is_repeatable = !(*source).dependsOnRLS
+            && !depends.row_security
+            && !depends.any_volatile
+            && !depends.volatile
+            && !depends.session
+            && !depends.own_changing
+            && depends.unknown_stable.is_none()
+            && !depends.temporary
+            && !depends.catalogs;
+        if !is_repeatable {
+            return None;
+        }
+        let surroundings = surroundings();
+        let printed = ident::owned(pg_sys::nodeToString((*source).query_list.cast()))?;
+        let mut bytes = printed.into_bytes();
+        bytes.extend(surroundings.to_le_bytes());
+        Some(Meaning { statement: hash(&bytes), surroundings })
+    }
 }
 
 /// Runs a statement whose parameters are texts. `what` says in errors whose statement it is.
@@ -73,11 +178,10 @@ pub fn compute(what: &str, sql: &str, parameters: &[String]) -> Result<Computed,
             pg_sys::MemoryContextSwitchTo(inner);
             value
         });
-        let is_repeatable = shape.is_repeatable;
         pg_sys::SPI_finish();
         pg_sys::PopActiveSnapshot();
         let value = value.flatten().ok_or_else(|| refused("a statement without a result"))?;
-        Ok(Computed { value, snapshot, is_repeatable })
+        Ok(Computed { value, snapshot })
     }
 }
 
@@ -91,7 +195,6 @@ unsafe fn prepared(text: &CStr, types: &mut [pg_sys::Oid]) -> pg_sys::SPIPlanPtr
 struct Shape {
     /// The name of its column, if it has one only.
     only_column: Option<String>,
-    is_repeatable: bool,
     /// Where in the text the statement is, in bytes of the server's encoding, if something follows it.
     extent: Option<std::ops::Range<usize>>,
 }
@@ -122,12 +225,11 @@ unsafe fn shape_of(plan: pg_sys::SPIPlanPtr) -> Option<Shape> {
             let name = pg_sys::SPI_fname(descriptor, 1);
             ident::owned(name).unwrap_or_default()
         });
-        let is_volatile = pg_sys::contain_volatile_functions(query.cast());
         let raw = (*source).raw_parse_tree;
         let extent = (!raw.is_null() && (*raw).stmt_len > 0).then(|| {
             let at = usize::try_from((*raw).stmt_location).unwrap_or(0);
             at..at + usize::try_from((*raw).stmt_len).unwrap_or(0)
         });
-        Some(Shape { only_column, extent, is_repeatable: !is_volatile && !(*source).dependsOnRLS })
+        Some(Shape { only_column, extent })
     }
 }

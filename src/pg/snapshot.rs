@@ -30,6 +30,11 @@ unsafe fn of(snapshot: pg_sys::Snapshot) -> Snapshot {
     // SAFETY: the array has as many elements as it says.
     unsafe {
         let next = pg_sys::ReadNextFullTransactionId().value;
+        if (*snapshot).takenDuringRecovery {
+            // A standby lists what runs in another array, and not all of it when there are many; what is below the oldest
+            // of it has ended for sure.
+            return Snapshot::new(widen(u64::from((*snapshot).xmin.into_inner()), next), Vec::new());
+        }
         let count = (*snapshot).xcnt as usize;
         let running = if count == 0 { &[] } else { std::slice::from_raw_parts((*snapshot).xip, count) };
         let widen = |xid: &pg_sys::TransactionId| widen(u64::from(xid.into_inner()), next);

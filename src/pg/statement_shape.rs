@@ -97,6 +97,8 @@ pub struct Shape {
     pub any_volatile: bool,
     /// A stable function that it calls and of which it is not known on what it depends, or `None`.
     pub unknown_stable: Option<String>,
+    /// It calls functions that are not the server's own, and not immutable or not known to be.
+    pub own_changing: bool,
     /// It uses temporary tables.
     pub temporary: bool,
     /// It reads catalogs, or tables of this extension.
@@ -130,6 +132,25 @@ pub fn of(source: &Source<'_>) -> Result<Shape, Unclear> {
         Ok(result) => result,
         Err(caught) => Err(Unclear::Failed(Failure::Raised(planner::unless_fatal(caught)).message())),
     }
+}
+
+/// What a statement that is rewritten already depends on besides the rows of its tables: only what [`Shape`] says of its
+/// functions, its tables and of row security is filled in.
+///
+/// # Safety
+/// Valid lists: of rewritten queries, and of the OIDs of all relations that they name.
+pub unsafe fn dependence(queries: *mut pg_sys::List, relations: *mut pg_sys::List) -> Shape {
+    let mut shape = Shape::default();
+    // SAFETY: as promised.
+    unsafe {
+        for query in PgList::<pg_sys::Node>::from_pg(queries).iter_ptr() {
+            notes::note_node(query, (&raw mut shape).cast());
+        }
+        for relation in PgList::<pg_sys::Oid>::from_pg(relations).iter_oid() {
+            query::add_table(&mut shape, relation);
+        }
+    }
+    shape
 }
 
 /// # Safety

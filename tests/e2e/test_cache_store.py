@@ -118,6 +118,17 @@ class Races(CacheTest):
         after = reader.execute("SELECT perf.cache_snapshot()::text").scalar()
         self.assertTrue(put(writer, '"new"', snapshot=after))
 
+    def test_many_invalidations_leave_few_marks(self) -> None:
+        writer = self.session()
+        for _ in range(20):
+            writer.query("SELECT perf.cache_invalidate(key => 'k')")
+        self.assertLessEqual(self.value("SELECT max(n) FROM (SELECT count(*) AS n FROM perf.cache_mark GROUP BY mark) AS m"), 2)
+        self.assertTrue(put(writer, "1"))
+        writer.query("BEGIN; SELECT perf.cache_invalidate(key => 'k'); ROLLBACK")
+        self.assertEqual(get(writer), 1)
+        writer.query("SELECT perf.cache_invalidate(key => 'k')")
+        self.assertIsNone(get(writer))
+
     def test_own_changes_in_a_snapshot(self) -> None:
         # The transaction has a number below the snapshot's, and is not among those it lists: its changes are its own.
         reader, writer = self.session(), self.session()
@@ -264,6 +275,18 @@ class Places(CacheTest):
         for statement in ("SELECT perf.cache_put('k', '1')", "SELECT perf.cache_invalidate(key => 'k')",
                           "SELECT * FROM perf.cache_stats()"):
             self.assert_sql_error("25006", standby, statement)
+        # What runs on the primary is not seen by a snapshot of the standby either.
+        cluster.sql("CREATE TABLE t AS SELECT 1 AS n")
+        with cluster.connect() as writer:
+            writer.query("BEGIN; UPDATE t SET n = 2; SELECT perf.cache_invalidate(key => 'k')")
+            cluster.sql("CREATE TABLE later (n int)")
+            cluster.wait_for_replay(standby)
+            before = standby.scalar("SELECT perf.cache_snapshot()::text")
+            writer.query("COMMIT")
+        late = "SELECT perf.cache_put('k', '1', snapshot => $1::text::pg_snapshot)"
+        self.assertFalse(cluster.scalar(late, (before,)))
+        cluster.wait_for_replay(standby)
+        self.assertTrue(cluster.scalar(late, (standby.scalar("SELECT perf.cache_snapshot()::text"),)))
         standby.promote()
         self.wait_until(lambda: not standby.scalar("SELECT pg_is_in_recovery()"), 20, "the promotion")
         self.assertIsNone(standby.scalar("SELECT perf.cache_get('k')"))
@@ -304,9 +327,9 @@ class Computed(CacheTest):
                     CREATE FUNCTION slow(n int) RETURNS int STABLE LANGUAGE plpgsql AS
                     $$ BEGIN PERFORM pg_sleep(0.3), nextval('computations'); RETURN n; END $$;
                     ALTER FUNCTION slow(int) VOLATILE;
-                    CREATE FUNCTION stable_slow(n int) RETURNS int STABLE LANGUAGE sql AS 'SELECT slow(n)';
+                    CREATE FUNCTION fixed_slow(n int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT slow(n)';
                     INSERT INTO perf.cache_policy (cache_name, key_template, ttl, compute_sql)
-                    VALUES ('slow', 'slow:{n}', '1 h', 'SELECT stable_slow({n}::int)')""")
+                    VALUES ('slow', 'slow:{n}', '1 h', 'SELECT fixed_slow({n}::int)')""")
 
     def computations(self) -> int:
         """How often something was computed."""
@@ -365,6 +388,92 @@ class Computed(CacheTest):
         with self.assertRaises(SqlError) as caught:
             session.query("""SELECT perf.cached('slow', '{"n": 1}')""")
         self.assertEqual(caught.exception.sqlstate, "42501")
+
+
+class Meanings(CacheTest):
+    """perf.cached() keeps nothing of one session's for another that means something else."""
+
+    def policy(self, compute: str, template: str = "answer") -> None:
+        """Makes what computes the answer, instead of what did so far."""
+        self.sql("DELETE FROM perf.cache_policy WHERE cache_name = 'answer'; DELETE FROM perf.cache_entry")
+        self.sql("INSERT INTO perf.cache_policy (cache_name, key_template, ttl, compute_sql) VALUES ('answer', $1, '1 h', $2)",
+                 (template, compute))
+
+    def stored(self) -> int:
+        """How many entries there are."""
+        return self.value("SELECT count(*) FROM perf.cache_entry")
+
+    def test_what_depends_on_the_session_is_not_stored(self) -> None:
+        self.sql("""CREATE TABLE orders (owner text, n int); INSERT INTO orders VALUES ('postgres', 1);
+                    CREATE VIEW mine AS SELECT n FROM orders WHERE owner = current_user;
+                    CREATE FUNCTION setting() RETURNS text STABLE LANGUAGE sql AS $$ SELECT current_setting('app.x', true) $$;
+                    CREATE AGGREGATE total(int) (sfunc = int4pl, stype = int)""")
+        for compute in ("SELECT current_setting('app.x', true)", "SELECT n FROM mine", "SELECT session_user::text", "SELECT setting()",
+                        "SELECT current_schema()::text", "SELECT total(n) FROM orders", "SELECT count(*) FROM pg_class WHERE false",
+                        "SELECT inet_client_port() IS NULL", "SELECT n FROM (SELECT n FROM orders WHERE random() >= 0) AS o",
+                        "SELECT 1 WHERE has_table_privilege('orders', 'SELECT')", "WITH w AS (SELECT user::text) SELECT * FROM w",
+                        "SELECT pg_backend_pid() > 0", "SELECT count(*) FROM information_schema.tables WHERE false"):
+            with self.subTest(compute):
+                self.policy(compute)
+                self.sql("SELECT perf.cached('answer')")
+                self.assertEqual(self.stored(), 0)
+        for compute in ("SELECT n FROM orders", "SELECT now()", "SELECT current_date", "SELECT jsonb_agg(o) FROM orders AS o",
+                        "SELECT count(*) FROM orders WHERE date_trunc('day', now()) - interval '1 day' < now()"):
+            with self.subTest(compute):
+                self.policy(compute)
+                self.sql("SELECT perf.cached('answer')")
+                self.assertEqual(self.stored(), 1)
+
+    def test_a_setting_of_a_tenant(self) -> None:
+        self.policy("SELECT current_setting('app.tenant')")
+        for tenant in ("A", "B"):
+            session = self.session()
+            session.query(f"SET app.tenant = '{tenant}'")
+            self.assertEqual(session.query("SELECT perf.cached('answer')").scalar(), tenant)
+
+    def test_a_role_that_is_shared(self) -> None:
+        self.sql("""CREATE ROLE cache_grp; CREATE ROLE cache_alice LOGIN IN ROLE cache_grp; CREATE ROLE cache_bob LOGIN IN ROLE cache_grp;
+                    CREATE TABLE orders (owner text, n int); INSERT INTO orders VALUES ('cache_alice', 1), ('cache_bob', 2);
+                    CREATE VIEW mine AS SELECT n FROM orders WHERE owner = current_user; GRANT SELECT ON mine TO PUBLIC""")
+        self.addCleanup(self.cluster.sql, "DROP ROLE cache_alice, cache_bob, cache_grp")
+        self.policy("SELECT n FROM mine")
+        for user, expected in (("cache_alice", 1), ("cache_bob", 2)):
+            session = self.session(user)
+            session.query("SET perf_opt.cache_role = 'cache_grp'")
+            self.assertEqual(session.query("SELECT perf.cached('answer')").scalar(), expected)
+
+    def test_another_search_path(self) -> None:
+        self.sql("""CREATE SCHEMA t1; CREATE SCHEMA t2;
+                    CREATE TABLE t1.orders AS SELECT 1 AS n; CREATE TABLE t2.orders AS SELECT 2 AS n;
+                    CREATE FUNCTION t1.f() RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT 1';
+                    CREATE FUNCTION t2.f() RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT 2'""")
+        session = self.session()
+        for compute in ("SELECT n FROM orders", "SELECT f()"):
+            self.policy(compute)
+            for schema, expected in (("t1", 1), ("t2", 2), ("t1", 1)):
+                session.query(f"SET search_path = {schema}")
+                self.assertEqual(session.query("SELECT perf.cached('answer')").scalar(), expected)
+                self.assertEqual(self.stored(), 1)
+                # A key alone finds it only where names are looked for in the same places.
+                self.assertEqual(get(session, "answer"), expected)
+                session.query("SET search_path = public")
+                self.assertIsNone(get(session, "answer"))
+
+    def test_a_temporary_table_of_the_same_name(self) -> None:
+        self.sql("CREATE TABLE orders AS SELECT 1 AS n")
+        self.policy("SELECT n FROM orders")
+        one, other = self.session(), self.session()
+        self.assertEqual(one.query("SELECT perf.cached('answer')").scalar(), 1)
+        other.query("CREATE TEMP TABLE orders AS SELECT 2 AS n")
+        self.assertEqual(other.query("SELECT perf.cached('answer')").scalar(), 2)
+        self.assertEqual(one.query("SELECT perf.cached('answer')").scalar(), 1)
+
+    def test_another_zone(self) -> None:
+        self.policy("SELECT to_char('2024-01-01 00:00+00'::timestamptz, 'HH24')")
+        session = self.session()
+        for zone, expected in (("UTC", "00"), ("Asia/Tokyo", "09")):
+            session.query(f"SET timezone = '{zone}'")
+            self.assertEqual(session.query("SELECT perf.cached('answer')").scalar(), expected)
 
 
 class Upkeep(CacheTest):

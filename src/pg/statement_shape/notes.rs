@@ -70,6 +70,7 @@ const OF_ARGUMENTS: [&str; 34] = [
 /// Tells what a function that is not immutable depends on.
 fn note_stable(shape: &mut Shape, name: &str, own: bool, volatile: bool, arguments: i32) {
     shape.any_volatile |= volatile;
+    shape.own_changing |= own;
     if volatile || own {
         return;
     }
@@ -124,6 +125,8 @@ unsafe extern "C-unwind" fn note_function(function: pg_sys::Oid, context: *mut c
             return false;
         }
         shape.calls_functions |= own;
+        // An aggregate is immutable for the server, whatever the functions are that it is made of.
+        shape.own_changing |= own && pg_sys::get_func_prokind(function) as u8 == pg_sys::PROKIND_AGGREGATE;
         let volatility = pg_sys::func_volatile(function) as u8;
         if volatility != pg_sys::PROVOLATILE_IMMUTABLE {
             let name = ident::owned(pg_sys::get_func_name(function)).unwrap_or_default();
