@@ -100,6 +100,9 @@ class IndexUpkeepTest(ClusterTest):
         self.assertNotIn("replicas", alone["idle_a"][4])
         standby = primary.standby()
         primary.wait_for_replay(standby)
+        # What the base backup brought is replayed before it streams.
+        self.wait_until(lambda: primary.scalar("SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'") == 1, 30,
+                        "the standby to stream")
         fed = self.advised(primary)
         self.assertIn("scans on replicas are not counted here", fed["idle_a"][4])
         self.assertEqual(fed["idle_a"][3], "low")
