@@ -53,7 +53,7 @@ pub extern "C-unwind" fn _PG_init() {
         pg_sys::shmem_startup_hook = Some(attach_memory);
     }
     memory::watch::register();
-    collect::worker::after_each_run([cache::tidy::maintain, advise::alerts::evaluate]);
+    collect::worker::after_each_run([cache::tidy::maintain, cache::tidy::forget_marks, advise::alerts::evaluate]);
     collect::worker::watch(advise::caching::watch::WATCHER);
     if guc::worker_enabled() {
         act::launcher::register();

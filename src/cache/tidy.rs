@@ -39,6 +39,8 @@ const MARK_OLD_US: i64 = 3_600_000_000;
 const MARK_SETTLED_US: i64 = 600_000_000;
 const MARKS_EVERY_US: i64 = 300_000_000;
 const MARKS_MAX: i64 = 1_000_000;
+/// Marks forgotten at a time.
+const FORGOTTEN_MAX: i64 = 20_000;
 
 use std::cell::Cell;
 
@@ -126,7 +128,13 @@ pub fn maintain(now: i64) -> Result<News, Error> {
             tidy(part, REMOVED_MAX);
         }
     }
-    if (now - MARKS_AT.get()).abs() >= MARKS_EVERY_US {
+    Ok(news)
+}
+
+/// Another step of a run of the collector, in a transaction of its own: forgets marks now and then.
+pub fn forget_marks(now: i64) -> Result<News, Error> {
+    let mut news = News::default();
+    if marks::exist() && (now - MARKS_AT.get()).abs() >= MARKS_EVERY_US {
         MARKS_AT.set(now);
         news.lines.extend(prune(now));
     }
@@ -269,18 +277,28 @@ fn prune(now: i64) -> Option<String> {
     let settled_before = at(now.saturating_sub(MARK_SETTLED_US));
     let (_, settled) = run_with(
         c"SELECT mark, source, settled FROM perf.cache_mark
-          WHERE settled < pg_snapshot_xmin(pg_current_snapshot())::text::bigint AND settled_at < $1 FOR UPDATE SKIP LOCKED",
-        &[settled_before.into()],
+          WHERE settled < pg_snapshot_xmin(pg_current_snapshot())::text::bigint AND settled_at < $1
+          LIMIT $2 FOR UPDATE SKIP LOCKED",
+        &[settled_before.into(), FORGOTTEN_MAX.into()],
         |row| (row.get::<i64>(1).unwrap_or(0), row.get::<i64>(2).unwrap_or(0), row.get::<i64>(3).unwrap_or(0)),
     );
+    if settled.len() as i64 >= FORGOTTEN_MAX {
+        // There are more of them.
+        MARKS_AT.set(0);
+    }
     let newest = settled.iter().map(|(_, _, settled)| *settled).max()?;
     let (marks, sources): (Vec<i64>, Vec<i64>) = settled.into_iter().map(|(mark, source, _)| (mark, source)).unzip();
     let arguments = [marks.into(), sources.into(), newest.into(), marks::FLOOR.into()];
     run_with(
+        // Entries by what they depend on, so that both sides can be hashed.
         c"DELETE FROM perf.cache_entry WHERE (part, id) IN
               (SELECT e.part, e.id FROM perf.cache_entry AS e
-               WHERE EXISTS (SELECT FROM perf.cache_mark AS m JOIN unnest($1, $2) AS k (mark, source) USING (mark, source)
-                             WHERE m.mark = ANY (e.depends) AND (m.xid >= e.seen_below OR m.xid = ANY (e.not_seen)))
+               WHERE (e.part, e.id) IN (
+                   SELECT d.part, d.id
+                   FROM (SELECT part, id, seen_below, not_seen, unnest(depends) AS mark FROM perf.cache_entry) AS d
+                   JOIN (SELECT m.mark, m.xid FROM perf.cache_mark AS m
+                         JOIN unnest($1, $2) AS k (mark, source) ON k.mark = m.mark AND k.source = m.source) AS g
+                     ON g.mark = d.mark AND (g.xid >= d.seen_below OR g.xid = ANY (d.not_seen)))
                FOR UPDATE SKIP LOCKED)",
         &arguments[..2],
         |_| (),
@@ -290,8 +308,9 @@ fn prune(now: i64) -> Option<String> {
         c"WITH gone AS (
               DELETE FROM perf.cache_mark AS m USING unnest($1, $2) AS k (mark, source)
               WHERE m.mark = k.mark AND m.source = k.source
-                AND NOT EXISTS (SELECT FROM perf.cache_entry AS e WHERE m.mark = ANY (e.depends)
-                                AND (m.xid >= e.seen_below OR m.xid = ANY (e.not_seen)))
+                AND NOT EXISTS (
+                    SELECT FROM (SELECT seen_below, not_seen, unnest(depends) AS mark FROM perf.cache_entry) AS d
+                    WHERE d.mark = m.mark AND (m.xid >= d.seen_below OR m.xid = ANY (d.not_seen)))
               RETURNING m.mark)
           INSERT INTO perf.cache_mark AS f (mark, source, xid, marked_at)
           SELECT $4, 0, $3, clock_timestamp() FROM gone HAVING count(*) > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from typing import Any, Callable
 
@@ -505,3 +506,21 @@ class Upkeep(CacheTest):
         firing = "SELECT status FROM perf.alerts(true) WHERE name = 'result_cache_hit_rate'"
         self.wait_until(lambda: self.value(firing) == "firing", 30, "the alert")
         self.assertEqual(self.stats("user_risk_score")["gets"], 400)
+
+    def test_old_marks_are_forgotten_however_many(self) -> None:
+        cluster = self.private_cluster(FAST)
+        cluster.sql("CREATE EXTENSION perf_opt")
+        cluster.sql("SELECT perf.cache_put('stays', '1')")
+        # Entry 800 depends on a mark that it has not seen; the others are not concerned.
+        cluster.sql("INSERT INTO perf.cache_entry (id, owner, key, value, tags, depends, seen_below, not_seen, policy, value_bytes, put_at,"
+                    " expires_at, keep_for, part, meaning, surroundings)"
+                    " SELECT 8 * g, 10, 'k' || g, '1', '{}', ARRAY(SELECT g * 100::bigint + i FROM generate_series(1, 12) i), 1000000, '{}', 'x',"
+                    " 10, now(), now() + interval '1 h', '0', 0, 0, 0 FROM generate_series(1, 10000) g")
+        cluster.sql("INSERT INTO perf.cache_mark SELECT -g, 77, 10, now() - interval '2 h', 10, now() - interval '1 h'"
+                    " FROM generate_series(1, 45000) g")
+        cluster.sql("INSERT INTO perf.cache_mark VALUES (10001, 77, 1000001, now() - interval '2 h', 10, now() - interval '1 h')")
+        cluster.restart()
+        self.wait_until(lambda: cluster.scalar("SELECT count(*) FROM perf.cache_mark WHERE source = 77") == 0, 60, "the marks to go")
+        self.assertEqual(cluster.scalar("SELECT count(*) FROM perf.cache_entry WHERE part = 0 AND key LIKE 'k%'"), 9_999)
+        self.assertEqual(cluster.sql("SELECT 1 FROM perf.cache_entry WHERE key = 'k100'"), [])
+        self.assertIsNone(re.search("statement timeout", cluster.log_text()))
