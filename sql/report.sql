@@ -2,6 +2,8 @@
 -- The COMMENTs of what is told to people and programs.
 ALTER FUNCTION perf.report(text, timestamptz, text) SET search_path = pg_catalog, pg_temp;
 ALTER FUNCTION perf.report(text, timestamptz, text) SET quote_all_identifiers = off;
+-- What the advisors left out is theirs to say.
+ALTER FUNCTION perf.report(text, timestamptz, text) SET client_min_messages = warning;
 ALTER FUNCTION perf.prometheus_metrics() SET search_path = pg_catalog, pg_temp;
 ALTER FUNCTION perf.prometheus_rules() SET search_path = pg_catalog, pg_temp;
 
