@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import threading
@@ -161,12 +162,20 @@ class Writes(CacheTest):
         self.assertEqual(listener.wait_for(1)["tags"], {"paid"})
         self.sql("INSERT INTO perf.cache_policy (cache_name, key_template, ttl, invalidated_by, origin) VALUES "
                  "('one', 'one:{user_id}', '1 min', '{paid}', 'added'), ('other', 'other:{minutes}:x', '1 min', '{paid,else}', 'added')")
-        self.sql("INSERT INTO payments VALUES (2, 2)")
-        found = listener.wait_for(3)
-        self.assertEqual((found["keys"], found["prefixes"]), ({"one:2"}, {"other:"}))
+        numbers = itertools.count(2)
+
+        def is_collected() -> bool:
+            """Until the triggers collect rows, which no template needed before, all that begin like the key are told."""
+            number = next(numbers)
+            self.sql(f"INSERT INTO payments VALUES ({number}, {number})")
+            found = listener.wait_for(3)
+            self.assertIn((found["keys"], found["prefixes"]), [({f"one:{number}"}, {"other:"}), (set(), {"one:", "other:"})])
+            return bool(found["keys"])
+
+        self.wait_until(is_collected, 30, "the triggers to be made anew")
         self.sql("UPDATE perf.cache_policy SET key_template = 'two:{user_id}' WHERE cache_name = 'one'")
-        self.sql("INSERT INTO payments VALUES (3, 3)")
-        self.assertEqual(listener.wait_for(3)["keys"], {"two:3"})
+        self.sql("INSERT INTO payments VALUES (1000, 1000)")
+        self.assertEqual(listener.wait_for(3)["keys"], {"two:1000"})
 
     def test_columns_that_go_do_not_stop_writers(self) -> None:
         self.watch()
@@ -451,7 +460,8 @@ class Life(CacheTest):
         self.assertEqual(server.scalar("SELECT status FROM perf.health() WHERE component = 'invalidator'"), "ok")
         number += 1
         server.sql("INSERT INTO t VALUES ($1::int, $1::int)", (number,))
-        self.assertIn(f"k:{number}", listener.wait_for(1)["keys"])
+        # What was left in the outbox may be told after it is empty.
+        self.wait_until(lambda: any(f"k:{number}" in notice["keys"] for notice in listener.heard()), 30, "the last change")
         self.assertGreater(len(told), 5)
 
     @staticmethod
