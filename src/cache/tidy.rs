@@ -167,9 +167,12 @@ fn look_through(part: usize) -> Vec<Seen> {
     let part = part as i16;
     let (_, seen) = run_with(
         c"SELECT e.id, e.policy, e.put_at, e.expires_at + e.keep_for < clock_timestamp(),
-                 EXISTS (SELECT FROM perf.cache_mark AS m WHERE m.mark = ANY (e.depends)
-                         AND (m.xid >= e.seen_below OR m.xid = ANY (e.not_seen))
-                         AND m.marked_at + e.keep_for < clock_timestamp()),
+                 e.id IN (SELECT d.id
+                          FROM (SELECT id, seen_below, not_seen, keep_for, unnest(depends) AS mark
+                                FROM perf.cache_entry WHERE part = $1) AS d
+                          JOIN perf.cache_mark AS m ON m.mark = d.mark
+                          WHERE (m.xid >= d.seen_below OR m.xid = ANY (d.not_seen))
+                                AND m.marked_at + d.keep_for < clock_timestamp()),
                  (pg_column_size(e.value) + pg_column_size(e.key) + pg_column_size(e.tags) + pg_column_size(e.depends)
                   + pg_column_size(e.not_seen) + pg_column_size(e.policy) + 120)::bigint
           FROM perf.cache_entry AS e WHERE e.part = $1",

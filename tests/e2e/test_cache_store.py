@@ -517,7 +517,7 @@ class Upkeep(CacheTest):
                     " SELECT 8 * g, 10, 'k' || g, '1', '{}', ARRAY(SELECT g * 100::bigint + i FROM generate_series(1, 12) i), 1000000, '{}', 'x',"
                     " 10, now(), now() + interval '1 h', '0', 0, 0, 0 FROM generate_series(1, 10000) g")
         cluster.sql("INSERT INTO perf.cache_mark SELECT -g, 77, 10, now() - interval '2 h', 10, now() - interval '1 h'"
-                    " FROM generate_series(1, 45000) g")
+                    " FROM generate_series(1, 25000) g")
         cluster.sql("INSERT INTO perf.cache_mark VALUES (10001, 77, 1000001, now() - interval '2 h', 10, now() - interval '1 h')")
         cluster.restart()
         self.wait_until(lambda: cluster.scalar("SELECT count(*) FROM perf.cache_mark WHERE source = 77") == 0, 60, "the marks to go")
