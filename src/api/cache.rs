@@ -5,7 +5,7 @@ use pgrx::prelude::*;
 
 use super::{or_raise, required};
 use crate::cache::entries::{self, Key, Origin, Put};
-use crate::cache::invalidate::{self, Invalid};
+use crate::cache::invalidate::Request;
 use crate::cache::{cached, statistics};
 use crate::error::Error;
 use crate::memory::cache_stats::Event;
@@ -80,12 +80,12 @@ AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';
 fn cache_invalidate(event: Option<Text>, key: Option<Text>, tag: Option<Text>) -> i64 {
     or_raise((|| {
         entries::check_writable("perf.cache_invalidate")?;
-        let invalid = match (event, key, tag) {
-            (Some(event), None, None) => Invalid::by_event(&event.0)?,
-            (None, Some(key), None) => invalidate::by_key(Key::of(key.0)?.text),
+        let request = match (event, key, tag) {
+            (Some(event), None, None) => Request::by_event(&event.0)?,
+            (None, Some(key), None) => Request::by_key(Key::of(key.0)?.text),
             (None, None, Some(tag)) => {
                 entries::check_tag("tag", &tag.0)?;
-                invalidate::by_tag(tag.0)
+                Request::by_tag(tag.0)
             }
             (event, key, tag) => {
                 let given = [event.is_some(), key.is_some(), tag.is_some()].into_iter().filter(|given| *given).count();
@@ -96,7 +96,7 @@ fn cache_invalidate(event: Option<Text>, key: Option<Text>, tag: Option<Text>) -
                 });
             }
         };
-        invalid.apply().map(|removed| i64::try_from(removed).unwrap_or(i64::MAX))
+        request.apply().map(|removed| i64::try_from(removed).unwrap_or(i64::MAX))
     })())
 }
 

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use perf_core::cache::invalid::{json_bytes, Invalid, Values};
-use perf_core::cache::marks::{beginning, of_beginning, of_key, of_tag, EVERYBODY};
+use perf_core::cache::marks::EVERYBODY;
 use perf_core::cache::template::Template;
 use serde_json::{json, Value};
 
@@ -196,12 +196,9 @@ pub fn take(position: &Position, portion: Portion, before: &Watches) -> Result<B
             let invalid = batch.events.entry(watch.event.clone()).or_default();
             invalid.add(&watch.keys, &watch.tags, Values { columns: &columns, rows: vals.as_deref() });
         }
-        if let Some(event) = row.get("event").and_then(Value::as_str) {
-            let invalid = asked.entry(event.to_owned()).or_default();
-            invalid.keys.extend(texts(row.get("keys")));
-            invalid.prefixes.extend(texts(row.get("prefixes")));
-            invalid.tags.extend(texts(row.get("tags")));
-            invalid.tag_prefixes.extend(texts(row.get("tag_prefixes")));
+        if row.get("event").is_some_and(Value::is_string) {
+            let (event, invalid) = from_json(row);
+            asked.entry(event).or_default().merge(invalid);
         }
     }
     // It took as much as it may: there may be more.
@@ -209,13 +206,11 @@ pub fn take(position: &Position, portion: Portion, before: &Watches) -> Result<B
     let last = rows.iter().map(|(xid, ..)| *xid).max().unwrap_or(0);
     batch.position = position_after(snapshot, batch.is_full.then_some(last));
     batch.events.values_mut().for_each(Invalid::reduce);
-    let mut marked: Vec<i64> = batch.events.values().flat_map(marks_of).collect();
+    let mut marked: Vec<i64> = batch.events.values().flat_map(|invalid| invalid.marks(EVERYBODY)).collect();
     marked.sort_unstable();
     marked.dedup();
     marks::mark_invalid(&marked)?;
-    for invalid in batch.events.values() {
-        statistics::note_invalidations(invalid.keys.iter().chain(&invalid.prefixes).map(String::as_str));
-    }
+    batch.events.values().for_each(statistics::note_invalidations);
     // What a user asked for is marked by the asking, for whom it concerns.
     for (event, mut invalid) in asked {
         invalid.reduce();
@@ -223,18 +218,6 @@ pub fn take(position: &Position, portion: Portion, before: &Watches) -> Result<B
     }
     batch.events.retain(|_, invalid| !invalid.is_empty());
     Ok(batch)
-}
-
-fn marks_of(invalid: &Invalid) -> Vec<i64> {
-    let mut marked: Vec<i64> = Vec::new();
-    marked.extend(invalid.keys.iter().map(|key| of_key(EVERYBODY, key)));
-    marked.extend(invalid.prefixes.iter().map(|prefix| of_beginning(EVERYBODY, beginning(prefix))));
-    marked.extend(invalid.tags.iter().map(|tag| of_tag(EVERYBODY, tag)));
-    if !invalid.tag_prefixes.is_empty() {
-        // Which entries have such a tag is not known.
-        marked.push(of_beginning(EVERYBODY, ""));
-    }
-    marked
 }
 
 /// `last`: rows of later transactions may have been left, and of this one.
@@ -265,11 +248,16 @@ pub fn to_json(event: &str, invalid: &Invalid) -> Value {
 }
 
 /// The reverse of [`to_json`].
-pub fn from_json(value: &Value) -> (String, Invalid) {
+fn from_json(value: &Value) -> (String, Invalid) {
     let set = |name: &str| texts(value.get(name)).into_iter().collect();
     let invalid =
         Invalid { keys: set("keys"), prefixes: set("prefixes"), tags: set("tags"), tag_prefixes: set("tag_prefixes") };
     (value.get("event").and_then(Value::as_str).unwrap_or_default().to_owned(), invalid)
+}
+
+/// The events of a row of perf.cache_redis_queue.
+pub fn queued(events: &Value) -> impl Iterator<Item = (String, Invalid)> + '_ {
+    events.as_array().into_iter().flatten().map(from_json)
 }
 
 /// Tells listeners. `pending`: Redis does not know yet, and they are told again when it does.

@@ -1,8 +1,9 @@
 //! cache_invalidate(): what a user says is out of date. Reaches the namespaces of the roles that the caller has the rights of.
 //! Writes marks and removes entries as the tables' owner; waits for nobody.
 
-use perf_core::cache::marks as core_marks;
-use perf_core::cache::template::{Filled, Template};
+use perf_core::cache::invalid::{Invalid, Values};
+use perf_core::cache::marks::EVERYBODY;
+use perf_core::cache::template::Template;
 
 use super::policies::{self, Policy};
 use super::{marks, statistics};
@@ -12,61 +13,63 @@ use crate::pg::privilege;
 use crate::pg::query::run_with;
 
 /// What is invalid.
-#[derive(Default)]
-pub struct Invalid {
-    /// Keys.
-    pub keys: Vec<String>,
-    /// Beginnings of keys.
-    pub beginnings: Vec<String>,
-    /// Tags.
-    pub tags: Vec<String>,
-    /// Beginnings of tags.
-    pub tag_beginnings: Vec<String>,
+pub struct Request {
+    invalid: Invalid,
     /// Made of the templates of policies and watches.
     is_defined: bool,
 }
 
-impl Invalid {
-    /// Everything that an event makes invalid, whatever the row that changed.
-    pub fn by_event(event: &str) -> Result<Invalid, Error> {
-        let known = policies::read()?;
-        let watches = privilege::as_owner(c"cache_watch_table", || {
-            Ok(run_with(c"SELECT event, keys, tags FROM perf.cache_watch_table ORDER BY event", &[], |row| {
-                (row.string(1), row.get::<Vec<String>>(2), row.get::<Vec<String>>(3))
-            })
-            .1)
-        })?;
-        let has_policy = known.iter().any(|policy| policy.invalidated_by.iter().any(|one| one == event));
-        let watched: Vec<_> = watches.iter().filter(|(one, _, _)| one == event).collect();
-        if !has_policy && watched.is_empty() {
-            return Err(unknown_event(event, &known, watches.iter().map(|(event, _, _)| event.as_str())));
-        }
-        let mut invalid = Invalid { is_defined: true, ..Invalid::default() };
-        for policy in known.iter().filter(|policy| policy.invalidated_by.iter().any(|one| one == event)) {
-            invalid.add_template(&policy.key_template);
-        }
-        // An entry can have the event itself as a tag.
-        invalid.tags.push(event.to_owned());
-        for (_, keys, tags) in watched {
-            keys.iter().flatten().for_each(|template| invalid.add_template(template));
-            for tag in tags.iter().flatten() {
-                let Ok(template) = Template::parse(tag) else { continue };
-                match template.fill(|_| None) {
-                    Filled::Key(tag) => invalid.tags.push(tag),
-                    Filled::Beginning(_) => invalid.tag_beginnings.push(template.literal().to_owned()),
-                }
-            }
-        }
-        Ok(invalid)
+/// A watch: its event, and its own templates of keys and of tags.
+struct Watch {
+    event: String,
+    keys: Vec<Template>,
+    tags: Vec<Template>,
+}
+
+fn watches() -> Result<Vec<Watch>, Error> {
+    // No key or tag is made of what is no template.
+    let parsed = |texts: Option<Vec<String>>| {
+        texts.unwrap_or_default().iter().filter_map(|text| Template::parse(text).ok()).collect()
+    };
+    privilege::as_owner(c"cache_watch_table", || {
+        Ok(run_with(c"SELECT event, keys, tags FROM perf.cache_watch_table ORDER BY event", &[], |row| Watch {
+            event: row.string(1),
+            keys: parsed(row.get(2)),
+            tags: parsed(row.get(3)),
+        })
+        .1)
+    })
+}
+
+impl Request {
+    /// One key.
+    pub fn by_key(key: String) -> Request {
+        Request { invalid: Invalid { keys: [key].into(), ..Invalid::default() }, is_defined: false }
     }
 
-    fn add_template(&mut self, template: &str) {
-        match Template::parse(template).map(|template| template.fill(|_| None)) {
-            Ok(Filled::Key(key)) => self.keys.push(key),
-            Ok(Filled::Beginning(beginning)) => self.beginnings.push(beginning),
-            // No key is made of what is no template.
-            Err(_) => {}
+    /// Everything with a tag.
+    pub fn by_tag(tag: String) -> Request {
+        Request { invalid: Invalid { tags: [tag].into(), ..Invalid::default() }, is_defined: false }
+    }
+
+    /// Everything that an event makes invalid, whatever the row that changed.
+    pub fn by_event(event: &str) -> Result<Request, Error> {
+        let known = policies::read()?;
+        let watches = watches()?;
+        let policies: Vec<&Policy> =
+            known.iter().filter(|policy| policy.invalidated_by.iter().any(|one| one == event)).collect();
+        let watched: Vec<&Watch> = watches.iter().filter(|watch| watch.event == event).collect();
+        if policies.is_empty() && watched.is_empty() {
+            return Err(unknown_event(event, &known, watches.iter().map(|watch| watch.event.as_str())));
         }
+        let mut invalid = Invalid::default();
+        let any_row = Values { columns: &[], rows: None };
+        let keys: Vec<Template> = policies.into_iter().filter_map(|policy| policy.template.clone()).collect();
+        invalid.add(&keys, &[], any_row);
+        // An entry can have the event itself as a tag.
+        invalid.tags.insert(event.to_owned());
+        watched.iter().for_each(|watch| invalid.add(&watch.keys, &watch.tags, any_row));
+        Ok(Request { invalid, is_defined: true })
     }
 
     /// Whether Redis and listeners are to hear of it. What is there belongs to no role: of one key or tag that no template
@@ -76,43 +79,23 @@ impl Invalid {
             return Ok(true);
         }
         let known = policies::read()?;
-        let lists = |column: usize| {
-            privilege::as_owner(c"cache_watch_table", || {
-                Ok(run_with(c"SELECT keys, tags, ARRAY[event] FROM perf.cache_watch_table", &[], |row| {
-                    row.get::<Vec<String>>(column as i32).unwrap_or_default()
-                })
-                .1)
-            })
-        };
-        let makes = |template: &String, text: &String| Template::parse(template).is_ok_and(|one| one.matches(text));
-        let (keys, tags, events) = (lists(1)?.concat(), lists(2)?.concat(), lists(3)?.concat());
+        let watches = watches()?;
         let is_key = |key: &String| {
             known.iter().any(|policy| policy.template.as_ref().is_some_and(|one| one.matches(key)))
-                || keys.iter().any(|template| makes(template, key))
+                || watches.iter().flat_map(|watch| &watch.keys).any(|template| template.matches(key))
         };
         let is_tag = |tag: &String| {
-            events.contains(tag)
+            watches.iter().any(|watch| watch.event == *tag)
                 || known.iter().any(|policy| policy.invalidated_by.contains(tag))
-                || tags.iter().any(|template| makes(template, tag))
+                || watches.iter().flat_map(|watch| &watch.tags).any(|template| template.matches(tag))
         };
-        Ok(self.keys.iter().all(is_key) && self.tags.iter().all(is_tag))
+        Ok(self.invalid.keys.iter().all(is_key) && self.invalid.tags.iter().all(is_tag))
     }
 
     /// Makes it invalid for the caller's namespaces. How many entries that were there are gone.
     pub fn apply(&self) -> Result<u64, Error> {
         registry::note_invalidation_asked();
-        let owners = owners();
-        let mut all = Vec::new();
-        for owner in owners {
-            all.extend(self.keys.iter().map(|key| core_marks::of_key(owner, key)));
-            let of_beginning = |beginning: &String| core_marks::of_beginning(owner, core_marks::beginning(beginning));
-            all.extend(self.beginnings.iter().map(of_beginning));
-            all.extend(self.tags.iter().map(|tag| core_marks::of_tag(owner, tag)));
-            if !self.tag_beginnings.is_empty() {
-                // Which entries have such a tag is not known.
-                all.push(core_marks::of_beginning(owner, ""));
-            }
-        }
+        let all: Vec<i64> = owners().into_iter().flat_map(|owner| self.invalid.marks(owner)).collect();
         let removed = privilege::as_owner(c"cache_entry", || {
             marks::mark_invalid_by_user(&all);
             let (removed, _) = run_with(
@@ -124,9 +107,9 @@ impl Invalid {
             Ok(removed)
         })?;
         if self.concerns_others()? {
-            super::outbox::tell(&self.keys, &self.beginnings, &self.tags, &self.tag_beginnings);
+            super::outbox::tell(&self.invalid);
         }
-        statistics::note_invalidations(self.keys.iter().chain(&self.beginnings).map(String::as_str));
+        statistics::note_invalidations(&self.invalid);
         Ok(removed)
     }
 }
@@ -146,16 +129,16 @@ fn owns_database() -> bool {
 /// The namespaces that the caller may change.
 fn owners() -> Vec<u32> {
     if privilege::is_superuser(privilege::current_role()) {
-        return vec![core_marks::EVERYBODY];
+        return vec![EVERYBODY];
     }
     privilege::with_own_path(|| {
         run_with(c"SELECT oid FROM pg_catalog.pg_roles WHERE pg_catalog.pg_has_role(oid, 'USAGE')", &[], |row| {
-            row.get::<pgrx::pg_sys::Oid>(1).map_or(core_marks::EVERYBODY, |oid| oid.to_u32())
+            row.get::<pgrx::pg_sys::Oid>(1).map_or(EVERYBODY, |oid| oid.to_u32())
         })
         .1
     })
     .into_iter()
-    .filter(|owner| *owner != core_marks::EVERYBODY)
+    .filter(|owner| *owner != EVERYBODY)
     .collect()
 }
 
@@ -169,14 +152,4 @@ fn unknown_event<'a>(event: &str, known: &'a [Policy], watched: impl Iterator<It
         events => format!("There are {}.", events.join(", ")),
     };
     Error::UndefinedObject { message: format!("event \"{event}\" does not exist"), hint }
-}
-
-/// One key.
-pub fn by_key(key: String) -> Invalid {
-    Invalid { keys: vec![key], ..Invalid::default() }
-}
-
-/// Everything with a tag.
-pub fn by_tag(tag: String) -> Invalid {
-    Invalid { tags: vec![tag], ..Invalid::default() }
 }

@@ -374,8 +374,8 @@ impl Invalidator {
             return Ok(());
         }
         let mut invalid = Invalid::default();
-        for event in waiting.iter().flat_map(|(_, events)| events.as_array().into_iter().flatten()) {
-            invalid.merge(batch::from_json(event).1);
+        for (_, one) in waiting.iter().flat_map(|(_, events)| batch::queued(events)) {
+            invalid.merge(one);
         }
         invalid.reduce();
         if invalid.prefixes.remove("") {
@@ -428,14 +428,13 @@ impl Invalidator {
         let (after, until) = (self.done_until, flight.until);
         let told = background::transaction(BATCH_LIMIT_MS, || {
             let done = run_with(
-                c"DELETE FROM perf.cache_redis_queue WHERE batch_id > $1 AND batch_id <= $2 RETURNING events, flush",
+                c"DELETE FROM perf.cache_redis_queue WHERE batch_id > $1 AND batch_id <= $2 RETURNING events",
                 &[after.into(), until.into()],
-                |row| (row.get::<Document>(1).unwrap_or_default().0, row.get::<bool>(2).unwrap_or(false)),
+                |row| row.get::<Document>(1).unwrap_or_default().0,
             );
             let mut events: BTreeMap<String, Invalid> = BTreeMap::new();
-            let bytes: i64 = done.1.iter().map(|(value, _)| value.to_string().len() as i64).sum();
-            for event in done.1.iter().flat_map(|(value, _)| value.as_array().into_iter().flatten()) {
-                let (event, invalid) = batch::from_json(event);
+            let bytes: i64 = done.1.iter().map(|value| value.to_string().len() as i64).sum();
+            for (event, invalid) in done.1.iter().flat_map(batch::queued) {
                 events.entry(event).or_default().merge(invalid);
             }
             for (event, mut invalid) in events {
@@ -464,8 +463,7 @@ impl Invalidator {
                     &[],
                     |row| row.get::<Document>(1).unwrap_or_default().0,
                 );
-                for event in untold.1.iter().flat_map(|value| value.as_array().into_iter().flatten()) {
-                    let (event, invalid) = batch::from_json(event);
+                for (event, invalid) in untold.1.iter().flat_map(batch::queued) {
                     batch::tell(&event, invalid, true);
                 }
                 Ok(())

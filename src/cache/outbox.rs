@@ -7,6 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::ffi::CString;
 use std::rc::Rc;
 
+use perf_core::cache::invalid::Invalid;
 use perf_core::cache::template::Template;
 use pgrx::{pg_guard, pg_sys};
 
@@ -14,7 +15,7 @@ use crate::collect::registry;
 use crate::error::Error;
 use crate::pg::changes::{self, Changed, Limits, Operation, Statement, Value};
 use crate::pg::text::{DbText, Document};
-use crate::pg::{background, privilege, query};
+use crate::pg::{background, privilege, query, snapshot};
 
 /// One statement says no more than that: beyond, all rows may have changed.
 const LIMITS: Limits = Limits { tuples: 1_000, bytes: 65_536 };
@@ -127,7 +128,7 @@ fn write(statement: &Statement) {
     };
     // In the order of the columns of perf.cache_outbox.
     let row = [
-        Value::Plain(changes::transaction() as i64),
+        Value::Plain(snapshot::assigned() as i64),
         Value::Plain(background::now()),
         Value::Numbers(&watches),
         columns,
@@ -144,15 +145,16 @@ fn write(statement: &Statement) {
 
 /// Tells Redis and listeners of what a user has made invalid in the embedded cache, once that is committed. Where the library
 /// is not preloaded, nobody would.
-pub fn tell(keys: &[String], prefixes: &[String], tags: &[String], tag_prefixes: &[String]) {
+pub fn tell(invalid: &Invalid) {
     let table = privilege::table(c"cache_outbox");
     let Some(outbox) = table.filter(|_| crate::memory::is_ready()) else { return };
-    let in_database = |texts: &[String]| texts.iter().map(|text| DbText::from_utf8(text)).collect::<Vec<_>>();
+    let in_database = |texts: &BTreeSet<String>| texts.iter().map(|text| DbText::from_utf8(text)).collect::<Vec<_>>();
+    let Invalid { keys, prefixes, tags, tag_prefixes } = invalid;
     let lists = [keys, prefixes, tags, tag_prefixes].map(in_database);
     let lists: Vec<Vec<Option<&[u8]>>> =
         lists.iter().map(|list| list.iter().map(|text| Some(text.as_bytes())).collect()).collect();
     let row = [
-        Value::Plain(changes::transaction() as i64),
+        Value::Plain(snapshot::assigned() as i64),
         Value::Plain(background::now()),
         Value::Null,
         Value::Null,

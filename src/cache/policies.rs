@@ -19,9 +19,7 @@ const REMEMBERED_US: i64 = 10_000_000;
 pub struct Policy {
     /// Its name.
     pub name: String,
-    /// Its keys.
-    pub key_template: String,
-    /// The same, understood; `None` for a text that is no template.
+    /// Its keys; `None` for a text that is no template.
     pub template: Option<Template>,
     /// How long an entry lives.
     pub ttl_us: i64,
@@ -52,17 +50,13 @@ fn find(name: Option<&str>) -> Result<Vec<Policy>, Error> {
              FROM perf.cache_policy WHERE cache_name = coalesce($1, cache_name) ORDER BY cache_name",
             0,
             &[name.map(|name| Text(name.to_owned())).into()],
-            |row| {
-                let key_template = row.string(2);
-                Policy {
-                    name: row.string(1),
-                    template: Template::parse(&key_template).ok(),
-                    key_template,
-                    ttl_us: row.get(3).unwrap_or(0),
-                    max_stale_us: row.get(4).unwrap_or(0),
-                    compute_sql: row.get::<Text>(5).map(|text| text.0),
-                    invalidated_by: row.get::<Vec<String>>(6).unwrap_or_default(),
-                }
+            |row| Policy {
+                name: row.string(1),
+                template: Template::parse(&row.string(2)).ok(),
+                ttl_us: row.get(3).unwrap_or(0),
+                max_stale_us: row.get(4).unwrap_or(0),
+                compute_sql: row.get::<Text>(5).map(|text| text.0),
+                invalidated_by: row.get::<Vec<String>>(6).unwrap_or_default(),
             },
         );
         Ok(policies)

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use perf_core::cache::invalid::Invalid;
+
 use super::policies::{self, OTHER};
 use crate::error::Error;
 use crate::memory::cache_stats::{self, Counts, Event};
@@ -91,10 +93,10 @@ pub fn recent() -> Result<Vec<Asked>, Error> {
     Ok(known.filter_map(asked).collect())
 }
 
-/// Counts invalidations of keys, or of beginnings of keys, under the names of their policies.
-pub fn note_invalidations<'a>(keys: impl IntoIterator<Item = &'a str>) {
+/// Counts invalidations of keys, and of beginnings of keys, under the names of their policies.
+pub fn note_invalidations(invalid: &Invalid) {
     let database = names::current_database();
-    for key in keys {
+    for key in invalid.keys.iter().chain(&invalid.prefixes) {
         cache_stats::count(database, &policies::counted_as(key), Event::Invalidation, 1);
     }
 }

@@ -306,9 +306,3 @@ unsafe fn array(
         ))
     }
 }
-
-/// The transaction that runs, with its epoch; it gets a number if it had none.
-pub fn transaction() -> u64 {
-    // SAFETY: inside a transaction that may write.
-    unsafe { pg_sys::GetTopFullTransactionId() }.value
-}

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use super::marks::{beginning, of_beginning, of_key, of_tag};
 use super::template::{Filled, Template};
 
 /// What is invalid.
@@ -84,6 +85,19 @@ impl Invalid {
                 prefixes.range::<str, _>((std::ops::Bound::Unbounded, std::ops::Bound::Included(key.as_str())));
             before.last().is_none_or(|prefix| !key.starts_with(prefix.as_str()))
         });
+    }
+
+    /// The marks of it among the entries of a role, or of [`super::marks::EVERYBODY`].
+    pub fn marks(&self, owner: u32) -> Vec<i64> {
+        let mut marks: Vec<i64> = Vec::new();
+        marks.extend(self.keys.iter().map(|key| of_key(owner, key)));
+        marks.extend(self.prefixes.iter().map(|prefix| of_beginning(owner, beginning(prefix))));
+        marks.extend(self.tags.iter().map(|tag| of_tag(owner, tag)));
+        if !self.tag_prefixes.is_empty() {
+            // Which entries have such a tag is not known.
+            marks.push(of_beginning(owner, ""));
+        }
+        marks
     }
 
     /// Whether there is nothing.
