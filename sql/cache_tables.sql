@@ -59,6 +59,22 @@ CREATE UNLOGGED TABLE perf.cache_mark (
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 200,
         autovacuum_vacuum_cost_delay = 0, autovacuum_vacuum_insert_threshold = -1);
 
+-- What entries depend on that was marked since they were computed, or that their snapshot does not see: such an entry is
+-- invalid, and here once for each mark that makes it so.
+CREATE VIEW perf.cache_missed AS
+SELECT d.part, d.id, d.keep_for, m.mark, m.source, m.marked_at
+  FROM (SELECT e.part, e.id, e.seen_below, e.not_seen, e.keep_for, pg_catalog.unnest(e.depends) AS mark
+          FROM perf.cache_entry AS e) AS d
+  JOIN perf.cache_mark AS m ON m.mark = d.mark
+ WHERE m.xid >= d.seen_below OR m.xid = ANY (d.not_seen);
+
+-- What an entry takes, compressed, with the server's own share of a row.
+CREATE FUNCTION perf._cache_entry_bytes(entry perf.cache_entry) RETURNS bigint
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN (pg_catalog.pg_column_size((entry).value) + pg_catalog.pg_column_size((entry).key)
+        + pg_catalog.pg_column_size((entry).tags) + pg_catalog.pg_column_size((entry).depends)
+        + pg_catalog.pg_column_size((entry).not_seen) + pg_catalog.pg_column_size((entry).policy) + 120)::bigint;
+
 -- The floor: what marks were forgotten is not known, so a snapshot from before that is refused. Without this row, after a
 -- crash, the first put with a snapshot of its own makes it.
 INSERT INTO perf.cache_mark (mark, source, xid, marked_at)
@@ -73,4 +89,4 @@ CREATE UNLOGGED TABLE perf.cache_usage (
     counted_at timestamptz NOT NULL
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 
-REVOKE ALL ON perf.cache_entry, perf.cache_mark, perf.cache_usage FROM PUBLIC;
+REVOKE ALL ON perf.cache_entry, perf.cache_mark, perf.cache_missed, perf.cache_usage FROM PUBLIC;

@@ -3,12 +3,11 @@
 //! `perf.cache_shadow`. Analyses statements, and locks as that does; nothing is left locked.
 
 mod candidates;
+mod dependence;
 mod facts;
 mod policies;
 pub mod shadow;
 pub mod watch;
-
-use std::collections::HashMap;
 
 use perf_core::cache::candidate::{self, Judgement, Summary, Verdict, Writes};
 use serde_json::{json, Map, Value};
@@ -246,6 +245,3 @@ fn capitalised(text: &str) -> String {
     let mut chars = text.chars();
     chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
 }
-
-/// Times that are asked for by name.
-type ByName<T> = HashMap<String, T>;

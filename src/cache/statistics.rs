@@ -45,9 +45,7 @@ pub fn read() -> Result<Vec<Row>, Error> {
                       OR NOT EXISTS (SELECT FROM perf.cache_usage AS u WHERE u.part = p.part) AS is_small
                   FROM generate_series(0, 7) AS p (part))
               SELECT policy, sum(entries)::bigint, sum(bytes)::bigint FROM (
-                  SELECT e.policy, count(*) AS entries,
-                         sum(pg_column_size(e.value) + pg_column_size(e.key) + pg_column_size(e.tags) + pg_column_size(e.depends)
-                             + pg_column_size(e.not_seen) + pg_column_size(e.policy) + 120) AS bytes
+                  SELECT e.policy, count(*) AS entries, sum(perf._cache_entry_bytes(e)) AS bytes
                   FROM perf.cache_entry AS e
                   WHERE e.part = ANY (ARRAY(SELECT part FROM part WHERE is_small)) GROUP BY 1
                   UNION ALL

@@ -167,14 +167,9 @@ fn look_through(part: usize) -> Vec<Seen> {
     let part = part as i16;
     let (_, seen) = run_with(
         c"SELECT e.id, e.policy, e.put_at, e.expires_at + e.keep_for < clock_timestamp(),
-                 e.id IN (SELECT d.id
-                          FROM (SELECT id, seen_below, not_seen, keep_for, unnest(depends) AS mark
-                                FROM perf.cache_entry WHERE part = $1) AS d
-                          JOIN perf.cache_mark AS m ON m.mark = d.mark
-                          WHERE (m.xid >= d.seen_below OR m.xid = ANY (d.not_seen))
-                                AND m.marked_at + d.keep_for < clock_timestamp()),
-                 (pg_column_size(e.value) + pg_column_size(e.key) + pg_column_size(e.tags) + pg_column_size(e.depends)
-                  + pg_column_size(e.not_seen) + pg_column_size(e.policy) + 120)::bigint
+                 e.id IN (SELECT m.id FROM perf.cache_missed AS m
+                          WHERE m.part = $1 AND m.marked_at + m.keep_for < clock_timestamp()),
+                 perf._cache_entry_bytes(e)
           FROM perf.cache_entry AS e WHERE e.part = $1",
         &[part.into()],
         |row| {
@@ -295,15 +290,10 @@ fn prune(now: i64) -> Option<String> {
     let (marks, sources): (Vec<i64>, Vec<i64>) = settled.into_iter().map(|(mark, source, _)| (mark, source)).unzip();
     let arguments = [marks.into(), sources.into(), newest.into(), marks::FLOOR.into()];
     run_with(
-        // Entries by what they depend on, so that both sides can be hashed.
         c"DELETE FROM perf.cache_entry WHERE (part, id) IN
               (SELECT e.part, e.id FROM perf.cache_entry AS e
-               WHERE (e.part, e.id) IN (
-                   SELECT d.part, d.id
-                   FROM (SELECT part, id, seen_below, not_seen, unnest(depends) AS mark FROM perf.cache_entry) AS d
-                   JOIN (SELECT m.mark, m.xid FROM perf.cache_mark AS m
-                         JOIN unnest($1, $2) AS k (mark, source) ON k.mark = m.mark AND k.source = m.source) AS g
-                     ON g.mark = d.mark AND (g.xid >= d.seen_below OR g.xid = ANY (d.not_seen)))
+               WHERE (e.part, e.id) IN (SELECT m.part, m.id FROM perf.cache_missed AS m
+                                        JOIN unnest($1, $2) AS k (mark, source) USING (mark, source))
                FOR UPDATE SKIP LOCKED)",
         &arguments[..2],
         |_| (),
@@ -313,9 +303,7 @@ fn prune(now: i64) -> Option<String> {
         c"WITH gone AS (
               DELETE FROM perf.cache_mark AS m USING unnest($1, $2) AS k (mark, source)
               WHERE m.mark = k.mark AND m.source = k.source
-                AND NOT EXISTS (
-                    SELECT FROM (SELECT seen_below, not_seen, unnest(depends) AS mark FROM perf.cache_entry) AS d
-                    WHERE d.mark = m.mark AND (m.xid >= d.seen_below OR m.xid = ANY (d.not_seen)))
+                AND NOT EXISTS (SELECT FROM perf.cache_missed AS e WHERE e.mark = m.mark AND e.source = m.source)
               RETURNING m.mark)
           INSERT INTO perf.cache_mark AS f (mark, source, xid, marked_at)
           SELECT $4, 0, $3, clock_timestamp() FROM gone HAVING count(*) > 0

@@ -4,10 +4,9 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use perf_core::cache::candidate::{Summary, Writes};
-use perf_core::cache::depends;
 use pgrx::pg_sys;
 
-use super::{failed, ByName, Measured};
+use super::{dependence, failed, Measured};
 use crate::error::Error;
 use crate::pg::ident;
 use crate::pg::statement_shape::{Command, Shape};
@@ -24,14 +23,6 @@ pub struct Statement {
     pub shape: Shape,
     /// One of its roles sees not all rows, or other circumstances differ.
     pub row_security: bool,
-}
-
-/// A statement that writes.
-struct Writer {
-    per_s: f64,
-    statement: depends::Statement,
-    /// Places of what it writes, with the columns that it sets.
-    writes: Vec<(usize, Vec<i16>)>,
 }
 
 /// A table.
@@ -63,11 +54,12 @@ pub struct Facts {
     pub hidden: usize,
     /// What was counted of reads, by queryid.
     pub summaries: HashMap<u64, Summary>,
-    writers: Vec<Writer>,
+    /// Statements that write, and how often a second.
+    writers: Vec<(f64, dependence::Writer)>,
     relations: HashMap<u32, Relation>,
-    shadows: ByName<Vec<Cell>>,
+    shadows: HashMap<String, Vec<Cell>>,
     /// Gets and hits of the store.
-    store: ByName<(f64, f64)>,
+    store: HashMap<String, (f64, f64)>,
 }
 
 impl Facts {
@@ -90,16 +82,8 @@ impl Facts {
         for one in &shapes.statements {
             if one.shape.command == Command::Write {
                 if let Some(seconds) = self.seconds {
-                    let set_in = |place: usize| {
-                        let table = one.shape.tables[place];
-                        let updated = one.shape.updated.iter().filter(|(of, _)| *of == table);
-                        updated.map(|(_, column)| *column).collect()
-                    };
-                    self.writers.push(Writer {
-                        per_s: one.calls / seconds.max(1.0),
-                        statement: self.depends(&one.shape),
-                        writes: one.shape.writes.iter().map(|place| (*place, set_in(*place))).collect(),
-                    });
+                    let writer = dependence::Writer::of(&one.shape, |table| self.root(table));
+                    self.writers.push((one.calls / seconds.max(1.0), writer));
                 }
             } else if one.toplevel {
                 let known = by_id.entry(one.queryid).or_insert_with(|| Statement {
@@ -124,21 +108,11 @@ impl Facts {
         self.relations.get(&table.to_u32()).map_or(table.to_u32(), |relation| relation.root)
     }
 
-    /// A shape as `depends` wants it.
-    fn depends(&self, shape: &Shape) -> depends::Statement {
-        let is_whole = |place: usize| shape.tables.get(place).is_some_and(|table| self.root(*table) == table.to_u32());
-        depends::Statement {
-            tables: shape.tables.iter().map(|table| self.root(*table)).collect(),
-            joins: shape.joins.iter().filter(|(a, b)| is_whole(a.0) && is_whole(b.0)).copied().collect(),
-            pins: shape.pins.iter().filter(|pin| is_whole(pin.column.0)).map(|p| (p.column, p.slots.clone())).collect(),
-        }
-    }
-
     /// Writes of the rows that a statement reads.
     pub fn writes(&self, statement: &Statement) -> Writes {
-        let (uses, _) = self.depends(&statement.shape).uses(usize::MAX);
+        let (uses, _) = dependence::statement(&statement.shape, |table| self.root(table)).uses(usize::MAX);
         let mut sum = Writes::default();
-        for writer in &self.writers {
+        for (per_s, writer) in &self.writers {
             let (mut all, mut one) = (false, false);
             for (place, updated) in &writer.writes {
                 let Some(table) = writer.statement.tables.get(*place) else { continue };
@@ -150,8 +124,8 @@ impl Facts {
                 }
             }
             match (all, one) {
-                (true, _) => sum.of_all += writer.per_s,
-                (false, true) => sum.of_one += writer.per_s,
+                (true, _) => sum.of_all += per_s,
+                (false, true) => sum.of_one += per_s,
                 _ => {}
             }
         }
@@ -322,7 +296,7 @@ fn summaries() -> Result<HashMap<u64, Summary>, Error> {
     Ok(found.into_iter().collect())
 }
 
-fn shadows() -> Result<ByName<Vec<Cell>>, Error> {
+fn shadows() -> Result<HashMap<String, Vec<Cell>>, Error> {
     let read = || {
         catalog::rows("SELECT strategy, size_bytes, ttl_s, gets, hits FROM perf.cache_shadow_result", &[], |row| {
             let number = |n| Ok::<f64, pgrx::spi::Error>(row.get::<f64>(n)?.unwrap_or(0.0));
@@ -337,7 +311,7 @@ fn shadows() -> Result<ByName<Vec<Cell>>, Error> {
         .map_err(failed)
     };
     let found = privilege::as_owner(c"cache_shadow_result", read)?;
-    let mut shadows: ByName<Vec<Cell>> = HashMap::new();
+    let mut shadows: HashMap<String, Vec<Cell>> = HashMap::new();
     for (name, cell) in found {
         shadows.entry(name).or_default().push(cell);
     }
@@ -345,18 +319,14 @@ fn shadows() -> Result<ByName<Vec<Cell>>, Error> {
 }
 
 /// Gets and hits of the store by name: of perf.cache_stats().
-fn store() -> Result<ByName<(f64, f64)>, Error> {
+fn store() -> Result<HashMap<String, (f64, f64)>, Error> {
     // A standby has no store.
     if background::in_recovery() {
         return Ok(HashMap::new());
     }
-    let there = catalog::value::<bool>(
-        "SELECT to_regprocedure('perf.cache_stats()') IS NOT NULL
-            AND has_function_privilege(to_regprocedure('perf.cache_stats()'), 'EXECUTE')",
-        &[],
-    )
-    .map_err(failed)?;
-    if there != Some(true) {
+    let may = catalog::value::<bool>("SELECT has_function_privilege('perf.cache_stats()', 'EXECUTE')", &[])
+        .map_err(failed)?;
+    if may != Some(true) {
         return Ok(HashMap::new());
     }
     let found = catalog::rows(

@@ -7,10 +7,10 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use perf_core::cache::candidate::Survey;
-use perf_core::cache::depends;
 use perf_core::cache::shadow::{Grid, Outcome, Read, Shadow, Use};
 use pgrx::pg_sys;
 
+use super::dependence::{self, Writer};
 use crate::collect::worker::Watcher;
 use crate::error::Error;
 use crate::guc;
@@ -49,13 +49,6 @@ struct Active {
     unclear: usize,
     /// Reads left out, for their values are not known.
     unknown: u64,
-}
-
-/// A statement that writes, as `depends` wants it.
-struct Writer {
-    statement: depends::Statement,
-    /// Places of the tables that it writes, with the columns that it sets.
-    writes: Vec<(usize, Vec<i16>)>,
 }
 
 #[derive(Default)]
@@ -158,29 +151,9 @@ fn learn(state: &mut State, reads: &Reads, dbid: u32, limit_ms: i32, events: &[E
     }
     for id in wanted {
         let shape = shapes.remove(&id).flatten();
-        state.writers.insert(id, shape.map(|shape| writer(&shape, &roots)));
+        state.writers.insert(id, shape.map(|shape| Writer::of(&shape, |table| roots.of(table))));
     }
     Ok(())
-}
-
-fn writer(shape: &Shape, roots: &Roots) -> Writer {
-    let set_in = |place: usize| {
-        let table = shape.tables[place];
-        shape.updated.iter().filter(|(of, _)| *of == table).map(|(_, column)| *column).collect()
-    };
-    let writes = shape.writes.iter().map(|place| (*place, set_in(*place))).collect();
-    Writer { statement: statement(shape, roots), writes }
-}
-
-/// A statement as `depends` wants it. Columns of a partition that is named have numbers of their own: nothing is said of
-/// their values.
-fn statement(shape: &Shape, roots: &Roots) -> depends::Statement {
-    let is_whole = |place: usize| shape.tables.get(place).is_some_and(|table| roots.of(*table) == table.to_u32());
-    depends::Statement {
-        tables: shape.tables.iter().map(|table| roots.of(*table)).collect(),
-        joins: shape.joins.iter().filter(|(a, b)| is_whole(a.0) && is_whole(b.0)).copied().collect(),
-        pins: shape.pins.iter().filter(|pin| is_whole(pin.column.0)).map(|p| (p.column, p.slots.clone())).collect(),
-    }
 }
 
 /// Tables that partitions belong to, and the partitions of tables.
@@ -337,7 +310,7 @@ fn activate(switch: Switch, shapes: &HashMap<(u64, bool), Option<Shape>>, roots:
     for queryid in &switch.queryids {
         let (uses, slots): (Vec<Use>, Vec<usize>) = match shapes.get(&(*queryid as u64, true)).and_then(Option::as_ref)
         {
-            Some(shape) => statement(shape, roots).uses(reads::VALUES),
+            Some(shape) => dependence::statement(shape, |table| roots.of(table)).uses(reads::VALUES),
             None => {
                 unclear += 1;
                 (Vec::new(), Vec::new())
