@@ -361,27 +361,31 @@ pub fn cache_max_bytes() -> i64 {
 
 /// Empty for the current role.
 pub fn cache_role() -> String {
-    CACHE_ROLE.get().map(|role| role.to_string_lossy().into_owned()).unwrap_or_default()
+    text_of(&CACHE_ROLE)
+}
+
+fn text_of(setting: &GucSetting<Option<CString>>) -> String {
+    setting.get().map(|text| text.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 /// Empty when partitions are not archived to files.
 pub fn archive_directory() -> String {
-    ARCHIVE_DIRECTORY.get().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default()
+    text_of(&ARCHIVE_DIRECTORY)
 }
 
 /// Empty for the machine itself.
 pub fn host_root() -> String {
-    HOST_ROOT.get().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default()
+    text_of(&HOST_ROOT)
 }
 
 /// Empty when there is none.
 pub fn redis_url() -> String {
-    REDIS_URL.get().map(|url| url.to_string_lossy().into_owned()).unwrap_or_default()
+    text_of(&REDIS_URL)
 }
 
 /// Empty for those of the machine.
 pub fn redis_ca_file() -> String {
-    REDIS_CA_FILE.get().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default()
+    text_of(&REDIS_CA_FILE)
 }
 
 pub fn cache_outbox_max_bytes() -> i64 {

@@ -14,7 +14,8 @@ pub use attendant::{
     run_ended, set_hungry, void_attendant_launch, wanted, Attendant, Invalidation, Post, Words,
 };
 pub use holds::{
-    before_utility, changes_watches, note_invalidation_asked, note_jobs_change, note_outbox, note_watch_change,
+    before_utility, changes_watches, note_invalidation_asked, note_jobs_change, note_outbox, note_shadow_change,
+    note_watch_change,
 };
 
 use std::sync::atomic::{AtomicU64, Ordering};

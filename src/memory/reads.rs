@@ -133,24 +133,6 @@ pub struct Reads {
 
 static READS: ProcessLocal<Option<Reads>> = ProcessLocal::new(None);
 
-/// The callback below is registered.
-static IS_REGISTERED: ProcessLocal<bool> = ProcessLocal::new(false);
-/// This transaction has changed what is to be shadowed.
-static HAS_CHANGED: ProcessLocal<bool> = ProcessLocal::new(false);
-
-// No pg_guard: nothing called here raises or panics.
-unsafe extern "C-unwind" fn at_transaction_event(event: pg_sys::XactEvent::Type, _argument: *mut core::ffi::c_void) {
-    use pg_sys::XactEvent as Event;
-    let is_committed = matches!(event, Event::XACT_EVENT_COMMIT | Event::XACT_EVENT_PREPARE);
-    if !is_committed && event != Event::XACT_EVENT_ABORT || !HAS_CHANGED.get() {
-        return;
-    }
-    HAS_CHANGED.set(false);
-    if let (true, Some(reads)) = (is_committed, get()) {
-        reads.head.changes.fetch_add(1, Ordering::AcqRel);
-    }
-}
-
 /// Asks for the memory; from shmem_request_hook.
 pub fn request() {
     // SAFETY: called from shmem_request_hook, where it is allowed.
@@ -267,14 +249,9 @@ impl Reads {
         self.ring.pushed()
     }
 
-    /// Says that what is to be shadowed has changed, when this transaction has been committed.
+    /// Says that what is to be shadowed has changed.
     pub fn note_change(&self) {
-        if !IS_REGISTERED.get() {
-            IS_REGISTERED.set(true);
-            // SAFETY: the callback is a function of this library, which is never unloaded.
-            unsafe { pg_sys::RegisterXactCallback(Some(at_transaction_event), core::ptr::null_mut()) };
-        }
-        HAS_CHANGED.set(true);
+        self.head.changes.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Changes so far.

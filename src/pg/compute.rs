@@ -81,14 +81,11 @@ fn hash(bytes: &[u8]) -> i64 {
 /// What a statement means here, if everybody who means the same would get the same: `None` where its result depends on who
 /// asks, on the session or on chance. A result that depends on the time counts: it only ages.
 pub fn meaning(sql: &str, parameters: usize) -> Option<Meaning> {
-    let text = CString::new(DbText::from_utf8(sql).as_bytes().to_vec()).unwrap_or_default();
-    let mut types = vec![pg_sys::TEXTOID; parameters];
     // SAFETY: connect and finish enclose all uses of SPI memory; a raised error leaves all to the abort.
     unsafe {
         pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
         pg_sys::SPI_connect();
-        let plan = prepared(&text, &mut types);
-        let meaning = meaning_of(plan);
+        let meaning = meaning_of(prepared(sql, parameters));
         pg_sys::SPI_finish();
         pg_sys::PopActiveSnapshot();
         meaning
@@ -98,13 +95,9 @@ pub fn meaning(sql: &str, parameters: usize) -> Option<Meaning> {
 /// # Safety
 /// Connected to SPI; the plan was made since.
 unsafe fn meaning_of(plan: pg_sys::SPIPlanPtr) -> Option<Meaning> {
-    if plan.is_null() {
-        return None;
-    }
     // SAFETY: lists and trees of the server's own, alive as long as the plan; what is printed of them is copied at once.
     unsafe {
-        let sources = PgList::<pg_sys::CachedPlanSource>::from_pg(pg_sys::SPI_plan_get_plan_sources(plan));
-        let source = sources.head().filter(|_| sources.len() == 1)?;
+        let source = only_source(plan)?;
         let depends = statement_shape::dependence((*source).query_list, (*source).relationOids);
         let is_repeatable = !(*source).dependsOnRLS
             && !depends.row_security
@@ -132,8 +125,6 @@ pub fn compute(what: &str, sql: &str, parameters: &[String]) -> Result<Computed,
         message: format!("{what} is {why}"),
         hint: "It has to be one SELECT that changes nothing: no INTO, FOR UPDATE or data-modifying WITH.".to_owned(),
     };
-    let text = |sql: &str| CString::new(DbText::from_utf8(sql).as_bytes().to_vec()).unwrap_or_default();
-    let mut types = vec![pg_sys::TEXTOID; parameters.len()];
     let mut values: Vec<pg_sys::Datum> =
         parameters.iter().filter_map(|value| Text(value.clone()).into_datum()).collect();
     let nulls = vec![b' ' as core::ffi::c_char; values.len()];
@@ -144,7 +135,7 @@ pub fn compute(what: &str, sql: &str, parameters: &[String]) -> Result<Computed,
         pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
         let snapshot = snapshot::active();
         pg_sys::SPI_connect();
-        let plain = prepared(&text(sql), &mut types);
+        let plain = prepared(sql, parameters.len());
         let Some(shape) = shape_of(plain) else {
             pg_sys::SPI_finish();
             pg_sys::PopActiveSnapshot();
@@ -167,7 +158,7 @@ pub fn compute(what: &str, sql: &str, parameters: &[String]) -> Result<Computed,
             "SELECT {one} coalesce(pg_catalog.jsonb_agg(pg_catalog.to_jsonb(perf_opt_row)), '[]'::pg_catalog.jsonb) END \
              FROM (SELECT * FROM (\n{sql}\n) AS perf_opt_rows OFFSET 0) AS perf_opt_row"
         );
-        let plan = prepared(&text(&wrapped), &mut types);
+        let plan = prepared(&wrapped, parameters.len());
         pg_sys::SPI_execute_plan(plan, values.as_mut_ptr(), nulls.as_ptr(), true, 0);
         let mut is_null = true;
         let table = pg_sys::SPI_tuptable;
@@ -185,11 +176,28 @@ pub fn compute(what: &str, sql: &str, parameters: &[String]) -> Result<Computed,
     }
 }
 
+/// A statement whose parameters are texts, parsed and analysed.
+///
 /// # Safety
 /// Connected to SPI.
-unsafe fn prepared(text: &CStr, types: &mut [pg_sys::Oid]) -> pg_sys::SPIPlanPtr {
+unsafe fn prepared(sql: &str, parameters: usize) -> pg_sys::SPIPlanPtr {
+    let text = CString::new(DbText::from_utf8(sql).as_bytes().to_vec()).unwrap_or_default();
+    let mut types = vec![pg_sys::TEXTOID; parameters];
     // SAFETY: a NUL-terminated text and as many types as it says.
     unsafe { pg_sys::SPI_prepare(text.as_ptr(), types.len() as i32, types.as_mut_ptr()) }
+}
+
+/// The statement of a plan; `None` where there is none, or more than one.
+///
+/// # Safety
+/// Connected to SPI; the plan is null or was made since.
+unsafe fn only_source(plan: pg_sys::SPIPlanPtr) -> Option<*mut pg_sys::CachedPlanSource> {
+    if plan.is_null() {
+        return None;
+    }
+    // SAFETY: a list of the server's own, alive as long as the plan.
+    let sources = unsafe { PgList::<pg_sys::CachedPlanSource>::from_pg(pg_sys::SPI_plan_get_plan_sources(plan)) };
+    sources.head().filter(|_| sources.len() == 1)
 }
 
 struct Shape {
@@ -204,13 +212,9 @@ struct Shape {
 /// # Safety
 /// Connected to SPI; the plan was made since.
 unsafe fn shape_of(plan: pg_sys::SPIPlanPtr) -> Option<Shape> {
-    if plan.is_null() {
-        return None;
-    }
     // SAFETY: lists and trees of the server's own, alive as long as the plan.
     unsafe {
-        let sources = PgList::<pg_sys::CachedPlanSource>::from_pg(pg_sys::SPI_plan_get_plan_sources(plan));
-        let source = sources.head().filter(|_| sources.len() == 1)?;
+        let source = only_source(plan)?;
         let queries = PgList::<pg_sys::Query>::from_pg((*source).query_list);
         let query = queries.head().filter(|_| queries.len() == 1)?;
         let is_select = (*query).commandType == pg_sys::CmdType::CMD_SELECT

@@ -54,47 +54,35 @@ const PARTS: &[Part] = &[
         captured: false,
     },
     Part {
-        name: "load",
+        name: "load and latency",
         query: c"WITH trend AS MATERIALIZED (
                      -- The last one is not over.
                      SELECT t.*, greatest(extract(epoch FROM least($2, clock_timestamp() - t.bucket_at)), 1)::float8 AS width_s
                        FROM perf.slow_query_trend($2, $3) AS t),
-                 series (position, name, unit, samples) AS (
-                     SELECT 1, 'statements', '1/s',
-                            jsonb_agg(jsonb_build_object('at', bucket_at, 'value', executions / width_s) ORDER BY bucket_at)
-                       FROM trend
-                     UNION ALL
-                     SELECT 2, 'slow statements', '1/min',
-                            jsonb_agg(jsonb_build_object('at', bucket_at, 'value', slow_per_min) ORDER BY bucket_at) FROM trend
-                     UNION ALL
-                     SELECT 3, 'failures', '1/min',
-                            jsonb_agg(jsonb_build_object('at', bucket_at, 'value', 60 * failures / width_s) ORDER BY bucket_at)
-                       FROM trend
-                     UNION ALL
-                     SELECT 4, 'connections', 'connections',
-                            jsonb_agg(jsonb_build_object('at', sampled_at, 'value', value_max) ORDER BY sampled_at)
-                       FROM perf.capacity_samples('connections_total', $1))
-                 SELECT coalesce(jsonb_agg(jsonb_build_object('name', name, 'unit', unit, 'samples', samples) ORDER BY position),
-                                 '[]')::text
-                   FROM series WHERE samples IS NOT NULL",
-        fill: |document, json| parse(json, &mut document.load),
-        captured: true,
-    },
-    Part {
-        name: "latency",
-        query: c"WITH trend AS MATERIALIZED (
-                     SELECT * FROM perf.slow_query_trend($2, $3) AS t),
-                 series AS (
-                     SELECT v.name, v.position,
-                            jsonb_agg(jsonb_build_object('at', t.bucket_at, 'value', CASE WHEN t.executions > 0 THEN v.value END)
-                                      ORDER BY t.bucket_at) AS samples
+                 point (at, part, position, name, unit, value) AS (
+                     SELECT t.bucket_at, v.*
                        FROM trend AS t
-                      CROSS JOIN LATERAL (VALUES (1, 'p50', t.p50_ms), (2, 'p95', t.p95_ms), (3, 'p99', t.p99_ms))
-                                         AS v (position, name, value)
-                      GROUP BY v.name, v.position)
-                 SELECT coalesce(jsonb_agg(jsonb_build_object('name', name, 'unit', 'ms', 'samples', samples) ORDER BY position),
-                                 '[]')::text FROM series",
-        fill: |document, json| parse(json, &mut document.latency),
+                      CROSS JOIN LATERAL (VALUES
+                            ('load', 1, 'statements', '1/s', t.executions / t.width_s),
+                            ('load', 2, 'slow statements', '1/min', t.slow_per_min),
+                            ('load', 3, 'failures', '1/min', 60 * t.failures / t.width_s),
+                            ('latency', 1, 'p50', 'ms', CASE WHEN t.executions > 0 THEN t.p50_ms END),
+                            ('latency', 2, 'p95', 'ms', CASE WHEN t.executions > 0 THEN t.p95_ms END),
+                            ('latency', 3, 'p99', 'ms', CASE WHEN t.executions > 0 THEN t.p99_ms END)) AS v
+                     UNION ALL
+                     SELECT sampled_at, 'load', 4, 'connections', 'connections', value_max
+                       FROM perf.capacity_samples('connections_total', $1)),
+                 series AS (
+                     SELECT part, position, jsonb_build_object('name', name, 'unit', unit, 'samples',
+                                jsonb_agg(jsonb_build_object('at', at, 'value', value) ORDER BY at)) AS body
+                       FROM point GROUP BY part, position, name, unit)
+                 SELECT jsonb_build_array(coalesce(jsonb_agg(body ORDER BY position) FILTER (WHERE part = 'load'), '[]'),
+                            coalesce(jsonb_agg(body ORDER BY position) FILTER (WHERE part = 'latency'), '[]'))::text
+                   FROM series",
+        fill: |document, json| {
+            (document.load, document.latency) = serde_json::from_str(json)?;
+            Ok(())
+        },
         captured: true,
     },
     Part {
@@ -282,17 +270,11 @@ pub fn fill(wish: &Wish) -> Document {
     let first = first_activity(from).unwrap_or(from).max(from);
     let width_us = ((now - first) / POINTS / MINUTE_US).max(1) * MINUTE_US;
     for part in PARTS.iter().filter(|part| memory::is_ready() || !part.captured) {
-        let filled = executor::subtransaction(|| {
-            let [since, first] = [from, first].map(|at| TimestampWithTimeZone::try_from(at).ok());
-            let width = Interval::new(0, 0, width_us).ok();
-            let found = run_with(part.query, &[since.into(), width.into(), first.into()], |row| row.get::<Text>(1));
-            Ok(found.1.into_iter().flatten().next().unwrap_or_default().0)
-        });
-        let outcome = match filled {
-            Ok(json) => (part.fill)(&mut document, &json).map_err(|error| error.to_string()),
-            Err(failure) => Err(unless_ended(failure)),
-        };
-        if let Err(message) = outcome {
+        let [since, first] = [from, first].map(|at| TimestampWithTimeZone::try_from(at).ok());
+        let width = Interval::new(0, 0, width_us).ok();
+        let filled = one_text(part.query, &[since.into(), width.into(), first.into()])
+            .and_then(|json| (part.fill)(&mut document, &json).map_err(|error| error.to_string()));
+        if let Err(message) = filled {
             document.warnings.push(missing(part.name, message));
         }
     }

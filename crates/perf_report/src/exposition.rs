@@ -137,14 +137,8 @@ impl<'a> Exposition<'a> {
         Exposition { database, families: BTreeMap::new() }
     }
 
-    fn put(
-        &mut self,
-        name: &str,
-        help: &str,
-        kind: MetricType,
-        labels: &[(&str, &str)],
-        fill: impl FnOnce(&mut Metric),
-    ) {
+    /// The metric of a family with these labels, and whether it is new.
+    fn metric(&mut self, name: &str, help: &str, kind: MetricType, labels: &[(&str, &str)]) -> (&mut Metric, bool) {
         let family = self.families.entry(name.to_owned()).or_insert_with(|| {
             let mut family = MetricFamily::default();
             family.set_name(name.to_owned());
@@ -152,34 +146,28 @@ impl<'a> Exposition<'a> {
             family.set_field_type(kind);
             family
         });
-        let mut metric = Metric::from_label(labels.iter().map(|(name, value)| label(name, value)).collect());
-        fill(&mut metric);
-        family.mut_metric().push(metric);
+        let labels: Vec<LabelPair> = labels.iter().map(|(name, value)| label(name, value)).collect();
+        let metrics = family.mut_metric();
+        let known = metrics.iter().position(|metric| metric.get_label() == labels);
+        let at = known.unwrap_or(metrics.len());
+        if known.is_none() {
+            metrics.push(Metric::from_label(labels));
+        }
+        (&mut metrics[at], known.is_none())
     }
 
     /// Of two objects of one name the larger value is told: twice the same labels are an error there.
     fn gauge(&mut self, name: &str, help: &str, labels: &[(&str, &str)], value: f64) {
-        let pairs: Vec<LabelPair> = labels.iter().map(|(name, value)| label(name, value)).collect();
-        let same = |metric: &&mut Metric| metric.get_label() == pairs;
-        let known = self.families.get_mut(name).and_then(|family| family.mut_metric().iter_mut().find(same));
-        if let Some(known) = known {
-            let mut gauge = Gauge::default();
-            gauge.set_value(known.get_gauge().get_value().max(value));
-            return known.set_gauge(gauge);
-        }
-        self.put(name, help, MetricType::GAUGE, labels, |metric| {
-            let mut gauge = Gauge::default();
-            gauge.set_value(value);
-            metric.set_gauge(gauge);
-        });
+        let (metric, is_new) = self.metric(name, help, MetricType::GAUGE, labels);
+        let mut gauge = Gauge::default();
+        gauge.set_value(if is_new { value } else { metric.get_gauge().get_value().max(value) });
+        metric.set_gauge(gauge);
     }
 
     fn counter(&mut self, name: &str, help: &str, labels: &[(&str, &str)], value: f64) {
-        self.put(name, help, MetricType::COUNTER, labels, |metric| {
-            let mut counter = Counter::default();
-            counter.set_value(value);
-            metric.set_counter(counter);
-        });
+        let mut counter = Counter::default();
+        counter.set_value(value);
+        self.metric(name, help, MetricType::COUNTER, labels).0.set_counter(counter);
     }
 
     /// Adds a measured value. One without a name here is left out.
@@ -221,13 +209,12 @@ impl<'a> Exposition<'a> {
         }
         bounds.for_each(|bound| push(*bound, seen));
         let name = "perf_opt_database_statement_duration_seconds";
-        self.put(name, "Latency of the statements of clients.", MetricType::HISTOGRAM, &[database], |metric| {
-            let mut histogram = Histogram::default();
-            histogram.set_sample_count(seen);
-            histogram.set_sample_sum(statements.seconds);
-            histogram.set_bucket(buckets);
-            metric.set_histogram(histogram);
-        });
+        let mut histogram = Histogram::default();
+        histogram.set_sample_count(seen);
+        histogram.set_sample_sum(statements.seconds);
+        histogram.set_bucket(buckets);
+        let help = "Latency of the statements of clients.";
+        self.metric(name, help, MetricType::HISTOGRAM, &[database]).0.set_histogram(histogram);
         let name = "perf_opt_database_statement_failures_total";
         self.counter(name, "Statements of clients that failed.", &[database], statements.failures as f64);
     }

@@ -1,8 +1,9 @@
 //! Switches shadows on and off. Called by `perf.cache_shadow`, in the user's transaction; the tables are written as their
 //! owner. The collector hears of it when the transaction commits.
 
+use crate::collect::registry;
 use crate::error::Error;
-use crate::memory::{self, reads};
+use crate::memory;
 use crate::pg::privilege;
 use crate::pg::query::{run_with, text};
 
@@ -98,7 +99,7 @@ pub fn on(name: &str, wanted: Wanted) -> Result<i64, Error> {
         Ok(())
     });
     outcome.unwrap_or(Ok(()))?;
-    tell();
+    registry::note_shadow_change();
     Ok(count)
 }
 
@@ -117,16 +118,10 @@ pub fn off(name: &str) -> Result<i64, Error> {
         );
         removed
     });
-    tell();
+    registry::note_shadow_change();
     Ok(removed.unwrap_or(0) as i64)
 }
 
 fn forget(name: &str) {
     run_with(c"DELETE FROM perf.cache_shadow_result WHERE strategy = $1", &[text(name)], |_| ());
-}
-
-fn tell() {
-    if let Some(reads) = reads::get() {
-        reads.note_change();
-    }
 }

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use super::attendant::wake_attendant;
 use super::{jobs_changed, ready, wanted, Post, REGISTRY, WATCH_GENERATION};
 use crate::error::Error;
+use crate::memory::reads;
 use crate::pg::utility::{self, UtilityKind};
 use crate::pg::{background, names};
 
@@ -28,6 +29,7 @@ struct Pending {
     outbox: bool,
     watches: bool,
     asked: bool,
+    shadows: bool,
 }
 
 impl Pending {
@@ -39,7 +41,14 @@ impl Pending {
         outbox: false,
         watches: false,
         asked: false,
+        shadows: false,
     };
+}
+
+/// Notes something of this transaction, for its end.
+fn note(change: impl FnOnce(&mut Pending)) {
+    background::on_transaction_end(transaction_ended, refuse_prepare);
+    PENDING.with_borrow_mut(change);
 }
 
 /// To be called by the utility hook before it runs a statement that [`utility::classify`] recognised. Makes our
@@ -49,8 +58,7 @@ pub fn before_utility(kind: &UtilityKind) {
     if !ready() || background::in_recovery() || crate::collect::is_worker() {
         return;
     }
-    background::on_transaction_end(transaction_ended, refuse_prepare);
-    PENDING.with_borrow_mut(|pending| {
+    note(|pending| {
         pending.databases = true;
         pending.extension |= matches!(kind, UtilityKind::CreateExtension | UtilityKind::DropExtension);
     });
@@ -68,21 +76,15 @@ pub fn before_utility(kind: &UtilityKind) {
 /// To be called by whoever changes the jobs of the current database: their scheduler hears of it at the end.
 pub fn note_jobs_change() {
     if ready() {
-        background::on_transaction_end(transaction_ended, refuse_prepare);
-        PENDING.with_borrow_mut(|pending| pending.jobs = true);
+        note(|pending| pending.jobs = true);
     }
 }
 
 /// To be called by whoever writes to the outbox of the caches in the current database: its invalidator hears of it at the
-/// end. Cheap: watched tables call it for each statement.
+/// end.
 pub fn note_outbox() {
     if ready() {
-        PENDING.with_borrow_mut(|pending| {
-            if !pending.outbox {
-                background::on_transaction_end(transaction_ended, refuse_prepare);
-                pending.outbox = true;
-            }
-        });
+        note(|pending| pending.outbox = true);
     }
 }
 
@@ -95,8 +97,12 @@ pub fn note_watch_change() {
 /// To be called by whoever marks in the current transaction what is invalid. Marks are unlogged: a crash takes those of a
 /// prepared transaction and leaves the transaction, so that its commit would invalidate nothing.
 pub fn note_invalidation_asked() {
-    background::on_transaction_end(transaction_ended, refuse_prepare);
-    PENDING.with_borrow_mut(|pending| pending.asked = true);
+    note(|pending| pending.asked = true);
+}
+
+/// To be called by whoever changes what is shadowed in the current database: its collector hears of it at the end.
+pub fn note_shadow_change() {
+    note(|pending| pending.shadows = true);
 }
 
 /// Whether the transaction of this backend has changed watches: what it remembers of them is neither right nor to be kept.
@@ -107,26 +113,22 @@ pub fn changes_watches() -> bool {
 /// What the scheduler is to hear of at commit cannot wait in a prepared transaction, which another session commits: refused,
 /// as the server itself refuses NOTIFY there.
 fn refuse_prepare() {
-    if PENDING.with_borrow(|pending| pending.jobs) {
-        Error::Unsupported {
-            message: "cannot PREPARE a transaction that has changed or started jobs".to_owned(),
-            hint: "Commit it with COMMIT.".to_owned(),
-        }
-        .raise();
-    }
-    if PENDING.with_borrow(|pending| pending.asked) {
-        Error::Unsupported {
-            message: "cannot PREPARE a transaction that has called perf.cache_invalidate()".to_owned(),
-            hint: "Watch the table with perf.cache_watch(), or call it once the transaction is committed.".to_owned(),
-        }
-        .raise();
-    }
-    if PENDING.with_borrow(|pending| pending.watches) {
-        Error::Unsupported {
-            message: "cannot PREPARE a transaction that has changed watches or policies of caches".to_owned(),
-            hint: "Commit it with COMMIT.".to_owned(),
-        }
-        .raise();
+    let refused = PENDING.with_borrow(|pending| {
+        [
+            (pending.jobs, "changed or started jobs", "Commit it with COMMIT."),
+            (
+                pending.asked,
+                "called perf.cache_invalidate()",
+                "Watch the table with perf.cache_watch(), or call it once the transaction is committed.",
+            ),
+            (pending.watches, "changed watches or policies of caches", "Commit it with COMMIT."),
+        ]
+        .into_iter()
+        .find(|(is_so, ..)| *is_so)
+    });
+    if let Some((_, what, hint)) = refused {
+        Error::Unsupported { message: format!("cannot PREPARE a transaction that has {what}"), hint: hint.to_owned() }
+            .raise();
     }
 }
 
@@ -174,6 +176,9 @@ fn transaction_ended() {
     let pending = PENDING.with_borrow_mut(|pending| std::mem::replace(pending, Pending::NOTHING));
     if !ready() {
         return;
+    }
+    if let Some(reads) = reads::get().filter(|_| pending.shadows) {
+        reads.note_change();
     }
     // After a rollback too: what it had locked was passed over, and nothing else would have it looked at again.
     if pending.jobs {
