@@ -4,6 +4,7 @@
 //! A write is told when its transaction is committed. Whatever wrote a relation without a statement that was seen, COPY,
 //! TRUNCATE or a trigger in C, still holds its lock then: all of the relation counts as changed.
 
+use super::record::written_by;
 use super::source::StatementText;
 use super::values::{self, Value};
 use crate::memory::reads::{self, Event, Reads};
@@ -122,19 +123,15 @@ unsafe fn event_of(
 }
 
 unsafe fn note_write(reads: &Reads, key: &Key, execution: &Execution, query: &pg_sys::QueryDesc, text: &StatementText) {
-    // SAFETY: a live descriptor has a live plan, whose result relations are numbers, from 1, of its range table.
-    let Some(list) = (unsafe { (*query.plannedstmt).resultRelations.as_ref() }) else { return };
+    // SAFETY: a live descriptor has a live plan.
+    let plan = unsafe { &*query.plannedstmt };
+    // SAFETY: NULL or a live list.
+    let Some(list) = (unsafe { plan.resultRelations.as_ref() }) else { return };
     let pending = pending();
     let first = pending.len;
     let mut event: Option<Event> = None;
-    for index in 0..list.length.max(0) as usize {
-        // SAFETY: as above.
-        let relation = unsafe {
-            let number = (*list.elements.add(index)).int_value - 1;
-            let table = (*query.plannedstmt).rtable;
-            let entry: *const pg_sys::RangeTblEntry = (*(*table).elements.add(number as usize)).ptr_value.cast();
-            (*entry).relid.to_u32()
-        };
+    // SAFETY: the list is the live plan's.
+    for relation in unsafe { written_by(plan, list) } {
         let Some(root) = reads.root_of(key.dbid, relation) else { continue };
         if pending.events[first..pending.len].iter().any(|known| known.relation == root) {
             continue;

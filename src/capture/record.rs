@@ -326,6 +326,22 @@ pub unsafe fn relations_of(plan: &pg_sys::PlannedStmt, out: &mut [u32; MAX_RELAT
     len as u16
 }
 
+/// Relations that a plan writes.
+///
+/// # Safety
+/// The plan is live, and the list its result relations.
+#[inline(always)]
+pub unsafe fn written_by<'a>(plan: &'a pg_sys::PlannedStmt, list: &'a pg_sys::List) -> impl Iterator<Item = u32> + 'a {
+    (0..list.length.max(0) as usize).map(move |index| {
+        // SAFETY: the list has numbers, from 1, of entries of the plan's range table.
+        unsafe {
+            let number = (*list.elements.add(index)).int_value - 1;
+            let entry: *const pg_sys::RangeTblEntry = (*(*plan.rtable).elements.add(number as usize)).ptr_value.cast();
+            (*entry).relid.to_u32()
+        }
+    })
+}
+
 /// A slow execution, before it is laid out for shared memory.
 struct About<'a> {
     key: &'a Key,

@@ -7,7 +7,7 @@
 
 use super::frames::{Frames, MAX_RELATIONS};
 use super::reads;
-use super::record::relations_of;
+use super::record::{relations_of, written_by};
 use super::source::StatementText;
 use super::values::{self, Value};
 use crate::memory::statements::{Execution, Key};
@@ -140,14 +140,8 @@ fn is_after_abort(current: &mut Current) -> bool {
 /// # Safety
 /// The plan is live, and the list its result relations.
 unsafe fn remember_written(current: &mut Current, key: &Key, plan: &pg_sys::PlannedStmt, list: &pg_sys::List) {
-    let len = (list.length.max(0) as usize).min(WRITTEN);
-    for index in 0..len {
-        // SAFETY: the list has numbers, from 1, of entries of the plan's range table.
-        let relation = unsafe {
-            let number = (*list.elements.add(index)).int_value - 1;
-            let entry: *const pg_sys::RangeTblEntry = (*(*plan.rtable).elements.add(number as usize)).ptr_value.cast();
-            (*entry).relid.to_u32()
-        };
+    // SAFETY: as promised.
+    for relation in unsafe { written_by(plan, list) }.take(WRITTEN) {
         let written = written::key(key.dbid, key.userid, relation);
         let known = current.written[..current.written_len].contains(&written);
         if !known && current.written_len < WRITTEN {
