@@ -20,6 +20,7 @@ Computed with the rights of the current role, by one SELECT that changes nothing
 Errors: 42704 for an unknown policy (the hint names the known ones), 22023 for missing and unknown parameters and values that are out of range, 55000 for a policy without compute_sql, with one that is no such SELECT, or with one that has a placeholder which its key template has not, 42501 as for perf.cache_put(); else those of the statement itself.';
 
 COMMENT ON TABLE perf.cache_entry IS 'Entries of the cache, unlogged, in partitions by the low bits of id. Read and written by functions only.';
+COMMENT ON VIEW perf.cache_entry_sized IS 'Entries of the cache with what they take, in bytes.';
 COMMENT ON VIEW perf.cache_missed IS 'Entries that are invalid, once for each mark that makes them so.';
 COMMENT ON TABLE perf.cache_mark IS 'Which transaction last invalidated what an entry may depend on, by hash of a key, a beginning of keys or a tag. Written by functions and the worker only.';
 COMMENT ON TABLE perf.cache_usage IS 'Entries and bytes of the cache by partition and policy, as last counted, for perf.cache_stats().';

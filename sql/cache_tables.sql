@@ -68,12 +68,13 @@ SELECT d.part, d.id, d.keep_for, m.mark, m.source, m.marked_at
   JOIN perf.cache_mark AS m ON m.mark = d.mark
  WHERE m.xid >= d.seen_below OR m.xid = ANY (d.not_seen);
 
--- What an entry takes, compressed, with the server's own share of a row.
-CREATE FUNCTION perf._cache_entry_bytes(entry perf.cache_entry) RETURNS bigint
-LANGUAGE sql STABLE PARALLEL SAFE
-RETURN (pg_catalog.pg_column_size((entry).value) + pg_catalog.pg_column_size((entry).key)
-        + pg_catalog.pg_column_size((entry).tags) + pg_catalog.pg_column_size((entry).depends)
-        + pg_catalog.pg_column_size((entry).not_seen) + pg_catalog.pg_column_size((entry).policy) + 120)::bigint;
+-- Entries with what they take, in bytes: compressed, with the server's own share of a row.
+CREATE VIEW perf.cache_entry_sized AS
+SELECT e.part, e.id, e.policy, e.put_at, e.expires_at, e.keep_for,
+       (pg_catalog.pg_column_size(e.value) + pg_catalog.pg_column_size(e.key) + pg_catalog.pg_column_size(e.tags)
+        + pg_catalog.pg_column_size(e.depends) + pg_catalog.pg_column_size(e.not_seen)
+        + pg_catalog.pg_column_size(e.policy) + 120)::bigint AS bytes
+  FROM perf.cache_entry AS e;
 
 -- The floor: what marks were forgotten is not known, so a snapshot from before that is refused. Without this row, after a
 -- crash, the first put with a snapshot of its own makes it.
@@ -89,4 +90,4 @@ CREATE UNLOGGED TABLE perf.cache_usage (
     counted_at timestamptz NOT NULL
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 
-REVOKE ALL ON perf.cache_entry, perf.cache_mark, perf.cache_missed, perf.cache_usage FROM PUBLIC;
+REVOKE ALL ON perf.cache_entry, perf.cache_entry_sized, perf.cache_mark, perf.cache_missed, perf.cache_usage FROM PUBLIC;

@@ -45,8 +45,8 @@ pub fn read() -> Result<Vec<Row>, Error> {
                       OR NOT EXISTS (SELECT FROM perf.cache_usage AS u WHERE u.part = p.part) AS is_small
                   FROM generate_series(0, 7) AS p (part))
               SELECT policy, sum(entries)::bigint, sum(bytes)::bigint FROM (
-                  SELECT e.policy, count(*) AS entries, sum(perf._cache_entry_bytes(e)) AS bytes
-                  FROM perf.cache_entry AS e
+                  SELECT e.policy, count(*) AS entries, sum(e.bytes) AS bytes
+                  FROM perf.cache_entry_sized AS e
                   WHERE e.part = ANY (ARRAY(SELECT part FROM part WHERE is_small)) GROUP BY 1
                   UNION ALL
                   SELECT u.policy, u.entries, u.bytes FROM perf.cache_usage AS u JOIN part USING (part) WHERE NOT is_small) AS x

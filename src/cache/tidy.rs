@@ -169,8 +169,8 @@ fn look_through(part: usize) -> Vec<Seen> {
         c"SELECT e.id, e.policy, e.put_at, e.expires_at + e.keep_for < clock_timestamp(),
                  e.id IN (SELECT m.id FROM perf.cache_missed AS m
                           WHERE m.part = $1 AND m.marked_at + m.keep_for < clock_timestamp()),
-                 perf._cache_entry_bytes(e)
-          FROM perf.cache_entry AS e WHERE e.part = $1",
+                 e.bytes
+          FROM perf.cache_entry_sized AS e WHERE e.part = $1",
         &[part.into()],
         |row| {
             let id = row.get::<i64>(1).unwrap_or(0);

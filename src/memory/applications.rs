@@ -10,6 +10,10 @@
 //! backend owns its slab as well, so that whoever owns the slab may read it. To forget counts, a mark is put on a
 //! backend's slot, which readers then skip, and which the backend empties before it counts in it again.
 
+mod table;
+
+pub use table::ENTRIES;
+
 use super::{get_ref, slab, HealthRow, Memory};
 use crate::pg::local::ProcessLocal;
 use crate::pg::lwlock::LwLockGuard;
@@ -17,17 +21,13 @@ use crate::pg::raw;
 use core::ffi::{c_char, CStr};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use perf_core::counters::{Counters, Execution};
-use perf_core::fnv::fnv1a;
 use perf_core::histogram::{bucket_of_ns, Histogram, Octaves, BUCKETS};
 use pgrx::pg_sys;
 use std::collections::BTreeMap;
+use table::{Table, OTHERS};
 
 /// Identities that a backend counts under at the same time: what a pooled connection changes between, in one transaction.
 const SLOTS: usize = 4;
-/// Applications that are kept apart once their backends have left.
-pub const ENTRIES: usize = 512;
-/// Databases whose other applications are kept apart; those of further ones share the last row.
-const OTHERS: usize = 32;
 const NAME: usize = 64;
 
 /// What is counted.
@@ -180,26 +180,6 @@ impl Slot {
 #[repr(C)]
 struct Area {
     slots: [Slot; SLOTS],
-}
-
-#[repr(C)]
-struct Kept {
-    identity: Identity,
-    counts: Counts,
-}
-
-/// Where counts go; all-zero bytes are an empty one.
-#[repr(C)]
-struct Table {
-    /// Hash of each row's identity, apart from the rows to be searched fast; 0: free.
-    hashes: [u64; ENTRIES],
-    weights: [u64; ENTRIES],
-    used: u32,
-    /// Applications that gave their place to another.
-    moved: u64,
-    rows: [Kept; ENTRIES],
-    others: [Kept; OTHERS],
-    others_used: u32,
 }
 
 /// Where it all is.
@@ -500,87 +480,6 @@ fn move_to_table(memory: &Memory, slot: *mut Slot) {
     }
     slot.used.store(0, Ordering::Release);
     slot.clear();
-}
-
-/// FNV-1a; never 0, which stands for "free".
-fn hash_of(identity: &Identity) -> u64 {
-    let (dbid, userid) = (identity.dbid.to_le_bytes(), identity.userid.to_le_bytes());
-    let bytes = dbid.iter().chain(&userid).chain(identity.name.iter().take_while(|&&byte| byte != 0));
-    fnv1a(bytes.copied()).max(1)
-}
-
-impl Table {
-    fn add(&mut self, identity: &Identity, counts: &Counts) {
-        let hash = hash_of(identity);
-        let known = (0..ENTRIES).find(|&index| self.hashes[index] == hash && self.rows[index].identity == *identity);
-        let index = known.unwrap_or_else(|| self.take_row(identity, hash));
-        let row = &mut self.rows[index];
-        row.counts.merge(counts);
-        self.weights[index] = row.counts.weight();
-    }
-
-    /// An empty row for a newcomer: a free one, or that of the application with least to show, which moves to the other
-    /// applications of its database.
-    fn take_row(&mut self, identity: &Identity, hash: u64) -> usize {
-        let index = match self.hashes.iter().position(|&hash| hash == 0) {
-            Some(free) => {
-                self.used += 1;
-                free
-            }
-            None => {
-                let least = (0..ENTRIES).min_by_key(|&index| self.weights[index]).unwrap_or(0);
-                let (dbid, counts) = (self.rows[least].identity.dbid, self.rows[least].counts.clone());
-                self.add_to_others(dbid, &counts);
-                self.moved += 1;
-                least
-            }
-        };
-        self.hashes[index] = hash;
-        self.rows[index].identity = *identity;
-        self.rows[index].counts = Counts::default();
-        index
-    }
-
-    fn add_to_others(&mut self, dbid: u32, counts: &Counts) {
-        let used = self.others_used as usize;
-        let index = match self.others[..used].iter().position(|row| row.identity.dbid == dbid) {
-            Some(index) => index,
-            None => {
-                let index = used.min(OTHERS - 1);
-                if used < OTHERS {
-                    self.others_used += 1;
-                    // The last row is everybody's.
-                    self.others[index].identity = Identity::other(if index == OTHERS - 1 { 0 } else { dbid });
-                    self.others[index].counts = Counts::default();
-                }
-                index
-            }
-        };
-        self.others[index].counts.merge(counts);
-    }
-
-    fn rows(&self) -> impl Iterator<Item = &Kept> {
-        let kept = self.rows.iter().zip(&self.hashes).filter(|(_, hash)| **hash != 0).map(|(row, _)| row);
-        kept.chain(&self.others[..self.others_used as usize])
-    }
-
-    fn forget(&mut self, dbid: Option<u32>) {
-        for index in 0..ENTRIES {
-            if self.hashes[index] != 0 && dbid.is_none_or(|dbid| self.rows[index].identity.dbid == dbid) {
-                self.hashes[index] = 0;
-                self.used -= 1;
-            }
-        }
-        // The row stays taken: the last one belongs to several databases.
-        for row in &mut self.others[..self.others_used as usize] {
-            if dbid.is_none_or(|dbid| row.identity.dbid == dbid) {
-                row.counts = Counts::default();
-            }
-        }
-        if dbid.is_none() {
-            self.moved = 0;
-        }
-    }
 }
 
 /// What one application did in one database as one role since the server started.
