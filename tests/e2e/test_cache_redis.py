@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 import unittest
@@ -166,8 +167,14 @@ class Invalidation(CacheTest):
         self.wait_until(lambda: self.server.scalar("SELECT count(*) FROM perf.cache_outbox") == 0, 40, "the outbox to be empty")
         self.assertIn("too much was waiting for Redis", self.server.log_text())
         self.assertLess(self.server.scalar("SELECT sum(length(events::text)) FROM perf.cache_redis_queue"), 1_200_000)
-        self.redis.start()
-        self.put("risk:user:1", "risk:user:59999", "deep:3:4", "free")
-        self.redis.call("SADD", "tag:paid", "free too")
-        self.put("free too")
+        # It must not be back in touch before there is something to remove.
+        worker = self.server.scalar("SELECT pid FROM pg_stat_activity WHERE backend_type = 'perf_opt invalidator'")
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            self.redis.start()
+            self.put("risk:user:1", "risk:user:59999", "deep:3:4", "free")
+            self.redis.call("SADD", "tag:paid", "free too")
+            self.put("free too")
+        finally:
+            os.kill(worker, signal.SIGCONT)
         self.wait_until(lambda: self.redis.keys() == {"free"}, 40, "Redis to be told")

@@ -137,6 +137,11 @@ impl Chart {
         self.fan.is_empty() && self.lines.iter().all(|line| line.points.iter().all(|p| p.1.is_none()))
     }
 
+    /// Whether the first of its fan is the last that was measured, where the fan opens.
+    pub(crate) fn opens_at_the_last_sample(&self) -> bool {
+        self.lines.iter().flat_map(|line| &line.points).any(|p| p.1.is_some())
+    }
+
     /// The drawing, without the element around it; empty where there is nothing to draw.
     pub(crate) fn svg(&self, screen: Screen) -> String {
         let mut out = String::new();
@@ -283,7 +288,14 @@ impl Chart {
         }
         if !self.fan.is_empty() {
             let middle = self.fan.iter().map(|f| (f.0, f.2));
-            chart.draw_series(LineSeries::new(middle, class(FAN).stroke_width(SUB + SUB / 2)))?;
+            match self.fan.as_slice() {
+                [(at, _, alone, _)] => {
+                    chart.draw_series([Circle::new((*at, *alone), 2 * SUB + SUB / 2, class(FAN).filled())])?;
+                }
+                _ => {
+                    chart.draw_series(LineSeries::new(middle, class(FAN).stroke_width(SUB + SUB / 2)))?;
+                }
+            }
         }
         let mut last = f64::NEG_INFINITY;
         let mut limits: Vec<_> = self.near_limits(y_range.end).filter(|(_, value)| *value <= y_range.end).collect();

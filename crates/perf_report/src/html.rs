@@ -156,9 +156,9 @@ fn data(chart: &Chart) -> (Vec<String>, Vec<Vec<String>>, String) {
         for row in &mut rows {
             row.extend(std::iter::repeat_n(format::MISSING.to_owned(), 3));
         }
-        // The first of the fan is the last that was measured.
         let every = chart.fan.len().div_ceil(CHART_ROWS).max(1);
-        for (at, low, mid, high) in chart.fan.iter().skip(1).step_by(every) {
+        let measured = usize::from(chart.opens_at_the_last_sample());
+        for (at, low, mid, high) in chart.fan.iter().skip(measured).step_by(every) {
             let mut row = vec![time(*at)];
             row.extend(std::iter::repeat_n(format::MISSING.to_owned(), chart.lines.len()));
             row.extend([mid, low, high].map(|value| unit.show(Some(*value))));

@@ -95,6 +95,18 @@ fn the_page_of_a_platform_is_whole() {
 }
 
 #[test]
+fn a_forecast_without_samples_has_its_numbers() {
+    let forecast = vec![Forecast { mid: Some(1.0), low: Some(1.0), high: Some(2.0), ..Forecast::default() }];
+    let document = Document {
+        capacity: vec![Capacity { metric: "disk".into(), forecast, ..Capacity::default() }],
+        ..Document::default()
+    };
+    let text = page(&document);
+    check(&text);
+    assert_eq!(select(&Html::parse_document(&text), "svg.chart.wide circle").len(), 1);
+}
+
+#[test]
 fn an_empty_document_says_what_to_do_first() {
     let text = page(&Document::default());
     check(&text);
