@@ -9,6 +9,7 @@ pub mod metrics;
 pub mod partitioning;
 mod reconstruction;
 pub mod replicas;
+pub mod rewrites;
 pub mod samples;
 pub mod scaling;
 pub mod sharding;
