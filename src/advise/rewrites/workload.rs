@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
-use perf_core::rewrite::{self as core, improvement_pct, Rule};
+use perf_core::rewrite::{self as decide, improvement_pct, Rule};
 use pgrx::pg_sys;
 
 use super::{costs, facts, Answer, Row};
@@ -102,7 +102,7 @@ fn repeats(database: u32) -> HashMap<(u32, u64), (usize, usize)> {
             let bytes = step.values.iter().flat_map(|value| value.unwrap_or(0).to_le_bytes());
             (step.queryid, perf_core::fnv::fnv1a(bytes))
         });
-        for (queryid, count) in core::repeated(steps) {
+        for (queryid, count) in decide::repeated(steps) {
             let known = found.entry((trace.userid, queryid)).or_default();
             *known = (known.0.max(count), known.1 + 1);
         }
@@ -225,7 +225,7 @@ impl<'a> Studied<'a> {
             }
         }
         if finding.rule == Rule::SelectStar
-            && !tables.iter().any(|(_, table)| table.columns >= core::WIDE.0 || table.width >= core::WIDE.1)
+            && !tables.iter().any(|(_, table)| table.columns >= decide::WIDE.0 || table.width >= decide::WIDE.1)
         {
             return Ok(None);
         }
@@ -261,7 +261,7 @@ impl<'a> Studied<'a> {
         let is_worth = match row.cost_after {
             // What a list costs is not in the planner's cost.
             _ if finding.rule == Rule::LongInList => true,
-            Some(after) => core::is_worth(self.base.total_cost, after),
+            Some(after) => decide::is_worth(self.base.total_cost, after),
             None => self.base.total_cost >= TOLD_COST,
         };
         if !is_worth {
@@ -278,7 +278,7 @@ impl<'a> Studied<'a> {
         self.seen.reads.iter().filter(|read| !read.has_time_bound && !read.is_pinned).find_map(|read| {
             let (oid, table) = tables.iter().find(|(oid, _)| *oid == read.relation)?;
             let column = table.time_column.as_ref()?;
-            if table.rows < core::LARGE_ROWS || !reads_all(*oid, table.is_partitioned) {
+            if table.rows < decide::LARGE_ROWS || !reads_all(*oid, table.is_partitioned) {
                 return None;
             }
             let (column, name) = (ident::quote(column), ident::relation(*oid)?);
@@ -327,7 +327,7 @@ impl<'a> Studied<'a> {
         let current = i64::from(unsafe { pg_sys::work_mem });
         let written = format!("{:.1} MB of temporary files an execution", bytes / 1_048_576.0);
         let mut row = self.row(Rule::WorkMemSpill);
-        let Some(kb) = core::work_mem_kb(bytes, current) else {
+        let Some(kb) = decide::work_mem_kb(bytes, current) else {
             row.note =
                 format!("{written}: more than memory should be given for; let it read, sort or group fewer rows.");
             return Some(row);
@@ -348,7 +348,7 @@ impl<'a> Studied<'a> {
     fn stale(&self, tables: &[(pg_sys::Oid, facts::Table)], told: &mut HashSet<(Rule, u32)>) -> Vec<Row> {
         let mut rows = Vec::new();
         for (oid, table) in tables {
-            let is_stale = !table.is_partitioned && core::is_stale(table.live, table.changed, table.analyzed);
+            let is_stale = !table.is_partitioned && decide::is_stale(table.live, table.changed, table.analyzed);
             if !is_stale || !told.insert((Rule::StaleStatistics, oid.to_u32())) {
                 continue;
             }
@@ -364,7 +364,7 @@ impl<'a> Studied<'a> {
                 ..self.row(Rule::StaleStatistics)
             });
         }
-        let off = self.base.misestimate.filter(|factor| *factor >= core::MISESTIMATE);
+        let off = self.base.misestimate.filter(|factor| *factor >= decide::MISESTIMATE);
         let first = self.seen.relations.first();
         if let (true, Some(factor), Some(oid)) = (rows.is_empty(), off, first) {
             let names: Vec<String> = self.seen.relations.iter().filter_map(|oid| ident::relation(*oid)).collect();
@@ -384,7 +384,7 @@ impl<'a> Studied<'a> {
 
     fn planned(&self) -> Option<Row> {
         let counters = &self.item.counters;
-        let pct = core::planning_pct(counters.plans, counters.calls, counters.planning_ns, counters.total_ns)?;
+        let pct = decide::planning_pct(counters.plans, counters.calls, counters.planning_ns, counters.total_ns)?;
         let ms = |ns: u64| ns as f64 * 1e-6 / counters.calls.max(1) as f64;
         Some(Row {
             cost_before: None,
