@@ -52,7 +52,7 @@ pub struct Table {
     /// Rows alive, and rows changed since ANALYZE.
     pub live: f64,
     pub changed: f64,
-    /// There was an ANALYZE.
+    /// There was an ANALYZE, as far as the caller may know.
     pub analyzed: bool,
     /// A column that says when a row came: partitions are ranges of it, or it is filled with the current time.
     pub time_column: Option<String>,
@@ -70,7 +70,8 @@ pub fn table(relation: pg_sys::Oid) -> Result<Option<Table>, Error> {
                                                               WHERE c.relkind = 'p' AND p.isleaf))::float8,
                     c.relkind = 'p', coalesce(pg_stat_get_live_tuples(c.oid), 0)::float8,
                     coalesce(pg_stat_get_mod_since_analyze(c.oid), 0)::float8,
-                    EXISTS (SELECT FROM pg_statistic t WHERE t.starelid = c.oid),
+                    NOT has_table_privilege(c.oid, 'SELECT') OR row_security_active(c.oid)
+                    OR EXISTS (SELECT FROM pg_stats s WHERE s.schemaname = n.nspname AND s.tablename = c.relname),
                     (SELECT t.attname::text FROM pg_attribute t
                        LEFT JOIN pg_attrdef d ON d.adrelid = t.attrelid AND d.adnum = t.attnum
                        LEFT JOIN pg_partitioned_table p ON p.partrelid = t.attrelid AND p.partstrat = 'r' AND p.partattrs[0] = t.attnum

@@ -150,7 +150,7 @@ unsafe fn joined(look: &Look<'_>, place: usize, inner: *mut pg_sys::Query) -> Op
             .collect();
         let is_count = name == "count";
         let parts = [outer, rest];
-        look.printer.write_texts(&parts, &parts, |parts| glued(parts, &names, place, is_count))
+        look.printer.write_texts(&parts, &parts, None, |parts| glued(parts, &names, place, is_count))
     }
 }
 

@@ -157,7 +157,7 @@ unsafe fn as_its_role<R>(source: &Source<'_>, body: impl FnOnce(&CStr) -> R) -> 
 unsafe fn seen(source: &Source<'_>, text: &CStr, repeats: usize) -> Result<Seen, String> {
     // SAFETY: see the function's contract; trees are the server's own and live in the scratch context.
     unsafe {
-        let (raw, query) = analyzed(text, source.parameters)?;
+        let Analyzed { raw, query, .. } = analyzed(text, source.parameters)?;
         let printer = Printer::new(text, query, source.parameters);
         let mut seen = Seen { relations: tree::relations(query), reads: whole::reads(query), ..Seen::default() };
         let mut look = Look { query, raw, source, printer, findings: Vec::new() };
@@ -181,11 +181,19 @@ struct Look<'a> {
     findings: Vec<Finding>,
 }
 
-/// The statement's parse tree and its analysed one, without other extensions looking on.
+/// A statement as parsed and as analysed.
+struct Analyzed {
+    raw: *mut pg_sys::Node,
+    query: *mut pg_sys::Query,
+    /// Types of `$1`, `$2`, ...; zero for one that is not used.
+    types: Vec<pg_sys::Oid>,
+}
+
+/// Analyses one statement, without other extensions looking on.
 ///
 /// # Safety
 /// Inside a subtransaction that is rolled back, with an active snapshot.
-unsafe fn analyzed(text: &CStr, parameters: &[Parameter]) -> Result<(*mut pg_sys::Node, *mut pg_sys::Query), String> {
+unsafe fn analyzed(text: &CStr, parameters: &[Parameter]) -> Result<Analyzed, String> {
     /// Puts the hook back on every path.
     struct Silenced(pg_sys::post_parse_analyze_hook_type);
     impl Drop for Silenced {
@@ -219,6 +227,8 @@ unsafe fn analyzed(text: &CStr, parameters: &[Parameter]) -> Result<(*mut pg_sys
         if (*query).commandType == pg_sys::CmdType::CMD_UTILITY {
             return Err(Failure::Utility.message());
         }
-        Ok((kept, query))
+        // A statement is not told of parameters without any.
+        let types = if types.is_null() { &[] } else { std::slice::from_raw_parts(types, count.max(0) as usize) };
+        Ok(Analyzed { raw: kept, query, types: types.to_vec() })
     }
 }

@@ -325,7 +325,7 @@ unsafe fn long_list(look: &Look<'_>, at: usize, condition: &Condition) -> Option
         let parameter = super::print::parameter(first, pg_sys::TEXTOID).cast();
         *tree::cell((*shown).args, 1)? = super::print::labelled(parameter, (*array).array_typeid).cast();
         let shown = look.with_condition(at, shown.cast())?;
-        found.written = look.printer.write_both(look.query, shown);
+        found.written = look.printer.write_both(look.query, shown, (first, (*array).array_typeid));
         Some(found)
     }
 }
@@ -379,6 +379,6 @@ pub unsafe fn batch(look: &Look<'_>, values: usize) -> Option<Written> {
         let sample = look.with_condition(at, within(all.cast()))?;
         let parameter = super::print::parameter(number, pg_sys::TEXTOID).cast();
         let shown = look.with_condition(at, within(super::print::labelled(parameter, array).cast()))?;
-        look.printer.write_both(sample, shown)
+        look.printer.write_both(sample, shown, (number, array))
     }
 }

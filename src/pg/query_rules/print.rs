@@ -62,16 +62,21 @@ impl<'a> Printer<'a> {
     /// A valid tree, in a subtransaction that is rolled back.
     pub unsafe fn write(&self, query: *mut pg_sys::Query) -> Option<Written> {
         // SAFETY: as promised.
-        unsafe { self.write_both(query, query) }
+        unsafe { self.write_texts(&[query], &[query], None, |parts| parts.concat()) }
     }
 
-    /// The same where what is shown is another tree than what is planned.
+    /// The same where what is shown is another tree than what is planned, and has another type of parameter at a number.
     ///
     /// # Safety
     /// As for `write`.
-    pub unsafe fn write_both(&self, sample: *mut pg_sys::Query, shown: *mut pg_sys::Query) -> Option<Written> {
+    pub unsafe fn write_both(
+        &self,
+        sample: *mut pg_sys::Query,
+        shown: *mut pg_sys::Query,
+        retyped: (i32, pg_sys::Oid),
+    ) -> Option<Written> {
         // SAFETY: as promised.
-        unsafe { self.write_texts(&[sample], &[shown], |parts| parts.concat()) }
+        unsafe { self.write_texts(&[sample], &[shown], Some(retyped), |parts| parts.concat()) }
     }
 
     /// The same of a statement that is put together of several.
@@ -82,52 +87,85 @@ impl<'a> Printer<'a> {
         &self,
         sample: &[*mut pg_sys::Query],
         shown: &[*mut pg_sys::Query],
+        retyped: Option<(i32, pg_sys::Oid)>,
         join: impl Fn(&[String]) -> String,
     ) -> Option<Written> {
         // SAFETY: as promised; what is printed may be changed by the server, so it gets copies.
         unsafe {
-            let texts = |trees: &[*mut pg_sys::Query], casts: Option<bool>| -> Option<String> {
-                let parts: Option<Vec<String>> =
-                    trees.iter().map(|query| self.text(tree::copy(*query), casts)).collect();
-                parts.map(|parts| join(&parts))
+            let texts = |trees: &[*mut pg_sys::Query], casts: Option<bool>| -> Option<(String, Vec<Stood>)> {
+                let (mut parts, mut stood) = (Vec::new(), Vec::new());
+                for query in trees {
+                    parts.push(self.text(tree::copy(*query), casts, &mut stood)?);
+                }
+                Some((join(&parts), stood))
             };
-            let plain = texts(sample, None)?;
-            if !self.reads_back(&plain, true) {
+            let (plain, _) = texts(sample, None)?;
+            if !self.reads_back(&plain, None, self.parameters) {
                 return None;
             }
-            let fits = |casts| texts(shown, Some(casts)).filter(|text| self.reads_back(text, false));
+            let mut parameters = self.parameters.to_vec();
+            if let Some((number, of)) = retyped {
+                let place = usize::try_from(number - 1).ok().and_then(|at| parameters.get_mut(at));
+                if let Some(parameter) = place {
+                    parameter.type_oid = of;
+                }
+            }
+            let fits = |casts| {
+                texts(shown, Some(casts))
+                    .filter(|(text, stood)| self.reads_back(text, Some(stood), &parameters))
+                    .map(|(text, _)| text)
+            };
             Some(Written { sample: plain, shown: fits(false).or_else(|| fits(true)) })
         }
     }
 
     /// # Safety
     /// A valid tree that is nobody else's. `casts`: whether literals are replaced, and casts put around what takes their
-    /// places.
-    unsafe fn text(&self, query: *mut pg_sys::Query, casts: Option<bool>) -> Option<String> {
+    /// places; `stood` gets what they were.
+    unsafe fn text(&self, query: *mut pg_sys::Query, casts: Option<bool>, stood: &mut Vec<Stood>) -> Option<String> {
         // SAFETY: as promised; the walker changes literals only.
         unsafe {
             if let Some(casts) = casts {
-                let mut mask = Mask { numbers: &self.numbers, casts, failed: false };
+                let mut mask = Mask { numbers: &self.numbers, casts, failed: false, stood: Vec::new() };
                 pg_sys::query_tree_walker(query, Some(replace), (&raw mut mask).cast(), 0);
                 if mask.failed {
                     return None;
                 }
+                stood.append(&mut mask.stood);
             }
             ident::owned(pg_sys::pg_get_querydef(query, true))
         }
     }
 
-    fn reads_back(&self, text: &str, exactly: bool) -> bool {
+    /// Whether the server makes the statement's columns of a text, and of what stands for literals what these were.
+    fn reads_back(&self, text: &str, stood: Option<&[Stood]>, parameters: &[Parameter]) -> bool {
         let text = ident::until_nul(text);
         // SAFETY: inside a subtransaction that is rolled back.
-        let read = guarded(|| unsafe { analyzed(&text, self.parameters).map(|(_, query)| columns_of(query)) });
-        match read {
-            Ok(Ok(columns)) if exactly => columns == self.columns,
-            // Types of what only parameters say are anybody's guess.
-            Ok(Ok(columns)) => columns.iter().map(|one| &one.0).eq(self.columns.iter().map(|one| &one.0)),
-            _ => false,
-        }
+        let read = guarded(|| unsafe { analyzed(&text, parameters).map(|read| (columns_of(read.query), read.types)) });
+        let Ok(Ok((columns, types))) = read else { return false };
+        let Some(stood) = stood else { return columns == self.columns };
+        // What is selected as it was written has whatever type.
+        let names = columns.iter().map(|one| &one.0).eq(self.columns.iter().map(|one| &one.0));
+        names
+            && stood.iter().all(|one| {
+                let read = usize::try_from(one.number - 1).ok().and_then(|at| types.get(at));
+                read.is_some_and(|read| is_alike(one.of, *read))
+            })
     }
+}
+
+/// A literal that something stands for.
+struct Stood {
+    number: i32,
+    of: pg_sys::Oid,
+}
+
+/// Whether a parameter of a type says the same as a literal of another: whole numbers, and texts.
+fn is_alike(literal: pg_sys::Oid, parameter: pg_sys::Oid) -> bool {
+    const WHOLE: [pg_sys::Oid; 3] = [pg_sys::INT2OID, pg_sys::INT4OID, pg_sys::INT8OID];
+    const TEXTS: [pg_sys::Oid; 4] = [pg_sys::TEXTOID, pg_sys::VARCHAROID, pg_sys::UNKNOWNOID, pg_sys::NAMEOID];
+    let both = |types: &[pg_sys::Oid]| types.contains(&literal) && types.contains(&parameter);
+    literal == parameter || both(&WHOLE) || both(&TEXTS)
 }
 
 /// # Safety
@@ -154,6 +192,7 @@ struct Mask<'a> {
     numbers: &'a HashMap<i32, i32>,
     casts: bool,
     failed: bool,
+    stood: Vec<Stood>,
 }
 
 /// Puts parameters in the places of literals.
@@ -191,6 +230,7 @@ unsafe extern "C-unwind" fn replace(node: *mut pg_sys::Node, context: *mut c_voi
                     of => of,
                 };
                 let param = parameter(number, of);
+                mask.stood.push(Stood { number, of });
                 if mask.casts {
                     *node.cast::<pg_sys::RelabelType>() = *labelled(param.cast(), of);
                 } else {

@@ -172,7 +172,7 @@ unsafe fn or_across(look: &Look<'_>) -> Option<Finding> {
                 let new = if number == 0 { all[0] } else { tree::all(all) };
                 parts.push(look.with_condition(at, new)?);
             }
-            found.written = look.printer.write_texts(&parts, &parts, |parts| parts.join("\nUNION ALL\n"));
+            found.written = look.printer.write_texts(&parts, &parts, None, |parts| parts.join("\nUNION ALL\n"));
             found.note =
                 "Same rows, proven, NULLs or not: a row that meets several conditions comes from the first only."
                     .to_owned();
