@@ -20,12 +20,19 @@ pub fn is_indexed((relation, column): (pg_sys::Oid, i16)) -> Result<bool, Error>
     )
 }
 
-/// Whether a column cannot hold NULL. From 18 on a constraint that was never validated says it of new rows only.
+/// Whether a column cannot hold NULL: that of a table and of all that inherits from it, which need not follow it before 18.
+/// From 18 on a constraint that was never validated says it of new rows only, and of a foreign table it is but a word.
 pub fn is_not_null((relation, column): (pg_sys::Oid, i16)) -> Result<bool, Error> {
     ask(
-        "SELECT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = $1 AND a.attnum = $2 AND a.attnotnull)
-            AND NOT EXISTS (SELECT FROM pg_constraint c
-                             WHERE c.conrelid = $1 AND c.contype = 'n' AND c.conkey[1] = $2 AND NOT c.convalidated)",
+        "WITH RECURSIVE tree (oid) AS (
+             SELECT $1 UNION SELECT i.inhrelid FROM tree t JOIN pg_inherits i ON i.inhparent = t.oid)
+         SELECT bool_and(c.relkind IN ('r', 'p') AND a.attnotnull
+                         AND NOT EXISTS (SELECT FROM pg_constraint n
+                                          WHERE n.conrelid = a.attrelid AND n.contype = 'n' AND n.conkey[1] = a.attnum
+                                            AND NOT n.convalidated))
+           FROM tree t JOIN pg_class c ON c.oid = t.oid
+           JOIN pg_attribute a ON a.attrelid = t.oid
+            AND a.attname = (SELECT o.attname FROM pg_attribute o WHERE o.attrelid = $1 AND o.attnum = $2)",
         relation,
         column,
     )

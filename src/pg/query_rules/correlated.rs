@@ -109,13 +109,11 @@ unsafe fn joined(look: &Look<'_>, place: usize, inner: *mut pg_sys::Query) -> Op
             return None;
         }
         let call = aggregate.cast::<pg_sys::Aggref>();
-        let function = (*call).aggfnoid;
-        let of_server = function.to_u32() < pg_sys::FirstNormalObjectId;
-        let name = ident::owned(pg_sys::get_func_name(function)).filter(|_| of_server)?;
-        // What they say of no rows is known: 0 of a count, NULL of the others.
-        if (*call).agglevelsup != 0 || !["count", "sum", "min", "max", "avg"].contains(&name.as_str()) {
+        // What these say of no rows is known: 0 a count, NULL the others.
+        if (*call).agglevelsup != 0 || !is_exact(call) {
             return None;
         }
+        let is_count = ident::owned(pg_sys::get_func_name((*call).aggfnoid))? == "count";
         let (at, outer_key, own_key) = link_of(inner)?;
         // The rest of the subquery must be the same for every row.
         let rest = tree::copy(inner);
@@ -148,7 +146,6 @@ unsafe fn joined(look: &Look<'_>, place: usize, inner: *mut pg_sys::Query) -> Op
                 }
             })
             .collect();
-        let is_count = name == "count";
         let parts = [outer, rest];
         look.printer.write_texts(&parts, &parts, None, |parts| glued(parts, &names, place, is_count))
     }
@@ -200,6 +197,7 @@ pub unsafe fn aggregates_see_no_order(query: *mut pg_sys::Query) -> bool {
     }
 }
 
+/// Whether an aggregate gives the same in whatever order it gets its rows.
 unsafe fn is_exact(aggregate: *mut pg_sys::Aggref) -> bool {
     // SAFETY: a valid aggregate; its arguments are a list of targets.
     unsafe {

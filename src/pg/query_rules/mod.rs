@@ -164,7 +164,7 @@ unsafe fn seen(source: &Source<'_>, text: &CStr, repeats: usize) -> Result<Seen,
         predicates::look(&mut look);
         subqueries::look(&mut look);
         whole::look(&mut look);
-        seen.batch = (repeats > 1).then(|| predicates::batch(&look, repeats)).flatten();
+        seen.batch = (repeats > 1).then(|| look.ask(|look| predicates::batch(look, repeats))).flatten();
         seen.findings = look.findings;
         Ok(seen)
     }
@@ -179,6 +179,14 @@ struct Look<'a> {
     source: &'a Source<'a>,
     printer: Printer<'a>,
     findings: Vec<Finding>,
+}
+
+impl Look<'_> {
+    /// What a rule finds; nothing where it raises an ERROR, so that the others are heard. What it gives is nothing of the
+    /// server's.
+    fn ask<R>(&self, rule: impl FnOnce(&Self) -> Option<R>) -> Option<R> {
+        guarded(|| rule(self)).ok().flatten()
+    }
 }
 
 /// A statement as parsed and as analysed.

@@ -16,9 +16,11 @@ pub unsafe fn look(look: &mut Look<'_>) {
     // SAFETY: as promised; new conditions are made of copies.
     unsafe {
         for (at, condition) in tree::conditions(look.query).into_iter().enumerate() {
-            let found = hidden_column(look, at, &condition)
-                .or_else(|| wildcard(look, &condition))
-                .or_else(|| long_list(look, at, &condition));
+            let found = look.ask(|look| {
+                hidden_column(look, at, &condition)
+                    .or_else(|| wildcard(look, &condition))
+                    .or_else(|| long_list(look, at, &condition))
+            });
             look.findings.extend(found);
         }
     }
@@ -162,7 +164,9 @@ unsafe fn whole_number(hidden: &Hidden) -> Option<New> {
 const CLOCK_GOES_BACK: &str =
     "Same rows, but where the clock of the session's time zone goes back over midnight: dates do \
     not follow each other then. The value has to be finite.";
-const PROVEN_RANGE: &str = "Same rows, proven for every finite value, whether or not the column has NULLs.";
+const PROVEN_RANGE: &str =
+    "Same rows, proven for every finite value that a timestamp can hold, whether or not the column has \
+    NULLs.";
 
 /// The day of a time compared with a day.
 unsafe fn day(hidden: &Hidden) -> Option<New> {

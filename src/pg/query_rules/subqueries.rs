@@ -13,10 +13,14 @@ pub unsafe fn look(look: &mut Look<'_>) {
     // SAFETY: as promised.
     unsafe {
         for (at, condition) in tree::conditions(look.query).into_iter().enumerate() {
-            let found = counted(look, at, &condition).or_else(|| excluded(look, at, &condition));
+            let found = look.ask(|look| counted(look, at, &condition).or_else(|| excluded(look, at, &condition)));
             look.findings.extend(found);
         }
-        let found = [counted_alone(look), sorted(look), correlated::find(look)];
+        let found = [
+            look.ask(|look| counted_alone(look)),
+            look.ask(|look| sorted(look)),
+            look.ask(|look| correlated::find(look)),
+        ];
         look.findings.extend(found.into_iter().flatten());
     }
 }

@@ -23,7 +23,12 @@ pub struct Read {
 pub unsafe fn look(look: &mut Look<'_>) {
     // SAFETY: as promised.
     unsafe {
-        let found = [offset(look), star(look), or_across(look), distinct(look)];
+        let found = [
+            look.ask(|look| offset(look)),
+            look.ask(|look| star(look)),
+            look.ask(|look| or_across(look)),
+            look.ask(|look| distinct(look)),
+        ];
         look.findings.extend(found.into_iter().flatten());
     }
 }
@@ -202,6 +207,7 @@ unsafe fn distinct(look: &Look<'_>) -> Option<Finding> {
         let others = entries.iter().any(|entry| {
             !matches!((**entry).rtekind, pg_sys::RTEKind::RTE_RELATION | pg_sys::RTEKind::RTE_JOIN)
                 || (**entry).lateral
+                || !(**entry).tablesample.is_null()
                 || ((**entry).rtekind == pg_sys::RTEKind::RTE_JOIN
                     && (**entry).jointype != pg_sys::JoinType::JOIN_INNER)
         });
