@@ -234,11 +234,14 @@ class RewritesTest(CaptureTest):
         self.run_sql(*[statement for statement in sorted(statements) for _ in range(8)])
         rows = self.cluster.result("SELECT before_sql, after_sql FROM perf.sql_optimization_examples(true) "
                                    "WHERE source = 'workload' AND NOT changes_result", dbname=self.db).rows
-        by_text = {self.cluster.scalar("SELECT perf._normalize($1)", (statement,), dbname=self.db): statement
-                   for statement in sorted(statements)}
+        by_text: dict[str, str] = {}
+        for statement in sorted(statements):
+            text = self.cluster.scalar("SELECT perf._normalize($1)", (statement,), dbname=self.db)
+            # What is right for one literal, and says so, is not for another.
+            by_text[text] = "" if text in by_text else statement
         written = [(by_text[before], *self.filled(after, by_text[before])) for before, after in rows
-                   if before in by_text and after is not None]
-        self.assertGreater(len(written), 100)
+                   if by_text.get(before) and after is not None]
+        self.assertGreater(len(written), 80)
         for _ in range(6):
             self.fill(chance)
             with self.cluster.connect(self.db) as session:
@@ -296,6 +299,15 @@ class RewritesTest(CaptureTest):
         self.assertEqual(row["before_sql"], statement.replace("'no'", "$3"))
         for number in ("$1", "$2", "$3"):
             self.assertIn(number, row["after_sql"])
+
+    def test_what_is_right_for_one_literal_only(self) -> None:
+        statement = "SELECT count(*) > {} FROM person"
+        self.assertIn("no other", self.told(statement.format(0))[COUNT]["note"])
+        self.reset()
+        with self.cluster.connect(self.db) as session:
+            for number in [0, 0, 7, 7, 7, 7, 7, 7] * 16:
+                session.query(statement.format(number))
+        self.assertNotIn(COUNT, self.rows(statement.format(0)))
 
     def test_times_with_a_zone_may_differ(self) -> None:
         row = self.told("SELECT id FROM person WHERE tz::date = '2024-03-02'")[FUNCTION]

@@ -141,9 +141,15 @@ impl<'a> Studied<'a> {
             };
             let Ok(seen) = query_rules::look(&source, repeats) else { continue };
             if let Some(known) = &mut studied {
+                // What is right for one literal is no advice where others come as well.
+                let shown = |finding: &Finding| finding.written.as_ref().and_then(|written| written.shown.clone());
+                known.seen.findings.retain(|one| {
+                    let again = |other: &Finding| other.rule == one.rule && shown(other) == shown(one);
+                    one.fixed.is_none() || seen.findings.iter().any(again)
+                });
                 // Values differ: what one sample does not show another may.
                 for finding in seen.findings {
-                    if !known.seen.findings.iter().any(|one| one.rule == finding.rule) {
+                    if finding.fixed.is_none() && !known.seen.findings.iter().any(|one| one.rule == finding.rule) {
                         known.seen.findings.push(finding);
                     }
                 }
@@ -245,6 +251,9 @@ impl<'a> Studied<'a> {
             if row.cost_after.is_some() && !finding.is_bound {
                 row.after_sql = written.shown.clone();
                 row.changes_result = Some(finding.changes_result);
+                if let Some(fixed) = finding.fixed {
+                    note.push_str(&format!(" It holds for {fixed}, which is a $n in before_sql, and for no other."));
+                }
                 if row.after_sql.is_none() {
                     note.push_str(" The text cannot be shown without its literals.");
                 }

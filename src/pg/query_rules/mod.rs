@@ -69,6 +69,8 @@ pub struct Finding {
     pub written: Option<Written>,
     /// Both may give different rows.
     pub changes_result: bool,
+    /// A literal that the better statement is right for, but no other: statements that differ in it have the same text.
+    pub fixed: Option<&'static str>,
     /// DDL that helps instead.
     pub ddl: Option<String>,
     /// The better statement's cost is a bound of what it can be told to cost; it is no equivalent to show.
@@ -85,6 +87,7 @@ impl Finding {
             not_null: Vec::new(),
             written: None,
             changes_result: false,
+            fixed: None,
             ddl: None,
             is_bound: false,
         }

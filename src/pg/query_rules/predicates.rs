@@ -102,6 +102,7 @@ unsafe fn hidden_column(look: &Look<'_>, at: usize, condition: &Condition) -> Op
         if let Some(new) = new {
             found.note = new.note.to_owned();
             found.changes_result = new.changes_result;
+            found.fixed = new.fixed;
             found.written = look.with_condition(at, new.condition).and_then(|query| look.printer.write(query));
         }
         if found.written.is_none() && !is_implicit {
@@ -115,6 +116,7 @@ struct New {
     condition: *mut pg_sys::Node,
     note: &'static str,
     changes_result: bool,
+    fixed: Option<&'static str>,
 }
 
 /// A whole number compared with a numeric.
@@ -156,6 +158,7 @@ unsafe fn whole_number(hidden: &Hidden) -> Option<New> {
                 "Same rows, proven for every value: one with a fraction, or out of the range of the column, equals no \
                    whole number. Simpler, where the application knows it is whole: send it as an integer.",
             changes_result: false,
+            fixed: None,
         })
     }
 }
@@ -192,7 +195,12 @@ unsafe fn day(hidden: &Hidden) -> Option<New> {
             ">=" => tree::operator(c">=", column(), start()),
             _ => return None,
         };
-        Some(New { condition, note: if has_zone { CLOCK_GOES_BACK } else { PROVEN_RANGE }, changes_result: has_zone })
+        Some(New {
+            condition,
+            note: if has_zone { CLOCK_GOES_BACK } else { PROVEN_RANGE },
+            changes_result: has_zone,
+            fixed: None,
+        })
     }
 }
 
@@ -229,7 +237,12 @@ unsafe fn truncated(hidden: &Hidden, look: &Look<'_>) -> Option<New> {
             tree::operator(c"<", tree::copy(hidden.var).cast(), tree::operator(c"+", value(), interval)),
             tree::operator(c"=", value(), tree::call(function, of, [unit, value()])),
         ]);
-        Some(New { condition, note: if has_zone { CLOCK_GOES_BACK } else { PROVEN_RANGE }, changes_result: has_zone })
+        Some(New {
+            condition,
+            note: if has_zone { CLOCK_GOES_BACK } else { PROVEN_RANGE },
+            changes_result: has_zone,
+            fixed: Some("the unit that it is sent with"),
+        })
     }
 }
 

@@ -25,6 +25,7 @@ pub unsafe fn look(look: &mut Look<'_>) {
     }
 }
 
+const NUMBER: &str = "the number that the count is compared with";
 const EXISTENCE: &str = "Same answer, proven: EXISTS ends at the first row.";
 
 /// Whether a query is `SELECT count(*) FROM ...`, and nothing else.
@@ -104,6 +105,7 @@ unsafe fn counted(look: &Look<'_>, at: usize, condition: &Condition) -> Option<F
         (*link).subLinkType = pg_sys::SubLinkType::EXISTS_SUBLINK;
         let new = negated(link.cast(), !exists);
         let mut found = Finding::new(Rule::CountForExistence, "count(*) of a subquery", EXISTENCE);
+        found.fixed = Some(NUMBER);
         found.written = look.with_condition(at, new).and_then(|query| look.printer.write(query));
         Some(found)
     }
@@ -127,6 +129,7 @@ unsafe fn counted_alone(look: &Look<'_>) -> Option<Finding> {
         (*outer).targetList = tree::list([shown]);
         (*outer).hasSubLinks = true;
         let mut found = Finding::new(Rule::CountForExistence, "count(*) of the statement", EXISTENCE);
+        found.fixed = Some(NUMBER);
         found.written = look.printer.write(outer);
         Some(found)
     }
