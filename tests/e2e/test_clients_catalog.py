@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Callable
 
-from . import clients_python
+from . import clients_python, clients_rust
 from .case import ClusterTest
 from .clients_case import CLIENTS
 from .clients_catalog import Function, Relation, functions, relations
@@ -31,6 +31,9 @@ class Modules(ClusterTest):
 
     def test_python(self) -> None:
         self.check(CLIENTS / "python" / "perf_opt_models.py", clients_python.module)
+
+    def test_rust(self) -> None:
+        self.check(CLIENTS / "rust" / "src" / "perf_opt.rs", clients_rust.module)
 
     def test_a_change_is_noticed(self) -> None:
         path = CLIENTS / "python" / "perf_opt_models.py"
