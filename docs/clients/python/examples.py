@@ -92,7 +92,7 @@ def observe(session: Session) -> None:
 
 def recommend(session: Session) -> None:
     """Indexes, and what a statement would cost with them."""
-    advice = perf.index_recommendations(time_budget_ms=2000, storage_budget_bytes=10**9)
+    advice = perf.index_recommendations(time_budget_ms=20_000, storage_budget_bytes=10**9)
     wanted = select(advice.ddl, advice.benefit_pct, advice.reason, advice.evidence).where(advice.columns == ["customer_id"])
     ddl, benefit_pct, reason, evidence = session.execute(wanted).one()
     assert ddl and ddl.startswith("CREATE INDEX CONCURRENTLY") and benefit_pct and benefit_pct > 0 and reason

@@ -76,9 +76,9 @@ async fn observe(db: &DatabaseConnection) -> Result<(), DbErr> {
 
 /// Indexes, and what a statement would cost with them.
 async fn recommend(db: &DatabaseConnection) -> Result<(), DbErr> {
-    let advice = perf::index_recommendations().time_budget_ms(2000).storage_budget_bytes(1_000_000_000).all(db).await?;
+    let advice = perf::index_recommendations().time_budget_ms(20_000).storage_budget_bytes(1_000_000_000).all(db).await?;
     let wanted = advice.iter().find(|one| one.columns.as_deref() == Some(&["customer_id".to_owned()]));
-    assert!(wanted.is_some_and(|one| one.evidence.is_some() && one.benefit_pct > Some(0.0)));
+    assert!(wanted.is_some_and(|one| one.evidence.is_some() && one.benefit_pct > Some(0.0)), "{advice:?}");
 
     let statement = "SELECT * FROM orders WHERE customer_id = 7";
     let plans = perf::what_if(statement).indexes(["CREATE INDEX ON orders (customer_id)"]).all(db).await?;
@@ -184,8 +184,10 @@ async fn caches(db: &DatabaseConnection) -> Result<(), DbErr> {
 
 /// Materialized views, indexes, and warm buffers, as jobs of one's own.
 async fn maintain(db: &DatabaseConnection) -> Result<(), DbErr> {
-    db.execute_unprepared("CREATE MATERIALIZED VIEW order_totals AS SELECT customer_id, sum(total) FROM orders GROUP BY 1")
-        .await?;
+    db.execute_unprepared(
+        "CREATE MATERIALIZED VIEW order_totals AS SELECT customer_id, sum(total) FROM orders GROUP BY 1",
+    )
+    .await?;
     db.execute_unprepared("CREATE UNIQUE INDEX ON order_totals (customer_id)").await?;
     let job_id = perf::matview_schedule("order_totals", "daily").lock_timeout("5 s").get(db).await?;
     let view = perf::matviews::Entity::find_by_id("public.order_totals").one(db).await?;

@@ -167,6 +167,7 @@ macro_rules! function {
         impl Call<$marker> {
             $(
                 #[doc = concat!("Of type ", $os, ", by default `", $default, "`.")]
+                #[allow(clippy::wrong_self_convention)] // as_of
                 pub fn $optional(self, value: impl Into<Arg<$ot>>) -> Self {
                     self.with(stringify!($optional), $os, value.into())
                 }
