@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+import tempfile
 
 from .clients_case import CLIENTS, ClientTest, python_path, wheels
+from .system import clean_environment
 
 SECONDS = 30
 PYTHON = CLIENTS / "python"
 # As test_cache_recipe has them; greenlet is what SQLAlchemy's asynchronous half stands on.
 PACKAGES = ("sqlalchemy>=2,<3", "psycopg>=3.2,<4", "psycopg-binary>=3.2,<4", "typing-extensions", "greenlet>=3")
+
+# A version that needs few others.
+CHECKER = ("mypy>=1.15,<1.16", "mypy-extensions", "tomli")
 
 
 class Examples(ClientTest):
@@ -21,3 +27,16 @@ class Examples(ClientTest):
         environment = python_path(PYTHON, *wheels(*PACKAGES))
         self.run_examples(self.server(), [sys.executable, "-W", "error::sqlalchemy.exc.SAWarning", str(PYTHON / "examples.py")],
                           "postgresql+psycopg", environment)
+
+    def test_types(self) -> None:
+        """A user's type checker agrees: what the module says of types is neither wrong nor missing."""
+        packages = wheels(*PACKAGES)
+        with tempfile.TemporaryDirectory() as cache:
+            # SQLAlchemy is read as source, and not judged.
+            done = subprocess.run(
+                [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "--cache-dir", cache,
+                 str(PYTHON / "examples.py"), str(PYTHON / "perf_opt_models.py")],
+                capture_output=True, text=True, timeout=200, cwd=cache,
+                env={**clean_environment(), **python_path(*packages, *wheels(*CHECKER)),
+                     "MYPYPATH": str(packages[0])})
+        self.assertEqual((done.stdout.startswith("Success"), done.returncode), (True, 0), done.stdout[:4000] + done.stderr)

@@ -93,10 +93,9 @@ def observe(session: Session) -> None:
 def recommend(session: Session) -> None:
     """Indexes, and what a statement would cost with them."""
     advice = perf.index_recommendations(time_budget_ms=20_000, storage_budget_bytes=10**9)
-    wanted = select(advice.ddl, advice.benefit_pct, advice.reason, advice.evidence).where(advice.columns == ["customer_id"])
-    ddl, benefit_pct, reason, evidence = session.execute(wanted).one()
-    assert ddl and ddl.startswith("CREATE INDEX CONCURRENTLY") and benefit_pct and benefit_pct > 0 and reason
-    assert isinstance(evidence, list) and evidence[0]["queryid"]
+    wanted = select(advice.ddl, advice.benefit_pct).where(advice.columns == ["customer_id"])
+    ddl, benefit_pct = session.execute(wanted.where(advice.evidence[0]["queryid"].is_not(None))).one()
+    assert ddl and ddl.startswith("CREATE INDEX CONCURRENTLY") and benefit_pct and benefit_pct > 0
 
     statement = "SELECT * FROM orders WHERE customer_id = 7"
     plans = perf.what_if(statement, indexes=["CREATE INDEX ON orders (customer_id)"])

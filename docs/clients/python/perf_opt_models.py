@@ -29,12 +29,11 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.sql.expression import ClauseElement, ColumnElement, Executable
 from sqlalchemy.sql.functions import Function
-from sqlalchemy.sql.selectable import TableValuedAlias
 from sqlalchemy.types import TypeDecorator, TypeEngine, UserDefinedType
 
 T = TypeVar("T")
 # What an argument may be: a value, an expression, or None for NULL.
-Arg = Union[T, "ColumnElement[T]", "ColumnElement[Optional[T]]", None]
+Arg = Union[T, "ColumnElement[Any]", None]
 Interval = Union[dt.timedelta, str]
 Time = Union[dt.datetime, str]
 
@@ -78,23 +77,23 @@ class _Nothing(UserDefinedType[None]):
 
 
 BIGINT: TypeEngine[int] = sa.BigInteger()
-BIGINTS: TypeEngine[List[int]] = sa.ARRAY(sa.BigInteger())
+BIGINTS: TypeEngine[Sequence[int]] = sa.ARRAY(sa.BigInteger())
 BOOLEAN: TypeEngine[bool] = sa.Boolean()
 DOUBLE: TypeEngine[float] = sa.Double()
-DOUBLES: TypeEngine[List[float]] = sa.ARRAY(sa.Double())
+DOUBLES: TypeEngine[Sequence[float]] = sa.ARRAY(sa.Double())
 ENDLESS: TypeEngine[dt.datetime] = EndlessTime()
 INTEGER: TypeEngine[int] = sa.Integer()
 INTERVAL: TypeEngine[dt.timedelta] = pg.INTERVAL()
-INTERVALS: TypeEngine[List[dt.timedelta]] = sa.ARRAY(pg.INTERVAL())
+INTERVALS: TypeEngine[Sequence[dt.timedelta]] = sa.ARRAY(pg.INTERVAL())
 JSONB: TypeEngine[Any] = pg.JSONB()
-NAMES: TypeEngine[List[str]] = sa.ARRAY(_Named("name"))
+NAMES: TypeEngine[Sequence[str]] = sa.ARRAY(_Named("name"))
 NOTHING: TypeEngine[None] = _Nothing()
 NUMERIC: TypeEngine[Decimal] = sa.Numeric()
 REGCLASS: TypeEngine[str] = _Named("regclass")
 REGROLE: TypeEngine[str] = _Named("regrole")
 SNAPSHOT: TypeEngine[str] = _Named("pg_snapshot")
 TEXT: TypeEngine[str] = sa.Text()
-TEXTS: TypeEngine[List[str]] = sa.ARRAY(sa.Text())
+TEXTS: TypeEngine[Sequence[str]] = sa.ARRAY(sa.Text())
 TIME: TypeEngine[dt.datetime] = sa.TIMESTAMP(timezone=True)
 
 
@@ -163,7 +162,8 @@ class Rows:
         columns: List[Any] = [sa.column(name, one.type) for name, one in found if isinstance(one, Col)]
         self.__rows = _function(type(self).__name__, None, arguments).table_valued(*columns, joins_implicitly=True)
 
-    def __clause_element__(self) -> TableValuedAlias:
+    # A TableValuedAlias; what SQLAlchemy declares for this method is narrower than what it takes.
+    def __clause_element__(self) -> Any:
         return self.__rows
 
 

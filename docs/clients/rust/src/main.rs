@@ -76,7 +76,8 @@ async fn observe(db: &DatabaseConnection) -> Result<(), DbErr> {
 
 /// Indexes, and what a statement would cost with them.
 async fn recommend(db: &DatabaseConnection) -> Result<(), DbErr> {
-    let advice = perf::index_recommendations().time_budget_ms(20_000).storage_budget_bytes(1_000_000_000).all(db).await?;
+    let advice =
+        perf::index_recommendations().time_budget_ms(20_000).storage_budget_bytes(1_000_000_000).all(db).await?;
     let wanted = advice.iter().find(|one| one.columns.as_deref() == Some(&["customer_id".to_owned()]));
     assert!(wanted.is_some_and(|one| one.evidence.is_some() && one.benefit_pct > Some(0.0)), "{advice:?}");
 
