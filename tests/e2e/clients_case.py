@@ -42,6 +42,13 @@ class ClientTest(ClusterTest):
         self.assertEqual(missing, [], "functions that no example calls")
 
 
+def readme(language: str) -> str:
+    """The example of the README in a language."""
+    found = re.search(rf"<!-- orm.*?-->\n```{language}\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    assert found is not None
+    return found[1]
+
+
 def wheels(*requirements: str) -> list[Path]:
     """The directories of packages from PyPI, fetched when they are not there."""
     if str(ROOT / "tools") not in sys.path:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 
-from .clients_case import CLIENTS, ClientTest, python_path, wheels
+from .clients_case import CLIENTS, SETTINGS, ClientTest, python_path, readme, wheels
 from .system import clean_environment
 
 SECONDS = 30
@@ -27,6 +27,18 @@ class Examples(ClientTest):
         environment = python_path(PYTHON, *wheels(*PACKAGES))
         self.run_examples(self.server(), [sys.executable, "-W", "error::sqlalchemy.exc.SAWarning", str(PYTHON / "examples.py")],
                           "postgresql+psycopg", environment)
+
+    def test_readme(self) -> None:
+        server = self.private_cluster(SETTINGS, tcp=True)
+        server.sql("CREATE EXTENSION perf_opt; SET perf_opt.critical_ms = 100; SELECT 'slow', pg_sleep(0.2)")
+        before = ("import os\nfrom sqlalchemy import create_engine, select\nfrom sqlalchemy.orm import Session\n"
+                  "session = Session(create_engine(os.environ['DATABASE_URL']))\n")
+        after = "assert failing == []\nsession.commit()\nassert session.get(perf.Job, job_id).name == 'tidy'\n"
+        done = subprocess.run([sys.executable, "-c", before + readme("python") + after], capture_output=True, text=True, timeout=60,
+                              env={**clean_environment(), **python_path(PYTHON, *wheels(*PACKAGES)),
+                                   "DATABASE_URL": f"postgresql+psycopg://postgres@127.0.0.1:{server.port}/postgres"})
+        self.assertRegex(done.stdout, r"^\d+\.\d+ SELECT '?.*pg_sleep", done.stderr)
+        self.assertEqual(done.returncode, 0, done.stderr)
 
     def test_types(self) -> None:
         """A user's type checker agrees: what the module says of types is neither wrong nor missing."""

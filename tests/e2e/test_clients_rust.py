@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 
-from .clients_case import CLIENTS, ROOT, ClientTest
+from .clients_case import CLIENTS, ROOT, ClientTest, readme
 from .system import clean_environment, exclusive
 
 SECONDS = 120
@@ -43,6 +43,10 @@ class Examples(ClientTest):
             self.assertEqual(built.returncode, 0, built.stderr)
             self.assertEqual(built.stderr, "")
         return str(TARGET / "debug" / "perf_opt_examples")
+
+    def test_readme(self) -> None:
+        lines = [line.strip() for line in (CRATE / "src" / "main.rs").read_text().splitlines()]
+        self.assertIn("\n".join(readme("rust").splitlines()), "\n".join(lines))
 
     def test_examples(self) -> None:
         self.run_examples(self.server(), [self.program()], "postgres", {"RUST_BACKTRACE": "0"})

@@ -265,6 +265,15 @@ async fn policies(db: &DatabaseConnection) -> Result<(), DbErr> {
     Ok(())
 }
 
+/// What the README of perf_opt shows.
+async fn in_short(db: DatabaseConnection) -> Result<(), DbErr> {
+    let slow = perf::slow_queries().min_severity("critical").max_rows(20).all(&db).await?;
+    let tidy = perf::job_schedule("tidy", "15 min", "DELETE FROM sessions WHERE expires_at < now()").get(&db).await?;
+    let failing = perf::jobs::Entity::find().filter(perf::jobs::Column::ConsecutiveFailures.gt(0)).all(&db).await?;
+    assert_eq!((slow.len(), tidy.is_some(), failing.len()), (0, true, 0));
+    Ok(())
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut options = ConnectOptions::new(std::env::var("DATABASE_URL")?);
@@ -281,6 +290,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     baselines(&db).await?;
     tell(&db).await?;
     policies(&db).await?;
+    in_short(db).await?;
     println!("all is well");
     Ok(())
 }
