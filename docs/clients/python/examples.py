@@ -2,7 +2,8 @@
 
     DATABASE_URL=postgresql+psycopg://... python examples.py        # makes tables of its own: use an empty database
 
-The server preloads perf_opt (`shared_preload_libraries`), the role is a superuser. What is asserted is what one can rely on.
+The server preloads perf_opt (`shared_preload_libraries`), the role is a superuser. What is asserted is what one can
+rely on.
 """
 
 from __future__ import annotations
@@ -71,8 +72,8 @@ def observe(session: Session) -> None:
 
     # An argument may be a column of another function's rows.
     histogram = perf.latency_histogram(top.queryid)
-    joined = select(sa.func.sum(histogram.calls)).select_from(top).join(histogram, sa.true()).where(top.queryid == queryid)
-    assert session.scalar(joined) == calls
+    joined = select(func.sum(histogram.calls)).select_from(top).join(histogram, sa.true())
+    assert session.scalar(joined.where(top.queryid == queryid)) == calls
 
     # Arguments that are not given are the server's defaults; None is NULL, here: all that is kept.
     slow = perf.slow_queries(since=None, min_severity="slow", max_rows=10)
@@ -81,8 +82,8 @@ def observe(session: Session) -> None:
 
     pattern = session.execute(select(perf.slow_query_patterns(max_rows=1))).one()
     assert pattern.executions >= 1 and pattern.cause
-    trend = session.execute(select(perf.slow_query_trend(bucket="10 min", since=func.now() - dt.timedelta(hours=1)))).all()
-    assert 6 <= len(trend) <= 8
+    trend = perf.slow_query_trend(bucket="10 min", since=func.now() - dt.timedelta(hours=1))
+    assert 6 <= len(session.execute(select(trend)).all()) <= 8
 
     running = perf.active_statements()
     assert session.execute(select(running.query, running.elapsed_ms).where(running.elapsed_ms > 60_000)).all() == []
@@ -120,7 +121,8 @@ def plan_ahead(session: Session) -> None:
     metrics = perf.metrics()
     assert session.scalar(select(metrics.value).where(metrics.name == "database_size_bytes"))
     alerts = perf.alerts(include_ok=True)
-    assert session.scalar(select(func.count()).select_from(alerts)) == session.scalar(select(func.count(perf.AlertThreshold.alert_name)))
+    thresholds = session.scalar(select(func.count()).select_from(perf.AlertThreshold))
+    assert session.scalar(select(func.count()).select_from(alerts)) == thresholds
 
     estimate = perf.capacity_estimate(horizons=["6 months", dt.timedelta(days=365)])
     quality = session.execute(select(estimate.metric, estimate.horizon, estimate.quality)).all()
@@ -166,9 +168,9 @@ def jobs(session: Session) -> None:
 def caches(session: Session) -> None:
     """Results kept in the database, exact under invalidation."""
     session.add(perf.CachePolicy(
-        cache_name="orders_of", key_template="orders:{customer_id}", ttl=dt.timedelta(minutes=5), source_tables=["orders"],
-        query_pattern="SELECT orders.%FROM orders%", compute_sql="SELECT count(*) FROM orders WHERE customer_id = {customer_id}::bigint",
-        invalidated_by=["order_placed"]))
+        cache_name="orders_of", key_template="orders:{customer_id}", ttl=dt.timedelta(minutes=5),
+        compute_sql="SELECT count(*) FROM orders WHERE customer_id = {customer_id}::bigint",
+        source_tables=["orders"], query_pattern="SELECT orders.%FROM orders%", invalidated_by=["order_placed"]))
     session.commit()
     assert session.scalar(perf.cached("orders_of", params={"customer_id": 7})) == 20
 
@@ -188,7 +190,8 @@ def caches(session: Session) -> None:
     snapshot = session.scalar(perf.cache_snapshot())
     assert session.scalar(perf.cache_put("elsewhere", [1, 2], snapshot=snapshot)) is True
 
-    watch_id = session.scalar(perf.cache_watch("order_placed", "orders", operations=["insert"], keys=["orders:{customer_id}"]))
+    keys = ["orders:{customer_id}"]
+    watch_id = session.scalar(perf.cache_watch("order_placed", "orders", operations=["insert"], keys=keys))
     assert session.get_one(perf.CacheWatch, watch_id).relation == "orders"
     assert session.scalar(perf.cache_unwatch("order_placed", "orders")) is True
     stats = perf.cache_stats()
@@ -206,9 +209,10 @@ def caches(session: Session) -> None:
 
 def maintain(session: Session) -> None:
     """Materialized views, indexes, and warm buffers, as jobs of one's own."""
-    session.execute(text("CREATE MATERIALIZED VIEW order_totals AS SELECT customer_id, sum(total) FROM orders GROUP BY 1"))
+    session.execute(text("CREATE MATERIALIZED VIEW order_totals AS "
+                         "SELECT customer_id, sum(total) FROM orders GROUP BY 1"))
     session.execute(text("CREATE UNIQUE INDEX ON order_totals (customer_id)"))
-    job_id = session.scalar(perf.matview_schedule("order_totals", "daily", time_zone="Europe/Berlin", lock_timeout="5 s"))
+    job_id = session.scalar(perf.matview_schedule("order_totals", "daily", lock_timeout="5 s"))
     session.flush()
     view = session.scalars(select(perf.Matview).where(perf.Matview.view_name == "public.order_totals")).one()
     assert view.job_id == job_id and view.why_not_concurrent is None

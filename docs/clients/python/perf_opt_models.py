@@ -1,18 +1,22 @@
-"""perf_opt from SQLAlchemy 2, typed: copy this file. It needs SQLAlchemy 2 and a driver (tested with psycopg 3), and no other file.
+"""perf_opt from SQLAlchemy 2, typed: copy this file. It needs a driver (tested with psycopg 3), and no other file.
+
+A function that returns rows is a selectable with typed columns, one that returns a value is an expression, a
+procedure is a statement, and a view or a policy table is a mapped class:
 
     import perf_opt_models as perf
 
-    slow = perf.slow_queries(min_severity="critical")                       # a function that returns rows: a typed selectable
+    slow = perf.slow_queries(min_severity="critical")
     session.execute(select(slow.query, slow.duration_ms).where(slow.duration_ms > 10_000))
-    session.scalar(perf.cache_get("cache:risk:user:7"))                     # a function that returns a value: an expression
-    session.scalars(select(perf.Job).where(perf.Job.consecutive_failures > 0))   # a view or a policy table: a mapped class
-    connection.execute(perf.partition_convert("events", "at", "month"))     # a procedure: on an AUTOCOMMIT connection
+    session.scalar(perf.cache_get("cache:risk:user:7"))
+    session.scalars(select(perf.Job).where(perf.Job.consecutive_failures > 0))
+    connection.execute(perf.partition_convert("events", "at", "month"))     # on an AUTOCOMMIT connection
 
-All of these are statements and expressions, nothing is run by them: `Session`, `Connection` and their asynchronous twins take them.
-Names, arguments and columns are those of SQL. Arguments that are not given are not sent, so that the server's defaults hold; None
-is NULL, which often means something else than the default. An argument may be an expression of SQL, such as a column of another
-function's rows. Intervals are timedelta or texts such as "6 months"; relations are texts such as "public.orders". Any column of a
-function may be NULL: what was not measured is. `\\df+ perf.*` in psql says more of each function.
+Nothing is run by this module: `Session`, `Connection` and their asynchronous twins take what it gives. Names,
+arguments and columns are those of SQL. Arguments that are not given are not sent, so that the server's defaults
+hold; None is NULL, which often means something else than the default. An argument may be an expression, such as a
+column of another function's rows. Intervals are timedelta or texts such as "6 months"; relations are texts such as
+"public.orders". Any column of a function may be NULL: what was not measured is. `\\df+ perf.*` in psql says more of
+each function.
 
 The mapped classes have a MetaData of their own: `create_all()` and migrations of an application do not see them.
 """
@@ -127,7 +131,9 @@ def _arg(name: str, value: Any, type_: TypeEngine[Any]) -> Optional[ColumnElemen
     return None if isinstance(value, _Default) else sa.column(name).op("=>")(_typed(value, type_))
 
 
-def _function(name: str, type_: Optional[TypeEngine[Any]], arguments: Sequence[Optional[ColumnElement[Any]]]) -> Function[Any]:
+def _function(
+    name: str, type_: Optional[TypeEngine[Any]], arguments: Sequence[Optional[ColumnElement[Any]]]
+) -> Function[Any]:
     given = [argument for argument in arguments if argument is not None]
     return Function(name, *given, type_=type_, packagenames=("perf",))
 

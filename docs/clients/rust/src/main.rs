@@ -1,7 +1,7 @@
 //! Every public function of perf_opt from SeaORM, by what one does with it: read the part you need.
 //!
-//! `DATABASE_URL=postgres://... cargo run` makes tables of its own: use an empty database of a server that preloads perf_opt,
-//! and a superuser. What is asserted is what one can rely on.
+//! `DATABASE_URL=postgres://... cargo run` makes tables of its own: use an empty database of a server that preloads
+//! perf_opt, and a superuser. What is asserted is what one can rely on.
 
 #[allow(dead_code)]
 mod perf_opt;

@@ -9,10 +9,11 @@
 //!     .filter(perf_opt::jobs::Column::ConsecutiveFailures.gt(0)).all(&db).await?;
 //! ```
 //!
-//! Names, arguments and columns are those of SQL. What must be given is given to the function; what may be given is a method
-//! of the same name. Arguments that are not given are not sent, so that the server's defaults hold; `None` is NULL, which
-//! often means something else than the default. Intervals and relations are texts, such as "6 months" and "public.orders".
-//! Any column of a function may be NULL: what was not measured is. `\df+ perf.*` in psql says more of each function.
+//! Names, arguments and columns are those of SQL. What must be given is given to the function; what may be
+//! given is a method of the same name. Arguments that are not given are not sent, so that the server's
+//! defaults hold; `None` is NULL, which often means something else than the default. Intervals and relations
+//! are texts, such as "6 months" and "public.orders". Any column of a function may be NULL: what was not
+//! measured is. `\df+ perf.*` in psql says more of each function.
 
 use sea_orm::entity::prelude::*;
 use sea_orm::sea_query::{Alias, Func, Nullable, Query, SelectStatement, SimpleExpr};
