@@ -35,7 +35,7 @@ pub(super) fn index(facts: &Facts, task: &Task) -> Result<Found, String> {
                 true => {
                     Part::new(Status::NotNeeded, format!("the workload would gain from no index on {}", relation.name))
                 }
-                false => Part::new(Status::Blocked, format!("{}: {}", relation.name, facts.why_unmeasured())),
+                false => Part::new(Status::Blocked, format!("index on {}: {}", relation.name, facts.why_unmeasured())),
             });
         }
         tables.push(relation.name);
@@ -46,7 +46,7 @@ pub(super) fn index(facts: &Facts, task: &Task) -> Result<Found, String> {
             parts.push(Part::new(Status::NotNeeded, "the workload would gain from no index"));
         }
     }
-    let changes = facts.changes()?.iter().filter(|change| change.kind.starts_with("index_"));
+    let changes = facts.changes_or_none().iter().filter(|change| change.kind.starts_with("index_"));
     let changes: Vec<_> =
         changes.filter(|change| task.objects.is_empty() || tables.contains(&change.relation)).cloned().collect();
     parts.extend(
@@ -59,7 +59,7 @@ pub(super) fn index(facts: &Facts, task: &Task) -> Result<Found, String> {
 }
 
 fn of_index(row: &Recommendation) -> Part {
-    let index = format!("{} ({})", row.relation, row.columns.join(", "));
+    let index = format!("index on {} ({})", row.relation, row.columns.join(", "));
     let status = match row.status {
         "exists" | "applied" | "verified" | "no_gain" => Status::Done,
         "building" => Status::InProgress,
@@ -92,7 +92,9 @@ pub(super) fn cache(facts: &Facts, task: &Task) -> Result<Found, String> {
     for name in &task.objects {
         match rows.iter().find(|row| &row.name == name) {
             Some(row) => parts.push(of_cache(facts, row)?),
-            None => parts.push(Part::new(Status::NotApplicable, format!("perf.cache_policy has no \"{name}\""))),
+            None => {
+                parts.push(Part::new(Status::NotApplicable, format!("cache \"{name}\" is not in perf.cache_policy")))
+            }
         }
     }
     if task.objects.is_empty() {
@@ -100,14 +102,14 @@ pub(super) fn cache(facts: &Facts, task: &Task) -> Result<Found, String> {
             parts.push(of_cache(facts, row)?);
         }
     }
-    let changes = facts.changes()?.iter().filter(|change| change.kind == "cache_policy");
+    let changes = facts.changes_or_none().iter().filter(|change| change.kind == "cache_policy");
     let changes =
         changes.filter(|change| task.objects.is_empty() || task.objects.contains(&change.relation)).cloned().collect();
     Ok(Found { changes, ..Found::of(parts, "what their reads take was not measured") })
 }
 
 fn of_cache(facts: &Facts, row: &caching::Row) -> Result<Part, String> {
-    let name = &row.name;
+    let name = format!("cache {}", row.name);
     let reason = row.reason.trim_end_matches('.');
     let unwatched = match row.status {
         "recommended" | "insufficient_data" => unwatched(&row.invalidated_by),
@@ -194,7 +196,7 @@ pub(super) fn partitioning(facts: &Facts, task: &Task) -> Result<Found, String> 
             parts.push(Part::new(Status::NotNeeded, "no table would gain from it"));
         }
     }
-    let changes = facts.changes()?.iter().filter(|change| change.kind == "partitioning");
+    let changes = facts.changes_or_none().iter().filter(|change| change.kind == "partitioning");
     let changes =
         changes.filter(|change| task.objects.is_empty() || tables.contains(&change.relation)).cloned().collect();
     let why = match facts.is_measured() {
@@ -210,18 +212,19 @@ fn of_table(facts: &Facts, object: &str, relation: &Relation) -> Result<Part, St
         "p" => {
             let managed = facts.jobs_of(partition::KIND, relation.oid)?.find(|job| job.runs);
             return Ok(match managed {
-                Some(job) if job.failures > 0 => {
-                    Part::new(Status::InProgress, format!("{name} is partitioned, but the job that manages it fails"))
-                }
-                Some(_) => Part::new(Status::Done, format!("{name} is partitioned, and a job manages it")),
+                Some(job) if job.failures > 0 => Part::new(
+                    Status::InProgress,
+                    format!("table {name} is partitioned, but the job that manages it fails"),
+                ),
+                Some(_) => Part::new(Status::Done, format!("table {name} is partitioned, and a job manages it")),
                 None => manage(object, name, false)?,
             });
         }
         "r" => {}
-        _ => return Ok(Part::new(Status::Blocked, format!("{name} is no table"))),
+        _ => return Ok(Part::new(Status::Blocked, format!("table {name} is no table"))),
     }
     if is_being_converted(relation) {
-        return Ok(Part::new(Status::InProgress, format!("{name} is being converted")));
+        return Ok(Part::new(Status::InProgress, format!("table {name} is being converted")));
     }
     Ok(match facts.scaling_row(&format!("scaling:partitioning:{name}"))? {
         Some(row) => of_advice(facts, row),
@@ -257,9 +260,14 @@ pub(super) fn blocked_without_jobs(part: Part) -> Part {
     }
 }
 
+/// Reads what is to mean the same in whatever session it is run later.
+fn own_text<T>(body: impl FnOnce() -> T) -> T {
+    privilege::with_own_path(|| privilege::with_plain_text(body))
+}
+
 /// What has a partitioned table managed, as the policy wants it.
 pub(super) fn manage(object: &str, name: &str, with_retention: bool) -> Result<Part, String> {
-    let policy = privilege::with_own_path(|| {
+    let policy = own_text(|| {
         catalog::rows(
             "SELECT every, retention::text, on_expire FROM perf.partition_policy WHERE table_name = $1",
             &[Text(object.to_owned()).into()],
@@ -272,7 +280,7 @@ pub(super) fn manage(object: &str, name: &str, with_retention: bool) -> Result<P
     let Some((every, retention, on_expire)) = policy.map_err(|error| error.to_string())?.pop() else {
         return Ok(Part::new(
             Status::Blocked,
-            format!("{name} is partitioned and nothing manages it; perf.partition_policy has no row for it"),
+            format!("table {name} is partitioned and nothing manages it; perf.partition_policy has no row for it"),
         ));
     };
     let retention = match (with_retention, retention) {
@@ -287,7 +295,7 @@ pub(super) fn manage(object: &str, name: &str, with_retention: bool) -> Result<P
     let ddl = format!("SELECT perf.partition_manage({}, {}{retention});", ident::literal(name), ident::literal(&every));
     let reason = match with_retention {
         true => format!("old partitions of {name} stay for ever"),
-        false => format!("{name} is partitioned, and no job manages it"),
+        false => format!("table {name} is partitioned, and no job manages it"),
     };
     let status = if with_retention { Status::Ready } else { Status::InProgress };
     Ok(blocked_without_jobs(Part::new(status, reason).with_ddl(ddl)))

@@ -166,6 +166,11 @@ impl Facts {
         found.as_ref().map_err(Clone::clone)
     }
 
+    /// Changes that were applied; none where they cannot be read, which is a warning.
+    pub fn changes_or_none(&self) -> &[Change] {
+        self.changes().unwrap_or_default()
+    }
+
     /// Changes that were applied.
     pub fn changes(&self) -> Found<&[Change]> {
         Self::known(self.changes.get_or_init(|| self.ask("perf.applied_changes", changes::all)))

@@ -182,7 +182,7 @@ fn judged(facts: &Facts, ticks: &[Tick], task: Task) -> Row {
     let found = judge(facts, &task);
     let (found, failure) = match found {
         Ok(found) => (found, None),
-        Err(why) => (Found::of(vec![Part::new(Status::Blocked, why.clone())], "it could not be judged"), Some(why)),
+        Err(why) => (Found::of(vec![Part::new(Status::Blocked, why.clone())], ""), Some(why)),
     };
     let mut sum = whole(&found.parts);
     let mut said = vec![reasons(&found.parts)];
@@ -271,10 +271,14 @@ fn reasons(parts: &[Part]) -> String {
     }
 }
 
+/// Begins with a capital letter, unless that is a name's first one.
 fn sentence(text: &str) -> String {
-    let mut chars = text.trim_end_matches('.').chars();
+    let text = text.trim_end_matches('.');
+    let is_word = text.split(' ').next().is_some_and(|word| word.chars().all(|c| c.is_ascii_alphabetic()));
+    let mut chars = text.chars();
     let Some(first) = chars.next() else { return String::new() };
-    first.to_uppercase().chain(chars).chain(['.']).collect()
+    let first = if is_word { first.to_ascii_uppercase() } else { first };
+    std::iter::once(first).chain(chars).chain(['.']).collect()
 }
 
 /// SQL ended by a semicolon, whether it was or not.
@@ -284,7 +288,7 @@ fn statement(sql: &str) -> String {
 
 /// An object that is not in this database.
 fn missing(name: &str) -> Part {
-    Part::new(Status::NotApplicable, format!("{} is not in the search path", ident::quote(name)))
+    Part::new(Status::NotApplicable, format!("table {} is not in the search path", ident::quote(name)))
 }
 
 /// Ticks a task that no server can look at.

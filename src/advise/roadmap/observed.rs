@@ -29,7 +29,7 @@ pub(super) fn matview(facts: &Facts, task: &Task) -> Result<Found, String> {
         parts.push(of_view(facts, name)?);
         views.extend(facts.find(name)?.map(|view| view.name));
     }
-    let changes = facts.changes()?.iter().filter(|change| change.kind == "matview");
+    let changes = facts.changes_or_none().iter().filter(|change| change.kind == "matview");
     let changes = changes.filter(|change| views.contains(&change.relation)).cloned().collect();
     let why = "what the application would ask of the views instead is not known";
     Ok(Found { changes, ..Found::of(parts, why) })
@@ -44,14 +44,14 @@ fn names_of(query: &str) -> Result<Vec<String>, String> {
 pub(super) fn of_view(facts: &Facts, name: &str) -> Result<Part, String> {
     match facts.find(name)? {
         Some(view) if view.kind == "m" => refreshed(facts, name, &view),
-        Some(other) => Ok(Part::new(Status::Blocked, format!("{} is no materialized view", other.name))),
+        Some(other) => Ok(Part::new(Status::Blocked, format!("relation {} is no materialized view", other.name))),
         None => {
             let Some(row) = facts.scaling_row(&format!("scaling:materialized_view:{name}"))? else {
                 let why = match schedule_of(name) {
                     Some(_) => "what it is made of is not in the search path",
                     None => "perf.matview_policy has no row for it",
                 };
-                return Ok(Part::new(Status::NotApplicable, format!("{}: {why}", ident::quote(name))));
+                return Ok(Part::new(Status::NotApplicable, format!("view {}: {why}", ident::quote(name))));
             };
             let summaries = row.evidence.get("summaries_pct").and_then(serde_json::Value::as_f64);
             let at_most = match summaries {
@@ -60,12 +60,12 @@ pub(super) fn of_view(facts: &Facts, name: &str) -> Result<Part, String> {
             };
             Ok(match &row.config {
                 Some(ddl) => blocked_without_jobs(
-                    Part::new(Status::Ready, format!("{} is to be made; {at_most}", ident::quote(name)))
+                    Part::new(Status::Ready, format!("view {} is to be made; {at_most}", ident::quote(name)))
                         .with_ddl(ddl.trim_end()),
                 ),
                 None => Part::new(
                     Status::Blocked,
-                    format!("{} is missing, and perf.matview_policy has no definition", ident::quote(name)),
+                    format!("view {} is missing, and perf.matview_policy has no definition", ident::quote(name)),
                 ),
             })
         }
@@ -78,17 +78,17 @@ fn refreshed(facts: &Facts, policy: &str, view: &Relation) -> Result<Part, Strin
     Ok(match (job, schedule_of(policy)) {
         (Some(job), _) if job.failures > 0 => Part::new(
             Status::InProgress,
-            format!("{name} is there, but its last {} refreshes have failed: see perf.matviews", job.failures),
+            format!("view {name} is there, but its last {} refreshes have failed: see perf.matviews", job.failures),
         ),
-        (Some(_), _) => Part::new(Status::Done, format!("{name} is there and is refreshed by a job")),
-        (None, Some(schedule)) => blocked_without_jobs(
-            Part::new(Status::InProgress, format!("{name} is there, and no job refreshes it")).with_ddl(format!(
-                "SELECT perf.matview_schedule({}, {});",
-                ident::literal(name),
-                ident::literal(&schedule)
-            )),
-        ),
-        (None, None) => Part::new(Status::InProgress, format!("{name} is there, and no job refreshes it")),
+        (Some(_), _) => Part::new(Status::Done, format!("view {name} is there and is refreshed by a job")),
+        (None, Some(schedule)) => {
+            blocked_without_jobs(
+                Part::new(Status::InProgress, format!("view {name} is there, and no job refreshes it")).with_ddl(
+                    format!("SELECT perf.matview_schedule({}, {});", ident::literal(name), ident::literal(&schedule)),
+                ),
+            )
+        }
+        (None, None) => Part::new(Status::InProgress, format!("view {name} is there, and no job refreshes it")),
     })
 }
 
@@ -180,7 +180,7 @@ pub(super) fn rewrite(facts: &Facts, task: &Task) -> Result<Found, String> {
             let part = of_view(facts, name)?;
             parts.push(match part.status {
                 Status::NotApplicable => part,
-                _ => Part::new(Status::Blocked, format!("{} is to be made first", ident::quote(name))),
+                _ => Part::new(Status::Blocked, format!("view {} is to be made first", ident::quote(name))),
             });
             continue;
         };
@@ -245,7 +245,7 @@ pub(super) fn archival(facts: &Facts, task: &Task) -> Result<Found, String> {
         };
         let table = &relation.name;
         if relation.kind != "p" {
-            parts.push(Part::new(Status::Blocked, format!("{table} is to be partitioned first")));
+            parts.push(Part::new(Status::Blocked, format!("table {table} is to be partitioned first")));
             continue;
         }
         let job = facts.jobs_of(partition::KIND, relation.oid)?.find(|job| job.runs && job.has_retention);
