@@ -75,6 +75,8 @@ class Tasks(RoadmapTest):
         self.sql(TABLES)
         self.sql("SELECT perf.reset()")
         self.search()
+        # What perf_opt itself takes is no part of the workload then.
+        self.sql(f"ALTER DATABASE {self.db} SET perf_opt.track = 'none'")
         ready = self.task(1, 1)
         self.assertEqual(ready["status"], "ready", ready)
         self.assertRegex(ready["gain_basis"], r"^what_if; policy, not measured: 30-40 % once phase 1 is done$")
@@ -82,7 +84,7 @@ class Tasks(RoadmapTest):
         self.assertGreater(ready["expected_gain_pct"], 50)
         advised = self.sql("SELECT sum(benefit_pct) FROM perf.index_recommendations() WHERE action = 'create' "
                            "AND status = 'recommended' AND relation IN ('public.users', 'public.transactions', 'public.alerts')")
-        self.assertAlmostEqual(ready["expected_gain_pct"], advised[0][0], delta=3)
+        self.assertAlmostEqual(ready["expected_gain_pct"], advised[0][0], delta=1)
         self.assertIsNone(ready["measured_gain_pct"])
         first, rest = ready["ddl"].split(";\n", 1)
         self.run_ddl(first)
