@@ -54,7 +54,7 @@ pub(super) fn index(facts: &Facts, task: &Task) -> Result<Found, String> {
             Part::new(Status::InProgress, format!("an index on {} is {}", change.relation, change.status))
         }),
     );
-    let why = if facts.is_measured() { "the policy wants it, the workload does not" } else { facts.why_unmeasured() };
+    let why = if facts.is_measured() { "" } else { facts.why_unmeasured() };
     Ok(Found { changes, ..Found::of(parts, why) })
 }
 

@@ -24,8 +24,8 @@ pub use advised::replicas_wanted;
 pub use changes::{gained, Change};
 pub use observed::{capture, threshold};
 
-/// SQL of one task, at most: what is left out can be seen a part at a time.
-const DDL_CHARS_MAX: usize = 20_000;
+/// SQL of one task, at most.
+const DDL_BYTES_MAX: usize = 20_000;
 /// Reasons of one task, at most.
 const REASONS_MAX: usize = 8;
 
@@ -159,36 +159,52 @@ pub fn views(facts: &Facts) -> Result<Vec<View>, String> {
     Ok(views)
 }
 
+/// A kind of task that this server can look at.
+struct Kind {
+    name: &'static str,
+    judge: fn(&Facts, &Task) -> Result<Found, String>,
+    /// A person's word counts all the same: the server sees whether it is needed, not whether it is done.
+    is_told: bool,
+}
+
+const KINDS: &[Kind] = &[
+    Kind { name: "index", judge: advised::index, is_told: false },
+    Kind { name: "cache", judge: advised::cache, is_told: false },
+    Kind { name: "monitoring", judge: |_, _| observed::monitoring(), is_told: false },
+    Kind { name: "matview", judge: observed::matview, is_told: false },
+    Kind { name: "pooling", judge: |facts, _| advised::pooling(facts), is_told: true },
+    Kind { name: "rewrite", judge: observed::rewrite, is_told: false },
+    Kind { name: "replicas", judge: |facts, _| advised::replicas(facts), is_told: false },
+    Kind { name: "partitioning", judge: advised::partitioning, is_told: false },
+    Kind { name: "maintenance", judge: |facts, _| observed::maintenance(facts), is_told: false },
+    Kind { name: "archival", judge: observed::archival, is_told: false },
+    Kind { name: "sharding", judge: |facts, _| advised::sharding(facts), is_told: false },
+    Kind { name: "prewarm", judge: |facts, _| observed::prewarm(facts), is_told: false },
+];
+
+fn kind_of(task: &Task) -> Option<&'static Kind> {
+    // Without a view there is nothing to look for in statements.
+    let is_blind = task.kind == "rewrite" && task.objects.is_empty();
+    KINDS.iter().find(|kind| kind.name == task.kind && !is_blind)
+}
+
+/// Whether a person's word counts for a task.
+fn is_told(task: &Task) -> bool {
+    kind_of(task).is_none_or(|kind| kind.is_told)
+}
+
 fn judge(facts: &Facts, task: &Task) -> Result<Found, String> {
-    match task.kind.as_str() {
-        "index" => advised::index(facts, task),
-        "cache" => advised::cache(facts, task),
-        "partitioning" => advised::partitioning(facts, task),
-        "pooling" => advised::pooling(facts),
-        "replicas" => advised::replicas(facts),
-        "sharding" => advised::sharding(facts),
-        "matview" => observed::matview(facts, task),
-        "monitoring" => observed::monitoring(),
-        "rewrite" => observed::rewrite(facts, task),
-        "maintenance" => observed::maintenance(facts),
-        "archival" => observed::archival(facts, task),
-        "prewarm" => observed::prewarm(facts),
-        _ => Ok(observed::manual()),
-    }
+    kind_of(task).map_or_else(|| Ok(observed::manual()), |kind| (kind.judge)(facts, task))
 }
 
 fn judged(facts: &Facts, ticks: &[Tick], task: Task) -> Row {
     let tick = ticks::of(ticks, &task.phase.to_string(), task.task_no, &task.task);
-    let found = judge(facts, &task);
-    let (found, failure) = match found {
-        Ok(found) => (found, None),
-        Err(why) => (Found::of(vec![Part::new(Status::Blocked, why.clone())], ""), Some(why)),
-    };
+    let found = judge(facts, &task).unwrap_or_else(|why| Found::of(vec![Part::new(Status::Blocked, why)], ""));
     let mut sum = whole(&found.parts);
     let mut said = vec![reasons(&found.parts)];
     if let Some(tick) = tick {
         // What the server cannot see is as a person says; what it sees, it sees.
-        if failure.is_none() && is_manual(&task.kind) {
+        if is_told(&task) {
             sum = Whole { status: Status::Done, gain: None, left: 0, unknown: 0 };
             said.clear();
         }
@@ -219,36 +235,34 @@ fn judged(facts: &Facts, ticks: &[Tick], task: Task) -> Row {
         said.push(note.trim_end_matches('.').to_owned());
     }
     said.retain(|text| !text.is_empty());
-    let ddl: Vec<&str> =
-        found.parts.iter().filter(|part| part.status.is_left()).filter_map(|part| part.ddl.as_deref()).collect();
-    let ddl: String = ddl.join("\n").chars().take(DDL_CHARS_MAX).collect();
+    let ddl = ddl(&found.parts);
     Row {
         measured_gain_pct: changes::gained(found.changes.iter()),
         status: sum.status,
         expected_gain_pct,
         gain_basis,
-        ddl: (!ddl.is_empty() && sum.status.is_left()).then_some(ddl),
+        ddl: ddl.filter(|_| sum.status.is_left()),
         reason: sentence(&said.join("; ")),
         task,
     }
 }
 
-/// Whether a person's word counts for a kind of task.
-fn is_manual(kind: &str) -> bool {
-    const LOOKED_AT: [&str; 11] = [
-        "index",
-        "cache",
-        "partitioning",
-        "replicas",
-        "sharding",
-        "matview",
-        "monitoring",
-        "rewrite",
-        "maintenance",
-        "archival",
-        "prewarm",
-    ];
-    !LOOKED_AT.contains(&kind)
+/// What does all that is left, statement by statement; what is too long to show is counted.
+fn ddl(parts: &[Part]) -> Option<String> {
+    let mut text = String::new();
+    let mut more = 0;
+    for ddl in parts.iter().filter(|part| part.status.is_left()).filter_map(|part| part.ddl.as_deref()) {
+        if text.len() + ddl.len() > DDL_BYTES_MAX {
+            more += 1;
+            continue;
+        }
+        text.push_str(ddl);
+        text.push('\n');
+    }
+    if more > 0 {
+        text.push_str(&format!("-- {more} more: ask again when these are done.\n"));
+    }
+    text.pop().map(|_| text)
 }
 
 /// What the parts say, those first that are left to do.
@@ -300,7 +314,7 @@ pub fn tick(phase: i32, task_no: i32, note: Option<&str>) -> Result<(), Error> {
             hint: "perf.roadmap_task has the tasks.".to_owned(),
         });
     };
-    if !is_manual(&task.kind) {
+    if !is_told(&task) {
         return Err(Error::WrongState {
             message: format!("task {task_no} of phase {phase} ({}) is looked at by the server", task.kind),
             hint: "Do what its row of perf.optimization_roadmap() says; its status follows.".to_owned(),

@@ -204,9 +204,6 @@ pub(super) fn rewrite(facts: &Facts, task: &Task) -> Result<Found, String> {
             ),
         });
     }
-    if parts.is_empty() {
-        return Ok(manual());
-    }
     Ok(Found::of(parts, why))
 }
 

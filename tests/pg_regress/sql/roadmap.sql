@@ -53,6 +53,8 @@ SELECT phase, task_no, status, gain_basis, effort_hours_low FROM perf.optimizati
 WHERE phase = 1 AND task_no <> 3;
 SELECT task_no, status, ddl IS NOT NULL AS ddl, split_part(reason, ';', 1) AS reason FROM perf.optimization_roadmap()
 WHERE phase = 7;
+SELECT perf.roadmap_tick(7, 6), perf.roadmap_tick(7, 1);
+SELECT task_no, status FROM perf.optimization_roadmap() WHERE phase = 7 AND task_no IN (1, 6);
 SELECT perf.clear_policy() > 0 AS cleared;
 SELECT * FROM perf.optimization_roadmap();
 SELECT perf.load_policy() > 0 AS loaded;
