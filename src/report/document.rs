@@ -4,11 +4,9 @@
 use perf_report::document::{Comparison, Document, Level, Period, Server, Warning};
 use perf_report::Timestamp;
 use pgrx::datum::{Interval, TimestampWithTimeZone};
-use pgrx::pg_sys::panic::ErrorReport;
-use pgrx::{PgLogLevel, PgSqlErrorCode};
 use serde::de::DeserializeOwned;
 
-use crate::act::executor::{self, Failure};
+use crate::act::executor;
 use crate::memory;
 use crate::pg::background;
 use crate::pg::query::{run_with, text};
@@ -220,6 +218,13 @@ const PARTS: &[Part] = &[
         captured: true,
     },
     Part {
+        name: "roadmap",
+        query: c"SELECT coalesce(jsonb_agg(jsonb_strip_nulls(to_jsonb(s)) ORDER BY phase, task_no), '[]')::text
+                   FROM perf.optimization_roadmap(300) AS s",
+        fill: |document, json| parse(json, &mut document.roadmap),
+        captured: false,
+    },
+    Part {
         name: "cost",
         query: c"SELECT coalesce(jsonb_agg(jsonb_strip_nulls(to_jsonb(s))), '[]')::text FROM perf.cost_impact() AS s",
         fill: |document, json| parse(json, &mut document.cost),
@@ -313,15 +318,6 @@ fn first_activity(since: i64) -> Option<i64> {
     found.1.into_iter().flatten().next().map(i64::from)
 }
 
-/// What a failure says, unless somebody wants the whole report ended: that is raised again.
-fn unless_ended(failure: Failure) -> String {
-    if failure.sqlstate == executor::QUERY_CANCELED {
-        ErrorReport::new(PgSqlErrorCode::ERRCODE_QUERY_CANCELED, failure.message, "perf_opt").report(PgLogLevel::ERROR);
-        unreachable!("an ERROR does not return");
-    }
-    failure.message
-}
-
 fn missing(part: &str, message: String) -> Warning {
     Warning {
         level: Level::Warning,
@@ -333,7 +329,6 @@ fn missing(part: &str, message: String) -> Warning {
 
 /// The one text that a query gives.
 fn one_text(query: &'static std::ffi::CStr, arguments: &[pgrx::datum::DatumWithOid]) -> Result<String, String> {
-    let found = executor::subtransaction(|| Ok(run_with(query, arguments, |row| row.get::<Text>(1)).1));
-    let found = found.map_err(unless_ended)?;
+    let found = executor::attempt(|| Ok(run_with(query, arguments, |row| row.get::<Text>(1)).1))?;
     found.into_iter().flatten().next().map(|text| text.0).ok_or_else(|| "nothing was found".to_owned())
 }
