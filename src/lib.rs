@@ -265,3 +265,18 @@ pgrx::extension_sql_file!(
     name = "rewrites",
     requires = ["policy_tables", api::rewrites::sql_optimization_examples]
 );
+pgrx::extension_sql_file!("../sql/roadmap.sql", name = "roadmap_tables");
+pgrx::extension_sql_file!(
+    "../sql/roadmap_functions.sql",
+    name = "roadmap_functions",
+    requires = [
+        "roadmap_tables",
+        "policy_tables",
+        api::roadmap::optimization_roadmap,
+        api::roadmap::roadmap_tick,
+        api::roadmap::roadmap_untick,
+        api::roadmap::deployment_checklist,
+        api::roadmap::checklist_tick,
+        api::roadmap::checklist_untick
+    ]
+);

@@ -32,6 +32,7 @@ pub mod pool;
 pub mod prewarm;
 pub mod replicas;
 pub mod rewrite;
+pub mod roadmap;
 pub mod sampling;
 pub mod schedule;
 pub mod series;
