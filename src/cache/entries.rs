@@ -1,8 +1,9 @@
 //! Entries of the cache: looked up through their index without a plan, written by statements whose plans are kept. Called by
 //! the cache's functions, inside a transaction.
 //!
-//! Nobody waits for anybody: a put takes a lock that stands for a thousandth of all keys, if it is free, and skips a row that
-//! somebody else has locked. Both count as refused.
+//! Nobody waits for anybody: a put skips a row that somebody else has locked, and makes none where an open transaction has
+//! made one; that nobody else does so meanwhile is seen to by a lock of the key that lasts no longer than the put. Whatever it
+//! meets counts as refused.
 
 use core::ffi::CStr;
 
@@ -46,8 +47,6 @@ const INDEXES: [&CStr; PARTS] = [
     c"cache_entry_6_pkey",
     c"cache_entry_7_pkey",
 ];
-/// Locks of those who put: a transaction that puts a million entries holds no more.
-const PUT_LOCKS: u64 = 1_024;
 /// Longest key and tag, in bytes, and most tags of an entry.
 const KEY_MAX: usize = 1_024;
 const TAGS_MAX: usize = 32;
@@ -300,10 +299,7 @@ fn store(put: &Put, policy: Option<(i64, i64)>, name: &str) -> Result<bool, Erro
     let computed_with = match &put.computed_with {
         Some(Origin::Said(snapshot) | Origin::Known(snapshot, _)) => snapshot.clone().without(snapshot::own()),
         None => {
-            let Lease { snapshot, .. } = match lease::take(key.id) {
-                lease if lease.holds() => lease,
-                _ => return Ok(false),
-            };
+            let Some(Lease { snapshot, .. }) = lease::take(key.id) else { return Ok(false) };
             snapshot.without(snapshot::own())
         }
     };
@@ -331,9 +327,17 @@ fn store(put: &Put, policy: Option<(i64, i64)>, name: &str) -> Result<bool, Erro
         query::Array::of(looked_at).is_some_and(|marks| marks::verdict(marks, &computed_with) == Verdict::Valid)
     });
     // The lock comes last: a put that is refused for something else is in nobody's way.
-    if !is_valid || !tidy::has_room(key.part()) || !key_lock::try_take(Space::Put, key.id as u64 % PUT_LOCKS) {
+    if !is_valid || !tidy::has_room(key.part()) || !key_lock::try_take(Space::Put, key.id as u64) {
         return Ok(false);
     }
+    let stored = write(put, policy, name, &computed_with, depends);
+    key_lock::release(Space::Put, key.id as u64);
+    Ok(stored)
+}
+
+/// Writes an entry; false where somebody else is at it.
+fn write(put: &Put, policy: Option<(i64, i64)>, name: &str, computed_with: &Snapshot, depends: Vec<i64>) -> bool {
+    let Put { key, .. } = put;
     let (ttl_us, keep_us) = policy.unwrap_or((guc::cache_default_ttl_s().saturating_mul(1_000_000), 0));
     let now = background::now();
     let expires_at = now.saturating_add(put.ttl_us.unwrap_or(ttl_us).clamp(1, TTL_MAX_US));
@@ -370,11 +374,11 @@ fn store(put: &Put, policy: Option<(i64, i64)>, name: &str) -> Result<bool, Erro
         |_| (),
     );
     if updated > 0 {
-        return Ok(true);
+        return true;
     }
-    let is_there = query::under_latest_snapshot(|| query::row_by_key(TABLES[part], INDEXES[part], key.id, |_| ()));
-    if is_there.is_some() {
-        return Ok(false);
+    // A row that is there is locked, or not committed: its index would have us wait.
+    if query::has_row_by_key(TABLES[part], INDEXES[part], key.id) {
+        return false;
     }
     query::run_on_part(
         "INSERT INTO perf.cache_entry_{part} (id, owner, key, value, tags, depends, seen_below, not_seen, policy, value_bytes,
@@ -384,7 +388,7 @@ fn store(put: &Put, policy: Option<(i64, i64)>, name: &str) -> Result<bool, Erro
         &arguments,
         |_| (),
     );
-    Ok(true)
+    true
 }
 
 fn instant(at: i64) -> TimestampWithTimeZone {

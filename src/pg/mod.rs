@@ -43,6 +43,7 @@ pub mod select_only;
 pub mod snapshot;
 pub mod srf;
 pub mod statement_shape;
+pub mod taken_back;
 pub mod text;
 pub mod thread;
 pub mod utility;

@@ -9,7 +9,7 @@ from typing import Any, Callable
 from .case import ClusterTest, expects_crash
 from .cluster import Connection, SqlError
 
-FAST = {"perf_opt.collect_interval": "1s"}
+FAST = {"perf_opt.collect_interval": "1s", "max_prepared_transactions": 5}
 
 
 class CacheTest(ClusterTest):
@@ -148,6 +148,54 @@ class Races(CacheTest):
         session.query("ROLLBACK")
         self.assertFalse(put(session, '"from what is not there"'))
         self.assertTrue(put(session, '"again"'))
+
+    def test_value_of_changes_after_the_miss_that_were_rolled_back(self) -> None:
+        session = self.session()
+        session.query("CREATE TABLE t (a int)")
+        for ends in ("BEGIN; INSERT INTO t VALUES (1); ROLLBACK",
+                     "BEGIN; SAVEPOINT s; INSERT INTO t VALUES (1); ROLLBACK TO s; COMMIT",
+                     "BEGIN; INSERT INTO t VALUES (1); PREPARE TRANSACTION 'p'"):
+            with self.subTest(ends):
+                self.assertIsNone(get(session))
+                session.query_all(ends)
+                self.assertFalse(put(session, '"from what is not there"'))
+        session.query("ROLLBACK PREPARED 'p'")
+        self.assertIsNone(get(session))
+        session.query_all("BEGIN; SELECT 1; ROLLBACK; BEGIN; INSERT INTO t VALUES (1); COMMIT")
+        self.assertTrue(put(session, '"of what is there"'))
+
+    def test_dropped_leases_concern_their_keys_alone(self) -> None:
+        session = self.session()
+        session.query("BEGIN; SELECT pg_current_xact_id()")
+        for number in range(66):
+            self.assertIsNone(get(session, f"dropped:{number}"))
+        session.query("ROLLBACK")
+        self.assertFalse(put(session, "1", "dropped:0"))
+        self.assertTrue(put(session, "1", "another"))
+        self.assertTrue(put(session, "1", "dropped:0"))
+
+    def test_clients_that_share_a_session(self) -> None:
+        shared, writer = self.session(), self.session()
+        self.assertIsNone(get(shared))
+        writer.query("SELECT perf.cache_invalidate(key => 'k')")
+        self.assertIsNone(get(shared))
+        for client in ("the first", "the second"):
+            self.assertFalse(put(shared, '"old"'), client)
+        self.assertIsNone(get(shared))
+        self.assertIsNone(get(shared))
+        self.assertTrue(put(shared, '"new"'))
+        self.assertEqual(get(shared), "new")
+
+    def test_many_puts_of_an_open_transaction(self) -> None:
+        one, other = self.session(), self.session()
+        one.query("BEGIN; SELECT count(*) FILTER (WHERE perf.cache_put('one:' || g, '1')) FROM generate_series(1, 3000) g")
+        stored = "SELECT count(*) FILTER (WHERE perf.cache_put('other:' || g, '1')) FROM generate_series(1, 300) g"
+        other.query("SET statement_timeout = '20s'")
+        self.assertEqual(other.query(stored).scalar(), 300)
+        # What is not committed is in its own way only, and nobody waits for it.
+        self.assertFalse(put(other, "2", "one:7"))
+        one.query("ROLLBACK")
+        self.assertTrue(put(other, "2", "one:7"))
 
     def test_nobody_waits_for_an_open_put(self) -> None:
         one, other = self.session(), self.session()
