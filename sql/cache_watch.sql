@@ -151,6 +151,10 @@ after the change; NULL: the templates of the policies in perf.cache_policy that 
 worked off. tags: templates of tags; NULL: the name of the event.
 A placeholder that is not filled (NULL, no such column, more than 1,000 different values in one statement) invalidates all keys
 that begin like the template up to the last colon before it.
+Values are filled in as PostgreSQL prints them: true is t, a uuid is in lower case, an int without zeros before it, numeric
+with as many digits as the column has, dates and times in ISO style and in UTC, intervals in style postgres, bytea in hex, and
+char(n) without the blanks at its end. perf.cached() makes its keys of the same texts where compute_sql casts a parameter to the
+column''s type; who puts keys together otherwise has to write them like that.
 Where no template has a placeholder, the rows are not looked at, and a statement that changes none counts as well.
 The caller needs the right to create triggers on the relation; who changes rows needs none of perf_opt''s. Triggers are made as
 perf_cache_watch_insert, _update, _delete and _truncate, on the relation and on its partitions, and fire whatever

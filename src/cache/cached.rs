@@ -14,10 +14,10 @@ use super::entries::{self, Key, Origin, Put};
 use super::policies::{self, Policy};
 use crate::error::Error;
 use crate::memory::cache_stats::Event;
-use crate::pg::compute::{compute, meaning, Computed, Meaning};
+use crate::pg::compute::{analysed, compute, Analysed, Computed, Meaning};
 use crate::pg::jsonb::RawJsonb;
 use crate::pg::key_lock::{self, Space};
-use crate::pg::raw;
+use crate::pg::{parameter_types, raw};
 
 thread_local! {
     /// When the transaction began that last took a lock.
@@ -45,11 +45,21 @@ pub fn cached(name: &str, parameters: &Value) -> Result<RawJsonb, Error> {
         });
     }
     let given = given(parameters, template, &question)?;
-    let value = |name: &str| given.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
-    let Filled::Key(key) = template.fill(value) else { return Err(Error::NullArgument { argument: "params" }) };
-    let key = Key::of(key)?;
     // What depends on the session is neither stored nor taken from what is; the rest is of those only who mean the same.
-    let meaning = meaning(&question.sql, question.parameters.len());
+    let Analysed { meaning, casts } = analysed(&question.sql, question.parameters.len());
+    // In a key as the column's type prints it, which is how changes of rows name it.
+    let in_key: Vec<(&str, String)> = given
+        .iter()
+        .map(|(name, value)| {
+            let place = question.parameters.iter().position(|known| known == name);
+            let cast = place.and_then(|place| casts.get(place).copied().flatten());
+            (name.as_str(), cast.map_or_else(|| value.clone(), |cast| parameter_types::printed(value, cast)))
+        })
+        .collect();
+    check_key(&in_key, template)?;
+    let filled = template.fill(|name| in_key.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_str()));
+    let Filled::Key(key) = filled else { return Err(Error::NullArgument { argument: "params" }) };
+    let key = Key::of(key)?;
     let mut may_store = None;
     if let Some(meaning) = meaning {
         if let Some(found) = hit(&key, meaning, policy) {
@@ -63,8 +73,8 @@ pub fn cached(name: &str, parameters: &Value) -> Result<RawJsonb, Error> {
         }
     }
     entries::count(&policy.name, Event::Get, 1);
-    let values: Vec<String> =
-        question.parameters.iter().map(|name| value(name).unwrap_or_default().to_owned()).collect();
+    let value = |name: &String| given.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
+    let values: Vec<String> = question.parameters.iter().map(|name| value(name).unwrap_or_default()).collect();
     let what = format!("compute_sql of cache policy \"{}\"", policy.name);
     let Computed { value, snapshot } = compute(&what, &question.sql, &values)?;
     if let Some(meaning) = may_store {
@@ -146,16 +156,21 @@ fn given(parameters: &Value, template: &Template, question: &Question) -> Result
             Err(refused(format!("parameter \"{name}\" is {other}"), "A text, a number, true or false.".to_owned()))
         }
     };
-    let values = needed.iter().map(|name| Ok(((*name).to_owned(), text(name)?))).collect::<Result<Vec<_>, Error>>()?;
-    // Else two sets of parameters could have one key.
+    needed.iter().map(|name| Ok(((*name).to_owned(), text(name)?))).collect()
+}
+
+/// Else two sets of parameters could have one key.
+fn check_key(values: &[(&str, String)], template: &Template) -> Result<(), Error> {
     for name in template.placeholders() {
-        let value = values.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value);
+        let value = values.iter().find(|(known, _)| *known == name).map_or("", |(_, value)| value);
         if value.is_empty() || value.contains([':', '{', '}']) {
-            let accepted = "What is part of a key: not empty, without colon and braces.".to_owned();
-            return Err(refused(format!("parameter \"{name}\" is \"{value}\""), accepted));
+            let accepted =
+                "What is part of a key: not empty, without colon and braces, as its type prints it.".to_owned();
+            let value = format!("parameter \"{name}\" is \"{value}\"");
+            return Err(Error::InvalidArgument { argument: "params", value, accepted });
         }
     }
-    Ok(values)
+    Ok(())
 }
 
 fn unknown(name: &str, known: &[Policy]) -> Error {

@@ -115,6 +115,32 @@ class Writes(CacheTest):
             session.query("INSERT INTO sums VALUES (0.1::float8 + 0.2::float8, '90 min', 'a')")
         self.assertEqual(listener.wait_for(3)["keys"], {"f:0.30000000000000004", "i:01:30:00", "b:\\x61"})
 
+    def test_keys_of_cached_are_as_triggers_print_them(self) -> None:
+        self.sql("CREATE TYPE mood AS ENUM ('Well', 'ill'); "
+                 "CREATE TABLE things (b bool, u uuid, i int, c char(5), n numeric(10,2), d date, m mood, hits int)")
+        self.sql("INSERT INTO things VALUES (true, 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', 7, 'AB', 1.5, '2026-01-02', 'Well', 0)")
+        forms = {"b": ("bool", (True, '"yes"', '"TRUE"')), "u": ("uuid", ('"A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11"',)),
+                 "i": ("int", ('"007"', '" 7"', 7)), "c": ("char(5)", ('"AB"', '"AB   "')), "n": ("numeric(10,2)", (1.5, '"1.5000"')),
+                 "d": ("date", ('"20260102"', '"2026-1-2"')), "m": ("mood", ('"Well"',))}
+        for column, (type_name, values) in forms.items():
+            self.sql("INSERT INTO perf.cache_policy (cache_name, key_template, ttl, invalidated_by, compute_sql) "
+                     f"VALUES ('of_{column}', 'of_{column}:{{{column}}}', '1 h', '{{thing}}', "
+                     f"'SELECT hits FROM things WHERE {column} = {{{column}}}::{type_name}')")
+        self.value("SELECT perf.cache_watch('thing', 'things')")
+        expected = 0
+        for column, (_, values) in forms.items():
+            for value in values:
+                ask = f"""SELECT perf.cached('of_{column}', '{{"{column}": {str(value).lower() if value is True else value}}}')"""
+                with self.subTest(ask):
+                    self.assertEqual(self.value(ask), expected)
+                    self.assertEqual(self.value("SELECT count(*) FROM perf.cache_entry"), 1)
+                    expected += 1
+                    self.sql("UPDATE things SET hits = hits + 1")
+                    self.wait_until(lambda: self.value(ask) == expected, 10, "the change to be seen")
+                    self.sql("SELECT perf.cache_invalidate('thing')")
+                    self.wait_until(lambda: self.value("SELECT count(*) FROM perf.cache_entry") == 0, 10, "the entry to go")
+        self.assert_sql_error("22P02", self.cluster, """SELECT perf.cached('of_i', '{"i": "x"}')""", dbname=self.database)
+
     def test_published_tables(self) -> None:
         """Where a publication has all tables, the server wants to name each row that is removed."""
         self.watch()
