@@ -312,7 +312,7 @@ impl Invalidator {
         }
         self.arranged_at = now;
         let missing = background::transaction(BATCH_LIMIT_MS, || {
-            watch::forget_gone();
+            watch::follow_relations();
             Ok(watch::incomplete())
         });
         match missing {

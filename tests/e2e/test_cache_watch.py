@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import subprocess
 import threading
 
 from .cache_case import CacheTest
@@ -364,6 +365,44 @@ class Writes(CacheTest):
         self.sql("CREATE TABLE other (user_id int)")
         self.watch("other", "other")
         self.wait_until(lambda: self.value("SELECT count(*) FROM perf.cache_watch_table") == 1, 10, "the watch to be forgotten")
+
+    def test_restored_without_a_relation_and_a_role(self) -> None:
+        self.cluster.sql("CREATE ROLE cache_leaver")
+        self.addCleanup(self.cluster.sql, "DROP ROLE IF EXISTS cache_leaver")
+        self.sql("CREATE TABLE other (user_id int)")
+        self.watch()
+        self.watch("other", "other")
+        self.sql("ALTER TABLE other RENAME TO another")
+        self.sql("CREATE TABLE third (user_id int); ALTER TABLE third OWNER TO cache_leaver; GRANT USAGE ON SCHEMA perf TO cache_leaver; "
+                 "SET ROLE cache_leaver; SELECT perf.cache_watch('third', 'third', keys => ARRAY['t:{user_id}'])")
+        self.wait_until(lambda: self.value("SELECT count(*) FROM perf.cache_watch_table WHERE relation_name = 'public.another'"),
+                        70, "the new name to be known")
+        dump = subprocess.run([self.cluster.program("pg_dump"), "-T", "payments", *self.cluster.psql_args(self.database)[1:]],
+                              capture_output=True, text=True, check=True).stdout
+        self.sql("DROP OWNED BY cache_leaver; DROP ROLE cache_leaver")
+        target = self.database + "_restored"
+        self.cluster.sql(f"CREATE DATABASE {target}")
+        self.addCleanup(self.cluster.sql, f"DROP DATABASE {target} WITH (FORCE)")
+        subprocess.run(self.cluster.psql_args(target), input=dump, capture_output=True, text=True, check=False)
+        watches = "SELECT event, relation::text, missing_relation, is_active FROM perf.cache_watches ORDER BY event"
+        self.assertEqual([tuple(row) for row in self.cluster.sql(watches, dbname=target)],
+                         [("other", "another", None, True), ("paid", "-", "public.payments", False), ("third", "third", None, True)])
+        status = "SELECT component, status FROM perf.health() WHERE component LIKE 'cache %' AND status = 'error'"
+        self.assertEqual([tuple(row) for row in self.cluster.sql(status, dbname=target)], [("cache watches", "error")])
+        listener = self.listener(target)
+        self.cluster.sql("INSERT INTO another VALUES (3)", dbname=target)
+        self.assertEqual(listener.wait_for(1)["keys"], {"cache:risk:user:3"})
+        # It comes later.
+        self.cluster.sql("CREATE TABLE payments (id int, user_id int)", dbname=target)
+        self.cluster.sql("SELECT perf.cache_unwatch('third', 'third')", dbname=target)
+        self.wait_until(lambda: self.cluster.scalar("SELECT bool_and(is_active) FROM perf.cache_watches", dbname=target), 70,
+                        "the watch to begin")
+        # Triggers without watches.
+        self.cluster.sql("DELETE FROM perf.cache_watch_table", dbname=target)
+        self.assertEqual([tuple(row) for row in self.cluster.sql(status, dbname=target)], [("cache triggers", "error")])
+        for table in ("another", "payments"):
+            self.assertFalse(self.cluster.scalar("SELECT perf.cache_unwatch('x', $1::regclass)", (table,), dbname=target))
+        self.assertEqual(self.cluster.sql(status, dbname=target), [])
 
     def test_drop_extension_removes_triggers(self) -> None:
         self.watch()
