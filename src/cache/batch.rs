@@ -13,7 +13,7 @@ use super::outbox::texts;
 use super::{marks, statistics};
 use crate::error::Error;
 use crate::pg::query::{run_with, select_with, text, under_latest_snapshot};
-use crate::pg::text::{Document, Text};
+use crate::pg::text::{is_whole, Document, Text};
 
 /// Rows taken at once.
 const ROWS_MAX: i64 = 500;
@@ -185,8 +185,8 @@ pub fn take(position: &Position, portion: Portion, before: &Watches) -> Result<B
         let ids = row.get("watches").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_i64);
         let columns = texts(row.get("columns"));
         let vals = row.get("vals").and_then(Value::as_array);
-        let vals: Option<Vec<Option<String>>> =
-            vals.map(|vals| vals.iter().map(|one| one.as_str().map(str::to_owned)).collect());
+        let vals: Option<Vec<Option<String>>> = vals
+            .map(|vals| vals.iter().map(|one| one.as_str().filter(|text| is_whole(text)).map(str::to_owned)).collect());
         let watches: Vec<&Watch> = ids.filter_map(|id| batch.watches.by_id.get(&id)).collect();
         let tuples = vals.as_ref().map_or(0, |vals| vals.len() / columns.len().max(1));
         weight += tuples * row.get("watches").and_then(Value::as_array).map_or(0, Vec::len);

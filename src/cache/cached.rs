@@ -1,8 +1,9 @@
 //! perf.cached(): a policy's result, from the cache or computed by whoever asks, with the rights of whoever asks.
 //!
 //! One computation at a time for each key: it takes a lock that lasts until the end of its transaction, for nobody can read
-//! what it has stored before. Others wait for that, or are served a stale value where the policy tolerates one. A
-//! transaction that has such a lock already waits for none, so that two of them never wait for each other.
+//! what it has stored before. Others look again and again, for a limited time, or are served a stale value where the policy
+//! tolerates one. They are in no queue of the lock, so that nothing that else is locked makes a deadlock of it. A transaction
+//! that has such a lock already waits for none.
 
 use std::cell::Cell;
 
@@ -13,11 +14,17 @@ use serde_json::Value;
 use super::entries::{self, Key, Origin, Put};
 use super::policies::{self, Policy};
 use crate::error::Error;
+use crate::guc;
 use crate::memory::cache_stats::Event;
 use crate::pg::compute::{analysed, compute, Analysed, Computed, Meaning};
 use crate::pg::jsonb::RawJsonb;
 use crate::pg::key_lock::{self, Space};
-use crate::pg::{parameter_types, raw};
+use crate::pg::{background, parameter_types, raw};
+
+/// Longest pause between two looks at what somebody else computes.
+const PAUSE_MS_MAX: i64 = 16;
+/// How long a value that has been stored may take to be committed, before it is computed again.
+const COMMIT_US: i64 = 250_000;
 
 thread_local! {
     /// When the transaction began that last took a lock.
@@ -111,11 +118,28 @@ fn queue(key: &Key, meaning: Meaning, policy: &Policy) -> Option<RawJsonb> {
         entries::note_hit(key, &policy.name);
         return Some(stored.value);
     }
-    if !has_lock() {
-        key_lock::take(Space::Compute, computation);
-        note_lock();
+    if has_lock() {
+        return None;
     }
-    hit(key, meaning, policy)
+    let mut until = background::now().saturating_add(guc::cache_wait_us());
+    let (mut pause_ms, mut is_stored) = (1, false);
+    while background::now() < until {
+        background::pause(pause_ms);
+        pause_ms = (pause_ms * 2).min(PAUSE_MS_MAX);
+        if let Some(found) = hit(key, meaning, policy) {
+            return Some(found);
+        }
+        if key_lock::try_take(Space::Compute, computation) {
+            note_lock();
+            return hit(key, meaning, policy);
+        }
+        // It waits for its commit only: soon, or nobody knows when.
+        if !is_stored && entries::is_being_put(key) {
+            is_stored = true;
+            until = until.min(background::now() + COMMIT_US);
+        }
+    }
+    None
 }
 
 fn began_at() -> i64 {

@@ -22,7 +22,8 @@ use crate::memory::cache_stats::{self, Event};
 use crate::pg::compute::{self, Meaning};
 use crate::pg::jsonb::RawJsonb;
 use crate::pg::key_lock::{self, Space};
-use crate::pg::text::Text;
+use crate::pg::query::Presence;
+use crate::pg::text::{self, Text};
 use crate::pg::{background, ident, names, privilege, query, snapshot};
 
 /// Partitions of perf.cache_entry.
@@ -75,6 +76,7 @@ impl Key {
             let accepted = "A brace belongs to a template: put a value in the place of each placeholder.".to_owned();
             return Err(Error::InvalidArgument { argument: "key", value: format!("\"{text}\""), accepted });
         }
+        check_whole("key", &text)?;
         let owner = namespace()?;
         let id = core_marks::of_key(owner, &text);
         Ok(Key { owner, text, id })
@@ -170,6 +172,12 @@ pub fn look(key: &Key, meaning: Option<Meaning>, wants_stale: bool) -> Option<St
     .flatten()
 }
 
+/// Whether another transaction has put the key and is not over.
+pub fn is_being_put(key: &Key) -> bool {
+    let part = key.part();
+    query::presence_by_key(TABLES[part], INDEXES[part], key.id) == Presence::Pending
+}
+
 /// The value of a key, if there is one.
 pub fn get(key: &Key) -> Option<RawJsonb> {
     let found = look(key, None, false);
@@ -258,7 +266,20 @@ pub fn check_tag(argument: &'static str, tag: &str) -> Result<(), Error> {
         let accepted = format!("Text of 1 to {KEY_MAX} bytes without braces.");
         return Err(Error::InvalidArgument { argument, value, accepted });
     }
-    Ok(())
+    check_whole(argument, tag)
+}
+
+/// Two texts of which not all could be read must not be one key.
+fn check_whole(argument: &'static str, text: &str) -> Result<(), Error> {
+    if text::is_whole(text) {
+        return Ok(());
+    }
+    Err(Error::InvalidArgument {
+        argument,
+        value: "text whose bytes mean no characters".to_owned(),
+        accepted: "Text that can be converted to UTF-8; in a database with encoding SQL_ASCII, UTF-8 itself."
+            .to_owned(),
+    })
 }
 
 /// Says why nothing can be written here.
@@ -377,7 +398,7 @@ fn write(put: &Put, policy: Option<(i64, i64)>, name: &str, computed_with: &Snap
         return true;
     }
     // A row that is there is locked, or not committed: its index would have us wait.
-    if query::has_row_by_key(TABLES[part], INDEXES[part], key.id) {
+    if query::presence_by_key(TABLES[part], INDEXES[part], key.id) != Presence::None {
         return false;
     }
     query::run_on_part(

@@ -1,6 +1,6 @@
 //! Locks on numbers, of advisory locks' kind but in a space of perf_opt's own, so that no lock of an application's is in the
 //! way. Held until the end of the (sub)transaction,
-//! or until it is released. Waiting obeys lock_timeout and statement_timeout, and deadlocks are found.
+//! or until it is released. Nobody waits for one.
 
 use pgrx::pg_sys;
 
@@ -27,21 +27,12 @@ fn tag(space: Space, number: u64) -> pg_sys::LOCKTAG {
     }
 }
 
-fn acquire(space: Space, number: u64, dont_wait: bool) -> bool {
-    let tag = tag(space, number);
-    // SAFETY: the tag is read only; inside a transaction.
-    let result = unsafe { pg_sys::LockAcquire(&raw const tag, pg_sys::ExclusiveLock as i32, false, dont_wait) };
-    result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
-}
-
 /// Takes the lock if nobody has it.
 pub fn try_take(space: Space, number: u64) -> bool {
-    acquire(space, number, true)
-}
-
-/// Waits for the lock.
-pub fn take(space: Space, number: u64) {
-    acquire(space, number, false);
+    let tag = tag(space, number);
+    // SAFETY: the tag is read only; inside a transaction.
+    let result = unsafe { pg_sys::LockAcquire(&raw const tag, pg_sys::ExclusiveLock as i32, false, true) };
+    result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
 }
 
 /// Gives back a lock that this transaction has taken; as often as it took it.

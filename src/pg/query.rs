@@ -199,11 +199,26 @@ pub fn row_by_key<T>(table: &CStr, index: &CStr, key: i64, convert: impl FnOnce(
     unsafe { first_by_key(table, index, key, pg_sys::GetActiveSnapshot(), convert) }
 }
 
+/// What there is of such a row, whoever has made it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Presence {
+    None,
+    Committed,
+    /// Another transaction that is not over has made it, or changes or removes it.
+    Pending,
+}
+
 /// Whether there is such a row, of a transaction that is not over as well.
-pub fn has_row_by_key(table: &CStr, index: &CStr, key: i64) -> bool {
+pub fn presence_by_key(table: &CStr, index: &CStr, key: i64) -> Presence {
     let mut dirty = pg_sys::SnapshotData { snapshot_type: pg_sys::SnapshotType::SNAPSHOT_DIRTY, ..Default::default() };
     // SAFETY: the snapshot outlives the scan, which writes to it what it meets.
-    unsafe { first_by_key(table, index, key, &raw mut dirty, |_| ()) }.is_some()
+    let found = unsafe { first_by_key(table, index, key, &raw mut dirty, |_| ()) };
+    let is_over = |xid| xid == pg_sys::InvalidTransactionId;
+    match found {
+        None => Presence::None,
+        Some(()) if is_over(dirty.xmin) && is_over(dirty.xmax) => Presence::Committed,
+        Some(()) => Presence::Pending,
+    }
 }
 
 /// # Safety

@@ -358,6 +358,25 @@ class Places(CacheTest):
         self.assertIn("EXTENSION", dump)
         self.assertNotIn("secret", dump)
 
+    def test_texts_that_are_none(self) -> None:
+        name = self.database + "_bytes"
+        self.cluster.sql(f"CREATE DATABASE {name} ENCODING 'SQL_ASCII' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'")
+        self.addCleanup(self.cluster.sql, f"DROP DATABASE {name} WITH (FORCE)")
+        session = self.cluster.connect(name, client_encoding="SQL_ASCII")
+        self.addCleanup(session.close)
+        session.query("CREATE EXTENSION perf_opt; CREATE TABLE t (name text)")
+        for call in ("cache_put(E'a\\xe8', '1')", "cache_get(E'a\\xe9')", "cache_put('k', '1', tags => ARRAY[E'\\xe8'])",
+                     "cache_invalidate(key => E'a\\xe8')", "cache_invalidate(tag => E'\\xe8')"):
+            with self.subTest(call), self.assertRaises(SqlError) as caught:
+                session.query(f"SELECT perf.{call}")
+            self.assertEqual(caught.exception.sqlstate, "22023")
+        self.assertTrue(session.query("SELECT perf.cache_put(E'k:\\xc3\\xbc', '1')").scalar())
+        self.assertEqual(session.query("SELECT perf.cache_get(E'k:\\xc3\\xbc')").scalar(), 1)
+        # A change with such a value takes all keys of the template.
+        session.query("SELECT perf.cache_watch('named', 't', keys => ARRAY['k:{name}'])")
+        session.query("INSERT INTO t VALUES (E'a\\xe8')")
+        self.wait_until(lambda: session.query("SELECT perf.cache_get(E'k:\\xc3\\xbc')").scalar() is None, 20, "the invalidation")
+
     def test_extension_dropped_and_made_again(self) -> None:
         session = self.session()
         self.assertTrue(put(session, "1"))
@@ -416,10 +435,10 @@ class Computed(CacheTest):
     def test_waiting_has_limits(self) -> None:
         one, other = self.session(), self.session()
         one.query("""BEGIN; SELECT perf.cached('slow', '{"n": 1}')""")
-        other.query("SET lock_timeout = '100ms'")
-        with self.assertRaises(SqlError) as caught:
-            other.query("""SELECT perf.cached('slow', '{"n": 1}')""")
-        self.assertEqual(caught.exception.sqlstate, "55P03")
+        # What waits for a commit only is waited for shortly, however long another would be.
+        other.query("SET perf_opt.cache_wait = '1h'; SET statement_timeout = '20s'")
+        self.assertEqual(other.query("""SELECT perf.cached('slow', '{"n": 1}')""").scalar(), 1)
+        self.assertEqual(self.computations(), 2)
         # Whoever has computed something in this transaction waits for nobody.
         other.query("RESET lock_timeout; SET statement_timeout = '20s'")
         other.query("""BEGIN; SELECT perf.cached('slow', '{"n": 2}')""")
@@ -427,6 +446,35 @@ class Computed(CacheTest):
         self.assertEqual(one.query("""SELECT perf.cached('slow', '{"n": 2}')""").scalar(), 2)
         one.query("COMMIT")
         other.query("COMMIT")
+
+    def test_a_computation_is_waited_for_so_long(self) -> None:
+        one, other = self.session(), self.session()
+        self.sql("CREATE TABLE slept AS SELECT 3 AS s; "
+                 "CREATE FUNCTION fixed_sleep(n int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS "
+                 "$$ BEGIN PERFORM pg_sleep((SELECT s FROM slept)), nextval('computations'); RETURN n; END $$; "
+                 "UPDATE perf.cache_policy SET compute_sql = 'SELECT fixed_sleep({n}::int)' WHERE cache_name = 'slow'")
+        one.send_async("""SELECT perf.cached('slow', '{"n": 1}')""")
+        self.wait_until(lambda: self.value("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"), 10, "the computation")
+        other.query("SET perf_opt.cache_wait = '100ms'; SET statement_timeout = '20s'")
+        self.sql("UPDATE slept SET s = 0")
+        self.assertEqual(other.query("""SELECT perf.cached('slow', '{"n": 1}')""").scalar(), 1)
+        self.assertEqual(self.value("SELECT state FROM pg_stat_activity WHERE query LIKE '%cached%' AND pid <> pg_backend_pid() "
+                                    "AND state = 'active' AND datname = current_database()"), "active")
+        self.assertEqual(one.wait(20).scalar(), 1)
+        self.assertEqual(self.computations(), 2)
+
+    def test_waiting_makes_no_deadlock(self) -> None:
+        self.sql("CREATE TABLE t AS SELECT 1 AS n")
+        one, other = self.session(), self.session()
+        one.query("""BEGIN; SELECT perf.cached('slow', '{"n": 1}')""")
+        other.query("SET deadlock_timeout = '10ms'; SET statement_timeout = '20s'; BEGIN; UPDATE t SET n = 2")
+        one.query("SET deadlock_timeout = '10ms'")
+        one.send_async("UPDATE t SET n = 3")
+        self.wait_until(lambda: self.value("SELECT count(*) FROM pg_locks WHERE NOT granted"), 10, "one to wait for the other")
+        self.assertEqual(other.query("""SELECT perf.cached('slow', '{"n": 1}')""").scalar(), 1)
+        other.query("COMMIT")
+        one.wait(20)
+        one.query("COMMIT")
 
     def test_rights_are_the_callers(self) -> None:
         self.sql("CREATE TABLE secret AS SELECT 1 AS a; CREATE ROLE cache_asks LOGIN; "
