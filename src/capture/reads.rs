@@ -69,6 +69,7 @@ unsafe fn note_read(reads: &Reads, key: &Key, execution: &Execution, query: &pg_
         event.has(flag) && (event.has(reads::UNKNOWN) || perf_core::cache::shadow::is_sampled(event.key, shift))
     };
     let kept = (is_kept(reads::SHADOWED, shadow), is_kept(reads::SURVEYED, survey));
+    (event.shadow_shift, event.survey_shift) = (shadow as u8, survey as u8);
     event.flags &= !(reads::SHADOWED | reads::SURVEYED);
     event.flags |= if kept.0 { reads::SHADOWED } else { 0 } | if kept.1 { reads::SURVEYED } else { 0 };
     if kept.0 || kept.1 {
