@@ -492,6 +492,26 @@ class Life(CacheTest):
         server.sql("INSERT INTO t VALUES (4)")
         self.assertEqual(listener.wait_for(1)["keys"], {"k:4"})
 
+    def test_a_full_queue_of_notices_keeps_nothing_valid(self) -> None:
+        # Before version 17 that takes 8 GB.
+        full = {"max_notify_queue_pages": 64} if self.major >= 17 else {}
+        server = self.private_cluster({**self.settings, **full})
+        server.sql("CREATE EXTENSION perf_opt; CREATE TABLE t (user_id int)")
+        server.sql("SELECT perf.cache_watch('paid', 't', keys => ARRAY['k:{user_id}'])")
+        listener = self.listener("postgres", server)
+        server.sql("SELECT perf.cache_put('k:' || g, '1') FROM generate_series(1, 3) g")
+        listener.session.query("BEGIN; SELECT 1")
+        for size in (7900, 1) if full else ():
+            with self.assertRaises(SqlError):
+                for _ in range(10_000):
+                    server.sql("SELECT pg_notify('another', repeat('x', $1::int))", (size,))
+        for user in (1, 2):
+            server.sql("INSERT INTO t VALUES ($1::int)", (user,))
+            self.wait_until(lambda: server.scalar("SELECT perf.cache_get('k:' || $1)", (str(user),)) is None, 20, "the invalidation")
+        self.assertEqual(server.scalar("SELECT perf.cache_get('k:3')"), 1)
+        listener.session.query("COMMIT")
+        self.assertEqual(listener.wait_for(3)["keys"], {"k:1", "k:2"})
+
     @expects_crash
     def test_kill_9(self) -> None:
         """Killed at any point, with everybody else: what is committed and was not told is told afterwards."""
