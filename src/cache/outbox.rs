@@ -143,6 +143,30 @@ fn write(statement: &Statement) {
     registry::note_outbox();
 }
 
+/// Writes down that rows of a relation have come or gone without a statement that fires triggers: any of them may be others
+/// now. For whoever detaches partitions.
+pub fn write_all(relation: pg_sys::Oid) {
+    let watched = remembered(relation);
+    let watches: Vec<i64> = watched.watches.iter().map(|(id, _)| *id).collect();
+    if watches.is_empty() {
+        return;
+    }
+    let row = [
+        Value::Plain(snapshot::assigned() as i64),
+        Value::Plain(background::now()),
+        Value::Numbers(&watches),
+        Value::Null,
+        Value::Null,
+        Value::Null,
+        Value::Null,
+        Value::Null,
+        Value::Null,
+        Value::Null,
+    ];
+    changes::insert(watched.outbox, &row);
+    registry::note_outbox();
+}
+
 /// Tells Redis and listeners of what a user has made invalid in the embedded cache, once that is committed. Where the library
 /// is not preloaded, nobody would.
 pub fn tell(invalid: &Invalid) {

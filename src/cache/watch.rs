@@ -338,8 +338,8 @@ fn create_trigger(relation: pg_sys::Oid, operation: &str, rows: bool) -> Result<
     Ok(())
 }
 
-/// Relations whose triggers are not as their watches need them: partitions that have come since, foreign ones among them, and
-/// those whose policies have other templates now.
+/// Relations whose triggers are not as their watches need them: partitions that have come or gone since, foreign ones among
+/// them, and those whose policies have other templates now.
 pub fn incomplete() -> Vec<pg_sys::Oid> {
     rows(
         c"WITH RECURSIVE down (relation, operation, fills) AS (
@@ -359,7 +359,12 @@ pub fn incomplete() -> Vec<pg_sys::Oid> {
            WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
              AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger AS t
                               WHERE t.tgrelid = c.oid AND t.tgname = 'perf_cache_watch_' || needed.operation
-                                AND (t.tgoldtable IS NOT NULL OR t.tgnewtable IS NOT NULL) = needed.rows)",
+                                AND (t.tgoldtable IS NOT NULL OR t.tgnewtable IS NOT NULL) = needed.rows)
+          UNION
+          -- What was detached. Where there is no watch at all, they may have been lost, and perf.health() tells of it.
+          SELECT t.tgrelid FROM pg_catalog.pg_trigger AS t
+           WHERE t.tgfoid = 'perf._cache_changed()'::pg_catalog.regprocedure AND NOT t.tgisinternal
+             AND t.tgrelid NOT IN (SELECT down.relation FROM down) AND EXISTS (SELECT FROM perf.cache_watch_table)",
         &[],
         |row| row.get::<pg_sys::Oid>(1),
     )

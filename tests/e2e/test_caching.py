@@ -368,6 +368,27 @@ class Caching(ClusterTest):
         self.assertAlmostEqual(last["entries"], 20000, delta=2000)
 
 
+    def test_temporary_tables_and_samples_are_not_taken_for_tables(self) -> None:
+        sampled = "SELECT count(*) FROM orders TABLESAMPLE SYSTEM (90) WHERE total > 1"
+        with self.cluster.connect(self.db) as session:
+            session.query("CREATE TEMP TABLE orders AS SELECT * FROM public.orders")
+            for number in range(60):
+                session.execute(BY_USER, (number % 4 + 1,))
+        with self.cluster.connect(self.db) as session:
+            for _ in range(60):
+                session.query(sampled)
+            for number in range(30):
+                session.query(f"SELECT max(total) FROM orders WHERE user_id = {number % 3}")
+        self.reads_counted("max(total)", 30)
+        self.assertEqual(self.cluster.sql(
+            "SELECT count(*) FROM perf.cache_candidate c JOIN perf.statements() s USING (queryid) "
+            "WHERE position('sum(total)' IN s.query) > 0", dbname=self.db)[0][0], 0)
+        found = {row["status"] for row in self.strategies(True) if "sum(total)" in row["evidence_text"]}
+        self.assertNotIn("recommended", found)
+        rows = self.cluster.sql("SELECT status, reason FROM perf.caching_strategies(true) WHERE evidence::text LIKE '%TABLESAMPLE%' "
+                                "OR reason LIKE '%volatile%'", dbname=self.db)
+        self.assertIn("volatile", " ".join(str(row) for row in rows))
+
     def test_losses_are_shown_and_weighed(self) -> None:
         self.cluster.sql("CREATE TABLE kv AS SELECT g AS k, g AS v FROM generate_series(1, 20000) g", dbname=self.db)
         self.cluster.sql("CREATE UNIQUE INDEX ON kv (k)", dbname=self.db)
