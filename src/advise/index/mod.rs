@@ -14,3 +14,5 @@ mod rows;
 pub(super) mod study;
 mod upkeep;
 pub mod what_if;
+
+pub use rows::Recommendation;
