@@ -11,6 +11,7 @@ pub mod baseline;
 pub mod cache;
 pub mod calendar;
 pub mod cardinality;
+pub mod change;
 pub mod conninfo;
 pub mod cost;
 pub mod counters;

@@ -1,0 +1,121 @@
+//! Whether a change has done what it promised: what was measured is handed to `perf_core::change`, and what that says is
+//! written down. Called by perf.verify() and, for what is due, by the collector after its runs. Inside a transaction.
+
+use perf_core::change::{judge, Aim, Judgement, Moved, Observed, Promise, Verdict};
+use pgrx::pg_sys;
+use serde_json::{json, Value};
+
+use super::audit::{self, Entry};
+use super::store::{self, Change};
+use super::watched;
+use crate::collect::worker::News;
+use crate::error::Error;
+use crate::guc;
+use crate::pg::privilege;
+
+/// After so long what is seldom executed is not waited for any more.
+const LATE_S: f64 = 7.0 * 86_400.0;
+/// Changes looked at after one run of the collector.
+const DUE_MAX: i64 = 20;
+
+/// What was found.
+pub struct Verification {
+    /// Of the measured time, in per cent.
+    pub predicted_pct: Option<f64>,
+    /// The judgement.
+    pub judgement: Judgement,
+    /// Statement by statement.
+    pub statements: Value,
+}
+
+fn aim(kind: &str) -> Aim {
+    match kind {
+        "index_create" => Aim::Speed,
+        _ => Aim::Thrift,
+    }
+}
+
+/// Judges a change that was made, and writes the verdict down.
+pub fn run(change: &Change, actor: pg_sys::Oid) -> Result<Verification, Error> {
+    let observed = watched::observed(change.change_id)?;
+    let promise = Promise {
+        aim: aim(&change.kind),
+        predicted_pct: change.predicted_pct,
+        total_ms: change.total_ms,
+        min_calls: guc::verify_min_calls(),
+        is_late: change.applied_s_ago.is_some_and(|seconds| seconds > LATE_S),
+    };
+    let judgement = judge(&observed, &promise);
+    if judgement.verdict == Verdict::Waiting {
+        store::set_message(change.change_id, &judgement.reason)?;
+    } else {
+        let detail = json!({ "verified": { "drift": rounded(judgement.drift, 3), "statements": observed.len() } });
+        let verdict = judgement.verdict.name();
+        let achieved = judgement.achieved_pct;
+        if store::verified(change.change_id, verdict, achieved, &judgement.reason, &detail)? && verdict != change.status
+        {
+            let entry = Entry {
+                action: "verify",
+                sql: None,
+                outcome: verdict,
+                sqlstate: None,
+                detail: json!({ "predicted_pct": change.predicted_pct, "achieved_pct": achieved, "reason": judgement.reason }),
+            };
+            audit::note(change, actor, &entry)?;
+        }
+    }
+    let statements = statements(&observed, &judgement);
+    Ok(Verification { predicted_pct: change.predicted_pct, judgement, statements })
+}
+
+fn rounded(value: f64, digits: i32) -> f64 {
+    let factor = 10f64.powi(digits);
+    (value * factor).round() / factor
+}
+
+fn statements(observed: &[Observed], judgement: &Judgement) -> Value {
+    let row = |(one, moved): (&Observed, &Moved)| {
+        let achieved = match moved {
+            Moved::Faster(ratio) | Moved::Slower(ratio) => Some(rounded(100.0 * (1.0 - ratio), 1)),
+            Moved::Same | Moved::Unknown => None,
+        };
+        json!({
+            "queryid": one.queryid,
+            "part": one.part.name(),
+            "change": moved.name(),
+            "predicted_pct": one.promised_ratio.map(|ratio| rounded(100.0 * (1.0 - ratio), 1)),
+            "achieved_pct": achieved,
+            "calls_before": one.before.calls,
+            "calls_after": one.after.calls,
+            "mean_ms_before": one.before.mean_ms().map(|ms| rounded(ms, 4)),
+            "mean_ms_after": one.after.mean_ms().map(|ms| rounded(ms, 4)),
+            "p95_ms_before": one.before.quantile_ms(0.95).map(|ms| rounded(ms, 4)),
+            "p95_ms_after": one.after.quantile_ms(0.95).map(|ms| rounded(ms, 4)),
+            "blocks_before": rounded(one.blocks_before, 1),
+            "blocks_after": rounded(one.blocks_after, 1),
+        })
+    };
+    observed.iter().zip(&judgement.moved).map(row).collect()
+}
+
+/// The step after each run of the collector: puts right what lost its run, and verifies what is due.
+pub fn due(_now: i64) -> Result<News, Error> {
+    let mut news = News::default();
+    if privilege::table(store::TABLE).is_none() {
+        return Ok(news);
+    }
+    store::settle()?;
+    for change in store::unverified(DUE_MAX)? {
+        let found = run(&change, change.owner)?;
+        if found.judgement.verdict == Verdict::Regressed {
+            news.lines.push(format!(
+                "perf_opt change {} ({} of {}): {}",
+                change.change_id,
+                change.kind,
+                change.relation,
+                found.judgement.verdict.name()
+            ));
+        }
+    }
+    Ok(news)
+}
