@@ -36,6 +36,8 @@ CREATE UNIQUE INDEX change_open ON perf.change (recommendation_id) WHERE status 
 CREATE INDEX change_run ON perf.change (run_id);
 CREATE INDEX change_busy ON perf.change (change_id) WHERE status IN ('queued', 'applying', 'applied', 'undoing');
 
+CREATE INDEX change_left ON perf.change (owner) WHERE state ? 'left';
+
 CREATE TABLE perf.change_statement (
     change_id         bigint NOT NULL REFERENCES perf.change ON DELETE CASCADE,
     queryid           bigint NOT NULL,

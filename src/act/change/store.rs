@@ -8,6 +8,7 @@ use serde_json::{json, Value};
 
 use super::audit::{self, Entry};
 use crate::act::runs::{rows, run};
+use crate::collect::registry;
 use crate::error::Error;
 use crate::pg::privilege;
 use crate::pg::query::{text, Row};
@@ -261,6 +262,47 @@ pub fn undone(change_id: i64, message: &str) -> Result<(), Error> {
         &[change_id.into(), text(message)],
     )
     .map(|_| ())
+}
+
+/// Whether something is left to be dropped of a change that came to nothing.
+pub fn set_left(change_id: i64, left: bool) -> Result<(), Error> {
+    changed(
+        c"UPDATE perf.change SET state = CASE WHEN $2 THEN state || '{\"left\": true}' ELSE state - 'left' END
+         WHERE change_id = $1",
+        &[change_id.into(), left.into()],
+    )
+    .map(|_| ())
+}
+
+/// Changes of a role that came to nothing and have left something.
+pub fn with_left(owner: pg_sys::Oid) -> Result<Vec<Change>, Error> {
+    privilege::as_owner(TABLE, || {
+        let statement = const {
+            selected!(
+                "WHERE owner = $1 AND state ? 'left' AND status NOT IN ('queued', 'applying', 'undoing') ORDER BY change_id"
+            )
+        };
+        Ok(rows(statement, &[owner.into()], Change::read))
+    })
+}
+
+/// Queues a run for each role whose changes have left something, unless one is queued already.
+pub fn queue_clean_up() -> Result<(), Error> {
+    let queued = privilege::as_owner(TABLE, || {
+        Ok(run(
+            c"INSERT INTO perf.job_run (job_id, job_name, owner, requested, scheduled_at, status)
+             SELECT j.job_id, j.name, j.owner, true, pg_catalog.clock_timestamp(), 'queued' FROM perf.job j
+              WHERE j.kind = 'change' AND j.enabled
+                AND j.owner IN (SELECT c.owner FROM perf.change c
+                               WHERE c.state ? 'left' AND c.status NOT IN ('queued', 'applying', 'undoing'))
+                AND NOT EXISTS (SELECT FROM perf.job_run r WHERE r.job_id = j.job_id AND r.status IN ('queued', 'running'))",
+            &[],
+        ))
+    })?;
+    if queued > 0 {
+        registry::note_jobs_change();
+    }
+    Ok(())
 }
 
 /// Puts right what is said of changes whose run has come to nothing: it failed, was cancelled, or is not known any more.

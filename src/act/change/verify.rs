@@ -105,6 +105,7 @@ pub fn due(_now: i64) -> Result<News, Error> {
         return Ok(news);
     }
     store::settle()?;
+    store::queue_clean_up()?;
     for change in store::unverified(DUE_MAX)? {
         let found = run(&change, change.owner)?;
         if found.judgement.verdict == Verdict::Regressed {

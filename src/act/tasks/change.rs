@@ -15,12 +15,14 @@ use crate::act::runs::Order;
 use crate::collect::partitions::spi_failed;
 use crate::error::Error;
 use crate::pg::text::Text;
-use crate::pg::{background, buffers, catalog, ident};
+use crate::pg::{background, buffers, catalog, ident, privilege};
 
 /// A lock that could not be had, in time or for a deadlock.
 const LOCK_NOT_AVAILABLE: [&str; 2] = ["55P03", "40P01"];
 const DUPLICATE: &str = "42P07";
 const UNDEFINED: &str = "42704";
+/// What came to nothing does not hold up others for long: what cannot be dropped at once is dropped later.
+const CLEAN_UP_LOCK_TIMEOUT: &std::ffi::CStr = c"1s";
 
 /// Whether another try may help.
 pub fn may_retry(failure: &Failure) -> bool {
@@ -29,9 +31,13 @@ pub fn may_retry(failure: &Failure) -> bool {
 
 /// Does what the change of this run is about.
 pub fn run(order: &Order, write: Write) -> Result<(), Failure> {
+    let cleaned = drop_left()?;
     let Some(change) = executor::transaction(|| Ok(store::of_run(order.run_id)?))? else {
-        let reason = "no change waits for this run: perf.apply() queues its own".to_owned();
-        return executor::transaction(|| write(Outcome::skipped(reason, json!({}))));
+        let outcome = match cleaned {
+            0 => Outcome::skipped("no change waits for this run: perf.apply() queues its own".to_owned(), json!({})),
+            cleaned => Outcome { detail: json!({ "cleaned": cleaned }), ..Outcome::plain() },
+        };
+        return executor::transaction(|| write(outcome));
     };
     let started = background::now();
     if change.status == "undoing" {
@@ -70,7 +76,7 @@ fn outcome(change: &Change, step: &str, ms: i64) -> Outcome {
 
 fn record(change: &Change, action: &'static str, sql: Option<&str>, detail: Value) -> Result<(), Error> {
     let entry = Entry { action, sql, outcome: "ok", sqlstate: None, detail };
-    audit::note(change, crate::pg::privilege::current_role(), &entry)
+    audit::note(change, privilege::current_role(), &entry)
 }
 
 fn state_of(piece: &Piece) -> Result<Option<index_state::IndexState>, Error> {
@@ -100,7 +106,7 @@ fn create(order: &Order, change: &Change, ddl: &str, list: &str) -> Result<(Valu
         // The try before this one was lost after its work.
         return Ok((kept(&pieces, list)?, None));
     } else {
-        clean_up(&pieces, change)?;
+        clean_up(&pieces, change, Left::All).or_else(|failure| Err(leave(change, failure)?))?;
     }
     executor::transaction(|| Ok(room::require(change.size_bytes.unwrap_or(0))?))?;
     for (at, piece) in pieces.iter().enumerate() {
@@ -109,19 +115,42 @@ fn create(order: &Order, change: &Change, ddl: &str, list: &str) -> Result<(Valu
             // Whoever has cancelled the build wants no half of it.
             background::set_deadline(None);
             background::drop_cancel();
-            return Err(match clean_up(&pieces, change) {
+            background::set_session(c"lock_timeout", CLEAN_UP_LOCK_TIMEOUT);
+            return Err(match clean_up(&pieces, change, Left::All) {
                 Ok(()) => failure,
-                Err(left) => Failure {
-                    message: format!(
-                        "{}; what was made so far could not be dropped: {}",
-                        failure.message, left.message
-                    ),
-                    ..failure
-                },
+                Err(_) => leave(change, failure)?,
             });
         }
     }
     Ok((kept(&pieces, list)?, None))
+}
+
+/// Notes that something is left of a change that came to nothing: it is dropped as soon as nobody is in the way.
+fn leave(change: &Change, failure: Failure) -> Result<Failure, Failure> {
+    background::drop_cancel();
+    executor::transaction(|| Ok(store::set_left(change.change_id, true)?))?;
+    let message = format!("{}; what was made so far is dropped when no transaction is in the way", failure.message);
+    Ok(Failure { message, ..failure })
+}
+
+/// Drops what earlier changes of the current role have left, as far as nobody is in the way: of how many.
+fn drop_left() -> Result<usize, Failure> {
+    let changes = executor::transaction(|| Ok(store::with_left(privilege::current_role())?))?;
+    let mut cleaned = 0;
+    for change in &changes {
+        // Of a change that failed its own statements, of one that is still there those that were to take it back.
+        let text = if change.status == "failed" { Some(&change.ddl) } else { change.undo_ddl.as_ref() };
+        let pieces = executor::transaction(|| Ok(text.map_or_else(Vec::new, |text| executor::pieces(text))))?;
+        match clean_up(&pieces, change, Left::Unusable) {
+            Ok(()) => {
+                executor::transaction(|| Ok(store::set_left(change.change_id, false)?))?;
+                cleaned += 1;
+            }
+            Err(failure) if LOCK_NOT_AVAILABLE.contains(&failure.sqlstate.as_str()) => {}
+            Err(failure) => return Err(failure),
+        }
+    }
+    Ok(cleaned)
 }
 
 fn relation_named(schema: &str, name: &str) -> Result<bool, Error> {
@@ -157,29 +186,36 @@ fn kept(pieces: &[Piece], list: &str) -> Result<Value, Failure> {
     })
 }
 
+/// What of it is dropped.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Left {
+    /// All that was made.
+    All,
+    /// What cannot be used: another one may have come since.
+    Unusable,
+}
+
 /// Drops what was made of several indexes, as far as it is there. With an index of a partitioned table goes what was attached
 /// to it, and what of that was there before is made again.
-fn clean_up(pieces: &[Piece], change: &Change) -> Result<(), Failure> {
+fn clean_up(pieces: &[Piece], change: &Change, left: Left) -> Result<(), Failure> {
+    let state = |piece: &Piece| {
+        let found = executor::transaction(|| Ok(state_of(piece)?))?;
+        Ok::<_, Failure>(found.filter(|found| left == Left::All || !found.valid))
+    };
     for piece in pieces.iter().rev() {
         let Some((schema, name)) = &piece.creates else { continue };
-        let Some(found) = executor::transaction(|| Ok(state_of(piece)?))? else { continue };
-        if found.attached || found.partitioned {
-            continue;
+        let Some(found) = state(piece)? else { continue };
+        if !found.attached && !found.partitioned {
+            executor::statement(&format!("DROP INDEX CONCURRENTLY {}", ident::qualified(schema, name)))?;
         }
-        executor::statement(&format!("DROP INDEX CONCURRENTLY {}", ident::qualified(schema, name)))?;
     }
-    let has_whole = executor::transaction(|| {
-        for piece in pieces {
-            if state_of(piece)?.is_some_and(|found| found.partitioned && !found.attached) {
-                return Ok(true);
-            }
+    for piece in pieces {
+        let is_whole = state(piece)?.is_some_and(|found| found.partitioned && !found.attached);
+        if let (true, Some(undo_ddl)) = (is_whole, &change.undo_ddl) {
+            return run_what_lacks(undo_ddl);
         }
-        Ok(false)
-    })?;
-    match &change.undo_ddl {
-        Some(undo_ddl) if has_whole => run_what_lacks(undo_ddl),
-        _ => Ok(()),
     }
+    Ok(())
 }
 
 /// Runs statements of which some may have been run before: what is to be made and is there is passed over, as is what is to
