@@ -13,6 +13,7 @@ use serde_json::{json, Value};
 use super::index::applied::to_json;
 use super::index::recommend::{self, Options};
 use super::index::rows::Recommendation;
+use super::scaling;
 use crate::act::change::audit::{self, Entry};
 use crate::act::change::store::{self, Change};
 use crate::act::change::watched::{self, Watched};
@@ -37,6 +38,9 @@ const CONTROLS_MAX: usize = 20;
 const CONTROL_CALLS_MIN: f64 = 20.0;
 /// The statements' time that is compared with, at most.
 const BEFORE_US: i64 = 24 * 3_600 * 1_000_000;
+/// What ids of perf.scaling_recommendations() begin with, and those of views.
+const SCALING: &str = "scaling:";
+const VIEWS: &str = "scaling:materialized_view:";
 /// How long the baseline of a change is kept.
 const KEEP: &str = "60 days";
 
@@ -48,7 +52,11 @@ pub fn request(recommendation_id: &str) -> Result<i64, Error> {
     if let Some(open) = store::latest(recommendation_id)?.filter(|one| one.is_made() || one.is_busy()) {
         return Err(applied_already(&open));
     }
-    let (mut change, mut concerned) = of_index(recommendation_id)?;
+    let (mut change, mut concerned) = match recommendation_id.strip_prefix(VIEWS) {
+        Some(view) => (of_view(recommendation_id, view)?, Vec::new()),
+        None if recommendation_id.starts_with(SCALING) => return Err(by_itself(recommendation_id)?),
+        None => of_index(recommendation_id)?,
+    };
     change.recommendation_id = recommendation_id.to_owned();
     change.owner = privilege::current_role();
     add_others(&change, &mut concerned)?;
@@ -252,6 +260,75 @@ fn of_index(recommendation_id: &str) -> Result<(Change, Vec<Watched>), Error> {
         }
     }
     Ok((change, promised(&row.evidence).into_values().collect()))
+}
+
+/// The advice of perf.scaling_recommendations() of an id.
+fn scaling_row(recommendation_id: &str) -> Result<scaling::Row, Error> {
+    let rows = scaling::recommend()?;
+    rows.into_iter().find(|row| row.id == recommendation_id).ok_or_else(|| unknown(recommendation_id))
+}
+
+/// Why an advice on scaling is not carried out by perf.apply().
+fn by_itself(recommendation_id: &str) -> Result<Error, Error> {
+    let row = scaling_row(recommendation_id)?;
+    Ok(Error::Unsupported {
+        message: format!("recommendation \"{recommendation_id}\" is not carried out by perf.apply()"),
+        hint: row
+            .config
+            .map_or(row.recommendation, |config| format!("Look at it and run it yourself: {}", config.trim_end())),
+    })
+}
+
+/// The change that makes a materialized view of perf.matview_policy, with the job that refreshes it.
+fn of_view(recommendation_id: &str, name: &str) -> Result<Change, Error> {
+    let row = scaling_row(recommendation_id)?;
+    let is_policy = row.evidence.get("sources").is_some();
+    let (Some(ddl), true) = (&row.config, is_policy) else {
+        return Err(match &row.config {
+            // Of a captured statement: what its names mean is for somebody to check who knows.
+            Some(_) => by_itself(recommendation_id)?,
+            None => Error::WrongState {
+                message: format!("recommendation \"{recommendation_id}\" has no statement to run"),
+                hint: row.recommendation,
+            },
+        });
+    };
+    let place = catalog::rows(
+        "SELECT pg_catalog.current_schema()::pg_catalog.text, pg_catalog.current_setting('search_path'),
+                pg_catalog.has_schema_privilege(pg_catalog.current_schema(), 'CREATE')",
+        &[],
+        |row| Ok(row.get::<Text>(1)?.zip(row.get::<Text>(2)?).zip(row.get::<bool>(3)?)),
+    )
+    .map_err(spi_failed)?;
+    let Some(((schema, path), may_create)) = place.into_iter().next() else {
+        return Err(Error::WrongState {
+            message: "no schema has been selected to create in".to_owned(),
+            hint: "Set search_path.".to_owned(),
+        });
+    };
+    if !may_create {
+        return Err(denied(format!("permission denied for schema {}", ident::quote(&schema.0))));
+    }
+    let view = ident::qualified(&schema.0, name);
+    let source = row.evidence.get("sources").and_then(Value::as_str).unwrap_or_default();
+    let source = source.split(", ").next().unwrap_or_default();
+    let target = relation_named(source)?.ok_or_else(|| unknown(recommendation_id))?;
+    let total_ms = captured::read()?.statements.iter().map(|statement| statement.total_ms).sum();
+    Ok(Change {
+        kind: "matview".to_owned(),
+        relation: view.clone(),
+        target,
+        ddl: ddl.trim_end().trim_end_matches(';').to_owned(),
+        undo_ddl: Some(format!(
+            "SELECT perf.job_unschedule(job_id) FROM perf.jobs WHERE kind = 'matview' AND target = {};\nDROP MATERIALIZED VIEW {view}",
+            ident::literal(&view)
+        )),
+        predicted_pct: row.expected_benefit_pct,
+        total_ms,
+        recommendation: json!({ "priority": row.priority, "reason": row.reason, "evidence": row.evidence }),
+        state: json!({ "search_path": path.0, "schema": schema.0, "name": name }),
+        ..Change::default()
+    })
 }
 
 /// Whoever makes an index owns its table, and may create in its schema.

@@ -184,6 +184,46 @@ class Creating(ApplyTest):
                          ([], [("mine", True)], []))
 
 
+class Views(ApplyTest):
+    """Materialized views of the policy."""
+
+    def test_made_refreshed_and_undone(self) -> None:
+        self.sql("CREATE SCHEMA app")
+        self.sql("CREATE TABLE app.game_results (user_id int, stake numeric, payout numeric, created_at timestamptz)")
+        self.sql("INSERT INTO app.game_results SELECT g % 10, 1, 2, now() FROM generate_series(1, 1000) g")
+        applied = "scaling:materialized_view:mv_cohort_summary"
+        self.refused("22023", "SELECT perf.apply($1)", (applied,))
+        with self.cluster.connect(self.database) as session:
+            session.query("SET search_path = app")
+            run_id = session.execute("SELECT perf.apply($1)", (applied,)).scalar()
+        run = self.ended(run_id)
+        self.assertEqual(run["status"], "succeeded", run)
+        change = self.change(applied)
+        self.assertEqual((change["kind"], change["relation"], change["status"]),
+                         ("matview", "app.mv_cohort_summary", "applied"))
+        self.assertEqual(self.value("SELECT count(*) FROM app.mv_cohort_summary"), 10)
+        jobs = "SELECT schedule FROM perf.jobs WHERE kind = 'matview' AND target = 'app.mv_cohort_summary'"
+        self.assertEqual(self.sql(jobs), [("1 hour",)])
+        self.refused("55000", "SELECT perf.apply($1)", (applied,))
+        self.assertEqual(self.verify(applied)["verdict"], "waiting")
+        self.sql("CREATE VIEW app.on_top AS SELECT * FROM app.mv_cohort_summary")
+        run = self.undo(applied)
+        self.assertEqual((run["status"], run["sqlstate"]), ("failed", "2BP01"), run)
+        self.assertEqual(self.change(applied)["status"], "applied")
+        self.assertEqual(self.sql(jobs), [("1 hour",)])
+        self.sql("DROP VIEW app.on_top")
+        self.wait_until(lambda: self.audit(applied)[-1][0] == "failed", what="the failure on record")
+        run = self.undo(applied)
+        self.assertEqual(run["status"], "succeeded", run)
+        self.assertEqual(self.sql(jobs), [])
+        self.assertIsNone(self.value("SELECT to_regclass('app.mv_cohort_summary')"))
+
+    def test_other_advice_is_not_carried_out(self) -> None:
+        rows = self.sql("SELECT id FROM perf.scaling_recommendations() WHERE kind = 'vertical'")
+        self.refused("0A000", "SELECT perf.apply($1)", rows[0])
+        self.refused("22023", "SELECT perf.apply('scaling:nonsense')")
+
+
 class Refusing(ApplyTest):
     """What is not begun, or not ended."""
 

@@ -10,6 +10,7 @@ pub mod room;
 pub mod store;
 pub mod undo;
 pub mod verify;
+pub mod view;
 pub mod watched;
 
 use pgrx::datum::Interval;

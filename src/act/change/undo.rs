@@ -6,6 +6,7 @@ use serde_json::{json, Value};
 use super::audit::{self, Entry};
 use super::index_state;
 use super::store::{self, Change};
+use super::view;
 use crate::error::Error;
 use crate::pg::{ident, privilege};
 
@@ -80,6 +81,16 @@ pub fn require_unchanged(change: &Change) -> Result<(), Error> {
             Some(_) => {}
         }
     }
+    if let Some((schema, name, definition)) = change.state.get("view").and_then(index) {
+        let quoted = ident::qualified(schema, name);
+        match view::definition(schema, name)? {
+            None => return Err(changed(change, &format!("materialized view {quoted} is gone"))),
+            Some(found) if found != definition => {
+                return Err(changed(change, &format!("materialized view {quoted} has another definition now")));
+            }
+            Some(_) => {}
+        }
+    }
     for (schema, name, _) in indexes(change, "dropped") {
         if index_state::read(schema, name)?.is_some() {
             let quoted = ident::qualified(schema, name);
@@ -96,7 +107,7 @@ pub fn request(recommendation_id: &str) -> Result<i64, Error> {
     let Some(undo_ddl) = &change.undo_ddl else {
         return Err(Error::Unsupported {
             message: format!("a change of kind {} has nothing that could be taken back", change.kind),
-            hint: "The index is what it was, without its bloat.".to_owned(),
+            hint: "A rebuild, and the drop of what nobody could use, leave nothing to restore.".to_owned(),
         });
     };
     require_unchanged(&change)?;

@@ -2,6 +2,8 @@
 //! that asked; each statement has its own transaction, so that concurrent builds can run. What fails in the middle is put
 //! back as far as it got: no index is left that cannot be used. Locks what the statements lock.
 
+use std::ffi::CString;
+
 use perf_core::index::maintenance::is_named_after;
 use pgrx::pg_sys;
 use serde_json::{json, Value};
@@ -9,7 +11,7 @@ use serde_json::{json, Value};
 use super::{note, Outcome, Write};
 use crate::act::change::audit::{self, Entry};
 use crate::act::change::store::{self, Change};
-use crate::act::change::{index_state, room, undo, watched};
+use crate::act::change::{index_state, room, undo, view, watched};
 use crate::act::executor::{self, Failure, Piece};
 use crate::act::runs::Order;
 use crate::collect::partitions::spi_failed;
@@ -50,18 +52,37 @@ pub fn run(order: &Order, write: Write) -> Result<(), Failure> {
         });
     }
     executor::transaction(|| Ok(store::begin(change.change_id)?))?;
+    if change.kind == "matview" {
+        return make_view(&change, started, write);
+    }
     let (state, message) = match change.kind.as_str() {
         "index_create" => create(order, &change, &change.ddl, "made")?,
         "index_drop" => drop_one(&change)?,
         "index_reindex" => rebuild(&change)?,
         kind => return Err(Failure::new("0A000", format!("changes of kind {kind} are not carried out by a run"))),
     };
-    executor::transaction(|| {
-        let ms = elapsed_ms(started);
-        store::applied(change.change_id, &state, message.as_deref())?;
-        watched::mark(change.change_id)?;
-        record(&change, "applied", Some(&change.ddl), json!({ "ms": ms, "state": state }))?;
-        write(outcome(&change, "apply", ms))
+    executor::transaction(|| done(&change, &state, message.as_deref(), started, write))
+}
+
+/// Writes down that a change is made, in the transaction of the last of it.
+fn done(change: &Change, state: &Value, message: Option<&str>, started: i64, write: Write) -> Result<(), Failure> {
+    let ms = elapsed_ms(started);
+    store::applied(change.change_id, state, message)?;
+    watched::mark(change.change_id)?;
+    record(change, "applied", Some(&change.ddl), json!({ "ms": ms, "state": state }))?;
+    write(outcome(change, "apply", ms))
+}
+
+/// Makes a materialized view and the job that refreshes it, in one transaction. Names are looked up as for whoever asked.
+fn make_view(change: &Change, started: i64, write: Write) -> Result<(), Failure> {
+    let field = |name: &str| change.state.get(name).and_then(Value::as_str).unwrap_or_default();
+    let path = CString::new(field("search_path")).unwrap_or_default();
+    background::set_session(c"search_path", &path);
+    let (schema, name) = (field("schema"), field("name"));
+    executor::script(&change.ddl, || {
+        let definition = view::definition(schema, name)?.unwrap_or_default();
+        let state = json!({ "view": { "schema": schema, "name": name, "definition": definition } });
+        done(change, &state, None, started, write)
     })
 }
 
@@ -323,6 +344,7 @@ fn take_back(order: &Order, change: &Change) -> Result<(), Failure> {
             _ => run_what_lacks(undo_ddl),
         },
         "index_drop" => create(order, change, undo_ddl, "made").map(|_| ()),
+        "matview" => executor::statement(undo_ddl),
         kind => Err(Failure::new("0A000", format!("changes of kind {kind} are not taken back by a run"))),
     }
 }
