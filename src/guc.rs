@@ -19,6 +19,20 @@ pub enum Track {
     None,
 }
 
+/// What perf_opt does by itself about what it recommends.
+#[derive(PostgresGucEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Autopilot {
+    /// Nothing.
+    #[name = c"off"]
+    Off,
+    /// Notes in the audit what it would do.
+    #[name = c"advise"]
+    Advise,
+    /// Does it.
+    #[name = c"apply"]
+    Apply,
+}
+
 /// `all`: what hides in a function is what an advisor must see; `toplevel` tells the two apart.
 static TRACK: GucSetting<Track> = GucSetting::<Track>::new(Track::All);
 /// 1 s: where a person starts to notice.
@@ -64,6 +78,12 @@ static CACHE_SURVEY_MIN_MS: GucSetting<f64> = GucSetting::<f64>::new(2.0);
 static VERIFY_MIN_CALLS: GucSetting<i32> = GucSetting::<i32>::new(100);
 /// 1 GB: as index maintenance leaves free.
 static APPLY_MIN_FREE_MB: GucSetting<i32> = GucSetting::<i32>::new(1_024);
+/// Off: nothing is changed unasked.
+static AUTOPILOT: GucSetting<Autopilot> = GucSetting::<Autopilot>::new(Autopilot::Off);
+/// Empty: at any time.
+static AUTOPILOT_WINDOW: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+/// 1 GB: what most databases can spare.
+static AUTOPILOT_MAX_MB: GucSetting<i32> = GucSetting::<i32>::new(1_024);
 static COLLECTOR: GucSetting<bool> = GucSetting::<bool>::new(true);
 static CAPTURE_PLANS: GucSetting<bool> = GucSetting::<bool>::new(true);
 static SAMPLE_LITERALS: GucSetting<bool> = GucSetting::<bool>::new(true);
@@ -296,6 +316,32 @@ pub fn define_settings() {
         GucContext::Sighup,
         GucFlags::UNIT_MB,
     );
+    GucRegistry::define_enum_guc(
+        c"perf_opt.autopilot",
+        c"What is done unasked about recommended indexes.",
+        c"off: nothing; advise: perf.audit says what would be done; apply: it is done as the owner of the table, verified, and undone should it be a regression.",
+        &AUTOPILOT,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_string_guc(
+        c"perf_opt.autopilot_window",
+        c"Hours of the day in which autopilot begins changes.",
+        c"Such as 22:00-05:00 Europe/Berlin; without a time zone: of UTC. Empty: at any time. A regression is undone at any time.",
+        &AUTOPILOT_WINDOW,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"perf_opt.autopilot_max_mb",
+        c"Size of all indexes that autopilot has made in a database.",
+        c"It makes none that goes beyond.",
+        &AUTOPILOT_MAX_MB,
+        0,
+        1_073_741_824,
+        GucContext::Sighup,
+        GucFlags::UNIT_MB,
+    );
     GucRegistry::define_bool_guc(
         c"perf_opt.capture_plans",
         c"Keeps the plan of slow executions, without literals.",
@@ -420,6 +466,18 @@ pub fn cache_outbox_max_bytes() -> i64 {
 pub fn cache_survey_min_ns() -> Option<u64> {
     let ms = CACHE_SURVEY_MIN_MS.get();
     (ms >= 0.0).then_some((ms * 1e6) as u64)
+}
+
+pub fn autopilot() -> Autopilot {
+    AUTOPILOT.get()
+}
+
+pub fn autopilot_window() -> String {
+    text_of(&AUTOPILOT_WINDOW)
+}
+
+pub fn autopilot_max_bytes() -> f64 {
+    f64::from(AUTOPILOT_MAX_MB.get()) * 1_048_576.0
 }
 
 pub fn verify_min_calls() -> u64 {

@@ -59,6 +59,7 @@ pub extern "C-unwind" fn _PG_init() {
         advise::alerts::evaluate,
         act::change::verify::due,
     ]);
+    act::tasks::autopilot::give(advise::autopilot::step);
     collect::worker::watch(advise::caching::watch::WATCHER);
     if guc::worker_enabled() {
         act::launcher::register();

@@ -52,25 +52,40 @@ pub fn request(recommendation_id: &str) -> Result<i64, Error> {
     if let Some(open) = store::latest(recommendation_id)?.filter(|one| one.is_made() || one.is_busy()) {
         return Err(applied_already(&open));
     }
-    let (mut change, mut concerned) = match recommendation_id.strip_prefix(VIEWS) {
+    let (mut change, concerned) = match recommendation_id.strip_prefix(VIEWS) {
         Some(view) => (of_view(recommendation_id, view)?, Vec::new()),
         None if recommendation_id.starts_with(SCALING) => return Err(by_itself(recommendation_id)?),
         None => of_index(recommendation_id)?,
     };
     change.recommendation_id = recommendation_id.to_owned();
     change.owner = privilege::current_role();
+    begin(change, concerned)
+}
+
+/// Makes the change of an advice that nobody has asked for, as the owner of the table: the number of the run that does.
+pub fn unasked(row: &Recommendation, total_ms: f64) -> Result<i64, Error> {
+    let (mut change, concerned) = of_row(row, total_ms)?;
+    change.recommendation_id = row.id.clone();
+    change.owner = privilege::relation_owner(change.target);
+    change.by_autopilot = true;
+    begin(change, concerned)
+}
+
+/// Keeps what the statements concerned did so far, and queues the run.
+fn begin(mut change: Change, mut concerned: Vec<Watched>) -> Result<i64, Error> {
     add_others(&change, &mut concerned)?;
-    change.run_id = queue_run()?;
+    let as_caller = change.owner == privilege::current_role();
+    change.run_id = if as_caller { queue_run()? } else { privilege::as_role(change.owner, queue_run)? };
     let Some(change_id) = store::insert(&change)? else {
         // Somebody else's transaction was first, and has committed just now.
-        return Err(match store::latest(recommendation_id)? {
+        return Err(match store::latest(&change.recommendation_id)? {
             Some(open) => applied_already(&open),
-            None => in_hand(recommendation_id, "is being applied by another session"),
+            None => in_hand(&change.recommendation_id, "is being applied by another session"),
         });
     };
     change.change_id = change_id;
-    let baseline = format!("before change {change_id} ({recommendation_id})");
-    let note = format!("captured by perf.apply() for {}", change.relation);
+    let baseline = format!("before change {change_id} ({})", change.recommendation_id);
+    let note = format!("captured before a change of {}", change.relation);
     baselines::capture(&baseline, Some(&note), timestamp(since(&change)?), keep()?)?;
     store::set_baseline(change_id, &baseline)?;
     watched::keep(change_id, &baseline, &concerned)?;
@@ -214,28 +229,37 @@ fn refused(row: &Recommendation, what: &str, hint: &str) -> Error {
     }
 }
 
+/// How the advisor is asked.
+pub fn options(started: Instant) -> Options {
+    Options { started, deadline: started + BUDGET, budget_bytes: None, include_inapplicable: true }
+}
+
 /// The change that an advice on indexes asks for, and the statements that it names.
 fn of_index(recommendation_id: &str) -> Result<(Change, Vec<Watched>), Error> {
     let workload = captured::read()?;
     let total_ms = workload.statements.iter().map(|statement| statement.total_ms).sum();
-    let started = Instant::now();
-    let options = Options { started, deadline: started + BUDGET, budget_bytes: None, include_inapplicable: true };
+    let options = options(Instant::now());
     let rows = {
         let _limit = Deadline::set(options.deadline);
         recommend::run(&workload, &options)?.rows
     };
     let row = rows.into_iter().find(|row| row.id == recommendation_id).ok_or_else(|| unknown(recommendation_id))?;
+    of_row(&row, total_ms)
+}
+
+/// The same of an advice that was just given.
+fn of_row(row: &Recommendation, total_ms: f64) -> Result<(Change, Vec<Watched>), Error> {
     match row.status {
-        "building" => return Err(refused(&row, "is being built by somebody already", "Wait for that, and ask again.")),
-        "exists" => return Err(refused(&row, "needs nothing to be done", &row.reason)),
-        "not_applicable" => return Err(refused(&row, "cannot be applied here", &row.reason)),
+        "building" => return Err(refused(row, "is being built by somebody already", "Wait for that, and ask again.")),
+        "exists" => return Err(refused(row, "needs nothing to be done", &row.reason)),
+        "not_applicable" => return Err(refused(row, "cannot be applied here", &row.reason)),
         _ => {}
     }
-    let target = relation_named(&row.relation)?.ok_or_else(|| unknown(recommendation_id))?;
+    let target = relation_named(&row.relation)?.ok_or_else(|| unknown(&row.id))?;
     let Some(ddl) = row.ddl.clone() else {
-        return Err(refused(&row, "has no statement to run", &row.reason));
+        return Err(refused(row, "has no statement to run", &row.reason));
     };
-    let recommendation = to_json(&row);
+    let recommendation = to_json(row);
     let mut change = Change {
         relation: row.relation.clone(),
         target,
@@ -256,7 +280,7 @@ fn of_index(recommendation_id: &str) -> Result<(Change, Vec<Watched>), Error> {
         }
         action => {
             change.kind = format!("index_{action}");
-            of_existing(&row, &mut change)?;
+            of_existing(row, &mut change)?;
         }
     }
     Ok((change, promised(&row.evidence).into_values().collect()))

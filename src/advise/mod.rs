@@ -2,6 +2,7 @@
 
 pub mod alerts;
 pub mod apply;
+pub mod autopilot;
 pub mod caching;
 pub mod capacity;
 pub mod cost;

@@ -433,3 +433,101 @@ class Undoing(ApplyTest):
         self.refused("0A000", "SELECT perf.undo($1)", (row["id"],))
         self.load(query="SELECT b FROM big WHERE a = 10 * $1::int")
         self.assertEqual(self.verify(row["id"])["verdict"], "verified")
+
+
+class Autopilot(ApplyTest):
+    """What is done unasked, on servers of the tests' own."""
+
+    def pilot(self, mode: str, **settings: Any) -> None:
+        """A server with autopilot, and the tables as those of a role."""
+        self.server = self.private_cluster({**OPEN_SETTINGS, "perf_opt.autopilot": mode, **settings})
+        self.database = self.fresh_database(self.server)
+        self.sql(ORDERS)
+        self.sql("CREATE ROLE pilot_owner LOGIN; ALTER TABLE orders OWNER TO pilot_owner; GRANT CREATE ON SCHEMA public TO pilot_owner")
+        self.sql("SELECT perf.reset()")
+
+    def setUp(self) -> None:
+        # Not the shared server.
+        super(JobTest, self).setUp()
+
+    @property
+    def cluster(self) -> Any:
+        return self.server
+
+    def look(self) -> dict[str, Any]:
+        """One look of autopilot."""
+        jobs = "SELECT job_id FROM perf.jobs WHERE kind = 'autopilot'"
+        self.wait_until(lambda: self.sql(jobs), 30, "autopilot's job")
+        return self.run_now(self.value(jobs))
+
+    def made(self) -> dict[str, Any]:
+        """What autopilot has begun, when it is there."""
+        self.wait_until(lambda: self.look()["status"] and self.sql(
+            "SELECT FROM perf.applied_changes WHERE by_autopilot AND applied_at IS NOT NULL"), 30, "a change")
+        return self.cluster.result("SELECT * FROM perf.applied_changes", dbname=self.database).dicts()[0]
+
+    def test_off_and_advise(self) -> None:
+        self.pilot("advise")
+        self.load()
+        self.wait_until(lambda: self.look()["status"] and self.sql("SELECT FROM perf.audit"), 30, "the advice")
+        (action, actor, sql, autopilot), = self.sql("SELECT action, actor, sql, by_autopilot FROM perf.audit")
+        self.assertEqual((action, actor, autopilot), ("advise", "postgres", True))
+        self.assertTrue(sql.startswith("CREATE INDEX CONCURRENTLY"))
+        run = self.look()
+        self.assertEqual(run["status"], "skipped")
+        self.assertIn("in perf.audit already", run["message"])
+        self.server.sql("ALTER SYSTEM SET perf_opt.autopilot = off")
+        self.server.sql("SELECT pg_reload_conf()")
+        self.wait_until(lambda: self.look()["message"] == "perf_opt.autopilot is off", what="the reload")
+        self.assertEqual(self.sql("SELECT * FROM perf.applied_changes"), [])
+        self.assertEqual(self.indexes(), [("orders_pkey", True)])
+
+    def test_creates_verifies_and_keeps(self) -> None:
+        self.pilot("apply")
+        self.load()
+        change = self.made()
+        self.assertEqual((change["kind"], change["applied_by"], change["by_autopilot"]),
+                         ("index_create", "pilot_owner", True))
+        self.assertIn("one at a time", self.look()["message"])
+        self.load()
+        self.wait_until(lambda: self.change(change["recommendation_id"])["status"] == "verified", 30, "the verdict")
+        self.assertIn("sure to pay", self.look()["message"])
+        self.assertEqual(self.value("SELECT count(*) FROM perf.applied_changes"), 1)
+
+    def test_harm_is_undone_by_itself(self) -> None:
+        self.pilot("apply")
+        twins = {"twin_1", "twin_2"}
+        for twin in twins:
+            self.sql(f"CREATE INDEX {twin} ON orders (customer)")
+        self.sql("ANALYZE orders; SELECT perf.reset()")
+        self.load()
+        change = self.made()
+        self.assertEqual(change["kind"], "index_drop")
+        left = twins & {name for name, _ in self.indexes()}
+        self.sql(f"DROP INDEX {left.pop()}")
+        self.load()
+        self.wait_until(lambda: self.change(change["recommendation_id"])["status"] == "regressed", 30, "the verdict")
+        # One round is not enough.
+        self.assertIn("one at a time", self.look()["message"])
+        self.load()
+        self.wait_until(lambda: self.look()["status"] and self.change(change["recommendation_id"])["status"] == "undone", 30,
+                        "the undo")
+        self.assertEqual(len(twins & {name for name, _ in self.indexes()}), 1)
+        self.assertEqual([action for action, _ in self.audit(change["recommendation_id"])],
+                         ["apply", "applied", "verify", "undo", "undone"])
+        # It is not tried again.
+        self.look()
+        self.assertEqual(self.value("SELECT count(*) FROM perf.applied_changes WHERE recommendation_id = $1",
+                                    (change["recommendation_id"],)), 1)
+
+    def test_budget_and_window(self) -> None:
+        self.pilot("apply", **{"perf_opt.autopilot_max_mb": 0})
+        self.load()
+        self.assertIn("perf_opt.autopilot_max_mb", self.look()["message"])
+        hour = self.value("SELECT extract(hour FROM now() AT TIME ZONE 'UTC')::int")
+        closed = f"{(hour + 2) % 24:02}:00-{(hour + 3) % 24:02}:00"
+        for value, message in ((closed, "not within perf_opt.autopilot_window"), ("soon", 'window is "soon"')):
+            self.server.sql(f"ALTER SYSTEM SET perf_opt.autopilot_window = '{value}'")
+            self.server.sql("SELECT pg_reload_conf()")
+            self.wait_until(lambda: message in self.look()["message"], what=message)
+        self.assertEqual(self.sql("SELECT * FROM perf.applied_changes"), [])

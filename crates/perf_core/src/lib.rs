@@ -6,6 +6,7 @@
 
 pub mod activity;
 pub mod alerts;
+pub mod autopilot;
 pub mod backoff;
 pub mod baseline;
 pub mod cache;

@@ -5,7 +5,7 @@ use pgrx::{pg_guard, pg_sys};
 use serde_json::Value;
 
 use super::store::Change;
-use crate::act::runs::run;
+use crate::act::runs::{rows, run};
 use crate::error::Error;
 use crate::pg::query::text;
 use crate::pg::text::{Document, Text};
@@ -13,7 +13,7 @@ use crate::pg::{privilege, role};
 
 /// One step.
 pub struct Entry<'a> {
-    /// apply, applied, verify, undo, undone or failed.
+    /// advise, apply, applied, verify, undo, undone or failed.
     pub action: &'static str,
     /// What was run, or is to be.
     pub sql: Option<&'a str>,
@@ -50,6 +50,18 @@ pub fn note(change: &Change, actor: pg_sys::Oid, entry: &Entry) -> Result<(), Er
             );
         });
         Ok(())
+    })
+}
+
+/// Whether a row says already that autopilot would carry an advice out.
+pub fn was_advised(recommendation_id: &str) -> Result<bool, Error> {
+    privilege::as_owner(c"audit", || {
+        let found = rows(
+            c"SELECT true FROM perf.audit WHERE action = 'advise' AND recommendation_id = $1 LIMIT 1",
+            &[text(recommendation_id)],
+            |_| (),
+        );
+        Ok(!found.is_empty())
     })
 }
 

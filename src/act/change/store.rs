@@ -92,6 +92,11 @@ impl Change {
         ["queued", "applying", "undoing"].contains(&self.status.as_str())
     }
 
+    /// Whether two rounds of executions have said that it does harm.
+    pub fn is_confirmed_harm(&self) -> bool {
+        self.status == "regressed" && self.state.get("confirmed").and_then(Value::as_bool) == Some(true)
+    }
+
     /// Whether what it made is there.
     pub fn is_made(&self) -> bool {
         ["applied", "verified", "no_gain", "regressed"].contains(&self.status.as_str())
@@ -157,6 +162,38 @@ pub fn open(role: pg_sys::Oid, sees_all: bool) -> Result<Vec<Change>, Error> {
             )
         };
         Ok(rows(statement, &[role.into(), sees_all.into()], Change::read))
+    })
+}
+
+/// All changes that autopilot has made.
+pub fn of_autopilot() -> Result<Vec<Change>, Error> {
+    privilege::as_owner(TABLE, || {
+        let statement = const { selected!("WHERE by_autopilot ORDER BY change_id") };
+        Ok(rows(statement, &[], Change::read))
+    })
+}
+
+/// Changes, whosever, that are under way, and those of autopilot that are not verified yet.
+pub fn in_hand() -> Result<Vec<Change>, Error> {
+    privilege::as_owner(TABLE, || {
+        let statement = const {
+            selected!(
+                "WHERE status IN ('queued', 'applying', 'undoing')
+                    OR by_autopilot AND (status = 'applied' OR status = 'regressed' AND undo_ddl IS NOT NULL)
+                 ORDER BY change_id"
+            )
+        };
+        Ok(rows(statement, &[], Change::read))
+    })
+}
+
+/// Changes of autopilot that have done harm by one round of executions.
+pub fn unconfirmed() -> Result<Vec<Change>, Error> {
+    privilege::as_owner(TABLE, || {
+        let statement = const {
+            selected!("WHERE by_autopilot AND status = 'regressed' AND NOT state ? 'confirmed' ORDER BY change_id")
+        };
+        Ok(rows(statement, &[], Change::read))
     })
 }
 

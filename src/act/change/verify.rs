@@ -8,9 +8,11 @@ use serde_json::{json, Value};
 use super::audit::{self, Entry};
 use super::store::{self, Change};
 use super::watched;
+use crate::act::tasks::autopilot;
 use crate::collect::worker::News;
 use crate::error::Error;
 use crate::guc;
+use crate::pg::local::ProcessLocal;
 use crate::pg::privilege;
 
 /// After so long what is seldom executed is not waited for any more.
@@ -37,19 +39,29 @@ fn aim(kind: &str) -> Aim {
 
 /// Judges a change that was made, and writes the verdict down.
 pub fn run(change: &Change, actor: pg_sys::Oid) -> Result<Verification, Error> {
+    judged(change, actor, 1)
+}
+
+/// The same after so many rounds of executions.
+fn judged(change: &Change, actor: pg_sys::Oid, rounds: u64) -> Result<Verification, Error> {
     let observed = watched::observed(change.change_id)?;
     let promise = Promise {
         aim: aim(&change.kind),
         predicted_pct: change.predicted_pct,
         total_ms: change.total_ms,
-        min_calls: guc::verify_min_calls(),
+        min_calls: rounds * guc::verify_min_calls(),
         is_late: change.applied_s_ago.is_some_and(|seconds| seconds > LATE_S),
     };
     let judgement = judge(&observed, &promise);
     if judgement.verdict == Verdict::Waiting {
-        store::set_message(change.change_id, &judgement.reason)?;
+        if change.status == "applied" {
+            store::set_message(change.change_id, &judgement.reason)?;
+        }
     } else {
-        let detail = json!({ "verified": { "drift": rounded(judgement.drift, 3), "statements": observed.len() } });
+        let mut detail = json!({ "verified": { "drift": rounded(judgement.drift, 3), "statements": observed.len() } });
+        if let (Some(fields), true) = (detail.as_object_mut(), rounds > 1 && judgement.verdict == Verdict::Regressed) {
+            fields.insert("confirmed".to_owned(), Value::Bool(true));
+        }
         let verdict = judgement.verdict.name();
         let achieved = judgement.achieved_pct;
         if store::verified(change.change_id, verdict, achieved, &judgement.reason, &detail)? && verdict != change.status
@@ -99,7 +111,7 @@ fn statements(observed: &[Observed], judgement: &Judgement) -> Value {
 }
 
 /// The step after each run of the collector: puts right what lost its run, and verifies what is due.
-pub fn due(_now: i64) -> Result<News, Error> {
+pub fn due(now: i64) -> Result<News, Error> {
     let mut news = News::default();
     if privilege::table(store::TABLE).is_none() {
         return Ok(news);
@@ -118,5 +130,26 @@ pub fn due(_now: i64) -> Result<News, Error> {
             ));
         }
     }
+    // What autopilot is to take back has been seen twice.
+    for change in store::unconfirmed()? {
+        judged(&change, change.owner, 2)?;
+    }
+    if guc::autopilot() != guc::Autopilot::Off && is_time_to_look(now) {
+        autopilot::queue()?;
+    }
     Ok(news)
+}
+
+/// When autopilot was asked to look for the last time.
+static LOOKED_AT: ProcessLocal<i64> = ProcessLocal::new(0);
+/// Runs of the collector between two looks.
+const LOOK_EVERY: i64 = 10;
+
+fn is_time_to_look(now: i64) -> bool {
+    let pause = LOOK_EVERY * i64::from(guc::collect_interval_s()) * 1_000_000;
+    let is_time = (now - LOOKED_AT.get()).abs() >= pause;
+    if is_time {
+        LOOKED_AT.set(now);
+    }
+    is_time
 }

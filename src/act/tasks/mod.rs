@@ -1,6 +1,7 @@
 //! What the kinds of jobs do. Each kind is a row of [`KINDS`]. Called by the worker of a run, outside of any transaction, in
 //! a session of the job's owner; locks what its statements lock.
 
+pub mod autopilot;
 pub mod change;
 pub mod fleet;
 pub mod index_maintenance;
@@ -70,6 +71,7 @@ const KINDS: &[Kind] = &[
     Kind { name: prewarm::KIND, run: prewarm::run, may_retry: always },
     Kind { name: partition::KIND, run: partition::run, may_retry: always },
     Kind { name: partition::convert::KIND, run: partition::convert::run, may_retry: always },
+    Kind { name: autopilot::KIND, run: autopilot::run, may_retry: always },
     Kind { name: CHANGE, run: change::run, may_retry: change::may_retry },
 ];
 
