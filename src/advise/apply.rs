@@ -11,6 +11,7 @@ use pgrx::pg_sys;
 use serde_json::{json, Value};
 
 use super::index::applied::to_json;
+use super::index::ddl::concurrently;
 use super::index::recommend::{self, Options};
 use super::index::rows::Recommendation;
 use super::scaling;
@@ -74,6 +75,11 @@ pub fn unasked(row: &Recommendation, total_ms: f64) -> Result<i64, Error> {
 /// Keeps what the statements concerned did so far, and queues the run.
 fn begin(mut change: Change, mut concerned: Vec<Watched>) -> Result<i64, Error> {
     add_others(&change, &mut concerned)?;
+    let path = catalog::value::<Text>("SELECT pg_catalog.current_setting('search_path')", &[]).map_err(spi_failed)?;
+    if let Some(state) = change.state.as_object_mut() {
+        // What the statements name is looked up in the worker as it was here.
+        state.insert("search_path".to_owned(), json!(path.unwrap_or_default().0));
+    }
     let as_caller = change.owner == privilege::current_role();
     change.run_id = if as_caller { queue_run()? } else { privilege::as_role(change.owner, queue_run)? };
     let Some(change_id) = store::insert(&change)? else {
@@ -318,13 +324,13 @@ fn of_view(recommendation_id: &str, name: &str) -> Result<Change, Error> {
         });
     };
     let place = catalog::rows(
-        "SELECT pg_catalog.current_schema()::pg_catalog.text, pg_catalog.current_setting('search_path'),
+        "SELECT pg_catalog.current_schema()::pg_catalog.text,
                 pg_catalog.has_schema_privilege(pg_catalog.current_schema(), 'CREATE')",
         &[],
-        |row| Ok(row.get::<Text>(1)?.zip(row.get::<Text>(2)?).zip(row.get::<bool>(3)?)),
+        |row| Ok(row.get::<Text>(1)?.zip(row.get::<bool>(2)?)),
     )
     .map_err(spi_failed)?;
-    let Some(((schema, path), may_create)) = place.into_iter().next() else {
+    let Some((schema, may_create)) = place.into_iter().next() else {
         return Err(Error::WrongState {
             message: "no schema has been selected to create in".to_owned(),
             hint: "Set search_path.".to_owned(),
@@ -350,7 +356,7 @@ fn of_view(recommendation_id: &str, name: &str) -> Result<Change, Error> {
         predicted_pct: row.expected_benefit_pct,
         total_ms,
         recommendation: json!({ "priority": row.priority, "reason": row.reason, "evidence": row.evidence }),
-        state: json!({ "search_path": path.0, "schema": schema.0, "name": name }),
+        state: json!({ "schema": schema.0, "name": name }),
         ..Change::default()
     })
 }
@@ -396,15 +402,11 @@ fn of_existing(row: &Recommendation, change: &mut Change) -> Result<(), Error> {
         return Err(denied(format!("must be owner of index {quoted}")));
     }
     change.state = json!({ "wanted": [{ "schema": schema, "name": name, "definition": found.definition }] });
-    if let (true, Some(undo_ddl)) = (is_drop, change.undo_ddl.as_mut()) {
-        for extra in &found.extras {
-            undo_ddl.push_str(&format!(";\n{extra}"));
-        }
-    }
-    if !found.valid {
-        // What nobody could use is not made again.
-        change.undo_ddl = None;
-    }
+    // What nobody could use is not made again.
+    change.undo_ddl = (is_drop && found.valid).then(|| {
+        let create = concurrently(&found.definition);
+        std::iter::once(create).chain(found.extras).collect::<Vec<_>>().join(";\n")
+    });
     Ok(())
 }
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+import subprocess
+from typing import Any
 
+from .case import expects_crash
 from .cluster import SqlError
 from .jobs_case import ENDED, SETTINGS, JobTest
 
@@ -182,6 +184,66 @@ class Creating(ApplyTest):
         self.assertEqual(run["status"], "succeeded", run)
         self.assertEqual((self.indexes("parted"), self.indexes("parted_1"), self.indexes("parted_2")),
                          ([], [("mine", True)], []))
+
+
+    def test_odd_names_and_an_expression(self) -> None:
+        self.sql('CREATE SCHEMA "Ünï; x"')
+        self.sql("""CREATE FUNCTION "Ünï; x".fold(text) RETURNS text IMMUTABLE LANGUAGE sql AS $$SELECT pg_catalog.lower($1)$$""")
+        table = '"Ünï; x"."Ta""ble\'s"'
+        self.sql(f'CREATE TABLE {table} AS SELECT id, customer, (customer || \'-X\')::text AS "Co;l" FROM orders')
+        self.sql(f"ANALYZE {table}")
+        self.sql("SELECT perf.reset()")
+        with self.cluster.connect(self.database) as session:
+            session.query('SET search_path = "Ünï; x", public')
+            for at in range(40):
+                session.execute("""SELECT id FROM "Ta""ble's" WHERE fold("Co;l") = $1::text""", (f"{at}-x",))
+            found = session.query("SELECT id, ddl FROM perf.index_recommendations() WHERE status = 'recommended'").rows
+            self.assertEqual(len(found), 1, found)
+            run_id = session.execute("SELECT perf.apply($1)", (found[0][0],)).scalar()
+        run = self.ended(run_id)
+        self.assertEqual(run["status"], "succeeded", (run, found))
+        self.assertEqual(len(self.sql("SELECT FROM pg_index WHERE indrelid = $1::regclass AND indisvalid", (table,))), 1)
+        self.assertEqual(self.undo(found[0][0])["status"], "succeeded")
+        self.assertEqual(self.sql("SELECT FROM pg_index WHERE indrelid = $1::regclass", (table,)), [])
+
+    @expects_crash
+    def test_killed_in_the_middle(self) -> None:
+        self.load()
+        row = self.advised()
+        with self.cluster.connect(self.database) as reader:
+            reader.query("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")
+            run_id = self.value("SELECT perf.apply($1)", (row["id"],))
+            ready = "SELECT count(*) FROM pg_index WHERE indisready AND NOT indisvalid"
+            self.wait_until(lambda: self.value(ready) == 1, what="the build to wait")
+            self.cluster.crash(self.job_run(run_id)["pid"])
+        self.wait_until(lambda: self.job_run(run_id)["status"] == "succeeded", 60, "the next try")
+        self.assertEqual(self.job_run(run_id)["attempt"], 2)
+        self.assertEqual(self.indexes(), [("orders_customer_idx", True), ("orders_pkey", True)])
+        self.assertEqual(self.change(row["id"])["status"], "applied")
+
+    def test_two_sessions_at_once(self) -> None:
+        self.load()
+        row = self.advised()
+        with self.cluster.connect(self.database) as first, self.cluster.connect(self.database) as second:
+            first.query("BEGIN")
+            run_id = first.execute("SELECT perf.apply($1)", (row["id"],)).scalar()
+            second.send_async(f"SELECT perf.apply('{row['id']}')")
+            self.wait_until(lambda: self.value("SELECT count(*) FROM pg_locks WHERE NOT granted") == 1, what="the wait")
+            first.query("COMMIT")
+            with self.assertRaises(SqlError) as caught:
+                second.wait()
+            self.assertEqual(caught.exception.sqlstate, "55000")
+        self.assertEqual(self.ended(run_id)["status"], "succeeded")
+        self.assertEqual(self.value("SELECT count(*) FROM perf.applied_changes"), 1)
+
+    def test_audit_is_dumped(self) -> None:
+        self.load()
+        row = self.advised()
+        self.apply(row["id"])
+        dump = subprocess.run([self.cluster.program("pg_dump"), *self.cluster.psql_args(self.database)[1:]], check=True,
+                              capture_output=True, text=True).stdout
+        self.assertIn("COPY perf.audit ", dump)
+        self.assertIn(f"\t{row['id']}\tindex_create\t", dump)
 
 
 class Views(ApplyTest):

@@ -6,7 +6,7 @@ use pgrx::pg_sys;
 use crate::collect::partitions::spi_failed;
 use crate::error::Error;
 use crate::pg::text::Text;
-use crate::pg::{catalog, ident, index_definition};
+use crate::pg::{catalog, ident, index_definition, privilege};
 
 /// What there is.
 #[derive(Clone, Debug)]
@@ -37,8 +37,13 @@ fn gone(name: &str) -> Error {
     }
 }
 
-/// The index of a name, unquoted; `None` when there is no such index.
+/// The index of a name, unquoted; `None` when there is no such index. Printed with all names qualified, whatever the
+/// session's path is: what is printed twice is compared, and run where another path is set.
 pub fn read(schema: &str, name: &str) -> Result<Option<IndexState>, Error> {
+    privilege::with_own_path(|| printed(schema, name))
+}
+
+fn printed(schema: &str, name: &str) -> Result<Option<IndexState>, Error> {
     let quoted = ident::qualified(schema, name);
     let found = catalog::rows(
         "SELECT c.oid, i.indrelid, i.indisvalid AND i.indislive,

@@ -42,6 +42,9 @@ pub fn run(order: &Order, write: Write) -> Result<(), Failure> {
         return executor::transaction(|| write(outcome));
     };
     let started = background::now();
+    // Names are looked up as for whoever asked.
+    let path = change.state.get("search_path").and_then(Value::as_str).unwrap_or_default();
+    background::set_session(c"search_path", &CString::new(path).unwrap_or_default());
     if change.status == "undoing" {
         take_back(order, &change)?;
         return executor::transaction(|| {
@@ -73,11 +76,9 @@ fn done(change: &Change, state: &Value, message: Option<&str>, started: i64, wri
     write(outcome(change, "apply", ms))
 }
 
-/// Makes a materialized view and the job that refreshes it, in one transaction. Names are looked up as for whoever asked.
+/// Makes a materialized view and the job that refreshes it, in one transaction.
 fn make_view(change: &Change, started: i64, write: Write) -> Result<(), Failure> {
     let field = |name: &str| change.state.get(name).and_then(Value::as_str).unwrap_or_default();
-    let path = CString::new(field("search_path")).unwrap_or_default();
-    background::set_session(c"search_path", &path);
     let (schema, name) = (field("schema"), field("name"));
     executor::script(&change.ddl, || {
         let definition = view::definition(schema, name)?.unwrap_or_default();

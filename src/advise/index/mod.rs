@@ -5,7 +5,7 @@
 //! exist. `policy`, `existing` and `parts` read tables and catalogs.
 
 pub mod applied;
-mod ddl;
+pub(super) mod ddl;
 mod existing;
 mod parts;
 mod policy;
