@@ -13,7 +13,8 @@ CREATE TABLE perf.cache_watch_table (
     UNIQUE (event, relation)
 );
 
--- What changed and is not worked off. Logged: Redis and listening clients survive a crash. A row of a watched relation has
+-- What changed, had no room in shared memory, and is not worked off; and what perf.cache_invalidate() asked for. Logged, so
+-- that it goes with its transaction. A row of a watched relation has
 -- `watches` and the distinct values of the columns that their templates name, one after another; without `vals`, all rows
 -- may have changed. A row of perf.cache_invalidate() says itself what is invalid. The trigger function knows the order of
 -- the columns.
@@ -50,8 +51,8 @@ REVOKE ALL ON perf.cache_watch_table, perf.cache_outbox, perf.cache_redis_queue 
 SELECT pg_catalog.pg_extension_config_dump('perf.cache_watch_table', '');
 SELECT pg_catalog.pg_extension_config_dump('perf.cache_watch_table_watch_id_seq', '');
 
--- The trigger function of watched relations. It reads the rows that a statement has changed and writes one row to
--- perf.cache_outbox; whoever writes to the relation needs no right of perf_opt's.
+-- The trigger function of watched relations. It reads the rows that a statement has changed and notes them for the commit;
+-- whoever writes to the relation needs no right of perf_opt's.
 CREATE FUNCTION perf._cache_changed() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'perf_opt_cache_changed';
 -- The same for the table of policies, whose templates writers go by.

@@ -277,11 +277,37 @@ pub fn indexes(days: f64) -> Result<Vec<Found>, Error> {
         },
     )
     .map_err(unreadable)?;
+    add_uses_of_standbys(&mut found)?;
     // Whoever may read a partitioned table is told of its indexes with all their parts.
     add_parts(&mut found);
     found.retain(|one| one.readable);
     note_builders(&mut found)?;
     Ok(found)
+}
+
+/// Adds the scans that standbys have told of, which count for themselves.
+fn add_uses_of_standbys(found: &mut [Found]) -> Result<(), Error> {
+    let uses: HashMap<u32, (i64, f64)> = catalog::rows(
+        "SELECT u.indexrelid, pg_catalog.sum(u.scans)::pg_catalog.int8,
+                (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) pg_catalog.max(u.last_used_at))
+                 OPERATOR(pg_catalog./) 86400)
+           FROM perf.fleet_index_use u GROUP BY u.indexrelid",
+        &[],
+        |row| {
+            let uses = (row.get::<i64>(2)?.unwrap_or(0), row.get::<f64>(3)?.unwrap_or(0.0).max(0.0));
+            Ok(row.get::<pg_sys::Oid>(1)?.map(|oid| (oid.to_u32(), uses)))
+        },
+    )
+    .map_err(unreadable)?
+    .into_iter()
+    .collect();
+    for one in found {
+        if let Some((scans, idle_days)) = uses.get(&one.index.oid) {
+            one.index.scans += scans;
+            one.index.idle_days = one.index.idle_days.min(*idle_days);
+        }
+    }
+    Ok(())
 }
 
 /// Adds what the parts of a partitioned index count and take to the index itself.

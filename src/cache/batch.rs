@@ -1,9 +1,11 @@
-//! One batch of the outbox: takes rows, finds out what they make invalid, marks it, and leaves to Redis and to listeners what
-//! is theirs. Called by the invalidator inside a transaction of its own; what is remembered from one batch to the next is
-//! handed back and counts once that is committed. Locks the rows that it removes, which nobody else does.
+//! One batch of changes, from shared memory and from the outbox: finds out what they make invalid, marks it, and leaves to
+//! Redis and to listeners what is theirs. Called by the invalidator inside a transaction of its own; what is remembered from
+//! one batch to the next is handed back and counts once that is committed. Locks the rows that it removes, which nobody else
+//! does.
 
 use std::collections::{BTreeMap, HashMap};
 
+use perf_core::cache::change::Change;
 use perf_core::cache::invalid::{json_bytes, Invalid, Values};
 use perf_core::cache::marks::EVERYBODY;
 use perf_core::cache::template::Template;
@@ -11,16 +13,20 @@ use serde_json::{json, Value};
 
 use super::outbox::texts;
 use super::{marks, statistics};
+use crate::collect::registry;
 use crate::error::Error;
+use crate::memory::changes;
 use crate::pg::query::{run_with, select_with, text, under_latest_snapshot};
-use crate::pg::text::{Document, Text};
+use crate::pg::text::{DbText, Document, Text};
 
-/// Rows taken at once.
+/// Changes taken at once.
 const ROWS_MAX: i64 = 500;
 /// Keys and tags that they may become; the first row always goes, with its values unknown where it alone becomes more.
 const KEYS_MAX: usize = 50_000;
 /// The channel that listeners hear.
 const CHANNEL: &str = "perf_cache";
+/// The event of what is invalid because nobody knows what has changed.
+pub const FLUSH: &str = "flush";
 /// A notice holds less than 8,000 bytes.
 const NOTICE_BYTES: usize = 7_800;
 
@@ -126,24 +132,170 @@ impl Watches {
     }
 }
 
+/// Where a batch is taken from.
+pub struct Source<'a> {
+    /// The database of this process.
+    pub dbid: u32,
+    /// Up to where the table has been worked off; `None`: it is left alone, nobody has written to it.
+    pub table: Option<&'a Position>,
+    pub portion: Portion,
+    /// The watches as last read, and of which generation; by them it is told how much the changes become.
+    pub watches: &'a Watches,
+    pub generation: Option<u64>,
+}
+
 /// What a batch came to.
 pub struct Batch {
-    /// Rows taken.
+    /// Changes taken.
+    pub changes: usize,
+    /// Those of them that were rows of the table.
     pub rows: usize,
     /// There may be more.
     pub is_full: bool,
     /// What became invalid, by event.
     pub events: BTreeMap<String, Invalid>,
-    /// Up to where the outbox is worked off now.
-    pub position: Position,
-    /// As they were when the rows had been read.
-    pub watches: Watches,
+    /// Bytes of the pipe that this was, for when it is committed.
+    pub bytes: usize,
+    /// Up to where the table is worked off now, where it was looked at.
+    pub position: Option<Position>,
+    /// The watches, read anew, and their generation, where what was known of them did not do.
+    pub watches: Option<(Watches, u64)>,
 }
 
-/// Takes rows and marks in the embedded cache what they make invalid. `before`: the watches as last read, by which it is
-/// told how much the rows become.
-pub fn take(position: &Position, portion: Portion, before: &Watches) -> Result<Batch, Error> {
-    let weight_max = (KEYS_MAX / before.templates_max()).max(1) as i64;
+/// What one statement has changed, in this process's encoding.
+struct Taken {
+    watches: Vec<i64>,
+    columns: Vec<String>,
+    values: Option<Vec<Option<String>>>,
+}
+
+impl Taken {
+    /// How many rows of values there are.
+    fn rows(&self) -> usize {
+        self.values.as_ref().map_or(0, |values| values.len() / self.columns.len().max(1))
+    }
+}
+
+/// Takes changes and marks in the embedded cache what they make invalid.
+pub fn take(source: &Source) -> Result<Batch, Error> {
+    let portion = source.portion;
+    let weight_max = (KEYS_MAX / source.watches.templates_max()).max(1);
+    let mut taken = Vec::new();
+    let mut asked: BTreeMap<String, Invalid> = BTreeMap::new();
+    let table = source.table.map(|position| from_table(position, portion, weight_max, &mut taken, &mut asked));
+    let (position, rows, table_is_full) = match table {
+        Some((position, rows, is_full)) => (Some(position), rows, is_full),
+        None => (None, 0, false),
+    };
+    let (mut bytes, mut pipe_is_full) = (0, false);
+    if !table_is_full {
+        (bytes, pipe_is_full) = from_pipe(source.dbid, portion, weight_max, &mut taken);
+    }
+    let mut batch = Batch {
+        changes: taken.len(),
+        rows,
+        is_full: table_is_full || pipe_is_full,
+        events: BTreeMap::new(),
+        bytes,
+        position,
+        watches: None,
+    };
+    // Not before: a change may be of a watch that is newer than the beginning of this.
+    let generation = registry::watch_generation();
+    let knows = |change: &Taken| change.watches.iter().all(|id| source.watches.by_id.contains_key(id));
+    if source.generation != Some(generation) || !taken.iter().all(knows) {
+        batch.watches = Some((Watches::read(), generation));
+    }
+    let watches = batch.watches.as_ref().map_or(source.watches, |(watches, _)| watches);
+    for change in &taken {
+        let concerned: Vec<&Watch> = change.watches.iter().filter_map(|id| watches.by_id.get(id)).collect();
+        let becomes = change.rows() * concerned.iter().map(|watch| watch.templates()).sum::<usize>();
+        let rows = change.values.as_deref().filter(|_| !portion.is_wide && becomes <= KEYS_MAX);
+        for watch in concerned {
+            let invalid = batch.events.entry(watch.event.clone()).or_default();
+            invalid.add(&watch.keys, &watch.tags, Values { columns: &change.columns, rows });
+        }
+    }
+    finish(&mut batch.events)?;
+    // What a user asked for is marked by the asking, for whom it concerns.
+    for (event, mut invalid) in asked {
+        invalid.reduce();
+        batch.events.entry(event).or_default().merge(invalid);
+    }
+    batch.events.retain(|_, invalid| !invalid.is_empty());
+    Ok(batch)
+}
+
+/// Makes all invalid that the templates of watches can name: nobody knows what has changed.
+pub fn take_all() -> Result<Batch, Error> {
+    let generation = registry::watch_generation();
+    let watches = Watches::read();
+    let mut events = BTreeMap::new();
+    if !watches.is_empty() {
+        events.insert(FLUSH.to_owned(), watches.everything());
+        finish(&mut events)?;
+    }
+    let changes = events.len();
+    Ok(Batch {
+        changes,
+        rows: 0,
+        is_full: true,
+        events,
+        bytes: 0,
+        position: None,
+        watches: Some((watches, generation)),
+    })
+}
+
+/// Marks what has become invalid, for everybody.
+fn finish(events: &mut BTreeMap<String, Invalid>) -> Result<(), Error> {
+    events.values_mut().for_each(Invalid::reduce);
+    let mut marked: Vec<i64> = events.values().flat_map(|invalid| invalid.marks(EVERYBODY)).collect();
+    marked.sort_unstable();
+    marked.dedup();
+    marks::mark_invalid(&marked)?;
+    events.values().for_each(statistics::note_invalidations);
+    Ok(())
+}
+
+/// Takes changes from shared memory: the bytes they are, and whether there may be more.
+fn from_pipe(dbid: u32, portion: Portion, weight_max: usize, taken: &mut Vec<Taken>) -> (usize, bool) {
+    let found = changes::look(dbid);
+    let mut rest = found.as_slice();
+    let (mut count, mut weight) = (0, 0);
+    while count < portion.rows && weight < weight_max {
+        let before = rest;
+        let Some(change) = Change::decode(&mut rest) else {
+            // Nothing can be read: nothing of it is kept.
+            rest = &[];
+            break;
+        };
+        let text = |bytes: &[u8]| DbText::from_bytes(bytes.to_vec()).to_utf8();
+        let change = Taken {
+            columns: change.columns.iter().map(|name| text(name)).collect(),
+            values: change.values.map(|values| values.into_iter().map(|value| value.map(text)).collect()),
+            watches: change.watches,
+        };
+        let adds = change.rows() * change.watches.len();
+        if count > 0 && weight + adds > weight_max {
+            rest = before;
+            break;
+        }
+        weight += adds;
+        count += 1;
+        taken.push(change);
+    }
+    (found.len() - rest.len(), !rest.is_empty())
+}
+
+/// Takes rows from the table: up to where it is worked off then, how many there were, and whether there may be more.
+fn from_table(
+    position: &Position,
+    portion: Portion,
+    weight_max: usize,
+    taken: &mut Vec<Taken>,
+    asked: &mut BTreeMap<String, Invalid>,
+) -> (Position, usize, bool) {
     let running = position.running.iter().map(|xid| Some(Text(xid.to_string()))).collect::<Vec<_>>();
     let rows = run_with(
         c"DELETE FROM perf.cache_outbox AS o
@@ -166,58 +318,36 @@ pub fn take(position: &Position, portion: Portion, before: &Watches) -> Result<B
                      pg_catalog.jsonb_build_object('watches', o.watches, 'columns', o.columns, 'vals', o.vals,
                                                    'event', o.event, 'keys', o.keys, 'prefixes', o.prefixes, 'tags', o.tags,
                                                    'tag_prefixes', o.tag_prefixes)",
-        &[text(&position.next.to_string()), running.into(), portion.rows.into(), weight_max.into()],
+        &[text(&position.next.to_string()), running.into(), portion.rows.into(), (weight_max as i64).into()],
         |row| (row.get::<i64>(1).unwrap_or(0) as u64, row.string(2), row.get::<Document>(3).unwrap_or_default().0),
     )
     .1;
-    let mut batch = Batch {
-        rows: rows.len(),
-        is_full: false,
-        events: BTreeMap::new(),
-        position: position.clone(),
-        // Not before: a row may be of a watch that is newer than the beginning of this.
-        watches: Watches::read(),
-    };
-    let Some((_, snapshot, _)) = rows.first() else { return Ok(batch) };
+    let Some((_, snapshot, _)) = rows.first() else { return (position.clone(), 0, false) };
     let mut weight: usize = 0;
-    let mut asked: BTreeMap<String, Invalid> = BTreeMap::new();
     for (_, _, row) in &rows {
-        let ids = row.get("watches").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_i64);
-        let columns = texts(row.get("columns"));
         let vals = row.get("vals").and_then(Value::as_array);
-        let vals: Option<Vec<Option<String>>> =
-            vals.map(|vals| vals.iter().map(|one| one.as_str().map(str::to_owned)).collect());
-        let watches: Vec<&Watch> = ids.filter_map(|id| batch.watches.by_id.get(&id)).collect();
-        let tuples = vals.as_ref().map_or(0, |vals| vals.len() / columns.len().max(1));
-        weight += tuples * row.get("watches").and_then(Value::as_array).map_or(0, Vec::len);
-        let becomes = tuples * watches.iter().map(|watch| watch.templates()).sum::<usize>();
-        let vals = vals.filter(|_| !portion.is_wide && becomes <= KEYS_MAX);
-        for watch in watches {
-            let invalid = batch.events.entry(watch.event.clone()).or_default();
-            invalid.add(&watch.keys, &watch.tags, Values { columns: &columns, rows: vals.as_deref() });
-        }
+        let change = Taken {
+            watches: row
+                .get("watches")
+                .and_then(Value::as_array)
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_i64)
+                .collect(),
+            columns: texts(row.get("columns")),
+            values: vals.map(|vals| vals.iter().map(|one| one.as_str().map(str::to_owned)).collect()),
+        };
+        weight += change.rows() * change.watches.len();
+        taken.push(change);
         if row.get("event").is_some_and(Value::is_string) {
             let (event, invalid) = from_json(row);
             asked.entry(event).or_default().merge(invalid);
         }
     }
     // It took as much as it may: there may be more.
-    batch.is_full = rows.len() as i64 >= portion.rows || weight as i64 >= weight_max;
+    let is_full = rows.len() as i64 >= portion.rows || weight >= weight_max;
     let last = rows.iter().map(|(xid, ..)| *xid).max().unwrap_or(0);
-    batch.position = position_after(snapshot, batch.is_full.then_some(last));
-    batch.events.values_mut().for_each(Invalid::reduce);
-    let mut marked: Vec<i64> = batch.events.values().flat_map(|invalid| invalid.marks(EVERYBODY)).collect();
-    marked.sort_unstable();
-    marked.dedup();
-    marks::mark_invalid(&marked)?;
-    batch.events.values().for_each(statistics::note_invalidations);
-    // What a user asked for is marked by the asking, for whom it concerns.
-    for (event, mut invalid) in asked {
-        invalid.reduce();
-        batch.events.entry(event).or_default().merge(invalid);
-    }
-    batch.events.retain(|_, invalid| !invalid.is_empty());
-    Ok(batch)
+    (position_after(snapshot, is_full.then_some(last)), rows.len(), is_full)
 }
 
 /// `last`: rows of later transactions may have been left, and of this one.

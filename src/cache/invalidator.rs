@@ -14,11 +14,12 @@ use pgrx::datum::DatumWithOid;
 use pgrx::{pg_guard, pg_sys};
 use serde_json::Value;
 
-use super::batch::{self, Batch, Portion, Position, Watches};
+use super::batch::{self, Batch, Portion, Position, Source, Watches};
 use super::redis::{Address, Redis};
 use super::watch;
 use crate::act::executor;
 use crate::collect::registry::{self, Post, Words};
+use crate::memory::changes;
 use crate::pg::background;
 use crate::pg::query::{self, run_with, select_with};
 use crate::pg::text::Document;
@@ -39,7 +40,7 @@ const VACUUM_ROWS: u64 = 5_000;
 const VACUUM_EVERY_US: i64 = 30 * SECOND_US;
 /// Time between two batches while changes keep coming: writers lose less to one that takes many of them at once, and a
 /// change that comes alone is worked off at once.
-const PACE_US: i64 = 5_000;
+const PACE_US: i64 = 10_000;
 /// Batches that Redis gets at once.
 const QUEUE_AT_ONCE: i64 = 50;
 
@@ -82,11 +83,32 @@ struct Flight {
     is_count: bool,
 }
 
+/// What is known of the table of changes.
+#[derive(Default)]
+struct Table {
+    /// How many transactions had written to it when it was last looked at; `None`: somebody may have, or there is more.
+    noted: Option<u64>,
+    looked_at: i64,
+    /// Prepared transactions may have.
+    has_prepared: bool,
+}
+
+impl Table {
+    /// Whether there may be something in it. `noted`: how many transactions have written to it now.
+    fn is_due(&self, noted: Option<u64>, now: i64) -> bool {
+        let rest = if self.has_prepared { PREPARED_US } else { REST_US };
+        self.noted.is_none() || noted != self.noted || !(0..rest).contains(&(now - self.looked_at))
+    }
+}
+
 struct Invalidator {
     dbid: u32,
+    /// Changes may have been lost before this process began, as far as it knows.
+    is_unknown: bool,
     position: Position,
     watches: Watches,
-    generation: u64,
+    generation: Option<u64>,
+    table: Table,
     address: Address,
     redis: Option<Redis>,
     flight: Option<Flight>,
@@ -112,9 +134,10 @@ struct Invalidator {
 /// What a round came to.
 struct Round {
     batch: Batch,
-    /// Of the watches, at the latest.
-    generation: u64,
-    has_prepared: bool,
+    /// What is known of the table now, where it was looked at.
+    table: Option<Table>,
+    /// Nobody had known what has changed.
+    was_unknown: bool,
     /// Bytes in the queue of Redis now, if something was put there.
     queued: Option<i64>,
     /// It was too long, and is one order now.
@@ -125,9 +148,11 @@ impl Invalidator {
     fn new(dbid: u32) -> Invalidator {
         Invalidator {
             dbid,
+            is_unknown: true,
             position: Position::default(),
             watches: Watches::default(),
-            generation: 0,
+            generation: None,
+            table: Table::default(),
             address: Address::default(),
             redis: None,
             flight: None,
@@ -154,13 +179,12 @@ impl Invalidator {
             self.follow_settings();
             self.pace();
             let now = background::now();
-            match background::transaction(BATCH_LIMIT_MS, || self.round()) {
+            match background::transaction(BATCH_LIMIT_MS, || self.round(now)) {
                 Ok(None) => return Some(changes),
                 Ok(Some(round)) => {
                     self.last_message.clear();
                     self.succeeded();
                     let is_full = round.batch.is_full;
-                    let has_prepared = round.has_prepared;
                     self.take_over(round, now);
                     self.arrange(now);
                     self.tend_redis(now);
@@ -177,11 +201,12 @@ impl Invalidator {
                     if is_idle && now - self.idle_since > LINGER_US {
                         return Some(changes);
                     }
-                    self.sleep(if has_prepared { PREPARED_US } else { REST_US });
+                    self.sleep(if self.table.has_prepared { PREPARED_US } else { REST_US });
                 }
                 Err(message) => {
                     if !background::must_end() {
                         self.failed(&message);
+                        self.table.noted = None;
                         self.portion = self.portion.smaller();
                         self.failing_since = if self.failing_since == 0 { now } else { self.failing_since };
                         let since = self.failing_since;
@@ -235,30 +260,47 @@ impl Invalidator {
     }
 
     /// One batch. `None` when the extension is gone.
-    fn round(&self) -> Result<Option<Round>, crate::error::Error> {
-        if !background::extension_installed() || !super::marks::exist() {
+    fn round(&self, now: i64) -> Result<Option<Round>, crate::error::Error> {
+        let was_unknown = self.is_unknown && changes::is_unknown(self.dbid);
+        // Before it is looked at: who writes to it later is noted later.
+        let noted = changes::tabled(self.dbid);
+        let looks = !was_unknown && self.table.is_due(noted, now);
+        // Who drops the extension has us leave first; that is enough between two looks.
+        if !super::marks::exist() || looks && !background::extension_installed() {
             return Ok(None);
         }
-        let generation = registry::watch_generation();
-        let batch = batch::take(&self.position, self.portion, &self.watches)?;
+        let batch = if was_unknown {
+            batch::take_all()?
+        } else {
+            batch::take(&Source {
+                dbid: self.dbid,
+                table: looks.then_some(&self.position),
+                portion: self.portion,
+                watches: &self.watches,
+                generation: self.generation,
+            })?
+        };
         let (mut queued, mut is_flush) = (None, false);
         if !batch.events.is_empty() {
             let is_down = self.retry_at != 0;
             if self.has_redis() {
-                let (bytes, flush) = self.queue(&batch.events, is_down, &batch.watches);
+                let (bytes, flush) = self.queue(
+                    &batch.events,
+                    is_down,
+                    batch.watches.as_ref().map_or(&self.watches, |(watches, _)| watches),
+                );
                 (queued, is_flush) = (Some(bytes), flush);
             }
             if !self.has_redis() || is_down {
                 batch.events.iter().for_each(|(event, invalid)| batch::tell(event, invalid.clone(), is_down));
             }
         }
-        let has_prepared = select_with(
-            c"SELECT EXISTS (SELECT FROM pg_catalog.pg_prepared_xacts WHERE database = pg_catalog.current_database())",
-            &[],
-            |row| row.get::<bool>(1),
-        );
-        let has_prepared = has_prepared.first().copied().unwrap_or(false);
-        Ok(Some(Round { batch, generation, has_prepared, queued, is_flush }))
+        let table = looks.then(|| Table {
+            noted: noted.filter(|_| !batch.is_full),
+            looked_at: now,
+            has_prepared: has_prepared(),
+        });
+        Ok(Some(Round { batch, table, was_unknown, queued, is_flush }))
     }
 
     /// Writes down what Redis has to do. Bytes of the queue, and whether it was too long and is one order now.
@@ -271,7 +313,7 @@ impl Invalidator {
             return (queued + bytes, false);
         }
         run_with(c"DELETE FROM perf.cache_redis_queue", &[], |_| ());
-        let everything = Value::from(vec![batch::to_json("flush", &watches.everything())]);
+        let everything = Value::from(vec![batch::to_json(batch::FLUSH, &watches.everything())]);
         let bytes = everything.to_string().len() as i64;
         insert(everything, true, true);
         (bytes, true)
@@ -279,9 +321,26 @@ impl Invalidator {
 
     /// What was committed counts.
     fn take_over(&mut self, round: Round, now: i64) {
-        if round.generation != self.generation {
-            self.generation = round.generation;
-            self.arranged_at = 0;
+        let (count, is_full) = (round.batch.changes as u64, round.batch.is_full);
+        changes::let_go(self.dbid, round.batch.bytes);
+        if let Some(table) = round.table {
+            self.table = table;
+        }
+        if round.was_unknown {
+            changes::make_known(self.dbid);
+            self.is_unknown = false;
+            if count > 0 {
+                pgrx::log!(
+                    "perf_opt: changes of watched relations may have been lost when the server ended; everything that templates \
+                     of watches can name is invalid"
+                );
+            }
+        }
+        if let Some((watches, generation)) = round.batch.watches {
+            self.watches = watches;
+            if self.generation.replace(generation) != Some(generation) {
+                self.arranged_at = 0;
+            }
         }
         self.queued = round.queued.or(self.queued);
         if round.is_flush {
@@ -291,16 +350,14 @@ impl Invalidator {
             );
             registry::note_invalidation(self.dbid, |note| note.flushes += 1);
         }
-        let batch = round.batch;
-        self.watches = batch.watches;
-        if batch.rows > 0 {
-            self.removed += batch.rows as u64;
+        self.removed += round.batch.rows as u64;
+        self.position = round.batch.position.unwrap_or(std::mem::take(&mut self.position));
+        if count > 0 {
             // A full one leaves others behind, which need not wait.
-            self.batch_ended_at = if batch.is_full { 0 } else { background::now() };
-            self.position = batch.position;
+            self.batch_ended_at = if is_full { 0 } else { background::now() };
             registry::note_invalidation(self.dbid, |note| {
                 note.last_run_at = now;
-                note.rows += batch.rows as u64;
+                note.rows += count;
             });
         }
     }
@@ -514,6 +571,16 @@ fn insert(events: Value, told: bool, flush: bool) {
         &arguments,
         |_| (),
     );
+}
+
+/// Whether there are prepared transactions in this database.
+fn has_prepared() -> bool {
+    let found = select_with(
+        c"SELECT EXISTS (SELECT FROM pg_catalog.pg_prepared_xacts WHERE database = pg_catalog.current_database())",
+        &[],
+        |row| row.get::<bool>(1),
+    );
+    found.first().copied().unwrap_or(false)
 }
 
 fn queue_bytes() -> i64 {

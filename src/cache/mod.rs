@@ -5,6 +5,7 @@
 
 pub mod batch;
 pub mod cached;
+mod changed;
 pub mod entries;
 pub mod invalidate;
 pub mod invalidator;

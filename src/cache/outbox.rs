@@ -1,16 +1,19 @@
-//! The outbox: what watched relations have changed and the invalidator has not worked off. Writers come here by the trigger
-//! function, once a statement, in whatever session changes a watched relation and with whatever rights; a row is written
-//! without SQL. Owns what each process remembers of the watches. Locks nothing but the table, as any INSERT does.
+//! What watched relations have changed and the invalidator has not worked off. Writers come here by the trigger function, once
+//! a statement, in whatever session changes a watched relation and with whatever rights. What they have changed waits for
+//! their commit ([`super::changed`]), or is a row of the outbox, written without SQL. Owns what each process remembers of the
+//! watches. Locks nothing but the table, as any INSERT does.
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::CString;
 use std::rc::Rc;
 
+use perf_core::cache::change::Change;
 use perf_core::cache::invalid::Invalid;
 use perf_core::cache::template::Template;
 use pgrx::{pg_guard, pg_sys};
 
+use super::changed;
 use crate::collect::registry;
 use crate::error::Error;
 use crate::pg::changes::{self, Changed, Limits, Operation, Statement, Value};
@@ -32,7 +35,6 @@ struct Watched {
     columns: Vec<CString>,
     /// Number and operations of each.
     watches: Vec<(i64, Vec<String>)>,
-    outbox: pg_sys::Oid,
     read_at: i64,
 }
 
@@ -121,8 +123,21 @@ fn write(statement: &Statement) {
         Changed::Some => None,
         Changed::Values(values) => Some(values.iter().map(Option::as_deref).collect::<Vec<_>>()),
     };
-    let names: Vec<Option<&[u8]>> = present.iter().map(|(name, _)| Some(name.as_bytes())).collect();
-    let (columns, vals) = match &values {
+    let columns = match values {
+        Some(_) => present.iter().map(|(name, _)| name.as_bytes()).collect(),
+        None => Vec::new(),
+    };
+    let change = Change { watches, columns, values };
+    if !changed::note(&change) {
+        insert_change(&change);
+    }
+}
+
+/// Writes a change to the table.
+pub fn insert_change(change: &Change) {
+    let Some(outbox) = privilege::table(c"cache_outbox") else { return };
+    let names: Vec<Option<&[u8]>> = change.columns.iter().copied().map(Some).collect();
+    let (columns, vals) = match &change.values {
         Some(values) => (Value::Texts(&names), Value::Texts(values)),
         None => (Value::Null, Value::Null),
     };
@@ -130,7 +145,7 @@ fn write(statement: &Statement) {
     let row = [
         Value::Plain(snapshot::assigned() as i64),
         Value::Plain(background::now()),
-        Value::Numbers(&watches),
+        Value::Numbers(&change.watches),
         columns,
         vals,
         Value::Null,
@@ -139,7 +154,7 @@ fn write(statement: &Statement) {
         Value::Null,
         Value::Null,
     ];
-    changes::insert(watched.outbox, &row);
+    changes::insert(outbox, &row);
     registry::note_outbox();
 }
 
@@ -234,10 +249,5 @@ fn read(relation: pg_sys::Oid) -> Watched {
         watches.push((id, texts(about.get("operations"))));
     }
     let in_database = |name: &String| CString::new(DbText::from_utf8(name).as_bytes()).ok();
-    Watched {
-        columns: columns.iter().filter_map(in_database).collect(),
-        watches,
-        outbox: privilege::table(c"cache_outbox").unwrap_or(pg_sys::InvalidOid),
-        read_at: background::now(),
-    }
+    Watched { columns: columns.iter().filter_map(in_database).collect(), watches, read_at: background::now() }
 }

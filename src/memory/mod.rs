@@ -5,13 +5,14 @@
 //! - `slab`: an owner word for each backend's slab; one lock (`drain`) that readers take around draining all of them.
 //! - `slow_ring` and `traces`: rings with a sequence word for each slot, no lock. `written`: single words.
 //! - `text`: lock-free lists of free blocks; a chain belongs to its entry and is guarded by the entry's partition.
-//! - `watch`: an area and a lock of its own, taken for nothing else. `moves`, `reads` and `cache_stats`: areas of their own, no lock.
+//! - `watch` and `changes`: an area and a lock of its own each, taken for nothing else. `moves`, `reads` and `cache_stats`: areas of their own, no lock.
 //! - `applications`: a lock for identities and what moves between areas; none to count.
 //!
 //! Order: drain, partition, other, and drain, applications. No slab is owned while a lock is waited for.
 
 pub mod applications;
 pub mod cache_stats;
+pub mod changes;
 pub mod moves;
 pub mod reads;
 pub mod ring;
@@ -200,6 +201,7 @@ pub fn request() {
     moves::request();
     cache_stats::request();
     reads::request();
+    changes::request();
 }
 
 /// Attaches the memory and, the first time, initialises it; from shmem_startup_hook.
@@ -245,6 +247,7 @@ pub fn startup() {
     moves::startup();
     cache_stats::startup();
     reads::startup();
+    changes::startup();
 }
 
 fn log_size(sizes: &Sizes) {

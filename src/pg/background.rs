@@ -518,32 +518,55 @@ pub fn extension_installed() -> bool {
     unsafe { pg_sys::get_extension_oid(c"perf_opt".as_ptr(), true) != pg_sys::InvalidOid }
 }
 
-/// Registers `on_end`, called at the end of every transaction of this backend, when its changes are seen and its row locks
-/// are gone.
-/// `before_prepare` is called before one is prepared for two-phase commit, and may raise.
-pub fn on_transaction_end(on_end: fn(), before_prepare: fn()) {
-    struct Callbacks {
-        on_end: fn(),
-        before_prepare: fn(),
-    }
-    static CALLBACKS: std::sync::OnceLock<Callbacks> = std::sync::OnceLock::new();
-    if CALLBACKS.set(Callbacks { on_end, before_prepare }).is_err() {
-        return;
-    }
+/// What is called in the transactions of this backend.
+pub struct TransactionEvents {
+    /// Before one is committed, when all its triggers have run; may raise.
+    pub before_commit: fn(),
+    /// Before one is prepared for two-phase commit; may raise.
+    pub before_prepare: fn(),
+    /// At its end, when its changes are seen and its row locks are gone: whether it is committed.
+    pub ended: fn(bool),
+    /// A subtransaction has failed: its number. Those below it have greater ones, those before it smaller ones.
+    pub failed: fn(u32),
+}
+
+/// Has functions called in every transaction of this backend from now on.
+pub fn at_transaction_events(events: &'static TransactionEvents) {
     #[pg_guard]
-    unsafe extern "C-unwind" fn at_event(event: pg_sys::XactEvent::Type, _arg: *mut core::ffi::c_void) {
-        let is_end = matches!(
-            event,
-            pg_sys::XactEvent::XACT_EVENT_COMMIT
-                | pg_sys::XactEvent::XACT_EVENT_ABORT
-                | pg_sys::XactEvent::XACT_EVENT_PREPARE
-        );
-        match CALLBACKS.get() {
-            Some(callbacks) if is_end => (callbacks.on_end)(),
-            Some(callbacks) if event == pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE => (callbacks.before_prepare)(),
+    unsafe extern "C-unwind" fn at_event(event: pg_sys::XactEvent::Type, argument: *mut core::ffi::c_void) {
+        // SAFETY: registered below, with this argument.
+        let events = unsafe { &*argument.cast::<TransactionEvents>() };
+        match event {
+            pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT => (events.before_commit)(),
+            pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE => (events.before_prepare)(),
+            pg_sys::XactEvent::XACT_EVENT_COMMIT => (events.ended)(true),
+            pg_sys::XactEvent::XACT_EVENT_ABORT | pg_sys::XactEvent::XACT_EVENT_PREPARE => (events.ended)(false),
             _ => {}
         }
     }
-    // SAFETY: the callback is a function of this library, which is never unloaded.
-    unsafe { pg_sys::RegisterXactCallback(Some(at_event), std::ptr::null_mut()) }
+    #[pg_guard]
+    unsafe extern "C-unwind" fn at_inner_event(
+        event: pg_sys::SubXactEvent::Type,
+        number: pg_sys::SubTransactionId,
+        _parent: pg_sys::SubTransactionId,
+        argument: *mut core::ffi::c_void,
+    ) {
+        if event == pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB {
+            // SAFETY: as above.
+            let events = unsafe { &*argument.cast::<TransactionEvents>() };
+            (events.failed)(number);
+        }
+    }
+    let argument = std::ptr::from_ref(events).cast_mut().cast();
+    // SAFETY: the callbacks are functions of this library, which is never unloaded; the argument lives for ever.
+    unsafe {
+        pg_sys::RegisterXactCallback(Some(at_event), argument);
+        pg_sys::RegisterSubXactCallback(Some(at_inner_event), argument);
+    }
+}
+
+/// The number of the subtransaction that is open.
+pub fn current_subtransaction() -> u32 {
+    // SAFETY: reads this process's transaction state.
+    unsafe { pg_sys::GetCurrentSubTransactionId() }
 }

@@ -12,6 +12,7 @@ pub mod compressed_file;
 pub mod compute;
 pub mod cpu_time;
 pub mod create_index;
+pub mod data_directory;
 pub mod ddl;
 pub mod depend;
 pub mod elements;

@@ -106,6 +106,25 @@ class FleetTest(JobTest):
         self.assertEqual(self.value("SELECT count(*) FROM perf.jobs WHERE kind = 'fleet'"), 1)
         self.assertEqual(self.value("SELECT count(*) FROM perf.fleet_index_use WHERE job_id = $1::bigint", (two,)), 0)
 
+    def test_an_index_that_a_standby_uses_stays(self) -> None:
+        self.sql("CREATE TABLE big AS SELECT g AS id, md5(g::text) AS v, md5((g + 1)::text) AS w FROM generate_series(1, 60000) AS g")
+        self.sql("CREATE INDEX big_v ON big (v); CREATE INDEX big_w ON big (w); ANALYZE big")
+        standby = self.primary.standby("replica")
+        self.primary.wait_for_replay(standby)
+        job_id = self.add("replica", self.conninfo(standby))
+        for _ in range(3):
+            self.sql("SELECT count(*) FROM big")
+
+        def dropped() -> set:
+            drops = self.sql("SELECT ddl FROM perf.index_recommendations() WHERE action = 'drop'")
+            return {name for name in ("big_v", "big_w") if any(name in ddl for (ddl,) in drops)}
+
+        self.assertEqual(dropped(), {"big_v", "big_w"})
+        standby.sql("SELECT id FROM big WHERE v = 'x'", dbname=self.database)
+        used = "SELECT scans FROM perf.fleet_index_use WHERE indexrelid = 'big_v'::regclass"
+        self.wait_until(lambda: self.ask(job_id) and self.sql(used) == [(1,)], 20, "the standby's statistics")
+        self.assertEqual(dropped(), {"big_w"})
+
     def test_stopped_frozen_and_promoted(self) -> None:
         standby = self.primary.standby("replica")
         job_id = self.add("replica", self.conninfo(standby))

@@ -4,11 +4,13 @@
 
 use std::cell::RefCell;
 use std::sync::atomic::Ordering;
+use std::sync::Once;
 
 use super::attendant::wake_attendant;
 use super::{jobs_changed, ready, wanted, Post, REGISTRY, WATCH_GENERATION};
 use crate::error::Error;
-use crate::memory::reads;
+use crate::memory::{changes, reads};
+use crate::pg::background::TransactionEvents;
 use crate::pg::utility::{self, UtilityKind};
 use crate::pg::{background, names};
 
@@ -47,7 +49,14 @@ impl Pending {
 
 /// Notes something of this transaction, for its end.
 fn note(change: impl FnOnce(&mut Pending)) {
-    background::on_transaction_end(transaction_ended, refuse_prepare);
+    static EVENTS: TransactionEvents = TransactionEvents {
+        before_commit: || (),
+        before_prepare: refuse_prepare,
+        ended: |_| transaction_ended(),
+        failed: |_| (),
+    };
+    static REGISTERED: Once = Once::new();
+    REGISTERED.call_once(|| background::at_transaction_events(&EVENTS));
     PENDING.with_borrow_mut(change);
 }
 
@@ -103,6 +112,13 @@ pub fn note_invalidation_asked() {
 /// To be called by whoever changes what is shadowed in the current database: its collector hears of it at the end.
 pub fn note_shadow_change() {
     note(|pending| pending.shadows = true);
+}
+
+/// To be called by a transaction that is committed and has left changes for the invalidator of the current database.
+pub fn wake_invalidator() {
+    if !wake_attendant(Post::Invalidator, names::current_database()) {
+        wanted(Post::Invalidator, names::current_database());
+    }
 }
 
 /// Whether the transaction of this backend has changed watches: what it remembers of them is neither right nor to be kept.
@@ -187,8 +203,9 @@ fn transaction_ended() {
     if pending.watches || pending.extension {
         WATCH_GENERATION.get().fetch_add(1, Ordering::AcqRel);
     }
-    if pending.outbox && !wake_attendant(Post::Invalidator, names::current_database()) {
-        wanted(Post::Invalidator, names::current_database());
+    if pending.outbox {
+        changes::note_tabled(names::current_database());
+        wake_invalidator();
     }
     if !pending.databases {
         return;

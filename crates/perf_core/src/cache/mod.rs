@@ -1,6 +1,7 @@
 //! Result caches: keys, what makes an entry invalid, and what a cache would be worth. Pure.
 
 pub mod candidate;
+pub mod change;
 pub mod depends;
 pub mod evict;
 pub mod invalid;
