@@ -24,6 +24,8 @@ use crate::pg::{background, privilege};
 use crate::workload::captured;
 
 const MINUTE_US: i64 = 60_000_000;
+/// Failures of one advice after which it is left to people.
+const FAILURES_MAX: usize = 3;
 
 /// One look: what was done, or why nothing was.
 pub fn step() -> Result<Result<Value, String>, Error> {
@@ -90,7 +92,7 @@ fn choose(own: &[Change], left_bytes: f64) -> Result<Option<(Recommendation, f64
         row.status == "recommended"
             && row.ddl.is_some()
             && (row.action != "drop" || row.undo_ddl.is_some())
-            && own.iter().all(|change| change.recommendation_id != row.id)
+            && may_try(own, &row.id)
             && is_wanted(
                 &Advice {
                     action: row.action,
@@ -103,6 +105,12 @@ fn choose(own: &[Change], left_bytes: f64) -> Result<Option<(Recommendation, f64
     };
     let total_ms = workload.statements.iter().map(|statement| statement.total_ms).sum();
     Ok(rows.into_iter().find(is_wanted).map(|row| (row, total_ms)))
+}
+
+/// Whether an advice has not been carried out before, nor failed too often.
+fn may_try(own: &[Change], recommendation_id: &str) -> bool {
+    let earlier: Vec<&Change> = own.iter().filter(|change| change.recommendation_id == recommendation_id).collect();
+    earlier.len() < FAILURES_MAX && earlier.iter().all(|change| change.status == "failed")
 }
 
 /// Notes what would be done, once.

@@ -23,8 +23,8 @@ use crate::error::Error;
 pub const KIND: &str = "change";
 /// The job of each role that makes changes: its runs follow each other, so that a role makes one change at a time.
 const JOB: &str = "apply recommendations";
-/// How long a step waits for a lock.
-const LOCK_TIMEOUT: &str = "10 s";
+/// How long a step waits for a lock, while nobody has to wait for it.
+const LOCK_TIMEOUT: &str = "1 minute";
 /// Further tries of a run whose worker was lost, or that waited for a lock in vain.
 const RETRIES: i32 = 2;
 

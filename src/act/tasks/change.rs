@@ -23,6 +23,9 @@ use crate::pg::{background, buffers, catalog, ident, privilege};
 const LOCK_NOT_AVAILABLE: [&str; 2] = ["55P03", "40P01"];
 const DUPLICATE: &str = "42P07";
 const UNDEFINED: &str = "42704";
+/// How long is waited for a lock: while nobody has to wait for that, and else.
+const GENTLE_LOCK_TIMEOUT: &std::ffi::CStr = c"1min";
+const LOCK_TIMEOUT: &std::ffi::CStr = c"2s";
 /// What came to nothing does not hold up others for long: what cannot be dropped at once is dropped later.
 const CLEAN_UP_LOCK_TIMEOUT: &std::ffi::CStr = c"1s";
 
@@ -133,7 +136,7 @@ fn create(order: &Order, change: &Change, ddl: &str, list: &str) -> Result<(Valu
     executor::transaction(|| Ok(room::require(change.size_bytes.unwrap_or(0))?))?;
     for (at, piece) in pieces.iter().enumerate() {
         executor::transaction(|| note(order, &json!({ "step": at + 1, "steps": pieces.len(), "sql": piece.sql })))?;
-        if let Err(failure) = executor::statement(&piece.sql) {
+        if let Err(failure) = run_piece(piece) {
             // Whoever has cancelled the build wants no half of it.
             background::set_deadline(None);
             background::drop_cancel();
@@ -173,6 +176,12 @@ fn drop_left() -> Result<usize, Failure> {
         }
     }
     Ok(cleaned)
+}
+
+/// Runs one statement; one that makes others wait while it waits does not wait for long.
+fn run_piece(piece: &Piece) -> Result<(), Failure> {
+    background::set_session(c"lock_timeout", if piece.is_gentle { GENTLE_LOCK_TIMEOUT } else { LOCK_TIMEOUT });
+    executor::statement(&piece.sql)
 }
 
 fn relation_named(schema: &str, name: &str) -> Result<bool, Error> {
@@ -247,7 +256,7 @@ fn run_what_lacks(text: &str) -> Result<(), Failure> {
         if executor::transaction(|| Ok(state_of(&piece)?))?.is_some_and(|found| found.valid) {
             continue;
         }
-        match executor::statement(&piece.sql) {
+        match run_piece(&piece) {
             Err(failure) if failure.sqlstate == UNDEFINED && piece.creates.is_none() => {}
             outcome => outcome?,
         }
