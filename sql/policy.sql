@@ -632,13 +632,13 @@ BEGIN
 
     INSERT INTO perf.checklist_item (phase, item_no, item, check_name, note, origin)
     SELECT v.*, NULL, 'loading' FROM (VALUES
-        ('before', 1, 'baseline tests', NULL),
+        ('before', 1, 'baseline tests', 'baseline_exists'),
         ('before', 2, 'p95/p99 recorded', 'baseline_captured'),
         ('before', 3, 'rollback plan', NULL),
         ('before', 4, 'low-traffic window', 'low_traffic'),
         ('before', 5, 'team told', NULL),
         ('phase_1', 1, 'indexes in a migration', NULL),
-        ('phase_1', 2, 'cache connection', NULL),
+        ('phase_1', 2, 'cache connection', 'cache_connected'),
         ('phase_1', 3, 'slow log on', 'capture_on'),
         ('phase_1', 4, 'deploy', NULL),
         ('phase_1', 5, 'indexes verified', 'indexes_valid'),

@@ -272,3 +272,18 @@ pgrx::extension_sql_file!(
     name = "scaling",
     requires = [api::scaling::scaling_recommendations, api::sharding::sharding_advice]
 );
+pgrx::extension_sql_file!("../sql/roadmap.sql", name = "roadmap_tables");
+pgrx::extension_sql_file!(
+    "../sql/roadmap_functions.sql",
+    name = "roadmap_functions",
+    requires = [
+        "roadmap_tables",
+        "policy_tables",
+        api::roadmap::optimization_roadmap,
+        api::roadmap::roadmap_tick,
+        api::roadmap::roadmap_untick,
+        api::roadmap::deployment_checklist,
+        api::roadmap::checklist_tick,
+        api::roadmap::checklist_untick
+    ]
+);

@@ -10,8 +10,8 @@ use std::ffi::{CStr, CString};
 use std::panic::AssertUnwindSafe;
 use std::ptr;
 
-use pgrx::pg_sys::panic::CaughtError;
-use pgrx::{pg_sys, PgList, PgTryBuilder};
+use pgrx::pg_sys::panic::{CaughtError, ErrorReport};
+use pgrx::{pg_sys, PgList, PgLogLevel, PgSqlErrorCode, PgTryBuilder};
 
 use crate::compat;
 use crate::error::Error;
@@ -118,6 +118,19 @@ pub fn subtransaction<R>(body: impl FnOnce() -> Result<R, Failure>) -> Result<R,
         pg_sys::CurrentResourceOwner = owner;
     }
     outcome
+}
+
+/// The same for an answer that can do without what `body` gives: what it said when it failed. Somebody who wants the whole
+/// answer ended is heard: a cancel is raised again.
+pub fn attempt<R>(body: impl FnOnce() -> Result<R, Failure>) -> Result<R, String> {
+    subtransaction(body).map_err(|failure| {
+        if failure.sqlstate == QUERY_CANCELED {
+            ErrorReport::new(PgSqlErrorCode::ERRCODE_QUERY_CANCELED, failure.message, "perf_opt")
+                .report(PgLogLevel::ERROR);
+            unreachable!("an ERROR does not return");
+        }
+        failure.message
+    })
 }
 
 /// Runs a text of one or more statements, as the role of this session.

@@ -170,7 +170,7 @@ fn index_bytes() -> Option<f64> {
 
 /// Standbys: what replays WAL, and does so physically. A subscription, an archive of WAL and a base backup are no
 /// replicas to read from. None where the current role does not see what a connection is for.
-fn replicas() -> Option<f64> {
+pub(super) fn replicas() -> Option<f64> {
     select_under_snapshot(
         c"SELECT CASE WHEN bool_and(r.state IS NOT NULL) IS NOT FALSE
                       THEN count(*) FILTER (WHERE r.state <> 'backup' AND r.replay_lsn IS NOT NULL

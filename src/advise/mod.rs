@@ -5,15 +5,18 @@ pub mod apply;
 pub mod autopilot;
 pub mod caching;
 pub mod capacity;
+pub mod checklist;
 pub mod cost;
 pub mod index;
 pub mod metrics;
 pub mod partitioning;
 mod reconstruction;
 pub mod replicas;
+pub mod roadmap;
 pub mod samples;
 pub mod scaling;
 pub mod sharding;
+pub mod ticks;
 
 const GIB: f64 = 1_073_741_824.0;
 /// The memory that a machine shows differs from what it is sold with by no more than this part: some of it is not the

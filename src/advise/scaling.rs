@@ -11,6 +11,8 @@ mod pooling;
 mod replication;
 mod views;
 
+use std::time::Duration;
+
 use perf_core::sharding::Verdict;
 use pgrx::datum::DatumWithOid;
 use serde_json::Value;
@@ -177,6 +179,11 @@ impl Context {
 
 /// All rows: at least one of each kind.
 pub fn recommend() -> Result<Vec<Row>, Error> {
+    recommend_within(partitions::BUDGET)
+}
+
+/// The same with less time to plan the workload in.
+pub fn recommend_within(budget: Duration) -> Result<Vec<Row>, Error> {
     let shapes = match shapes::read() {
         Ok(shapes) => Some(shapes),
         Err(Error::NotPreloaded) => None,
@@ -191,7 +198,7 @@ pub fn recommend() -> Result<Vec<Row>, Error> {
     let mut rows = vec![replication::row(&context)];
     rows.extend(pooling::rows(&context)?);
     rows.extend(views::rows(&context)?);
-    rows.extend(partitions::rows(&context)?);
+    rows.extend(partitions::rows(&context, budget)?);
     rows.push(machine::vertical(&context)?);
     rows.push(machine::horizontal(&context)?);
     if background::in_recovery() {

@@ -4,11 +4,9 @@
 use perf_report::document::{Comparison, Document, Level, Period, Server, Warning};
 use perf_report::Timestamp;
 use pgrx::datum::{Interval, TimestampWithTimeZone};
-use pgrx::pg_sys::panic::ErrorReport;
-use pgrx::{PgLogLevel, PgSqlErrorCode};
 use serde::de::DeserializeOwned;
 
-use crate::act::executor::{self, Failure};
+use crate::act::executor;
 use crate::memory;
 use crate::pg::background;
 use crate::pg::query::{run_with, text};
@@ -87,8 +85,15 @@ const PARTS: &[Part] = &[
     },
     Part {
         name: "statements",
-        query: c"WITH activity AS MATERIALIZED (
-                     SELECT * FROM perf._statement_activity($1, false)
+        query: c"WITH raw AS MATERIALIZED (
+                     -- Read once, and kept small: there may be hundreds of thousands of rows.
+                     SELECT queryid, userid, toplevel, date_bin(5 * $2, bucket_at, '2000-01-01') AS at, min(query) AS query,
+                            sum(calls) AS calls, sum(failures) AS failures, sum(rows) AS rows, sum(total_ms) AS total_ms,
+                            perf._histogram_merge(histogram) AS histogram
+                       FROM perf._statement_activity($1, false)
+                      GROUP BY 1, 2, 3, 4, CASE WHEN queryid IS NULL THEN query END),
+                 activity AS MATERIALIZED (
+                     SELECT * FROM raw
                       -- But for what perf_opt's own functions do.
                       WHERE toplevel OR query !~ '\\m(perf|pg_catalog)\\.' OR query IS NULL),
                  summed AS (
@@ -101,8 +106,7 @@ const PARTS: &[Part] = &[
                       ORDER BY sum(total_ms) DESC LIMIT 25),
                  history AS (
                      SELECT queryid, jsonb_agg(jsonb_build_object('at', at, 'value', mean_ms) ORDER BY at) AS samples
-                       FROM (SELECT queryid, date_bin(5 * $2, bucket_at, '2000-01-01') AS at,
-                                    sum(total_ms) / nullif(sum(calls), 0) AS mean_ms
+                       FROM (SELECT queryid, at, sum(total_ms) / nullif(sum(calls), 0) AS mean_ms
                                FROM activity WHERE queryid IN (SELECT queryid FROM summed) GROUP BY 1, 2) AS b
                       GROUP BY queryid)
                  SELECT coalesce(jsonb_agg(jsonb_strip_nulls(
@@ -214,6 +218,13 @@ const PARTS: &[Part] = &[
         captured: true,
     },
     Part {
+        name: "roadmap",
+        query: c"SELECT coalesce(jsonb_agg(jsonb_strip_nulls(to_jsonb(s)) ORDER BY phase, task_no), '[]')::text
+                   FROM perf.optimization_roadmap(300) AS s",
+        fill: |document, json| parse(json, &mut document.roadmap),
+        captured: false,
+    },
+    Part {
         name: "cost",
         query: c"SELECT coalesce(jsonb_agg(jsonb_strip_nulls(to_jsonb(s))), '[]')::text FROM perf.cost_impact() AS s",
         fill: |document, json| parse(json, &mut document.cost),
@@ -307,15 +318,6 @@ fn first_activity(since: i64) -> Option<i64> {
     found.1.into_iter().flatten().next().map(i64::from)
 }
 
-/// What a failure says, unless somebody wants the whole report ended: that is raised again.
-fn unless_ended(failure: Failure) -> String {
-    if failure.sqlstate == executor::QUERY_CANCELED {
-        ErrorReport::new(PgSqlErrorCode::ERRCODE_QUERY_CANCELED, failure.message, "perf_opt").report(PgLogLevel::ERROR);
-        unreachable!("an ERROR does not return");
-    }
-    failure.message
-}
-
 fn missing(part: &str, message: String) -> Warning {
     Warning {
         level: Level::Warning,
@@ -327,7 +329,6 @@ fn missing(part: &str, message: String) -> Warning {
 
 /// The one text that a query gives.
 fn one_text(query: &'static std::ffi::CStr, arguments: &[pgrx::datum::DatumWithOid]) -> Result<String, String> {
-    let found = executor::subtransaction(|| Ok(run_with(query, arguments, |row| row.get::<Text>(1)).1));
-    let found = found.map_err(unless_ended)?;
+    let found = executor::attempt(|| Ok(run_with(query, arguments, |row| row.get::<Text>(1)).1))?;
     found.into_iter().flatten().next().map(|text| text.0).ok_or_else(|| "nothing was found".to_owned())
 }

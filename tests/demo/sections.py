@@ -185,6 +185,31 @@ def cost(server: Server, since: str, width: int) -> list[str]:
     return table(columns, rows, width)
 
 
+def examples(server: Server, since: str, width: int) -> list[str]:
+    """Statements that could be written better: the catalogue's three, and those that were captured."""
+    rows = server.rows("SELECT * FROM perf.sql_optimization_examples()")
+    written = [{**row, "what": "; ".join(filter(None, (row["problem"], row["after_sql"], row["note"])))} for row in rows]
+    columns = [Column("example_no", "no", integer), Column("title", "title"), Column("source", "source"),
+               Column("improvement_pct", "saves", percent), Column("policy_gain", "wished", limit=9), Column("what", "what", wide=True)]
+    return table(columns, written, width, empty="no statement could be written better")
+
+
+def roadmap(server: Server, since: str, width: int) -> list[str]:
+    """How far each task of the four phases is."""
+    rows = server.rows("SELECT *, phase || '.' || task_no AS no FROM perf.optimization_roadmap()")
+    columns = [Column("no", "no"), Column("task", "task", limit=44), Column("status", "status"),
+               Column("expected_gain_pct", "left", percent), Column("measured_gain_pct", "gained", percent), Column("reason", "why", wide=True)]
+    return [*table(columns, rows, width), "",
+            *paragraph("left: what is still to be gained, of the measured workload; gained: by changes that were verified.", width)]
+
+
+def checklist(server: Server, since: str, width: int) -> list[str]:
+    """What to look at before, during and after: checked where a server can."""
+    rows = server.rows("SELECT *, phase || ' ' || item_no AS no FROM perf.deployment_checklist()")
+    columns = [Column("no", "no"), Column("item", "item", limit=40), Column("status", "status"), Column("detail", "detail", wide=True)]
+    return table(columns, rows, width)
+
+
 def health(server: Server, since: str, width: int) -> list[str]:
     """How perf_opt itself is doing."""
     rows = server.rows("SELECT * FROM perf.health()")
@@ -192,11 +217,15 @@ def health(server: Server, since: str, width: int) -> list[str]:
     return table(columns, rows, width)
 
 
-SECTIONS: Sequence[tuple[str, Section]] = (
+# What is asked before anything is changed.
+FIRST: Sequence[tuple[str, Section]] = (
     ("Slow queries", slow_queries),
     ("Slow and failing patterns", patterns),
     ("Top statements by time", statements),
     ("Index recommendations", indexes),
+)
+# And after the first two phases of the roadmap.
+THEN: Sequence[tuple[str, Section]] = (
     ("Partitions", partitions),
     ("Capacity", capacity),
     ("Scaling", scaling),
@@ -204,5 +233,8 @@ SECTIONS: Sequence[tuple[str, Section]] = (
     ("Caches", caching),
     ("Alerts and applications", alerts),
     ("Cost", cost),
+    ("Better SQL", examples),
+    ("Roadmap", roadmap),
+    ("Deployment checklist", checklist),
     ("Health of perf_opt", health),
 )

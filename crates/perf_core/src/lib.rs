@@ -33,6 +33,7 @@ pub mod patterns;
 pub mod pool;
 pub mod prewarm;
 pub mod replicas;
+pub mod roadmap;
 pub mod sampling;
 pub mod schedule;
 pub mod series;

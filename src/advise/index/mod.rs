@@ -15,3 +15,5 @@ pub(super) mod rows;
 pub(super) mod study;
 mod upkeep;
 pub mod what_if;
+
+pub use rows::Recommendation;

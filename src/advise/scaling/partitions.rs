@@ -13,14 +13,14 @@ use crate::pg::text::Text;
 use crate::pg::{catalog, ident};
 use crate::workload::captured;
 
-/// Time that planning the workload may take.
-const BUDGET: Duration = Duration::from_secs(5);
+/// Time that planning the workload may take, unless there is less.
+pub(super) const BUDGET: Duration = Duration::from_secs(5);
 
-pub(super) fn rows(context: &Context) -> Result<Vec<Row>, Error> {
+pub(super) fn rows(context: &Context, budget: Duration) -> Result<Vec<Row>, Error> {
     let bytes_min = value_of::<i64>("SELECT pg_size_bytes(current_setting('shared_buffers'))", &[])?.unwrap_or(0);
     let mut rows = Vec::new();
     if context.shapes.is_some() {
-        let (found, notices) = partitioning::advise(&captured::read()?, bytes_min as f64, Instant::now() + BUDGET)?;
+        let (found, notices) = partitioning::advise(&captured::read()?, bytes_min as f64, Instant::now() + budget)?;
         for one in found {
             let mut row = Row::new("partitioning");
             row.id = format!("scaling:partitioning:{}", one.relation);
