@@ -1,6 +1,8 @@
 //! What to change and when: joins what is measured with what the policy tables want.
 
 pub mod alerts;
+pub mod apply;
+pub mod autopilot;
 pub mod caching;
 pub mod capacity;
 pub mod checklist;

@@ -1,5 +1,6 @@
 //! The SQL surface: argument checks, rows out, no logic.
 
+pub mod act;
 pub mod alerts;
 pub mod baselines;
 pub mod cache;
