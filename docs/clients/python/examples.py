@@ -105,6 +105,10 @@ def recommend(session: Session) -> None:
     advice = perf.index_recommendations(queries=[statement], weights=[1000])
     assert session.scalars(select(advice.id)).all()
 
+    # Statements to write otherwise: those of the policy, and those found in the workload.
+    rewrites = perf.sql_optimization_examples(include_inapplicable=True)
+    assert len(session.execute(select(rewrites.problem, rewrites.after_sql, rewrites.improvement_pct)).all()) >= 3
+
     # A wish of one's own is a row of a policy table, which is a mapped class.
     session.add(perf.IndexPolicy(policy_no=1001, table_name="orders", columns=["total"], priority="low"))
     session.flush()

@@ -1564,6 +1564,29 @@ class slow_query_trend(Rows):
         super().__init__(_arg("bucket", bucket, INTERVAL), _arg("since", since, TIME), _arg("queryid", queryid, BIGINT))
 
 
+class sql_optimization_examples(Rows):
+    """How statements could be written better."""
+
+    example_no = Col(INTEGER)
+    title = Col(TEXT)
+    source = Col(TEXT)
+    queryid = Col(BIGINT)
+    problem = Col(TEXT)
+    before_sql = Col(TEXT)
+    after_sql = Col(TEXT)
+    supporting_ddl = Col(TEXT)
+    changes_result = Col(BOOLEAN)
+    cost_before = Col(DOUBLE)
+    cost_after = Col(DOUBLE)
+    improvement_pct = Col(DOUBLE)
+    basis = Col(TEXT)
+    policy_gain = Col(TEXT)
+    note = Col(TEXT)
+
+    def __init__(self, *, include_inapplicable: Arg[bool] = default("false")) -> None:
+        super().__init__(_arg("include_inapplicable", include_inapplicable, BOOLEAN))
+
+
 class statements(Rows):
     """Every statement in shared memory, one row for each database, user, queryid and level (toplevel or within a
     function)."""

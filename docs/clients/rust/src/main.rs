@@ -87,6 +87,9 @@ async fn recommend(db: &DatabaseConnection) -> Result<(), DbErr> {
     let advice = perf::index_recommendations().queries([statement]).weights(vec![1000.0]).all(db).await?;
     assert!(!advice.is_empty());
 
+    // Statements to write otherwise: those of the policy, and those found in the workload.
+    assert!(perf::sql_optimization_examples().include_inapplicable(true).all(db).await?.len() >= 3);
+
     // A wish of one's own is a row of a policy table.
     let policy = perf::index_policy::ActiveModel {
         policy_no: Set(1001),

@@ -1715,6 +1715,29 @@ rows! {
 }
 
 rows! {
+    /// How statements could be written better.
+    sql_optimization_examples() {
+        include_inapplicable: bool as "boolean" = "false",
+    } -> SqlOptimizationExamplesRow {
+        example_no: i32 as "integer",
+        title: String as "text",
+        source: String as "text",
+        queryid: i64 as "bigint",
+        problem: String as "text",
+        before_sql: String as "text",
+        after_sql: String as "text",
+        supporting_ddl: String as "text",
+        changes_result: bool as "boolean",
+        cost_before: f64 as "double precision",
+        cost_after: f64 as "double precision",
+        improvement_pct: f64 as "double precision",
+        basis: String as "text",
+        policy_gain: String as "text",
+        note: String as "text",
+    }
+}
+
+rows! {
     /// Every statement in shared memory, one row for each database, user, queryid and level (toplevel or within a
     /// function).
     statements() {
