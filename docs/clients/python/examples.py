@@ -143,6 +143,20 @@ def plan_ahead(session: Session) -> None:
     cost = perf.cost_impact()
     assert session.scalar(select(cost.monthly_cost_high).where(cost.item == "database_size"))
 
+    # The roadmap and the checklist judge what they can; a tick says what only people know.
+    roadmap = perf.optimization_roadmap(time_budget_ms=10_000)
+    assert session.execute(select(roadmap.task, roadmap.status, roadmap.expected_gain_pct)).all()
+    pooling = session.scalars(select(perf.RoadmapTask).where(perf.RoadmapTask.kind == "pooling")).one()
+    session.execute(perf.roadmap_tick(pooling.phase, pooling.task_no, note="done by hand"))
+    assert session.scalar(perf.roadmap_untick(pooling.phase, pooling.task_no)) is True
+    checklist = perf.deployment_checklist()
+    manual = select(checklist.phase, checklist.item_no).where(checklist.status == "manual").limit(1)
+    stage, item_no = session.execute(manual).one()
+    session.execute(perf.checklist_tick(stage, item_no, note="seen"))
+    ticked = select(checklist.status).where(checklist.phase == stage, checklist.item_no == item_no)
+    assert session.scalar(ticked) == "ticked"
+    assert session.scalar(perf.checklist_untick(stage, item_no)) is True
+
     node = session.scalar(perf.fleet_node_add("replica 1", "host=127.0.0.1 port=1 user=monitor"))
     assert session.get_one(perf.FleetNode, node).name == "replica 1"
     session.execute(perf.fleet_node_remove("replica 1"))

@@ -894,6 +894,20 @@ class capacity_samples(Rows):
         super().__init__(_arg("metric", metric, TEXT), _arg("since", since, TIME))
 
 
+def checklist_tick(phase: Arg[str], item_no: Arg[int], *, note: Arg[str] = default("NULL::text")) -> Function[None]:
+    """Ticks an item of the checklist off, with who, when and a note."""
+    return _function("checklist_tick", NOTHING, [
+        _arg("phase", phase, TEXT),
+        _arg("item_no", item_no, INTEGER),
+        _arg("note", note, TEXT),
+    ])
+
+
+def checklist_untick(phase: Arg[str], item_no: Arg[int]) -> Function[bool]:
+    """Takes the tick of an item away."""
+    return _function("checklist_untick", BOOLEAN, [_arg("phase", phase, TEXT), _arg("item_no", item_no, INTEGER)])
+
+
 def clear_policy() -> Function[int]:
     """Empties all policy tables."""
     return _function("clear_policy", BIGINT, [])
@@ -915,6 +929,19 @@ class cost_impact(Rows):
 
     def __init__(self) -> None:
         super().__init__()
+
+
+class deployment_checklist(Rows):
+    """The items of perf.checklist_item, each checked now where the server can."""
+
+    phase = Col(TEXT)
+    item_no = Col(INTEGER)
+    item = Col(TEXT)
+    status = Col(TEXT)
+    detail = Col(TEXT)
+
+    def __init__(self, *, only_phase: Arg[str] = default("NULL::text")) -> None:
+        super().__init__(_arg("only_phase", only_phase, TEXT))
 
 
 def fleet_node_add(name: Arg[str], conninfo: Arg[str]) -> Function[int]:
@@ -1181,6 +1208,28 @@ class metrics(Rows):
         super().__init__()
 
 
+class optimization_roadmap(Rows):
+    """The tasks of perf.roadmap_task with what this database says of each."""
+
+    phase = Col(INTEGER)
+    phase_name = Col(TEXT)
+    priority = Col(TEXT)
+    weeks = Col(TEXT)
+    task_no = Col(INTEGER)
+    task = Col(TEXT)
+    status = Col(TEXT)
+    expected_gain_pct = Col(DOUBLE)
+    gain_basis = Col(TEXT)
+    measured_gain_pct = Col(DOUBLE)
+    effort_hours_low = Col(DOUBLE)
+    effort_hours_high = Col(DOUBLE)
+    ddl = Col(TEXT)
+    reason = Col(TEXT)
+
+    def __init__(self, *, time_budget_ms: Arg[int] = default("2000")) -> None:
+        super().__init__(_arg("time_budget_ms", time_budget_ms, INTEGER))
+
+
 class partition_advice(Rows):
     """Plain tables that would gain from being partitioned by time, by what the captured workload asks of them."""
 
@@ -1418,6 +1467,21 @@ def report(
 def reset(*, queryid: Arg[int] = default("NULL::bigint"), database: Arg[str] = default("NULL::text")) -> Function[int]:
     """Forgets statements."""
     return _function("reset", BIGINT, [_arg("queryid", queryid, BIGINT), _arg("database", database, TEXT)])
+
+
+def roadmap_tick(phase: Arg[int], task_no: Arg[int], *, note: Arg[str] = default("NULL::text")) -> Function[None]:
+    """Marks a task of the roadmap as done that no server can look at (documents, cold-path queries, pooling, kinds of
+    your own)."""
+    return _function("roadmap_tick", NOTHING, [
+        _arg("phase", phase, INTEGER),
+        _arg("task_no", task_no, INTEGER),
+        _arg("note", note, TEXT),
+    ])
+
+
+def roadmap_untick(phase: Arg[int], task_no: Arg[int]) -> Function[bool]:
+    """Takes the tick of a task away."""
+    return _function("roadmap_untick", BOOLEAN, [_arg("phase", phase, INTEGER), _arg("task_no", task_no, INTEGER)])
 
 
 class scaling_recommendations(Rows):

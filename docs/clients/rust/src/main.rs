@@ -118,6 +118,20 @@ async fn plan_ahead(db: &DatabaseConnection) -> Result<(), DbErr> {
     assert!(perf::cost_impact().all(db).await?.iter().any(|one| one.item.as_deref() == Some("database_size")));
     assert!(perf::price::Entity::find().count(db).await? > 0);
 
+    // The roadmap and the checklist judge what they can; a tick says what only people know.
+    assert!(!perf::optimization_roadmap().time_budget_ms(10_000).all(db).await?.is_empty());
+    let pooling = perf::roadmap_task::Entity::find().filter(perf::roadmap_task::Column::Kind.eq("pooling"));
+    let pooling = pooling.all(db).await?;
+    perf::roadmap_tick(pooling[0].phase, pooling[0].task_no).note("done by hand").run(db).await?;
+    assert_eq!(perf::roadmap_untick(pooling[0].phase, pooling[0].task_no).get(db).await?, Some(true));
+    let items = perf::deployment_checklist().all(db).await?;
+    let manual = items.iter().find(|item| item.status.as_deref() == Some("manual"));
+    let (phase, item_no) = manual.and_then(|item| Some((item.phase.clone()?, item.item_no?))).unwrap_or_default();
+    perf::checklist_tick(phase.clone(), item_no).note("seen").run(db).await?;
+    let items = perf::deployment_checklist().only_phase(phase.as_str()).all(db).await?;
+    assert!(items.iter().any(|item| item.item_no == Some(item_no) && item.status.as_deref() == Some("ticked")));
+    assert_eq!(perf::checklist_untick(phase, item_no).get(db).await?, Some(true));
+
     let node = perf::fleet_node_add("replica 1", "host=127.0.0.1 port=1 user=monitor").get(db).await?;
     let node = perf::fleet_nodes::Entity::find_by_id(node.unwrap_or(0)).one(db).await?;
     assert!(node.is_some_and(|node| node.name.as_deref() == Some("replica 1")));

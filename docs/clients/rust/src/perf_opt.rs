@@ -1147,6 +1147,24 @@ rows! {
     }
 }
 
+action! {
+    /// Ticks an item of the checklist off, with who, when and a note.
+    checklist_tick(
+        phase: String as "text",
+        item_no: i32 as "integer",
+    ) {
+        note: String as "text" = "NULL::text",
+    } -> ChecklistTick, procedure: false
+}
+
+value! {
+    /// Takes the tick of an item away.
+    checklist_untick(
+        phase: String as "text",
+        item_no: i32 as "integer",
+    ) {} -> ChecklistUntick: bool as "boolean"
+}
+
 value! {
     /// Empties all policy tables.
     clear_policy() {} -> ClearPolicy: i64 as "bigint"
@@ -1165,6 +1183,19 @@ rows! {
         currency: String as "text",
         basis: String as "text",
         note: String as "text",
+    }
+}
+
+rows! {
+    /// The items of perf.checklist_item, each checked now where the server can.
+    deployment_checklist() {
+        only_phase: String as "text" = "NULL::text",
+    } -> DeploymentChecklistRow {
+        phase: String as "text",
+        item_no: i32 as "integer",
+        item: String as "text",
+        status: String as "text",
+        detail: String as "text",
     }
 }
 
@@ -1399,6 +1430,28 @@ rows! {
 }
 
 rows! {
+    /// The tasks of perf.roadmap_task with what this database says of each.
+    optimization_roadmap() {
+        time_budget_ms: i32 as "integer" = "2000",
+    } -> OptimizationRoadmapRow {
+        phase: i32 as "integer",
+        phase_name: String as "text",
+        priority: String as "text",
+        weeks: String as "text",
+        task_no: i32 as "integer",
+        task: String as "text",
+        status: String as "text",
+        expected_gain_pct: f64 as "double precision",
+        gain_basis: String as "text",
+        measured_gain_pct: f64 as "double precision",
+        effort_hours_low: f64 as "double precision",
+        effort_hours_high: f64 as "double precision",
+        ddl: String as "text",
+        reason: String as "text",
+    }
+}
+
+rows! {
     /// Plain tables that would gain from being partitioned by time, by what the captured workload asks of them.
     partition_advice() {
         min_size_bytes: i64 as "bigint" = "NULL::bigint",
@@ -1591,6 +1644,25 @@ value! {
         queryid: i64 as "bigint" = "NULL::bigint",
         database: String as "text" = "NULL::text",
     } -> Reset: i64 as "bigint"
+}
+
+action! {
+    /// Marks a task of the roadmap as done that no server can look at (documents, cold-path queries, pooling, kinds of
+    /// your own).
+    roadmap_tick(
+        phase: i32 as "integer",
+        task_no: i32 as "integer",
+    ) {
+        note: String as "text" = "NULL::text",
+    } -> RoadmapTick, procedure: false
+}
+
+value! {
+    /// Takes the tick of a task away.
+    roadmap_untick(
+        phase: i32 as "integer",
+        task_no: i32 as "integer",
+    ) {} -> RoadmapUntick: bool as "boolean"
 }
 
 rows! {
