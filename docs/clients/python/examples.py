@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import os
+import time
 from decimal import Decimal
 from typing import Optional
 
@@ -118,6 +119,36 @@ def recommend(session: Session) -> None:
     policy = session.get_one(perf.IndexPolicy, 1001)
     assert policy.origin == "added"
     session.delete(policy)
+
+
+def ended(session: Session, run_id: Optional[int]) -> Optional[str]:
+    """How a run has ended. Indexes are built while nobody keeps a snapshot: `job_wait` gives way to that."""
+    status = None
+    while status in (None, "queued", "running"):
+        session.commit()
+        time.sleep(0.05)
+        status = session.scalar(perf.job_wait(run_id))
+    return status
+
+
+def act(session: Session) -> None:
+    """A recommendation is applied by a job, measured by the statements that come after it, and undone."""
+    advice = perf.index_recommendations(time_budget_ms=20_000)
+    wanted = select(advice.id).where(advice.columns == ["customer_id"], advice.status == "recommended")
+    index_id = session.scalars(wanted).one()
+    run_id = session.scalar(perf.apply(index_id))
+    assert ended(session, run_id) == "succeeded"
+    for customer in range(20):
+        session.scalars(select(Order).where(Order.customer_id == customer)).all()
+    session.commit()
+    gain = perf.verify(index_id)
+    assert session.scalar(select(gain.verdict))
+    change = session.scalars(select(perf.AppliedChange).where(perf.AppliedChange.recommendation_id == index_id)).one()
+    assert change.kind == "index_create" and change.undo_ddl is not None
+    run_id = session.scalar(perf.undo(index_id))
+    assert ended(session, run_id) == "succeeded"
+    session.refresh(change)
+    assert change.status == "undone"
 
 
 def plan_ahead(session: Session) -> None:
@@ -322,7 +353,7 @@ async def asynchronously() -> None:
 
 if __name__ == "__main__":
     application()
-    for part in (observe, recommend, plan_ahead, jobs, caches, maintain, partitions, baselines, tell, policies):
+    for part in (observe, recommend, act, plan_ahead, jobs, caches, maintain, partitions, baselines, tell, policies):
         with Session(engine) as session:
             part(session)
             session.commit()

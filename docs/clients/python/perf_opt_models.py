@@ -388,6 +388,30 @@ class SqlExample(Base):
     origin: Mapped[str] = mapped_column(TEXT, server_default=sa.FetchedValue())
 
 
+class AppliedChange(Base):
+    """Changes made by perf.apply()."""
+
+    __tablename__ = "applied_changes"
+
+    change_id: Mapped[int] = mapped_column(BIGINT, primary_key=True, autoincrement=False)
+    recommendation_id: Mapped[Optional[str]] = mapped_column(TEXT)
+    kind: Mapped[Optional[str]] = mapped_column(TEXT)
+    relation: Mapped[Optional[str]] = mapped_column(TEXT)
+    ddl: Mapped[Optional[str]] = mapped_column(TEXT)
+    undo_ddl: Mapped[Optional[str]] = mapped_column(TEXT)
+    status: Mapped[Optional[str]] = mapped_column(TEXT)
+    predicted_pct: Mapped[Optional[float]] = mapped_column(DOUBLE)
+    achieved_pct: Mapped[Optional[float]] = mapped_column(DOUBLE)
+    applied_by: Mapped[Optional[str]] = mapped_column(TEXT)
+    by_autopilot: Mapped[Optional[bool]] = mapped_column(BOOLEAN)
+    applied_at: Mapped[Optional[dt.datetime]] = mapped_column(TIME)
+    verified_at: Mapped[Optional[dt.datetime]] = mapped_column(TIME)
+    undone_at: Mapped[Optional[dt.datetime]] = mapped_column(TIME)
+    run_id: Mapped[Optional[int]] = mapped_column(BIGINT)
+    baseline: Mapped[Optional[str]] = mapped_column(TEXT)
+    message: Mapped[Optional[str]] = mapped_column(TEXT)
+
+
 class Baseline(Base):
     """Baselines that have not expired."""
 
@@ -640,6 +664,11 @@ class alerts(Rows):
 
     def __init__(self, *, include_ok: Arg[bool] = default("false")) -> None:
         super().__init__(_arg("include_ok", include_ok, BOOLEAN))
+
+
+def apply(recommendation_id: Arg[str]) -> Function[int]:
+    """Carries out a recommendation of perf.index_recommendations()."""
+    return _function("apply", BIGINT, [_arg("recommendation_id", recommendation_id, TEXT)])
 
 
 def baseline_capture(
@@ -1049,6 +1078,7 @@ class index_recommendations(Rows):
     policy_gain = Col(TEXT)
     reason = Col(TEXT)
     evidence = Col(JSONB)
+    achieved_pct = Col(DOUBLE)
 
     def __init__(
         self,
@@ -1690,6 +1720,25 @@ class statements(Rows):
 
     def __init__(self, *, all_databases: Arg[bool] = default("false")) -> None:
         super().__init__(_arg("all_databases", all_databases, BOOLEAN))
+
+
+def undo(recommendation_id: Arg[str]) -> Function[int]:
+    """Takes an applied recommendation back."""
+    return _function("undo", BIGINT, [_arg("recommendation_id", recommendation_id, TEXT)])
+
+
+class verify(Rows):
+    """Compares what the statements of an applied recommendation have done since with what they did before, and writes
+    the verdict down."""
+
+    predicted_pct = Col(DOUBLE)
+    achieved_pct = Col(DOUBLE)
+    statements = Col(JSONB)
+    verdict = Col(TEXT)
+    reason = Col(TEXT)
+
+    def __init__(self, recommendation_id: Arg[str]) -> None:
+        super().__init__(_arg("recommendation_id", recommendation_id, TEXT))
 
 
 class what_if(Rows):

@@ -104,6 +104,40 @@ async fn recommend(db: &DatabaseConnection) -> Result<(), DbErr> {
     Ok(())
 }
 
+/// How a run has ended. An index is built concurrently only while nobody keeps a snapshot: `job_wait` gives way to it.
+async fn ended(db: &DatabaseConnection, run_id: Option<i64>) -> Result<String, DbErr> {
+    loop {
+        let status = perf::job_wait(run_id).get(db).await?.unwrap_or_default();
+        if status != "queued" && status != "running" {
+            return Ok(status);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+}
+
+/// A recommendation is applied by a job, measured by the statements that come after it, and undone.
+async fn act(db: &DatabaseConnection) -> Result<(), DbErr> {
+    let advice = perf::index_recommendations().time_budget_ms(20_000).all(db).await?;
+    let wanted = advice.iter().find(|one| one.columns.as_deref() == Some(&["customer_id".to_owned()]));
+    let id = wanted.and_then(|one| one.id.clone()).unwrap_or_default();
+    let run_id = perf::apply(id.as_str()).get(db).await?;
+    assert_eq!(ended(db, run_id).await?, "succeeded");
+    for customer in 0..20 {
+        orders::Entity::find().filter(orders::Column::CustomerId.eq(customer)).all(db).await?;
+    }
+    assert!(perf::verify(id.as_str()).all(db).await?[0].verdict.is_some());
+    let changes = perf::applied_changes::Entity::find()
+        .filter(perf::applied_changes::Column::RecommendationId.eq(id.as_str()))
+        .all(db)
+        .await?;
+    assert_eq!(changes[0].kind.as_deref(), Some("index_create"));
+    let run_id = perf::undo(id).get(db).await?;
+    assert_eq!(ended(db, run_id).await?, "succeeded");
+    let change = perf::applied_changes::Entity::find_by_id(changes[0].change_id).one(db).await?;
+    assert_eq!(change.and_then(|one| one.status).as_deref(), Some("undone"));
+    Ok(())
+}
+
 /// Metrics, alerts, forecasts, costs.
 async fn plan_ahead(db: &DatabaseConnection) -> Result<(), DbErr> {
     assert!(perf::metrics().all(db).await?.iter().any(|one| one.name.as_deref() == Some("database_size_bytes")));
@@ -299,6 +333,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     application(&db).await?;
     observe(&db).await?;
     recommend(&db).await?;
+    act(&db).await?;
     plan_ahead(&db).await?;
     jobs(&db).await?;
     caches(&db).await?;

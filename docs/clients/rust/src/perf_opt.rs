@@ -539,6 +539,40 @@ pub mod sql_example {
     impl ActiveModelBehavior for ActiveModel {}
 }
 
+/// Changes made by perf.apply().
+#[allow(missing_docs)]
+pub mod applied_changes {
+    use super::*;
+
+    #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
+    #[sea_orm(schema_name = "perf", table_name = "applied_changes")]
+    pub struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub change_id: i64,
+        pub recommendation_id: Option<String>,
+        pub kind: Option<String>,
+        pub relation: Option<String>,
+        pub ddl: Option<String>,
+        pub undo_ddl: Option<String>,
+        pub status: Option<String>,
+        pub predicted_pct: Option<f64>,
+        pub achieved_pct: Option<f64>,
+        pub applied_by: Option<String>,
+        pub by_autopilot: Option<bool>,
+        pub applied_at: Option<Time>,
+        pub verified_at: Option<Time>,
+        pub undone_at: Option<Time>,
+        pub run_id: Option<i64>,
+        pub baseline: Option<String>,
+        pub message: Option<String>,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {}
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
 /// Baselines that have not expired.
 #[allow(missing_docs)]
 pub mod baselines {
@@ -908,6 +942,13 @@ rows! {
         since_at: Time as "timestamp with time zone",
         action: String as "text",
     }
+}
+
+value! {
+    /// Carries out a recommendation of perf.index_recommendations().
+    apply(
+        recommendation_id: String as "text",
+    ) {} -> Apply: i64 as "bigint"
 }
 
 value! {
@@ -1294,6 +1335,7 @@ rows! {
         policy_gain: String as "text",
         reason: String as "text",
         evidence: Json as "jsonb",
+        achieved_pct: f64 as "double precision",
     }
 }
 
@@ -1847,6 +1889,27 @@ rows! {
         last_sqlstate: String as "text",
         first_seen_at: Time as "timestamp with time zone",
         last_seen_at: Time as "timestamp with time zone",
+    }
+}
+
+value! {
+    /// Takes an applied recommendation back.
+    undo(
+        recommendation_id: String as "text",
+    ) {} -> Undo: i64 as "bigint"
+}
+
+rows! {
+    /// Compares what the statements of an applied recommendation have done since with what they did before, and writes
+    /// the verdict down.
+    verify(
+        recommendation_id: String as "text",
+    ) {} -> VerifyRow {
+        predicted_pct: f64 as "double precision",
+        achieved_pct: f64 as "double precision",
+        statements: Json as "jsonb",
+        verdict: String as "text",
+        reason: String as "text",
     }
 }
 
