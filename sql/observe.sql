@@ -46,7 +46,8 @@ AS $$
      LIMIT perf._checked_limit(slow_queries.max_rows, slow_queries.min_severity)
 $$;
 
--- The rows of both sources, in one shape, for the two functions below.
+-- The rows of both sources, in one shape, for the functions below. Its names are bound when it is made, so that it needs no
+-- search_path of its own and the planner can put it in its caller's place: else all rows were stored before the first is used.
 CREATE FUNCTION perf._statement_activity(since timestamptz, all_databases boolean) RETURNS TABLE (
     datid oid, bucket_at timestamptz, collected_at timestamptz, userid oid, queryid bigint, query text, calls bigint,
     failures bigint, slow bigint, critical bigint, emergency bigint, rows bigint, total_ms double precision,
@@ -54,8 +55,8 @@ CREATE FUNCTION perf._statement_activity(since timestamptz, all_databases boolea
     shared_blks_read bigint, block_io_ms double precision, lock_wait_ms double precision, first_seen_at timestamptz,
     last_seen_at timestamptz, histogram bytea, toplevel boolean
 )
-LANGUAGE sql VOLATILE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp
-AS $$
+LANGUAGE sql STABLE PARALLEL RESTRICTED
+BEGIN ATOMIC
     SELECT h.datid, h.bucket_at, h.collected_at, h.userid, h.queryid, h.query, h.calls, h.failures, h.slow, h.critical,
            h.emergency, h.rows, h.total_ms, h.max_ms, h.planning_ms, h.temp_blks_written, h.shared_blks_hit,
            h.shared_blks_read, h.blk_read_ms + h.blk_write_ms, h.lock_wait_ms, h.first_seen_at, h.last_seen_at, h.histogram,
@@ -69,8 +70,8 @@ AS $$
            m.shared_blks_read, m.block_io_ms, m.lock_wait_ms, m.first_seen_at, m.last_seen_at, m.histogram,
            m.toplevel
       FROM perf._pending_statements(_statement_activity.all_databases) AS m
-     WHERE m.last_seen_at >= coalesce(_statement_activity.since, '-infinity')
-$$;
+     WHERE m.last_seen_at >= coalesce(_statement_activity.since, '-infinity');
+END;
 
 CREATE FUNCTION perf.slow_query_patterns(
     since timestamptz DEFAULT now() - interval '24 hours', max_rows integer DEFAULT 50, all_databases boolean DEFAULT false
@@ -82,15 +83,13 @@ CREATE FUNCTION perf.slow_query_patterns(
 )
 LANGUAGE sql VOLATILE PARALLEL RESTRICTED ROWS 50 SET search_path = pg_catalog, pg_temp
 AS $$
-    WITH activity AS MATERIALIZED (
-        SELECT * FROM perf._statement_activity(slow_query_patterns.since, slow_query_patterns.all_databases)
-    ), span AS (
+    WITH span AS (
         -- The time that was observed, and its middle.
         SELECT o.started_at, o.started_at + (clock_timestamp() - o.started_at) / 2 AS middle_at,
                extract(epoch FROM clock_timestamp() - o.started_at)::float8 / 120 AS half_minutes
           FROM (SELECT least(greatest(nullif(slow_query_patterns.since, '-infinity'), min(a.bucket_at)),
                              clock_timestamp()) AS started_at
-                  FROM activity AS a) AS o
+                  FROM perf._statement_activity(slow_query_patterns.since, slow_query_patterns.all_databases) AS a) AS o
     ), pattern AS (
         SELECT a.datid, a.queryid, min(a.query) AS query, sum(a.calls)::bigint AS calls, sum(a.slow)::bigint AS slow,
                sum(a.critical)::bigint AS critical, sum(a.emergency)::bigint AS emergency, sum(a.failures)::bigint AS failures,
@@ -104,7 +103,8 @@ AS $$
                sum(a.total_ms) FILTER (WHERE a.bucket_at + (a.collected_at - a.bucket_at) / 2 >= s.middle_at) AS recent_ms,
                -- What runs within a function is part of its caller's time already.
                100 * sum(a.total_ms) / nullif(sum(sum(a.total_ms) FILTER (WHERE a.toplevel)) OVER (), 0) AS share_pct
-          FROM activity AS a CROSS JOIN span AS s
+          FROM perf._statement_activity(slow_query_patterns.since, slow_query_patterns.all_databases) AS a
+         CROSS JOIN span AS s
          GROUP BY a.datid, a.queryid, CASE WHEN a.queryid IS NULL THEN a.query END
     ), kept AS MATERIALIZED (
         SELECT x.datid, x.queryid, x.captured_at, x.plan, x.estimated_rows, x.rows
@@ -161,10 +161,10 @@ AS $$
          WHERE slow_query_trend.since IS NULL OR slow_query_trend.since <= clock_timestamp()
     ), bound AS MATERIALIZED (
         SELECT array_agg(s.bucket_at ORDER BY s.bucket_at) AS starts FROM series AS s
-    ), activity AS MATERIALIZED (
+    ), activity AS (
         SELECT b.starts[greatest(width_bucket(a.bucket_at, b.starts), 1)] AS bucket_at, a.calls, a.slow, a.critical,
                a.emergency, a.failures, a.total_ms, a.histogram
-          FROM bound AS b CROSS JOIN perf._statement_activity((SELECT s.start_at FROM start AS s), false) AS a
+          FROM bound AS b CROSS JOIN start AS s CROSS JOIN LATERAL perf._statement_activity(s.start_at, false) AS a
          WHERE slow_query_trend.queryid IS NULL OR a.queryid = slow_query_trend.queryid
     ), summed AS (
         SELECT a.bucket_at, sum(a.calls)::bigint AS calls, sum(a.slow)::bigint AS slow, sum(a.critical)::bigint AS critical,

@@ -87,8 +87,15 @@ const PARTS: &[Part] = &[
     },
     Part {
         name: "statements",
-        query: c"WITH activity AS MATERIALIZED (
-                     SELECT * FROM perf._statement_activity($1, false)
+        query: c"WITH raw AS MATERIALIZED (
+                     -- Read once, and kept small: there may be hundreds of thousands of rows.
+                     SELECT queryid, userid, toplevel, date_bin(5 * $2, bucket_at, '2000-01-01') AS at, min(query) AS query,
+                            sum(calls) AS calls, sum(failures) AS failures, sum(rows) AS rows, sum(total_ms) AS total_ms,
+                            perf._histogram_merge(histogram) AS histogram
+                       FROM perf._statement_activity($1, false)
+                      GROUP BY 1, 2, 3, 4, CASE WHEN queryid IS NULL THEN query END),
+                 activity AS MATERIALIZED (
+                     SELECT * FROM raw
                       -- But for what perf_opt's own functions do.
                       WHERE toplevel OR query !~ '\\m(perf|pg_catalog)\\.' OR query IS NULL),
                  summed AS (
@@ -101,8 +108,7 @@ const PARTS: &[Part] = &[
                       ORDER BY sum(total_ms) DESC LIMIT 25),
                  history AS (
                      SELECT queryid, jsonb_agg(jsonb_build_object('at', at, 'value', mean_ms) ORDER BY at) AS samples
-                       FROM (SELECT queryid, date_bin(5 * $2, bucket_at, '2000-01-01') AS at,
-                                    sum(total_ms) / nullif(sum(calls), 0) AS mean_ms
+                       FROM (SELECT queryid, at, sum(total_ms) / nullif(sum(calls), 0) AS mean_ms
                                FROM activity WHERE queryid IN (SELECT queryid FROM summed) GROUP BY 1, 2) AS b
                       GROUP BY queryid)
                  SELECT coalesce(jsonb_agg(jsonb_strip_nulls(

@@ -33,6 +33,7 @@ SUITES = {"overhead": "user instructions per transaction", "cputime": "CPU time 
           "sharding": "advice on workloads with known answers, replayed into four databases",
           "cache": "hits, dashboards and a day of churn of the embedded cache",
           "shadow": "hit rates of shadow caches beside real ones that replay the same statements",
+          "tell": "the report over 90 days of history, metrics for Prometheus",
           "partitions": "rotation under load, many partitions, conversion of a live table, beside pg_partman"}
 
 

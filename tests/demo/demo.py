@@ -10,14 +10,14 @@ import argparse
 import sys
 import time
 from pathlib import Path
-from typing import Optional, Sequence
+from typing import Callable, Optional, Sequence
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY))
 
-from tests.demo import loader, runner  # noqa: E402
+from tests.demo import hopes, loader, runner  # noqa: E402
 from tests.demo.printing import heading, paragraph, width_of_terminal  # noqa: E402
-from tests.demo.sections import SECTIONS  # noqa: E402
+from tests.demo.sections import FIRST, THEN, Section  # noqa: E402
 from tests.demo.server import DemoError, Server  # noqa: E402
 from tests.e2e.cluster import Cluster, HarnessError, handle_signals  # noqa: E402
 
@@ -78,7 +78,10 @@ def run(pg_root: Path, scale: float, seconds: float, clients: int) -> int:
         say(f"Running {len(runner.manifest())} scripts with {clients} clients for {seconds:.0f} s ...")
         result = runner.run_workload(server, seconds, clients, progress=lambda line: say(f"  {line}"))
         say(f"  {result.executions:,} scripts run, {result.per_second:.0f} a second; {result.failed} planted failures")
-        failed = answers(server, since) | report(server)
+        failed = answers(server, since, FIRST)
+        failed |= improve(result, lambda: runner.run_workload(
+            server, seconds, clients, scripts=hopes.carry_out(server, say), progress=lambda line: say(f"  {line}")))
+        failed |= answers(server, since, THEN) | report(server)
     except BaseException:
         cluster.destroy()
         STATE.unlink(missing_ok=True)
@@ -91,10 +94,25 @@ def run(pg_root: Path, scale: float, seconds: float, clients: int) -> int:
     return failed
 
 
-def answers(server: Server, since: str) -> int:
-    """Prints every section. One that fails says why, and does not keep the others from being printed."""
+def improve(before: runner.Run, again: Callable[[], runner.Run]) -> int:
+    """Carries the first two phases of the roadmap out, and prints what they have brought."""
+    width = width_of_terminal()
+    for line in heading("Phases 1 and 2 carried out: hoped and achieved", width):
+        say(line)
+    try:
+        lines = hopes.lines(before, again(), width)
+    except DemoError as problem:
+        say(f"FAILED: {problem}")
+        return 1
+    for line in ["", *lines]:
+        say(line)
+    return 0
+
+
+def answers(server: Server, since: str, sections: Sequence[tuple[str, Section]]) -> int:
+    """Prints sections. One that fails says why, and does not keep the others from being printed."""
     width, failed = width_of_terminal(), 0
-    for title, section in SECTIONS:
+    for title, section in sections:
         for line in heading(title, width):
             say(line)
         try:

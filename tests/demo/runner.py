@@ -39,11 +39,12 @@ class Script:
     protocol: str
     area: str
     indexed_table: Optional[str]
+    variant: str = ""
 
     @property
     def path(self) -> Path:
         """The pgbench script."""
-        return WORKLOAD / f"{self.name}.sql"
+        return WORKLOAD / self.variant / f"{self.name}.sql"
 
 
 @dataclass(frozen=True)

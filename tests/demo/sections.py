@@ -192,11 +192,15 @@ def health(server: Server, since: str, width: int) -> list[str]:
     return table(columns, rows, width)
 
 
-SECTIONS: Sequence[tuple[str, Section]] = (
+# What is asked before anything is changed.
+FIRST: Sequence[tuple[str, Section]] = (
     ("Slow queries", slow_queries),
     ("Slow and failing patterns", patterns),
     ("Top statements by time", statements),
     ("Index recommendations", indexes),
+)
+# And after the first two phases of the roadmap.
+THEN: Sequence[tuple[str, Section]] = (
     ("Partitions", partitions),
     ("Capacity", capacity),
     ("Scaling", scaling),

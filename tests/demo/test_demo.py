@@ -6,7 +6,7 @@ import re
 import unittest
 from pathlib import Path
 
-from tests.demo import loader, printing, runner
+from tests.demo import hopes, loader, printing, runner
 from tests.demo.server import DemoError
 
 HERE = Path(__file__).resolve().parent
@@ -69,6 +69,23 @@ class Workload(unittest.TestCase):
         areas = {script.area for script in runner.manifest()}
         self.assertLessEqual({"dashboards", "time_series", "alert_filters", "risk_scores", "risk_trends", "bulk_scoring",
                               "cohorts", "churn", "segments"}, areas)
+
+    def test_what_developers_change_is_of_the_manifest(self) -> None:
+        improved = {path.stem for path in (runner.WORKLOAD / hopes.IMPROVED).glob("*.sql")}
+        self.assertEqual(improved, {*hopes.CACHED, *hopes.ON_VIEWS})
+        self.assertLessEqual(improved, {script.name for script in runner.manifest()})
+
+    def test_achieved_is_weighed_by_what_ran_before(self) -> None:
+        one, two, *_ = runner.manifest()
+
+        def run(*means: float) -> runner.Run:
+            return runner.Run([runner.Measured(script, count, mean, mean, mean, mean, mean)
+                               for script, count, mean in zip((one, two), (10, 30), means)], 1.0, 0)
+
+        self.assertEqual((one.area, two.area), ("dashboards", "dashboards"))
+        printed = hopes.lines(run(40.0, 8.0), run(4.0, 8.0), 120)
+        self.assertTrue(any(re.match(r"dashboards +50-60 % +16.0 ms +7.0 ms +56.2 % +reached", line) for line in printed), printed)
+        self.assertTrue(any(re.match(r"churn +25-35 % +.*not measured", line) for line in printed), printed)
 
     def test_clients_are_shared_out_completely(self) -> None:
         self.assertEqual(runner.split(8, ["a", "b"]), {"a": 4, "b": 4})

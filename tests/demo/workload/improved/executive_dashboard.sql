@@ -1,0 +1,1 @@
+SELECT perf.cached('executive_dashboard');

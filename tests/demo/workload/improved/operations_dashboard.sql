@@ -1,0 +1,1 @@
+SELECT perf.cached('operations_dashboard');

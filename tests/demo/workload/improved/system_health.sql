@@ -1,0 +1,1 @@
+SELECT perf.cached('system_health');
