@@ -444,6 +444,7 @@ class CacheWatch(Base):
     created_at: Mapped[Optional[dt.datetime]] = mapped_column(TIME)
     is_active: Mapped[Optional[bool]] = mapped_column(BOOLEAN)
     missing_columns: Mapped[Optional[List[str]]] = mapped_column(TEXTS)
+    missing_relation: Mapped[Optional[str]] = mapped_column(TEXT)
 
 
 class FleetNode(Base):

@@ -621,6 +621,7 @@ pub mod cache_watches {
         pub created_at: Option<Time>,
         pub is_active: Option<bool>,
         pub missing_columns: Option<Vec<String>>,
+        pub missing_relation: Option<String>,
     }
 
     #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
