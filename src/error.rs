@@ -26,6 +26,8 @@ pub enum Error {
     DuplicateObject { message: String, hint: String },
     /// The current role may not do this.
     Denied { message: String, hint: String },
+    /// The disk is too full.
+    NoRoom { message: String, hint: String },
     /// A named column does not exist.
     UndefinedColumn { message: String, hint: String },
 }
@@ -69,6 +71,7 @@ impl Error {
             Error::Unsupported { message, hint } => (PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED, message, hint),
             Error::ReadOnly { message, hint } => (PgSqlErrorCode::ERRCODE_READ_ONLY_SQL_TRANSACTION, message, hint),
             Error::Denied { message, hint } => (PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, message, hint),
+            Error::NoRoom { message, hint } => (PgSqlErrorCode::ERRCODE_DISK_FULL, message, hint),
             Error::UndefinedColumn { message, hint } => (PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN, message, hint),
             Error::DuplicateObject { message, hint } => (PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT, message, hint),
             Error::UndefinedObject { message, hint } => (PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, message, hint),

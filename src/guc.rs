@@ -19,6 +19,20 @@ pub enum Track {
     None,
 }
 
+/// What perf_opt does by itself about what it recommends.
+#[derive(PostgresGucEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Autopilot {
+    /// Nothing.
+    #[name = c"off"]
+    Off,
+    /// Notes in the audit what it would do.
+    #[name = c"advise"]
+    Advise,
+    /// Does it.
+    #[name = c"apply"]
+    Apply,
+}
+
 /// `all`: what hides in a function is what an advisor must see; `toplevel` tells the two apart.
 static TRACK: GucSetting<Track> = GucSetting::<Track>::new(Track::All);
 /// 1 s: where a person starts to notice.
@@ -61,6 +75,16 @@ static CACHE_MAX_MB: GucSetting<i32> = GucSetting::<i32>::new(256);
 static CACHE_ROLE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 /// A get from the embedded cache costs a tenth of a millisecond: a faster statement gains nothing.
 static CACHE_SURVEY_MIN_MS: GucSetting<f64> = GucSetting::<f64>::new(2.0);
+/// 100: enough for a difference of a tenth to be told from noise, and reached in minutes by what matters.
+static VERIFY_MIN_CALLS: GucSetting<i32> = GucSetting::<i32>::new(100);
+/// 1 GB: as index maintenance leaves free.
+static APPLY_MIN_FREE_MB: GucSetting<i32> = GucSetting::<i32>::new(1_024);
+/// Off: nothing is changed unasked.
+static AUTOPILOT: GucSetting<Autopilot> = GucSetting::<Autopilot>::new(Autopilot::Off);
+/// Empty: at any time.
+static AUTOPILOT_WINDOW: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+/// 1 GB: what most databases can spare.
+static AUTOPILOT_MAX_MB: GucSetting<i32> = GucSetting::<i32>::new(1_024);
 static COLLECTOR: GucSetting<bool> = GucSetting::<bool>::new(true);
 static CAPTURE_PLANS: GucSetting<bool> = GucSetting::<bool>::new(true);
 static SAMPLE_LITERALS: GucSetting<bool> = GucSetting::<bool>::new(true);
@@ -283,6 +307,52 @@ pub fn define_settings() {
         GucContext::Sighup,
         GucFlags::UNIT_MS,
     );
+    GucRegistry::define_int_guc(
+        c"perf_opt.verify_min_calls",
+        c"Executions of the statements concerned after which a change that perf.apply() has made is verified.",
+        c"More make the verdict surer and later.",
+        &VERIFY_MIN_CALLS,
+        10,
+        1_000_000,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"perf_opt.apply_min_free_mb",
+        c"Disk space that stays free when perf.apply() builds an index.",
+        c"An index that would take of it is not begun.",
+        &APPLY_MIN_FREE_MB,
+        0,
+        1_073_741_824,
+        GucContext::Sighup,
+        GucFlags::UNIT_MB,
+    );
+    GucRegistry::define_enum_guc(
+        c"perf_opt.autopilot",
+        c"What is done unasked about recommended indexes.",
+        c"off: nothing; advise: perf.audit says what would be done; apply: it is done as the owner of the table, verified, and undone should it be a regression.",
+        &AUTOPILOT,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_string_guc(
+        c"perf_opt.autopilot_window",
+        c"Hours of the day in which autopilot begins changes.",
+        c"Such as 22:00-05:00 Europe/Berlin; without a time zone: of UTC. Empty: at any time. A regression is undone at any time.",
+        &AUTOPILOT_WINDOW,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"perf_opt.autopilot_max_mb",
+        c"Size of all indexes that autopilot has made in a database.",
+        c"It makes none that goes beyond.",
+        &AUTOPILOT_MAX_MB,
+        0,
+        1_073_741_824,
+        GucContext::Sighup,
+        GucFlags::UNIT_MB,
+    );
     GucRegistry::define_bool_guc(
         c"perf_opt.capture_plans",
         c"Keeps the plan of slow executions, without literals.",
@@ -415,6 +485,26 @@ pub fn cache_outbox_max_bytes() -> i64 {
 pub fn cache_survey_min_ns() -> Option<u64> {
     let ms = CACHE_SURVEY_MIN_MS.get();
     (ms >= 0.0).then_some((ms * 1e6) as u64)
+}
+
+pub fn autopilot() -> Autopilot {
+    AUTOPILOT.get()
+}
+
+pub fn autopilot_window() -> String {
+    text_of(&AUTOPILOT_WINDOW)
+}
+
+pub fn autopilot_max_bytes() -> f64 {
+    f64::from(AUTOPILOT_MAX_MB.get()) * 1_048_576.0
+}
+
+pub fn verify_min_calls() -> u64 {
+    u64::try_from(VERIFY_MIN_CALLS.get()).unwrap_or(0)
+}
+
+pub fn apply_min_free_bytes() -> f64 {
+    f64::from(APPLY_MIN_FREE_MB.get()) * 1_048_576.0
 }
 
 pub fn worker_enabled() -> bool {

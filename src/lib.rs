@@ -53,7 +53,13 @@ pub extern "C-unwind" fn _PG_init() {
         pg_sys::shmem_startup_hook = Some(attach_memory);
     }
     memory::watch::register();
-    collect::worker::after_each_run([cache::tidy::maintain, cache::tidy::forget_marks, advise::alerts::evaluate]);
+    collect::worker::after_each_run([
+        cache::tidy::maintain,
+        cache::tidy::forget_marks,
+        advise::alerts::evaluate,
+        act::change::verify::due,
+    ]);
+    act::tasks::autopilot::give(advise::autopilot::step);
     collect::worker::watch(advise::caching::watch::WATCHER);
     if guc::worker_enabled() {
         act::launcher::register();
@@ -191,6 +197,12 @@ pgrx::extension_sql_file!(
         api::jobs::job_wait
     ]
 );
+pgrx::extension_sql_file!("../sql/apply.sql", name = "change_tables", requires = ["job_tables", "baseline_tables"]);
+pgrx::extension_sql_file!(
+    "../sql/apply_functions.sql",
+    name = "change_functions",
+    requires = ["change_tables", api::act::apply, api::act::verify, api::act::undo]
+);
 pgrx::extension_sql_file!("../sql/maintenance.sql", name = "maintenance_tables", requires = ["job_tables"]);
 pgrx::extension_sql_file!(
     "../sql/maintenance_functions.sql",
@@ -259,6 +271,11 @@ pgrx::extension_sql_file!(
     "../sql/scaling.sql",
     name = "scaling",
     requires = [api::scaling::scaling_recommendations, api::sharding::sharding_advice]
+);
+pgrx::extension_sql_file!(
+    "../sql/rewrites.sql",
+    name = "rewrites",
+    requires = ["policy_tables", api::rewrites::sql_optimization_examples]
 );
 pgrx::extension_sql_file!("../sql/roadmap.sql", name = "roadmap_tables");
 pgrx::extension_sql_file!(

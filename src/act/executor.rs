@@ -15,8 +15,8 @@ use pgrx::{pg_sys, PgList, PgLogLevel, PgSqlErrorCode, PgTryBuilder};
 
 use crate::compat;
 use crate::error::Error;
-use crate::pg::background;
 use crate::pg::text::DbText;
+use crate::pg::{background, ident};
 
 /// SQLSTATE of what somebody, or a time limit, has cancelled.
 pub const QUERY_CANCELED: &str = "57014";
@@ -166,6 +166,47 @@ pub fn script(text: &str, at_end: impl FnOnce() -> Result<(), Failure>) -> Resul
 /// Runs one statement of ours at top level.
 pub fn statement(text: &str) -> Result<(), Failure> {
     script(text, || Ok(()))
+}
+
+/// One statement of a text of several.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Its text.
+    pub sql: String,
+    /// Schema and name, unquoted, of the index that it creates.
+    pub creates: Option<(String, String)>,
+    /// It makes or drops an index without holding off writers: nobody has to wait while it waits.
+    pub is_gentle: bool,
+}
+
+/// The statements of a text of perf_opt's own, for what cannot run in one transaction. Inside a transaction.
+pub fn pieces(text: &str) -> Vec<Piece> {
+    let bytes = DbText::from_utf8(text).as_bytes().to_vec();
+    let Ok(text) = CString::new(bytes) else { return Vec::new() };
+    // SAFETY: parses only; the trees belong to the current memory context, places are within the text, and the tag of a
+    // statement is looked at before it is taken for an IndexStmt, whose table is never NULL, or a DropStmt.
+    unsafe {
+        let statements = PgList::<pg_sys::RawStmt>::from_pg(pg_sys::pg_parse_query(text.as_ptr()));
+        let piece = |raw: *mut pg_sys::RawStmt| {
+            let start = usize::try_from((*raw).stmt_location).unwrap_or(0);
+            let rest = text.as_bytes().get(start..).unwrap_or_default();
+            let length = usize::try_from((*raw).stmt_len).ok().filter(|length| *length > 0).unwrap_or(rest.len());
+            let sql = DbText::from_bytes(rest[..length.min(rest.len())].to_vec()).to_utf8().trim().to_owned();
+            let is_gentle = match (*(*raw).stmt).type_ {
+                pg_sys::NodeTag::T_IndexStmt => (*(*raw).stmt.cast::<pg_sys::IndexStmt>()).concurrent,
+                pg_sys::NodeTag::T_DropStmt => (*(*raw).stmt.cast::<pg_sys::DropStmt>()).concurrent,
+                _ => false,
+            };
+            let creates = ((*(*raw).stmt).type_ == pg_sys::NodeTag::T_IndexStmt).then(|| {
+                let statement = (*raw).stmt.cast::<pg_sys::IndexStmt>();
+                let name =
+                    |name: *mut core::ffi::c_char| (!name.is_null()).then(|| ident::from_server(CStr::from_ptr(name)));
+                Some((name((*(*statement).relation).schemaname)?, name((*statement).idxname)?))
+            });
+            Piece { sql, creates: creates.flatten(), is_gentle }
+        };
+        statements.iter_ptr().map(piece).collect()
+    }
 }
 
 /// Raises what the server says of a text that is not SQL; refuses one without a statement. Inside a transaction.

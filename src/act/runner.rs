@@ -79,6 +79,10 @@ fn run(place: &Place) {
         tasks::run(&order, &mut write)
     };
     background::set_deadline(None);
+    let mut order = order;
+    if matches!(&result, Err(failure) if !tasks::may_retry(&order.kind, failure)) {
+        order.max_retries = 0;
+    }
     let ending = match result {
         Ok(()) if recorded => return,
         Ok(()) => Ending::Succeeded,

@@ -1,6 +1,8 @@
 //! What to change and when: joins what is measured with what the policy tables want.
 
 pub mod alerts;
+pub mod apply;
+pub mod autopilot;
 pub mod caching;
 pub mod capacity;
 pub mod checklist;
@@ -10,6 +12,7 @@ pub mod metrics;
 pub mod partitioning;
 mod reconstruction;
 pub mod replicas;
+pub mod rewrites;
 pub mod roadmap;
 pub mod samples;
 pub mod scaling;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use pgrx::prelude::*;
 
 use super::required;
+use crate::advise::index::applied;
 use crate::advise::index::recommend::{self, Options};
 use crate::advise::index::what_if;
 use crate::error::Error;
@@ -138,6 +139,7 @@ fn index_recommendations(
         name!(policy_gain, Option<Text>),
         name!(reason, Text),
         name!(evidence, Document),
+        name!(achieved_pct, Option<f64>),
     ),
 > {
     let started = Instant::now();
@@ -150,7 +152,11 @@ fn index_recommendations(
         };
         let workload = source(workload, queries, weights)?;
         let _limit = Deadline::set(deadline);
-        recommend::run(&workload, &options)
+        let mut outcome = recommend::run(&workload, &options)?;
+        if workload.is_measured() {
+            applied::tell(&mut outcome.rows)?;
+        }
+        Ok(outcome)
     });
     let outcome = match answer {
         Ok(outcome) => outcome,
@@ -182,6 +188,7 @@ fn index_recommendations(
             row.policy_gain.map(Text),
             Text(row.reason),
             Document(row.evidence),
+            row.achieved_pct,
         )
     }))
 }

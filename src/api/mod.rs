@@ -1,5 +1,6 @@
 //! The SQL surface: argument checks, rows out, no logic.
 
+pub mod act;
 pub mod alerts;
 pub mod baselines;
 pub mod cache;
@@ -20,6 +21,7 @@ pub mod partition_convert;
 pub mod partitions;
 pub mod pools;
 pub mod report;
+pub mod rewrites;
 pub mod roadmap;
 pub mod scaling;
 pub mod sharding;

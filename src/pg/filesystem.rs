@@ -4,6 +4,8 @@
 use std::ffi::CString;
 use std::os::unix::fs::MetadataExt;
 
+use pgrx::pg_sys;
+
 /// Space of one filesystem.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Space {
@@ -37,4 +39,12 @@ pub fn space(path: &str) -> Option<Space> {
         available_bytes: stat.f_bavail as f64 * unit,
         device,
     })
+}
+
+/// Where the files of a tablespace are; `None`: the server's default one.
+pub fn directory_of(tablespace: Option<pg_sys::Oid>) -> String {
+    match tablespace {
+        Some(oid) if oid != pg_sys::DEFAULTTABLESPACE_OID => format!("pg_tblspc/{}", oid.to_u32()),
+        _ => "base".to_owned(),
+    }
 }

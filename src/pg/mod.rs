@@ -35,6 +35,7 @@ pub mod partition_bound;
 pub mod planner;
 pub mod privilege;
 pub mod query;
+pub mod query_rules;
 pub mod raw;
 pub mod refresh;
 pub mod relation;

@@ -16,3 +16,15 @@ pub fn may_plan_as(role: pg_sys::Oid) -> bool {
             ) && pg_sys::has_privs_of_role(pg_sys::GetUserId(), role))
     }
 }
+
+/// The name of a role; its number when it is gone.
+pub fn name(role: pg_sys::Oid) -> String {
+    // SAFETY: a syscache lookup that gives NULL or a palloc'd string.
+    unsafe { super::ident::owned(pg_sys::GetUserNameFromId(role, true)) }.unwrap_or_else(|| role.to_u32().to_string())
+}
+
+/// Whether the current role has the rights of a role that every server has.
+pub fn is_member(of: &std::ffi::CStr) -> bool {
+    // SAFETY: catalog look-ups inside a transaction; a name that is not there gives an invalid number.
+    unsafe { pg_sys::has_privs_of_role(pg_sys::GetUserId(), pg_sys::get_role_oid(of.as_ptr(), true)) }
+}

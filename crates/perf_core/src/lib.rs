@@ -6,11 +6,13 @@
 
 pub mod activity;
 pub mod alerts;
+pub mod autopilot;
 pub mod backoff;
 pub mod baseline;
 pub mod cache;
 pub mod calendar;
 pub mod cardinality;
+pub mod change;
 pub mod conninfo;
 pub mod cost;
 pub mod counters;
@@ -31,6 +33,7 @@ pub mod patterns;
 pub mod pool;
 pub mod prewarm;
 pub mod replicas;
+pub mod rewrite;
 pub mod roadmap;
 pub mod sampling;
 pub mod schedule;

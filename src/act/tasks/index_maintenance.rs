@@ -215,18 +215,19 @@ fn more(found: &[&Found]) -> Result<HashMap<u32, More>, Error> {
                 // Rows that came since take their room.
                 bytes * if *then > 0.0 && tuples > 0.0 { (tuples / then).max(1.0) } else { 1.0 }
             });
-            (oid, More { may_rebuild, may_drop, directory: directory_of(tablespaces), rebuilt_bytes })
+            (
+                oid,
+                More {
+                    may_rebuild,
+                    may_drop,
+                    directory: filesystem::directory_of(
+                        tablespaces.into_iter().flatten().find(|oid| *oid != pg_sys::InvalidOid),
+                    ),
+                    rebuilt_bytes,
+                },
+            )
         })
         .collect())
-}
-
-/// Where the files of a relation are, by its own tablespace and the database's.
-fn directory_of(tablespaces: [Option<pg_sys::Oid>; 2]) -> String {
-    let set = tablespaces.into_iter().flatten().find(|oid| *oid != pg_sys::InvalidOid);
-    match set {
-        Some(oid) if oid != pg_sys::DEFAULTTABLESPACE_OID => format!("pg_tblspc/{}", oid.to_u32()),
-        _ => "base".to_owned(),
-    }
 }
 
 /// Bytes and rows after the last rebuild, by index.

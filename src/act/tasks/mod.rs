@@ -1,6 +1,8 @@
 //! What the kinds of jobs do. Each kind is a row of [`KINDS`]. Called by the worker of a run, outside of any transaction, in
 //! a session of the job's owner; locks what its statements lock.
 
+pub mod autopilot;
+pub mod change;
 pub mod fleet;
 pub mod index_maintenance;
 pub mod matview;
@@ -9,6 +11,7 @@ pub mod prewarm;
 
 use serde_json::{json, Value};
 
+use super::change::KIND as CHANGE;
 use super::executor::{self, Failure};
 use super::runs::{self, Order};
 use crate::pg::privilege;
@@ -52,16 +55,24 @@ pub fn note(order: &Order, detail: &Value) -> Result<(), Failure> {
 struct Kind {
     name: &'static str,
     run: fn(&Order, Write) -> Result<(), Failure>,
+    /// Whether another try may help after a failure.
+    may_retry: fn(&Failure) -> bool,
+}
+
+fn always(_: &Failure) -> bool {
+    true
 }
 
 const KINDS: &[Kind] = &[
-    Kind { name: "command", run: command },
-    Kind { name: fleet::KIND, run: fleet::run },
-    Kind { name: matview::KIND, run: matview::run },
-    Kind { name: index_maintenance::KIND, run: index_maintenance::run },
-    Kind { name: prewarm::KIND, run: prewarm::run },
-    Kind { name: partition::KIND, run: partition::run },
-    Kind { name: partition::convert::KIND, run: partition::convert::run },
+    Kind { name: "command", run: command, may_retry: always },
+    Kind { name: fleet::KIND, run: fleet::run, may_retry: always },
+    Kind { name: matview::KIND, run: matview::run, may_retry: always },
+    Kind { name: index_maintenance::KIND, run: index_maintenance::run, may_retry: always },
+    Kind { name: prewarm::KIND, run: prewarm::run, may_retry: always },
+    Kind { name: partition::KIND, run: partition::run, may_retry: always },
+    Kind { name: partition::convert::KIND, run: partition::convert::run, may_retry: always },
+    Kind { name: autopilot::KIND, run: autopilot::run, may_retry: always },
+    Kind { name: CHANGE, run: change::run, may_retry: change::may_retry },
 ];
 
 /// Does what a run is for.
@@ -70,6 +81,11 @@ pub fn run(order: &Order, write: Write) -> Result<(), Failure> {
         Some(kind) => (kind.run)(order, write),
         None => Err(Failure::new("0A000", format!("no kind of job \"{}\" is known", order.kind))),
     }
+}
+
+/// Whether a kind of job gains by another try after a failure.
+pub fn may_retry(kind: &str, failure: &Failure) -> bool {
+    KINDS.iter().find(|known| known.name == kind).is_none_or(|known| (known.may_retry)(failure))
 }
 
 /// SQL of the owner's.

@@ -4,13 +4,14 @@
 //! them with `pool` as its planner, `rows` says what came out and `ddl` how to make it. `upkeep` judges the indexes that
 //! exist. `policy`, `existing` and `parts` read tables and catalogs.
 
-mod ddl;
+pub mod applied;
+pub(super) mod ddl;
 mod existing;
 mod parts;
 mod policy;
 mod pool;
 pub mod recommend;
-mod rows;
+pub(super) mod rows;
 pub(super) mod study;
 mod upkeep;
 pub mod what_if;

@@ -58,6 +58,7 @@ pub struct Recommendation {
     pub policy_gain: Option<String>,
     pub reason: String,
     pub evidence: Value,
+    pub achieved_pct: Option<f64>,
     /// Not a column: the existing index that the row is about, with its parts in partitions, or those that it attaches.
     pub existing: Vec<pg_sys::Oid>,
 }

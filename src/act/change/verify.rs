@@ -1,0 +1,155 @@
+//! Whether a change has done what it promised: what was measured is handed to `perf_core::change`, and what that says is
+//! written down. Called by perf.verify() and, for what is due, by the collector after its runs. Inside a transaction.
+
+use perf_core::change::{judge, Aim, Judgement, Moved, Observed, Promise, Verdict};
+use pgrx::pg_sys;
+use serde_json::{json, Value};
+
+use super::audit::{self, Entry};
+use super::store::{self, Change};
+use super::watched;
+use crate::act::tasks::autopilot;
+use crate::collect::worker::News;
+use crate::error::Error;
+use crate::guc;
+use crate::pg::local::ProcessLocal;
+use crate::pg::privilege;
+
+/// After so long what is seldom executed is not waited for any more.
+const LATE_S: f64 = 7.0 * 86_400.0;
+/// Changes looked at after one run of the collector.
+const DUE_MAX: i64 = 20;
+
+/// What was found.
+pub struct Verification {
+    /// Of the measured time, in per cent.
+    pub predicted_pct: Option<f64>,
+    /// The judgement.
+    pub judgement: Judgement,
+    /// Statement by statement.
+    pub statements: Value,
+}
+
+fn aim(kind: &str) -> Aim {
+    match kind {
+        "index_create" => Aim::Speed,
+        _ => Aim::Thrift,
+    }
+}
+
+/// Judges a change that was made, and writes the verdict down.
+pub fn run(change: &Change, actor: pg_sys::Oid) -> Result<Verification, Error> {
+    judged(change, actor, 1)
+}
+
+/// The same after so many rounds of executions.
+fn judged(change: &Change, actor: pg_sys::Oid, rounds: u64) -> Result<Verification, Error> {
+    let observed = watched::observed(change.change_id)?;
+    let promise = Promise {
+        aim: aim(&change.kind),
+        predicted_pct: change.predicted_pct,
+        total_ms: change.total_ms,
+        min_calls: rounds * guc::verify_min_calls(),
+        is_late: change.applied_s_ago.is_some_and(|seconds| seconds > LATE_S),
+    };
+    let judgement = judge(&observed, &promise);
+    if judgement.verdict == Verdict::Waiting {
+        if change.status == "applied" {
+            store::set_message(change.change_id, &judgement.reason)?;
+        }
+    } else {
+        let mut detail = json!({ "verified": { "drift": rounded(judgement.drift, 3), "statements": observed.len() } });
+        if let (Some(fields), true) = (detail.as_object_mut(), rounds > 1 && judgement.verdict == Verdict::Regressed) {
+            fields.insert("confirmed".to_owned(), Value::Bool(true));
+        }
+        let verdict = judgement.verdict.name();
+        let achieved = judgement.achieved_pct;
+        if store::verified(change.change_id, verdict, achieved, &judgement.reason, &detail)? && verdict != change.status
+        {
+            let entry = Entry {
+                action: "verify",
+                sql: None,
+                outcome: verdict,
+                sqlstate: None,
+                detail: json!({ "predicted_pct": change.predicted_pct, "achieved_pct": achieved, "reason": judgement.reason }),
+            };
+            audit::note(change, actor, &entry)?;
+        }
+    }
+    let statements = statements(&observed, &judgement);
+    Ok(Verification { predicted_pct: change.predicted_pct, judgement, statements })
+}
+
+fn rounded(value: f64, digits: i32) -> f64 {
+    let factor = 10f64.powi(digits);
+    (value * factor).round() / factor
+}
+
+fn statements(observed: &[Observed], judgement: &Judgement) -> Value {
+    let row = |(one, moved): (&Observed, &Moved)| {
+        let achieved = match moved {
+            Moved::Faster(ratio) | Moved::Slower(ratio) => Some(rounded(100.0 * (1.0 - ratio), 1)),
+            Moved::Same | Moved::Unknown => None,
+        };
+        json!({
+            "queryid": one.queryid,
+            "part": one.part.name(),
+            "change": moved.name(),
+            "predicted_pct": one.promised_ratio.map(|ratio| rounded(100.0 * (1.0 - ratio), 1)),
+            "achieved_pct": achieved,
+            "calls_before": one.before.calls,
+            "calls_after": one.after.calls,
+            "mean_ms_before": one.before.mean_ms().map(|ms| rounded(ms, 4)),
+            "mean_ms_after": one.after.mean_ms().map(|ms| rounded(ms, 4)),
+            "p95_ms_before": one.before.quantile_ms(0.95).map(|ms| rounded(ms, 4)),
+            "p95_ms_after": one.after.quantile_ms(0.95).map(|ms| rounded(ms, 4)),
+            "blocks_before": rounded(one.blocks_before, 1),
+            "blocks_after": rounded(one.blocks_after, 1),
+        })
+    };
+    observed.iter().zip(&judgement.moved).map(row).collect()
+}
+
+/// The step after each run of the collector: puts right what lost its run, and verifies what is due.
+pub fn due(now: i64) -> Result<News, Error> {
+    let mut news = News::default();
+    if privilege::table(store::TABLE).is_none() {
+        return Ok(news);
+    }
+    store::settle()?;
+    store::queue_clean_up()?;
+    for change in store::unverified(DUE_MAX)? {
+        let found = run(&change, change.owner)?;
+        if found.judgement.verdict == Verdict::Regressed {
+            news.lines.push(format!(
+                "perf_opt change {} ({} of {}): {}",
+                change.change_id,
+                change.kind,
+                change.relation,
+                found.judgement.verdict.name()
+            ));
+        }
+    }
+    // What autopilot is to take back has been seen twice.
+    for change in store::unconfirmed()? {
+        judged(&change, change.owner, 2)?;
+    }
+    if guc::autopilot() != guc::Autopilot::Off && is_time_to_look(now) {
+        autopilot::queue()?;
+    }
+    Ok(news)
+}
+
+/// When autopilot was asked to look for the last time.
+static LOOKED_AT: ProcessLocal<i64> = ProcessLocal::new(0);
+/// Runs of the collector between two looks.
+const LOOK_EVERY: i64 = 10;
+
+fn is_time_to_look(now: i64) -> bool {
+    let pause = LOOK_EVERY * i64::from(guc::collect_interval_s()) * 1_000_000;
+    let is_time = (now - LOOKED_AT.get()).abs() >= pause;
+    if is_time {
+        LOOKED_AT.set(now);
+    }
+    is_time
+}

@@ -1,0 +1,360 @@
+//! Carries a change out, or takes it back: the worker's part of perf.apply() and perf.undo(). Works at top level as the role
+//! that asked; each statement has its own transaction, so that concurrent builds can run. What fails in the middle is put
+//! back as far as it got: no index is left that cannot be used. Locks what the statements lock.
+
+use std::ffi::CString;
+
+use perf_core::index::maintenance::is_named_after;
+use pgrx::pg_sys;
+use serde_json::{json, Value};
+
+use super::{note, Outcome, Write};
+use crate::act::change::audit::{self, Entry};
+use crate::act::change::store::{self, Change};
+use crate::act::change::{index_state, room, undo, view, watched};
+use crate::act::executor::{self, Failure, Piece};
+use crate::act::runs::Order;
+use crate::collect::partitions::spi_failed;
+use crate::error::Error;
+use crate::pg::text::Text;
+use crate::pg::{background, buffers, catalog, ident, privilege};
+
+/// A lock that could not be had, in time or for a deadlock.
+const LOCK_NOT_AVAILABLE: [&str; 2] = ["55P03", "40P01"];
+const DUPLICATE: &str = "42P07";
+const UNDEFINED: &str = "42704";
+/// How long is waited for a lock: while nobody has to wait for that, and else.
+const GENTLE_LOCK_TIMEOUT: &std::ffi::CStr = c"1min";
+const LOCK_TIMEOUT: &std::ffi::CStr = c"2s";
+/// What came to nothing does not hold up others for long: what cannot be dropped at once is dropped later.
+const CLEAN_UP_LOCK_TIMEOUT: &std::ffi::CStr = c"1s";
+
+/// Whether another try may help.
+pub fn may_retry(failure: &Failure) -> bool {
+    LOCK_NOT_AVAILABLE.contains(&failure.sqlstate.as_str())
+}
+
+/// Does what the change of this run is about.
+pub fn run(order: &Order, write: Write) -> Result<(), Failure> {
+    let cleaned = drop_left()?;
+    let Some(change) = executor::transaction(|| Ok(store::of_run(order.run_id)?))? else {
+        let outcome = match cleaned {
+            0 => Outcome::skipped("no change waits for this run: perf.apply() queues its own".to_owned(), json!({})),
+            cleaned => Outcome { detail: json!({ "cleaned": cleaned }), ..Outcome::plain() },
+        };
+        return executor::transaction(|| write(outcome));
+    };
+    let started = background::now();
+    // Names are looked up as for whoever asked.
+    let path = change.state.get("search_path").and_then(Value::as_str).unwrap_or_default();
+    background::set_session(c"search_path", &CString::new(path).unwrap_or_default());
+    if change.status == "undoing" {
+        take_back(order, &change)?;
+        return executor::transaction(|| {
+            let ms = elapsed_ms(started);
+            store::undone(change.change_id, "taken back")?;
+            record(&change, "undone", change.undo_ddl.as_deref(), json!({ "ms": ms }))?;
+            write(outcome(&change, "undo", ms))
+        });
+    }
+    executor::transaction(|| Ok(store::begin(change.change_id)?))?;
+    if change.kind == "matview" {
+        return make_view(&change, started, write);
+    }
+    let (state, message) = match change.kind.as_str() {
+        "index_create" => create(order, &change, &change.ddl, "made")?,
+        "index_drop" => drop_one(&change)?,
+        "index_reindex" => rebuild(&change)?,
+        kind => return Err(Failure::new("0A000", format!("changes of kind {kind} are not carried out by a run"))),
+    };
+    executor::transaction(|| done(&change, &state, message.as_deref(), started, write))
+}
+
+/// Writes down that a change is made, in the transaction of the last of it.
+fn done(change: &Change, state: &Value, message: Option<&str>, started: i64, write: Write) -> Result<(), Failure> {
+    let ms = elapsed_ms(started);
+    store::applied(change.change_id, state, message)?;
+    watched::mark(change.change_id)?;
+    record(change, "applied", Some(&change.ddl), json!({ "ms": ms, "state": state }))?;
+    write(outcome(change, "apply", ms))
+}
+
+/// Makes a materialized view and the job that refreshes it, in one transaction.
+fn make_view(change: &Change, started: i64, write: Write) -> Result<(), Failure> {
+    let field = |name: &str| change.state.get(name).and_then(Value::as_str).unwrap_or_default();
+    let (schema, name) = (field("schema"), field("name"));
+    executor::script(&change.ddl, || {
+        let definition = view::definition(schema, name)?.unwrap_or_default();
+        let state = json!({ "view": { "schema": schema, "name": name, "definition": definition } });
+        done(change, &state, None, started, write)
+    })
+}
+
+fn elapsed_ms(started: i64) -> i64 {
+    (background::now() - started) / 1_000
+}
+
+fn outcome(change: &Change, step: &str, ms: i64) -> Outcome {
+    let detail = json!({ "change_id": change.change_id, "step": step, "kind": change.kind, "relation": change.relation, "ms": ms });
+    Outcome { detail, ..Outcome::plain() }
+}
+
+fn record(change: &Change, action: &'static str, sql: Option<&str>, detail: Value) -> Result<(), Error> {
+    let entry = Entry { action, sql, outcome: "ok", sqlstate: None, detail };
+    audit::note(change, privilege::current_role(), &entry)
+}
+
+fn state_of(piece: &Piece) -> Result<Option<index_state::IndexState>, Error> {
+    match &piece.creates {
+        Some((schema, name)) => index_state::read(schema, name),
+        None => Ok(None),
+    }
+}
+
+/// Runs the statements that make one or more indexes. What it gives is to be kept of them under `list`.
+fn create(order: &Order, change: &Change, ddl: &str, list: &str) -> Result<(Value, Option<String>), Failure> {
+    let pieces = executor::transaction(|| Ok(executor::pieces(ddl)))?;
+    if order.attempt == 1 {
+        executor::transaction(|| {
+            for piece in &pieces {
+                let taken = match &piece.creates {
+                    Some((schema, name)) => relation_named(schema, name)?.then(|| ident::qualified(schema, name)),
+                    None => None,
+                };
+                if let Some(name) = taken {
+                    return Err(Failure::new(DUPLICATE, format!("there is a relation {name} already")));
+                }
+            }
+            Ok(())
+        })?;
+    } else if executor::transaction(|| is_complete(&pieces))? {
+        // The try before this one was lost after its work.
+        return Ok((kept(&pieces, list)?, None));
+    } else {
+        clean_up(&pieces, change, Left::All).or_else(|failure| Err(leave(change, failure)?))?;
+    }
+    executor::transaction(|| Ok(room::require(change.size_bytes.unwrap_or(0))?))?;
+    for (at, piece) in pieces.iter().enumerate() {
+        executor::transaction(|| note(order, &json!({ "step": at + 1, "steps": pieces.len(), "sql": piece.sql })))?;
+        if let Err(failure) = run_piece(piece) {
+            // Whoever has cancelled the build wants no half of it.
+            background::set_deadline(None);
+            background::drop_cancel();
+            background::set_session(c"lock_timeout", CLEAN_UP_LOCK_TIMEOUT);
+            return Err(match clean_up(&pieces, change, Left::All) {
+                Ok(()) => failure,
+                Err(_) => leave(change, failure)?,
+            });
+        }
+    }
+    Ok((kept(&pieces, list)?, None))
+}
+
+/// Notes that something is left of a change that came to nothing: it is dropped as soon as nobody is in the way.
+fn leave(change: &Change, failure: Failure) -> Result<Failure, Failure> {
+    background::drop_cancel();
+    executor::transaction(|| Ok(store::set_left(change.change_id, true)?))?;
+    let message = format!("{}; what was made so far is dropped when no transaction is in the way", failure.message);
+    Ok(Failure { message, ..failure })
+}
+
+/// Drops what earlier changes of the current role have left, as far as nobody is in the way: of how many.
+fn drop_left() -> Result<usize, Failure> {
+    let changes = executor::transaction(|| Ok(store::with_left(privilege::current_role())?))?;
+    let mut cleaned = 0;
+    for change in &changes {
+        // Of a change that failed its own statements, of one that is still there those that were to take it back.
+        let text = if change.status == "failed" { Some(&change.ddl) } else { change.undo_ddl.as_ref() };
+        let pieces = executor::transaction(|| Ok(text.map_or_else(Vec::new, |text| executor::pieces(text))))?;
+        match clean_up(&pieces, change, Left::Unusable) {
+            Ok(()) => {
+                executor::transaction(|| Ok(store::set_left(change.change_id, false)?))?;
+                cleaned += 1;
+            }
+            Err(failure) if LOCK_NOT_AVAILABLE.contains(&failure.sqlstate.as_str()) => {}
+            Err(failure) => return Err(failure),
+        }
+    }
+    Ok(cleaned)
+}
+
+/// Runs one statement; one that makes others wait while it waits does not wait for long.
+fn run_piece(piece: &Piece) -> Result<(), Failure> {
+    background::set_session(c"lock_timeout", if piece.is_gentle { GENTLE_LOCK_TIMEOUT } else { LOCK_TIMEOUT });
+    executor::statement(&piece.sql)
+}
+
+fn relation_named(schema: &str, name: &str) -> Result<bool, Error> {
+    let found = catalog::rows(
+        "SELECT true FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+          WHERE n.nspname OPERATOR(pg_catalog.=) $1::pg_catalog.name AND c.relname OPERATOR(pg_catalog.=) $2::pg_catalog.name",
+        &[Text(schema.to_owned()).into(), Text(name.to_owned()).into()],
+        |row| row.get::<bool>(1),
+    )
+    .map_err(spi_failed)?;
+    Ok(!found.is_empty())
+}
+
+/// Whether all that is to be made is there and can be used.
+fn is_complete(pieces: &[Piece]) -> Result<bool, Failure> {
+    for piece in pieces.iter().filter(|piece| piece.creates.is_some()) {
+        if !state_of(piece)?.is_some_and(|found| found.valid) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// What there is to remember of what was made.
+fn kept(pieces: &[Piece], list: &str) -> Result<Value, Failure> {
+    executor::transaction(|| {
+        let mut made = Vec::new();
+        for piece in pieces {
+            let (Some((schema, name)), Some(found)) = (&piece.creates, state_of(piece)?) else { continue };
+            made.push(json!({ "schema": schema, "name": name, "definition": found.definition }));
+        }
+        Ok(json!({ list: made }))
+    })
+}
+
+/// What of it is dropped.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Left {
+    /// All that was made.
+    All,
+    /// What cannot be used: another one may have come since.
+    Unusable,
+}
+
+/// Drops what was made of several indexes, as far as it is there. With an index of a partitioned table goes what was attached
+/// to it, and what of that was there before is made again.
+fn clean_up(pieces: &[Piece], change: &Change, left: Left) -> Result<(), Failure> {
+    let state = |piece: &Piece| {
+        let found = executor::transaction(|| Ok(state_of(piece)?))?;
+        Ok::<_, Failure>(found.filter(|found| left == Left::All || !found.valid))
+    };
+    for piece in pieces.iter().rev() {
+        let Some((schema, name)) = &piece.creates else { continue };
+        let Some(found) = state(piece)? else { continue };
+        if !found.attached && !found.partitioned {
+            executor::statement(&format!("DROP INDEX CONCURRENTLY {}", ident::qualified(schema, name)))?;
+        }
+    }
+    for piece in pieces {
+        let is_whole = state(piece)?.is_some_and(|found| found.partitioned && !found.attached);
+        if let (true, Some(undo_ddl)) = (is_whole, &change.undo_ddl) {
+            return run_what_lacks(undo_ddl);
+        }
+    }
+    Ok(())
+}
+
+/// Runs statements of which some may have been run before: what is to be made and is there is passed over, as is what is to
+/// be dropped and is gone.
+fn run_what_lacks(text: &str) -> Result<(), Failure> {
+    for piece in executor::transaction(|| Ok(executor::pieces(text)))? {
+        if executor::transaction(|| Ok(state_of(&piece)?))?.is_some_and(|found| found.valid) {
+            continue;
+        }
+        match run_piece(&piece) {
+            Err(failure) if failure.sqlstate == UNDEFINED && piece.creates.is_none() => {}
+            outcome => outcome?,
+        }
+    }
+    Ok(())
+}
+
+/// Drops an index. A drop that is interrupted leaves an index that nobody can use any more: it is brought to its end.
+fn drop_index(sql: &str, schema: &str, name: &str) -> Result<(), Failure> {
+    let state = || executor::transaction(|| Ok(index_state::read(schema, name)?));
+    let Err(failure) = executor::statement(sql) else { return Ok(()) };
+    match state()? {
+        None => Ok(()),
+        Some(found) if found.valid => Err(failure),
+        Some(_) => {
+            background::set_deadline(None);
+            background::drop_cancel();
+            executor::statement(sql).map_err(|again| Failure {
+                message: format!("{}; the index cannot be used any more: {sql} brings that to its end", again.message),
+                ..again
+            })
+        }
+    }
+}
+
+/// Drops the index that the change is about, if it is what it was when the change was asked for.
+fn drop_one(change: &Change) -> Result<(Value, Option<String>), Failure> {
+    for (schema, name, definition) in undo::indexes(change, "wanted") {
+        let quoted = ident::qualified(schema, name);
+        match executor::transaction(|| Ok(index_state::read(schema, name)?))? {
+            // The try before this one was lost after its work.
+            None => {}
+            Some(found) if found.definition != definition => {
+                return Err(Failure::new("55000", format!("index {quoted} is \"{}\" now", found.definition)));
+            }
+            Some(_) => drop_index(&change.ddl, schema, name)?,
+        }
+    }
+    Ok((json!({ "dropped": change.state.get("wanted") }), None))
+}
+
+fn bytes_of(schema: &str, name: &str) -> Result<Option<f64>, Failure> {
+    executor::transaction(|| {
+        let found = index_state::read(schema, name)?;
+        let blocks = found.and_then(|found| buffers::blocks(found.oid).ok());
+        Ok(blocks.map(|blocks| f64::from(blocks) * f64::from(pg_sys::BLCKSZ)))
+    })
+}
+
+/// Rebuilds the index that the change is about.
+fn rebuild(change: &Change) -> Result<(Value, Option<String>), Failure> {
+    let Some((schema, name, _)) = undo::indexes(change, "wanted").into_iter().next() else {
+        return Err(Failure::new("55000", "the index of the change is not known"));
+    };
+    let before = bytes_of(schema, name)?;
+    executor::transaction(|| Ok(room::require(before.unwrap_or(0.0) as i64)?))?;
+    if let Err(failure) = executor::statement(&change.ddl) {
+        background::set_deadline(None);
+        background::drop_cancel();
+        drop_leftovers(change, schema, name)?;
+        return Err(failure);
+    }
+    let after = bytes_of(schema, name)?;
+    let message = before.zip(after).map(|(before, after)| format!("{before:.0} bytes have become {after:.0}"));
+    Ok((json!({ "bytes_before": before, "bytes_after": after }), message))
+}
+
+/// Drops what a rebuild has left that failed.
+fn drop_leftovers(change: &Change, schema: &str, name: &str) -> Result<(), Failure> {
+    let invalid = executor::transaction(|| {
+        let found = catalog::rows(
+            "SELECT c.relname::pg_catalog.text FROM pg_catalog.pg_index i
+               JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) i.indexrelid
+              WHERE i.indrelid OPERATOR(pg_catalog.=) $1 AND NOT i.indisvalid",
+            &[change.target.into()],
+            |row| Ok(row.get::<Text>(1)?.map(|name| name.0)),
+        );
+        Ok(found.map_err(spi_failed)?)
+    })?;
+    for left in invalid.iter().filter(|left| is_named_after(left, name)) {
+        executor::statement(&format!("DROP INDEX CONCURRENTLY {}", ident::qualified(schema, left)))?;
+    }
+    Ok(())
+}
+
+/// Takes a change back.
+fn take_back(order: &Order, change: &Change) -> Result<(), Failure> {
+    let undo_ddl = change.undo_ddl.as_deref().unwrap_or_default();
+    if order.attempt == 1 {
+        executor::transaction(|| Ok(undo::require_unchanged(change)?))?;
+    }
+    match change.kind.as_str() {
+        "index_create" => match undo::indexes(change, "made").as_slice() {
+            [(schema, name, _)] => drop_index(undo_ddl, schema, name),
+            _ => run_what_lacks(undo_ddl),
+        },
+        "index_drop" => create(order, change, undo_ddl, "made").map(|_| ()),
+        "matview" => executor::statement(undo_ddl),
+        kind => Err(Failure::new("0A000", format!("changes of kind {kind} are not taken back by a run"))),
+    }
+}

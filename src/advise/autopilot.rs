@@ -1,0 +1,137 @@
+//! What perf_opt does unasked, when perf_opt.autopilot says so: of the indexes that are recommended the best that is sure to
+//! pay, one change at a time, in the hours of its window, within its budget, as the owner of the table; each is verified, and
+//! taken back when two rounds of executions say that it has done harm. Called by the worker of autopilot's job, in one
+//! transaction; locks as the advisor does.
+
+use std::time::Instant;
+
+use perf_core::autopilot::{is_wanted, Advice, Window};
+use perf_core::schedule::Zone;
+use serde_json::{json, Value};
+
+use super::apply;
+use super::index::recommend;
+use super::index::rows::Recommendation;
+use crate::act::change::audit::{self, Entry};
+use crate::act::change::store::{self, Change};
+use crate::act::change::undo;
+use crate::act::jobs::to_unix;
+use crate::error::Error;
+use crate::guc::{self, Autopilot};
+use crate::pg::planner::Deadline;
+use crate::pg::zone::ServerZone;
+use crate::pg::{background, privilege};
+use crate::workload::captured;
+
+const MINUTE_US: i64 = 60_000_000;
+/// Failures of one advice after which it is left to people.
+const FAILURES_MAX: usize = 3;
+
+/// One look: what was done, or why nothing was.
+pub fn step() -> Result<Result<Value, String>, Error> {
+    let mode = guc::autopilot();
+    if mode == Autopilot::Off {
+        return Ok(Err("perf_opt.autopilot is off".to_owned()));
+    }
+    store::settle()?;
+    let own = store::of_autopilot()?;
+    if let Some(harmful) = own.iter().find(|change| change.is_confirmed_harm() && change.undo_ddl.is_some()) {
+        let run_id = privilege::as_role(harmful.owner, || undo::request(&harmful.recommendation_id))?;
+        return Ok(Ok(json!({ "undo": harmful.recommendation_id, "run_id": run_id })));
+    }
+    if let Some(open) = store::in_hand()?.into_iter().next() {
+        return Ok(Err(format!("change {} is {}: one at a time", open.change_id, open.status)));
+    }
+    if !is_open(background::now())? {
+        return Ok(Err("it is not within perf_opt.autopilot_window".to_owned()));
+    }
+    let used: f64 = own
+        .iter()
+        .filter(|change| change.is_made() && change.kind == "index_create")
+        .filter_map(|change| change.size_bytes)
+        .map(|bytes| bytes as f64)
+        .sum();
+    let Some((row, total_ms)) = choose(&own, guc::autopilot_max_bytes() - used)? else {
+        return Ok(Err("nothing that is recommended is sure to pay within perf_opt.autopilot_max_mb".to_owned()));
+    };
+    if mode == Autopilot::Advise {
+        return advise(&row);
+    }
+    let run_id = apply::unasked(&row, total_ms)?;
+    Ok(Ok(json!({ "apply": row.id, "run_id": run_id })))
+}
+
+/// Whether it is a time for changes.
+fn is_open(now: i64) -> Result<bool, Error> {
+    let text = guc::autopilot_window();
+    let wrong = || Error::WrongState {
+        message: format!("perf_opt.autopilot_window is \"{text}\""),
+        hint: "Such as 22:00-05:00 Europe/Berlin, or nothing for any time.".to_owned(),
+    };
+    let window = Window::parse(&text).ok_or_else(wrong)?;
+    let at = to_unix(now);
+    let offset_s = match window.zone.as_str() {
+        "" => 0,
+        zone => ServerZone::named("perf_opt.autopilot_window", zone)?.offset_s(at),
+    };
+    let local = at + i64::from(offset_s) * 1_000_000;
+    let minute = local.div_euclid(MINUTE_US).rem_euclid(24 * 60);
+    Ok(window.contains(u32::try_from(minute).unwrap_or(0)))
+}
+
+/// The first advice that is worth it, and the time of the workload. What was taken back is not done again.
+fn choose(own: &[Change], left_bytes: f64) -> Result<Option<(Recommendation, f64)>, Error> {
+    let workload = captured::read()?;
+    let started = Instant::now();
+    let options = apply::options(started);
+    let rows = {
+        let _limit = Deadline::set(options.deadline);
+        recommend::run(&workload, &options)?.rows
+    };
+    let is_wanted = |row: &Recommendation| {
+        row.status == "recommended"
+            && row.ddl.is_some()
+            && (row.action != "drop" || row.undo_ddl.is_some())
+            && may_try(own, &row.id)
+            && is_wanted(
+                &Advice {
+                    action: row.action,
+                    confidence: row.confidence,
+                    benefit_pct: row.benefit_pct,
+                    size_bytes: row.size_bytes.map_or(f64::INFINITY, |bytes| bytes as f64),
+                },
+                left_bytes,
+            )
+    };
+    let total_ms = workload.statements.iter().map(|statement| statement.total_ms).sum();
+    Ok(rows.into_iter().find(is_wanted).map(|row| (row, total_ms)))
+}
+
+/// Whether an advice has not been carried out before, nor failed too often.
+fn may_try(own: &[Change], recommendation_id: &str) -> bool {
+    let earlier: Vec<&Change> = own.iter().filter(|change| change.recommendation_id == recommendation_id).collect();
+    earlier.len() < FAILURES_MAX && earlier.iter().all(|change| change.status == "failed")
+}
+
+/// Notes what would be done, once.
+fn advise(row: &Recommendation) -> Result<Result<Value, String>, Error> {
+    if audit::was_advised(&row.id)? {
+        return Ok(Err(format!("recommendation {} is in perf.audit already", row.id)));
+    }
+    let change = Change {
+        recommendation_id: row.id.clone(),
+        kind: format!("index_{}", row.action),
+        relation: row.relation.clone(),
+        by_autopilot: true,
+        ..Change::default()
+    };
+    let entry = Entry {
+        action: "advise",
+        sql: row.ddl.as_deref(),
+        outcome: "not done",
+        sqlstate: None,
+        detail: json!({ "predicted_pct": row.benefit_pct, "size_bytes": row.size_bytes, "reason": row.reason }),
+    };
+    audit::note(&change, privilege::current_role(), &entry)?;
+    Ok(Ok(json!({ "advise": row.id })))
+}
