@@ -410,6 +410,8 @@ impl Invalidator {
         }
         let (untold, is_down) = (&self.untold, self.retry_at != 0);
         let told = background::transaction(BATCH_LIMIT_MS, || {
+            // A queue that was full stays so for the server, whatever listeners have read since, until somebody asks.
+            run_with(c"SELECT pg_catalog.pg_notification_queue_usage()", &[], |_| ());
             untold.iter().for_each(|(event, invalid)| batch::tell(event, invalid.clone(), is_down));
             Ok(())
         });

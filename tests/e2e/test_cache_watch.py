@@ -497,15 +497,18 @@ class Life(CacheTest):
         self.assertEqual(listener.wait_for(1)["keys"], {"k:4"})
 
     def test_a_full_queue_of_notices_keeps_nothing_valid(self) -> None:
+        server = self.private_cluster(self.settings)
         # Before version 17 that takes 8 GB.
-        full = {"max_notify_queue_pages": 64} if self.major >= 17 else {}
-        server = self.private_cluster({**self.settings, **full})
+        is_filled = server.major >= 17
+        if is_filled:
+            server.configure({"max_notify_queue_pages": 64})
+            server.restart()
         server.sql("CREATE EXTENSION perf_opt; CREATE TABLE t (user_id int)")
         server.sql("SELECT perf.cache_watch('paid', 't', keys => ARRAY['k:{user_id}'])")
         listener = self.listener("postgres", server)
         server.sql("SELECT perf.cache_put('k:' || g, '1') FROM generate_series(1, 3) g")
         listener.session.query("BEGIN; SELECT 1")
-        for size in (7900, 1) if full else ():
+        for size in (7900, 1) if is_filled else ():
             with self.assertRaises(SqlError):
                 for _ in range(10_000):
                     server.sql("SELECT pg_notify('another', repeat('x', $1::int))", (size,))

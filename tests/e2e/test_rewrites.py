@@ -405,11 +405,17 @@ class RewritesTest(CaptureTest):
 
     def test_stale_statistics(self) -> None:
         statement = "SELECT count(*) FROM person WHERE y = 1"
-        # What a session counted is known when it ends.
+        def wait_for_changes() -> None:
+            # What a session counted is known some time after it has ended.
+            self.wait_until(lambda: self.cluster.scalar("SELECT n_mod_since_analyze FROM pg_stat_all_tables WHERE relid = 'person'::regclass",
+                                                        dbname=self.db) >= 5000, 20, "the changes to be counted")
+
         self.run_sql("INSERT INTO person (id, y) SELECT g, g FROM generate_series(1, 5000) g")
+        wait_for_changes()
         self.run_sql("ANALYZE person")
         self.assertNotIn(STALE, self.told(statement))
         self.run_sql("UPDATE person SET x = 1")
+        wait_for_changes()
         row = self.told(statement)[STALE]
         self.assertEqual(row["supporting_ddl"], "ANALYZE public.person")
         self.run_sql(row["supporting_ddl"])
