@@ -1,17 +1,62 @@
 -- What keeps caches exact: which relations are watched for which events, and what changed on them. Written by functions and
 -- triggers of perf_opt only.
 
+-- Names go with the numbers: what is restored finds its relation and role by them, and one whose relation or role is not there
+-- (yet) keeps none of the others out. 0: not there.
 CREATE TABLE perf.cache_watch_table (
     watch_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     event text NOT NULL CHECK (event <> ''),
-    relation regclass NOT NULL,
+    relation oid NOT NULL,
+    relation_name text NOT NULL,
     operations text[] NOT NULL,
     keys text[],
     tags text[],
-    owner regrole NOT NULL,
-    created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
-    UNIQUE (event, relation)
+    owner oid NOT NULL,
+    owner_name text NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT pg_catalog.now()
 );
+CREATE UNIQUE INDEX cache_watch_table_event_relation_idx ON perf.cache_watch_table (event, relation) WHERE relation <> 0;
+
+CREATE FUNCTION perf._cache_watch_resolve() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    NEW.relation := COALESCE(pg_catalog.to_regclass(NEW.relation_name)::oid, 0);
+    NEW.owner := COALESCE((SELECT r.oid FROM pg_catalog.pg_roles AS r WHERE r.rolname = NEW.owner_name), 0);
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION perf._cache_watch_resolve() IS 'Internal: trigger of perf.cache_watch_table, finds relation and role by their names.';
+CREATE TRIGGER cache_watch_resolve BEFORE INSERT ON perf.cache_watch_table
+    FOR EACH ROW EXECUTE FUNCTION perf._cache_watch_resolve();
+ALTER TABLE perf.cache_watch_table ENABLE ALWAYS TRIGGER cache_watch_resolve;
+
+-- Forgets watches of relations that are gone, follows new names, and finds what was not there before. Rows that changed what
+-- is watched.
+CREATE FUNCTION perf._cache_watch_tend() RETURNS bigint
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    changed bigint;
+    more bigint;
+BEGIN
+    DELETE FROM perf.cache_watch_table AS w
+     WHERE w.relation <> 0 AND NOT EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid = w.relation);
+    GET DIAGNOSTICS changed = ROW_COUNT;
+    UPDATE perf.cache_watch_table AS w SET relation_name = w.relation::regclass::text
+     WHERE w.relation <> 0 AND w.relation_name <> w.relation::regclass::text;
+    UPDATE perf.cache_watch_table AS w SET owner_name = r.rolname
+      FROM pg_catalog.pg_roles AS r WHERE r.oid = w.owner AND w.owner_name <> r.rolname;
+    UPDATE perf.cache_watch_table AS w SET owner = r.oid
+      FROM pg_catalog.pg_roles AS r WHERE w.owner = 0 AND r.rolname = w.owner_name;
+    UPDATE perf.cache_watch_table AS w SET relation = pg_catalog.to_regclass(w.relation_name)
+     WHERE w.relation = 0 AND pg_catalog.to_regclass(w.relation_name) IS NOT NULL
+       AND NOT EXISTS (SELECT FROM perf.cache_watch_table AS o
+                        WHERE o.event = w.event AND o.relation = pg_catalog.to_regclass(w.relation_name));
+    GET DIAGNOSTICS more = ROW_COUNT;
+    RETURN changed + more;
+END
+$$;
+REVOKE ALL ON FUNCTION perf._cache_watch_tend() FROM PUBLIC;
+COMMENT ON FUNCTION perf._cache_watch_tend() IS 'Internal: keeps perf.cache_watch_table with the names and numbers that relations and roles have now.';
 
 -- What changed, had no room in shared memory, and is not worked off; and what perf.cache_invalidate() asked for. Logged, so
 -- that it goes with its transaction. A row of a watched relation has
@@ -99,28 +144,40 @@ BEGIN ATOMIC
 END;
 
 CREATE VIEW perf.cache_watches WITH (security_barrier) AS
-    SELECT w.watch_id, w.event, w.relation, w.operations, w.keys, w.tags, w.owner, w.created_at,
+    SELECT w.watch_id, w.event, w.relation::regclass AS relation, w.operations, w.keys, w.tags, w.owner::regrole AS owner,
+           w.created_at,
            (SELECT pg_catalog.count(*) = pg_catalog.cardinality(w.operations) + 1
               FROM perf._cache_watch_triggers(w.relation) AS t
              WHERE t.is_on AND (t.operation = ANY (w.operations) OR t.operation = 'truncate')) AS is_active,
            (SELECT pg_catalog.array_agg(DISTINCT found.name[1] ORDER BY found.name[1])
               FROM pg_catalog.unnest(w.keys || w.tags) AS template,
                    pg_catalog.regexp_matches(template, '\{([^{}]+)\}', 'g') AS found (name)
-             WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_attribute AS a
+             WHERE w.relation <> 0
+               AND NOT EXISTS (SELECT FROM pg_catalog.pg_attribute AS a
                                 WHERE a.attrelid = w.relation AND a.attname = found.name[1] AND a.attnum > 0
-                                  AND NOT a.attisdropped)) AS missing_columns
+                                  AND NOT a.attisdropped)) AS missing_columns,
+           CASE w.relation WHEN 0 THEN w.relation_name END AS missing_relation
       FROM perf.cache_watch_table AS w
-      JOIN pg_catalog.pg_class AS c ON c.oid = w.relation
-     WHERE pg_catalog.pg_has_role(c.relowner, 'USAGE') OR pg_catalog.pg_has_role(w.owner, 'USAGE')
-        OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE');
+      LEFT JOIN pg_catalog.pg_class AS c ON c.oid = w.relation
+     WHERE (c.oid IS NOT NULL OR w.relation = 0)
+       AND (pg_catalog.pg_has_role(c.relowner, 'USAGE') OR w.owner <> 0 AND pg_catalog.pg_has_role(w.owner, 'USAGE')
+            OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE'));
 GRANT SELECT ON perf.cache_watches TO PUBLIC;
 
 -- What perf.health() says of watches, to whoever asks: numbers of all roles' watches.
 CREATE FUNCTION perf._cache_counts(OUT watches bigint, OUT inactive bigint, OUT widened bigint, OUT waiting bigint,
-                                   OUT oldest_s float8, OUT queued bigint)
+                                   OUT oldest_s float8, OUT queued bigint, OUT orphans bigint)
 STABLE LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
-    SELECT w.watches, w.inactive, w.widened, o.waiting, o.oldest_s, (SELECT count(*) FROM perf.cache_redis_queue)
+    SELECT w.watches, w.inactive, w.widened, o.waiting, o.oldest_s, (SELECT count(*) FROM perf.cache_redis_queue),
+           -- Tables with triggers that no watch wants, of their own or of what they are a part of.
+           (WITH RECURSIVE up (relation, above) AS (
+                SELECT t.tgrelid, t.tgrelid FROM pg_trigger AS t
+                 WHERE t.tgfoid = 'perf._cache_changed()'::regprocedure AND NOT t.tgisinternal
+                UNION SELECT up.relation, i.inhparent FROM pg_inherits AS i JOIN up ON i.inhrelid = up.above)
+            SELECT count(*)
+              FROM (SELECT FROM up LEFT JOIN perf.cache_watch_table AS v ON v.relation = up.above
+                     GROUP BY up.relation HAVING count(v.watch_id) = 0) AS unwanted)
       FROM (SELECT count(*) AS watches, count(*) FILTER (WHERE NOT v.is_active) AS inactive,
                    count(*) FILTER (WHERE v.missing_columns IS NOT NULL) AS widened FROM perf.cache_watches AS v) AS w,
            (SELECT count(*) AS waiting, EXTRACT(epoch FROM clock_timestamp() - min(b.at))::float8 AS oldest_s
@@ -133,7 +190,9 @@ COMMENT ON VIEW perf.cache_watches IS
 has, all of them for members of pg_read_all_stats. watch_id: returned by perf.cache_watch(); event; relation; operations:
 insert, update, delete (TRUNCATE counts always); keys, tags: templates, NULL: those of the policies with the event, and the
 event''s name; owner: who made it; created_at; is_active: the triggers are all there and switched on; missing_columns:
-placeholders that no column of the relation has any more, so that more is invalidated than necessary.';
+placeholders that no column of the relation has any more, so that more is invalidated than necessary; missing_relation: the
+name of one that was not there when the watch was restored: the watch begins within a minute of its coming, if there is another
+watch, else with the next call of perf.cache_watch().';
 COMMENT ON TABLE perf.cache_watch_table IS 'Watches of relations. Read perf.cache_watches instead.';
 COMMENT ON TABLE perf.cache_outbox IS 'Changes of watched relations that have not been worked off. For perf_opt alone.';
 COMMENT ON TABLE perf.cache_redis_queue IS 'Invalidations that Redis has still to carry out. For perf_opt alone.';
@@ -152,6 +211,10 @@ after the change; NULL: the templates of the policies in perf.cache_policy that 
 worked off. tags: templates of tags; NULL: the name of the event.
 A placeholder that is not filled (NULL, no such column, more than 1,000 different values in one statement) invalidates all keys
 that begin like the template up to the last colon before it.
+Values are filled in as PostgreSQL prints them: true is t, a uuid is in lower case, an int without zeros before it, numeric
+with as many digits as the column has, dates and times in ISO style and in UTC, intervals in style postgres, bytea in hex, and
+char(n) without the blanks at its end. perf.cached() makes its keys of the same texts where compute_sql casts a parameter to the
+column''s type; who puts keys together otherwise has to write them like that.
 Where no template has a placeholder, the rows are not looked at, and a statement that changes none counts as well.
 The caller needs the right to create triggers on the relation; who changes rows needs none of perf_opt''s. Triggers are made as
 perf_cache_watch_insert, _update, _delete and _truncate, on the relation and on its partitions, and fire whatever
@@ -164,4 +227,5 @@ Errors: 22023 for bad arguments, 42704 when the relation is gone, 0A000 for rela
 placeholder without a column, 42501 without the right, 55000 when perf_opt is not preloaded.';
 COMMENT ON FUNCTION perf.cache_unwatch(text, regclass) IS
 'Ends the watch of a relation for an event; true when there was one. The triggers go with the last watch of the relation.
-The caller must have made the watch, or have the rights of the relation''s owner. Errors: 22004 for NULL, 42501.';
+The caller must have made the watch, or have the rights of the relation''s owner, for whom triggers that no watch wants go in any
+case. Errors: 22004 for NULL, 42501.';

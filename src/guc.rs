@@ -66,6 +66,7 @@ static REDIS_CA_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>
 static CACHE_OUTBOX_MAX_MB: GucSetting<i32> = GucSetting::<i32>::new(64);
 /// An hour: what a cache without a policy is mostly used for.
 static CACHE_DEFAULT_TTL_S: GucSetting<i32> = GucSetting::<i32>::new(3_600);
+static CACHE_WAIT_MS: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 /// 1 MB: the largest of the shipped policies is half of that.
 static CACHE_MAX_VALUE_BYTES: GucSetting<i32> = GucSetting::<i32>::new(1_048_576);
 /// 256 MB: as the history.
@@ -215,6 +216,16 @@ pub fn define_settings() {
         315_360_000,
         GucContext::Userset,
         GucFlags::UNIT_S,
+    );
+    GucRegistry::define_int_guc(
+        c"perf_opt.cache_wait",
+        c"How long perf.cached() waits for another session that computes the same value.",
+        c"Then it computes the value itself. A shorter lock_timeout counts in its place. 0: not at all.",
+        &CACHE_WAIT_MS,
+        0,
+        3_600_000,
+        GucContext::Userset,
+        GucFlags::UNIT_MS,
     );
     GucRegistry::define_int_guc(
         c"perf_opt.cache_max_value_bytes",
@@ -419,6 +430,14 @@ pub fn job_history_max() -> i32 {
 
 pub fn cache_default_ttl_s() -> i64 {
     i64::from(CACHE_DEFAULT_TTL_S.get())
+}
+
+/// No longer than the session waits for locks.
+pub fn cache_wait_us() -> i64 {
+    // SAFETY: a plain read of a process global.
+    let lock_timeout_ms = unsafe { pgrx::pg_sys::LockTimeout };
+    let limit_ms = if lock_timeout_ms > 0 { lock_timeout_ms } else { i32::MAX };
+    i64::from(CACHE_WAIT_MS.get().min(limit_ms)) * 1_000
 }
 
 pub fn cache_max_value_bytes() -> usize {

@@ -272,6 +272,11 @@ pgrx::extension_sql_file!(
     name = "scaling",
     requires = [api::scaling::scaling_recommendations, api::sharding::sharding_advice]
 );
+pgrx::extension_sql_file!(
+    "../sql/rewrites.sql",
+    name = "rewrites",
+    requires = ["policy_tables", api::rewrites::sql_optimization_examples]
+);
 pgrx::extension_sql_file!("../sql/roadmap.sql", name = "roadmap_tables");
 pgrx::extension_sql_file!(
     "../sql/roadmap_functions.sql",

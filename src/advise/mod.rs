@@ -12,6 +12,7 @@ pub mod metrics;
 pub mod partitioning;
 mod reconstruction;
 pub mod replicas;
+pub mod rewrites;
 pub mod roadmap;
 pub mod samples;
 pub mod scaling;

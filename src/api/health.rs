@@ -292,13 +292,21 @@ fn jobs(report: &mut Report) {
 /// The invalidator of this database, what waits for it, and Redis.
 fn invalidation(report: &mut Report) {
     let counted = select_under_snapshot(
-        c"SELECT watches, inactive, widened, waiting, oldest_s, queued FROM perf._cache_counts()",
+        c"SELECT watches, inactive, widened, waiting, oldest_s, queued, orphans FROM perf._cache_counts()",
         |row| {
             let count = |column| row.get::<i64>(column).unwrap_or(0);
-            Some(([count(1), count(2), count(3), count(4), count(6)], row.get::<f64>(5)))
+            Some(([count(1), count(2), count(3), count(4), count(6), count(7)], row.get::<f64>(5)))
         },
     );
-    let Some(([watches, inactive, widened, waiting, queued], oldest_s)) = counted.into_iter().next() else { return };
+    let Some((counts, oldest_s)) = counted.into_iter().next() else { return };
+    let [watches, inactive, widened, waiting, queued, orphans] = counts;
+    if orphans > 0 {
+        let detail = format!(
+            "{orphans} tables have triggers of watches that are not there: perf.cache_watch() makes a watch anew, \
+             perf.cache_unwatch() removes the triggers"
+        );
+        report.add("cache triggers", Status::Error, detail, Some(orphans as f64));
+    }
     if watches + waiting + queued == 0 {
         return;
     }
@@ -334,7 +342,7 @@ fn invalidation(report: &mut Report) {
     }
     if inactive > 0 {
         let detail = format!(
-            "{inactive} watches whose triggers are missing or switched off; perf.cache_watches names them, perf.cache_watch() makes them anew"
+            "{inactive} watches whose triggers or tables are missing, or that are switched off; perf.cache_watches names them, perf.cache_watch() makes them anew"
         );
         report.add("cache watches", Status::Error, detail, Some(inactive as f64));
     } else if widened > 0 {

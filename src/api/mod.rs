@@ -21,6 +21,7 @@ pub mod partition_convert;
 pub mod partitions;
 pub mod pools;
 pub mod report;
+pub mod rewrites;
 pub mod roadmap;
 pub mod scaling;
 pub mod sharding;

@@ -17,7 +17,7 @@ use crate::collect::registry;
 use crate::error::Error;
 use crate::memory::changes;
 use crate::pg::query::{run_with, select_with, text, under_latest_snapshot};
-use crate::pg::text::{DbText, Document, Text};
+use crate::pg::text::{is_whole, DbText, Document, Text};
 
 /// Changes taken at once.
 const ROWS_MAX: i64 = 500;
@@ -271,9 +271,10 @@ fn from_pipe(dbid: u32, portion: Portion, weight_max: usize, taken: &mut Vec<Tak
             break;
         };
         let text = |bytes: &[u8]| DbText::from_bytes(bytes.to_vec()).to_utf8();
+        let whole = |bytes: &[u8]| Some(text(bytes)).filter(|text| is_whole(text));
         let change = Taken {
             columns: change.columns.iter().map(|name| text(name)).collect(),
-            values: change.values.map(|values| values.into_iter().map(|value| value.map(text)).collect()),
+            values: change.values.map(|values| values.into_iter().map(|value| value.and_then(whole)).collect()),
             watches: change.watches,
         };
         let adds = change.rows() * change.watches.len();
@@ -335,7 +336,9 @@ fn from_table(
                 .filter_map(Value::as_i64)
                 .collect(),
             columns: texts(row.get("columns")),
-            values: vals.map(|vals| vals.iter().map(|one| one.as_str().map(str::to_owned)).collect()),
+            values: vals.map(|vals| {
+                vals.iter().map(|one| one.as_str().filter(|text| is_whole(text)).map(str::to_owned)).collect()
+            }),
         };
         weight += change.rows() * change.watches.len();
         taken.push(change);

@@ -1,8 +1,9 @@
 //! perf.cached(): a policy's result, from the cache or computed by whoever asks, with the rights of whoever asks.
 //!
 //! One computation at a time for each key: it takes a lock that lasts until the end of its transaction, for nobody can read
-//! what it has stored before. Others wait for that, or are served a stale value where the policy tolerates one. A
-//! transaction that has such a lock already waits for none, so that two of them never wait for each other.
+//! what it has stored before. Others look again and again, for a limited time, or are served a stale value where the policy
+//! tolerates one. They are in no queue of the lock, so that nothing that else is locked makes a deadlock of it. A transaction
+//! that has such a lock already waits for none.
 
 use std::cell::Cell;
 
@@ -13,11 +14,17 @@ use serde_json::Value;
 use super::entries::{self, Key, Origin, Put};
 use super::policies::{self, Policy};
 use crate::error::Error;
+use crate::guc;
 use crate::memory::cache_stats::Event;
-use crate::pg::compute::{compute, meaning, Computed, Meaning};
+use crate::pg::compute::{analysed, compute, Analysed, Computed, Meaning};
 use crate::pg::jsonb::RawJsonb;
 use crate::pg::key_lock::{self, Space};
-use crate::pg::raw;
+use crate::pg::{background, parameter_types, raw};
+
+/// Longest pause between two looks at what somebody else computes.
+const PAUSE_MS_MAX: i64 = 16;
+/// How long a value that has been stored may take to be committed, before it is computed again.
+const COMMIT_US: i64 = 250_000;
 
 thread_local! {
     /// When the transaction began that last took a lock.
@@ -45,11 +52,21 @@ pub fn cached(name: &str, parameters: &Value) -> Result<RawJsonb, Error> {
         });
     }
     let given = given(parameters, template, &question)?;
-    let value = |name: &str| given.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
-    let Filled::Key(key) = template.fill(value) else { return Err(Error::NullArgument { argument: "params" }) };
-    let key = Key::of(key)?;
     // What depends on the session is neither stored nor taken from what is; the rest is of those only who mean the same.
-    let meaning = meaning(&question.sql, question.parameters.len());
+    let Analysed { meaning, casts } = analysed(&question.sql, question.parameters.len());
+    // In a key as the column's type prints it, which is how changes of rows name it.
+    let in_key: Vec<(&str, String)> = given
+        .iter()
+        .map(|(name, value)| {
+            let place = question.parameters.iter().position(|known| known == name);
+            let cast = place.and_then(|place| casts.get(place).copied().flatten());
+            (name.as_str(), cast.map_or_else(|| value.clone(), |cast| parameter_types::printed(value, cast)))
+        })
+        .collect();
+    check_key(&in_key, template)?;
+    let filled = template.fill(|name| in_key.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_str()));
+    let Filled::Key(key) = filled else { return Err(Error::NullArgument { argument: "params" }) };
+    let key = Key::of(key)?;
     let mut may_store = None;
     if let Some(meaning) = meaning {
         if let Some(found) = hit(&key, meaning, policy) {
@@ -63,8 +80,8 @@ pub fn cached(name: &str, parameters: &Value) -> Result<RawJsonb, Error> {
         }
     }
     entries::count(&policy.name, Event::Get, 1);
-    let values: Vec<String> =
-        question.parameters.iter().map(|name| value(name).unwrap_or_default().to_owned()).collect();
+    let value = |name: &String| given.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
+    let values: Vec<String> = question.parameters.iter().map(|name| value(name).unwrap_or_default()).collect();
     let what = format!("compute_sql of cache policy \"{}\"", policy.name);
     let Computed { value, snapshot } = compute(&what, &question.sql, &values)?;
     if let Some(meaning) = may_store {
@@ -101,11 +118,28 @@ fn queue(key: &Key, meaning: Meaning, policy: &Policy) -> Option<RawJsonb> {
         entries::note_hit(key, &policy.name);
         return Some(stored.value);
     }
-    if !has_lock() {
-        key_lock::take(Space::Compute, computation);
-        note_lock();
+    if has_lock() {
+        return None;
     }
-    hit(key, meaning, policy)
+    let mut until = background::now().saturating_add(guc::cache_wait_us());
+    let (mut pause_ms, mut is_stored) = (1, false);
+    while background::now() < until {
+        background::pause(pause_ms);
+        pause_ms = (pause_ms * 2).min(PAUSE_MS_MAX);
+        if let Some(found) = hit(key, meaning, policy) {
+            return Some(found);
+        }
+        if key_lock::try_take(Space::Compute, computation) {
+            note_lock();
+            return hit(key, meaning, policy);
+        }
+        // It waits for its commit only: soon, or nobody knows when.
+        if !is_stored && entries::is_being_put(key) {
+            is_stored = true;
+            until = until.min(background::now() + COMMIT_US);
+        }
+    }
+    None
 }
 
 fn began_at() -> i64 {
@@ -146,16 +180,21 @@ fn given(parameters: &Value, template: &Template, question: &Question) -> Result
             Err(refused(format!("parameter \"{name}\" is {other}"), "A text, a number, true or false.".to_owned()))
         }
     };
-    let values = needed.iter().map(|name| Ok(((*name).to_owned(), text(name)?))).collect::<Result<Vec<_>, Error>>()?;
-    // Else two sets of parameters could have one key.
+    needed.iter().map(|name| Ok(((*name).to_owned(), text(name)?))).collect()
+}
+
+/// Else two sets of parameters could have one key.
+fn check_key(values: &[(&str, String)], template: &Template) -> Result<(), Error> {
     for name in template.placeholders() {
-        let value = values.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value);
+        let value = values.iter().find(|(known, _)| *known == name).map_or("", |(_, value)| value);
         if value.is_empty() || value.contains([':', '{', '}']) {
-            let accepted = "What is part of a key: not empty, without colon and braces.".to_owned();
-            return Err(refused(format!("parameter \"{name}\" is \"{value}\""), accepted));
+            let accepted =
+                "What is part of a key: not empty, without colon and braces, as its type prints it.".to_owned();
+            let value = format!("parameter \"{name}\" is \"{value}\"");
+            return Err(Error::InvalidArgument { argument: "params", value, accepted });
         }
     }
-    Ok(values)
+    Ok(())
 }
 
 fn unknown(name: &str, known: &[Policy]) -> Error {

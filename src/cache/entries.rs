@@ -1,8 +1,9 @@
 //! Entries of the cache: looked up through their index without a plan, written by statements whose plans are kept. Called by
 //! the cache's functions, inside a transaction.
 //!
-//! Nobody waits for anybody: a put takes a lock that stands for a thousandth of all keys, if it is free, and skips a row that
-//! somebody else has locked. Both count as refused.
+//! Nobody waits for anybody: a put skips a row that somebody else has locked, and makes none where an open transaction has
+//! made one; that nobody else does so meanwhile is seen to by a lock of the key that lasts no longer than the put. Whatever it
+//! meets counts as refused.
 
 use core::ffi::CStr;
 
@@ -21,7 +22,8 @@ use crate::memory::cache_stats::{self, Event};
 use crate::pg::compute::{self, Meaning};
 use crate::pg::jsonb::RawJsonb;
 use crate::pg::key_lock::{self, Space};
-use crate::pg::text::Text;
+use crate::pg::query::Presence;
+use crate::pg::text::{self, Text};
 use crate::pg::{background, ident, names, privilege, query, snapshot};
 
 /// Partitions of perf.cache_entry.
@@ -46,8 +48,6 @@ const INDEXES: [&CStr; PARTS] = [
     c"cache_entry_6_pkey",
     c"cache_entry_7_pkey",
 ];
-/// Locks of those who put: a transaction that puts a million entries holds no more.
-const PUT_LOCKS: u64 = 1_024;
 /// Longest key and tag, in bytes, and most tags of an entry.
 const KEY_MAX: usize = 1_024;
 const TAGS_MAX: usize = 32;
@@ -76,6 +76,7 @@ impl Key {
             let accepted = "A brace belongs to a template: put a value in the place of each placeholder.".to_owned();
             return Err(Error::InvalidArgument { argument: "key", value: format!("\"{text}\""), accepted });
         }
+        check_whole("key", &text)?;
         let owner = namespace()?;
         let id = core_marks::of_key(owner, &text);
         Ok(Key { owner, text, id })
@@ -171,6 +172,12 @@ pub fn look(key: &Key, meaning: Option<Meaning>, wants_stale: bool) -> Option<St
     .flatten()
 }
 
+/// Whether another transaction has put the key and is not over.
+pub fn is_being_put(key: &Key) -> bool {
+    let part = key.part();
+    query::presence_by_key(TABLES[part], INDEXES[part], key.id) == Presence::Pending
+}
+
 /// The value of a key, if there is one.
 pub fn get(key: &Key) -> Option<RawJsonb> {
     let found = look(key, None, false);
@@ -259,7 +266,20 @@ pub fn check_tag(argument: &'static str, tag: &str) -> Result<(), Error> {
         let accepted = format!("Text of 1 to {KEY_MAX} bytes without braces.");
         return Err(Error::InvalidArgument { argument, value, accepted });
     }
-    Ok(())
+    check_whole(argument, tag)
+}
+
+/// Two texts of which not all could be read must not be one key.
+fn check_whole(argument: &'static str, text: &str) -> Result<(), Error> {
+    if text::is_whole(text) {
+        return Ok(());
+    }
+    Err(Error::InvalidArgument {
+        argument,
+        value: "text whose bytes mean no characters".to_owned(),
+        accepted: "Text that can be converted to UTF-8; in a database with encoding SQL_ASCII, UTF-8 itself."
+            .to_owned(),
+    })
 }
 
 /// Says why nothing can be written here.
@@ -300,10 +320,7 @@ fn store(put: &Put, policy: Option<(i64, i64)>, name: &str) -> Result<bool, Erro
     let computed_with = match &put.computed_with {
         Some(Origin::Said(snapshot) | Origin::Known(snapshot, _)) => snapshot.clone().without(snapshot::own()),
         None => {
-            let Lease { snapshot, .. } = match lease::take(key.id) {
-                lease if lease.holds() => lease,
-                _ => return Ok(false),
-            };
+            let Some(Lease { snapshot, .. }) = lease::take(key.id) else { return Ok(false) };
             snapshot.without(snapshot::own())
         }
     };
@@ -331,9 +348,17 @@ fn store(put: &Put, policy: Option<(i64, i64)>, name: &str) -> Result<bool, Erro
         query::Array::of(looked_at).is_some_and(|marks| marks::verdict(marks, &computed_with) == Verdict::Valid)
     });
     // The lock comes last: a put that is refused for something else is in nobody's way.
-    if !is_valid || !tidy::has_room(key.part()) || !key_lock::try_take(Space::Put, key.id as u64 % PUT_LOCKS) {
+    if !is_valid || !tidy::has_room(key.part()) || !key_lock::try_take(Space::Put, key.id as u64) {
         return Ok(false);
     }
+    let stored = write(put, policy, name, &computed_with, depends);
+    key_lock::release(Space::Put, key.id as u64);
+    Ok(stored)
+}
+
+/// Writes an entry; false where somebody else is at it.
+fn write(put: &Put, policy: Option<(i64, i64)>, name: &str, computed_with: &Snapshot, depends: Vec<i64>) -> bool {
+    let Put { key, .. } = put;
     let (ttl_us, keep_us) = policy.unwrap_or((guc::cache_default_ttl_s().saturating_mul(1_000_000), 0));
     let now = background::now();
     let expires_at = now.saturating_add(put.ttl_us.unwrap_or(ttl_us).clamp(1, TTL_MAX_US));
@@ -370,11 +395,11 @@ fn store(put: &Put, policy: Option<(i64, i64)>, name: &str) -> Result<bool, Erro
         |_| (),
     );
     if updated > 0 {
-        return Ok(true);
+        return true;
     }
-    let is_there = query::under_latest_snapshot(|| query::row_by_key(TABLES[part], INDEXES[part], key.id, |_| ()));
-    if is_there.is_some() {
-        return Ok(false);
+    // A row that is there is locked, or not committed: its index would have us wait.
+    if query::presence_by_key(TABLES[part], INDEXES[part], key.id) != Presence::None {
+        return false;
     }
     query::run_on_part(
         "INSERT INTO perf.cache_entry_{part} (id, owner, key, value, tags, depends, seen_below, not_seen, policy, value_bytes,
@@ -384,7 +409,7 @@ fn store(put: &Put, policy: Option<(i64, i64)>, name: &str) -> Result<bool, Erro
         &arguments,
         |_| (),
     );
-    Ok(true)
+    true
 }
 
 fn instant(at: i64) -> TimestampWithTimeZone {

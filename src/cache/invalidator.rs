@@ -41,6 +41,8 @@ const VACUUM_EVERY_US: i64 = 30 * SECOND_US;
 /// Time between two batches while changes keep coming: writers lose less to one that takes many of them at once, and a
 /// change that comes alone is worked off at once.
 const PACE_US: i64 = 10_000;
+/// Keys, tags and beginnings of an event that listeners are still to be told; of more, all is invalid.
+const UNTOLD_MAX: usize = 50_000;
 /// Batches that Redis gets at once.
 const QUEUE_AT_ONCE: i64 = 50;
 
@@ -67,12 +69,25 @@ pub extern "C-unwind" fn perf_opt_invalidator_main(argument: pg_sys::Datum) {
     query::keep_plans();
     let unneeded = Invalidator::new(dbid).work();
     registry::detach_attendant(Post::Invalidator, dbid, pid, unneeded);
+    // A writer whose commit woke this process since its last look counts on it; from now on they count on the next one.
+    if unneeded.is_some() && (!changes::look(dbid).is_empty() || is_something_left()) {
+        registry::wanted(Post::Invalidator, dbid);
+    }
     background::exit(0);
 }
 
 #[pg_guard]
 unsafe extern "C-unwind" fn on_exit(_code: i32, _argument: pg_sys::Datum) {
     registry::detach_attendant(Post::Invalidator, ATTACHED.load(Ordering::Relaxed), background::my_pid(), None);
+}
+
+fn is_something_left() -> bool {
+    let look = || {
+        let found = background::extension_installed()
+            .then(|| select_with(c"SELECT EXISTS (SELECT FROM perf.cache_outbox)", &[], |row| row.get::<bool>(1)));
+        Ok(found.is_some_and(|rows| rows.contains(&true)))
+    };
+    background::transaction(BATCH_LIMIT_MS, look).unwrap_or(true)
 }
 
 /// What is under way in Redis.
@@ -128,6 +143,11 @@ struct Invalidator {
     /// How much the next batch may take: less after one that failed.
     portion: Portion,
     failing_since: i64,
+    /// The last batch failed: the next one marks what is invalid and tells nobody, in case the telling is what fails, as it
+    /// does while the server's queue of notices is full.
+    is_silent: bool,
+    /// What listeners have still to be told.
+    untold: BTreeMap<String, Invalid>,
     last_message: String,
 }
 
@@ -142,6 +162,8 @@ struct Round {
     queued: Option<i64>,
     /// It was too long, and is one order now.
     is_flush: bool,
+    /// What listeners are not told.
+    untold: BTreeMap<String, Invalid>,
 }
 
 impl Invalidator {
@@ -168,6 +190,8 @@ impl Invalidator {
             batch_ended_at: 0,
             portion: Portion::WHOLE,
             failing_since: 0,
+            is_silent: false,
+            untold: BTreeMap::new(),
             last_message: String::new(),
         }
     }
@@ -182,17 +206,17 @@ impl Invalidator {
             match background::transaction(BATCH_LIMIT_MS, || self.round(now)) {
                 Ok(None) => return Some(changes),
                 Ok(Some(round)) => {
-                    self.last_message.clear();
                     self.succeeded();
                     let is_full = round.batch.is_full;
                     self.take_over(round, now);
+                    self.tell_untold();
                     self.arrange(now);
                     self.tend_redis(now);
                     self.vacuum(now);
                     if is_full {
                         continue;
                     }
-                    let is_idle = self.watches.is_empty() && self.flight.is_none();
+                    let is_idle = self.watches.is_empty() && self.flight.is_none() && self.untold.is_empty();
                     self.idle_since = match (is_idle, self.idle_since) {
                         (false, _) => 0,
                         (true, 0) => now,
@@ -201,13 +225,20 @@ impl Invalidator {
                     if is_idle && now - self.idle_since > LINGER_US {
                         return Some(changes);
                     }
-                    self.sleep(if self.table.has_prepared { PREPARED_US } else { REST_US });
+                    self.sleep(match self.untold.is_empty() {
+                        false => SOON_US,
+                        true if self.table.has_prepared => PREPARED_US,
+                        true => REST_US,
+                    });
                 }
                 Err(message) => {
                     if !background::must_end() {
                         self.failed(&message);
                         self.table.noted = None;
-                        self.portion = self.portion.smaller();
+                        if self.is_silent {
+                            self.portion = self.portion.smaller();
+                        }
+                        self.is_silent = true;
                         self.failing_since = if self.failing_since == 0 { now } else { self.failing_since };
                         let since = self.failing_since;
                         registry::note_invalidation(self.dbid, |note| {
@@ -280,7 +311,7 @@ impl Invalidator {
                 generation: self.generation,
             })?
         };
-        let (mut queued, mut is_flush) = (None, false);
+        let (mut queued, mut is_flush, mut untold) = (None, false, BTreeMap::new());
         if !batch.events.is_empty() {
             let is_down = self.retry_at != 0;
             if self.has_redis() {
@@ -291,7 +322,9 @@ impl Invalidator {
                 );
                 (queued, is_flush) = (Some(bytes), flush);
             }
-            if !self.has_redis() || is_down {
+            if (!self.has_redis() || is_down) && self.is_silent {
+                untold.clone_from(&batch.events);
+            } else if !self.has_redis() || is_down {
                 batch.events.iter().for_each(|(event, invalid)| batch::tell(event, invalid.clone(), is_down));
             }
         }
@@ -300,7 +333,7 @@ impl Invalidator {
             looked_at: now,
             has_prepared: has_prepared(),
         });
-        Ok(Some(Round { batch, table, was_unknown, queued, is_flush }))
+        Ok(Some(Round { batch, table, was_unknown, queued, is_flush, untold }))
     }
 
     /// Writes down what Redis has to do. Bytes of the queue, and whether it was too long and is one order now.
@@ -343,6 +376,14 @@ impl Invalidator {
             }
         }
         self.queued = round.queued.or(self.queued);
+        for (event, invalid) in round.untold {
+            let untold = self.untold.entry(event).or_default();
+            untold.merge(invalid);
+            untold.reduce();
+            if untold.count() > UNTOLD_MAX {
+                *untold = Invalid::everything();
+            }
+        }
         if round.is_flush {
             pgrx::log!(
                 "perf_opt: too much was waiting for Redis; once it can be reached, all keys and tags that templates can \
@@ -362,6 +403,29 @@ impl Invalidator {
         }
     }
 
+    /// Tells listeners what a batch that marked it could not tell.
+    fn tell_untold(&mut self) {
+        if !self.is_silent {
+            return;
+        }
+        let (untold, is_down) = (&self.untold, self.retry_at != 0);
+        let told = background::transaction(BATCH_LIMIT_MS, || {
+            untold.iter().for_each(|(event, invalid)| batch::tell(event, invalid.clone(), is_down));
+            Ok(())
+        });
+        match told {
+            Ok(()) => {
+                self.untold.clear();
+                self.is_silent = false;
+                self.last_message.clear();
+            }
+            Err(message) if !background::must_end() => {
+                self.failed(&format!("what is invalid is marked, and listeners will be told: {message}"));
+            }
+            Err(_) => {}
+        }
+    }
+
     /// Watches partitions that have come since, and forgets relations that are gone.
     fn arrange(&mut self, now: i64) {
         if (now - self.arranged_at).abs() < REST_US {
@@ -369,7 +433,7 @@ impl Invalidator {
         }
         self.arranged_at = now;
         let missing = background::transaction(BATCH_LIMIT_MS, || {
-            watch::forget_gone();
+            watch::follow_relations();
             Ok(watch::incomplete())
         });
         match missing {
@@ -548,6 +612,9 @@ impl Invalidator {
 
     /// A batch is committed.
     fn succeeded(&mut self) {
+        if !self.is_silent {
+            self.last_message.clear();
+        }
         self.portion = self.portion.larger();
         if self.failing_since != 0 {
             self.failing_since = 0;

@@ -127,9 +127,12 @@ fn write(statement: &Statement) {
         Some(_) => present.iter().map(|(name, _)| name.as_bytes()).collect(),
         None => Vec::new(),
     };
-    let change = Change { watches, columns, values };
-    if !changed::note(&change) {
-        insert_change(&change);
+    note(&Change { watches, columns, values });
+}
+
+fn note(change: &Change) {
+    if !changed::note(change) {
+        insert_change(change);
     }
 }
 
@@ -156,6 +159,17 @@ pub fn insert_change(change: &Change) {
     ];
     changes::insert(outbox, &row);
     registry::note_outbox();
+}
+
+/// Writes down that rows of a relation have come or gone without a statement that fires triggers: any of them may be others
+/// now. For whoever detaches partitions.
+pub fn write_all(relation: pg_sys::Oid) {
+    let watched = remembered(relation);
+    let watches: Vec<i64> = watched.watches.iter().map(|(id, _)| *id).collect();
+    if watches.is_empty() {
+        return;
+    }
+    note(&Change { watches, columns: Vec::new(), values: None });
 }
 
 /// Tells Redis and listeners of what a user has made invalid in the embedded cache, once that is committed. Where the library

@@ -193,13 +193,15 @@ impl Server {
                 some.iter().flat_map(|key| [key.as_bytes().to_vec(), format!("{key}{LEASE}").into_bytes()]).collect(),
             )?;
         }
-        for prefix in &invalid.prefixes {
+        // Twice: a value that a lease has let in behind the first search, before the search came to the lease, is found by the
+        // second, and there is no lease of before any more.
+        for prefix in invalid.prefixes.iter().chain(&invalid.prefixes) {
             self.for_all(&glob(prefix), Server::unlink)?;
         }
         for tag in &invalid.tags {
             self.remove_tag(format!("{TAG}{tag}").as_bytes())?;
         }
-        for prefix in &invalid.tag_prefixes {
+        for prefix in invalid.tag_prefixes.iter().chain(&invalid.tag_prefixes) {
             self.for_all(&glob(&format!("{TAG}{prefix}")), |server, tags| {
                 tags.iter().try_for_each(|tag| server.remove_tag(tag))
             })?;

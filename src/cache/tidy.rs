@@ -268,7 +268,8 @@ fn prune(now: i64) -> Option<String> {
         ));
     }
     run_with(
-        c"UPDATE perf.cache_mark SET settled = pg_current_xact_id()::text::bigint, settled_at = $1
+        // Whatever has looked at marks by now has a lower number than the next one.
+        c"UPDATE perf.cache_mark SET settled = pg_snapshot_xmax(pg_current_snapshot())::text::bigint, settled_at = $1
           WHERE (mark, source) IN (SELECT m.mark, m.source FROM perf.cache_mark AS m
                                    WHERE m.settled IS NULL AND m.mark <> $2 AND m.marked_at < $3 FOR UPDATE SKIP LOCKED)",
         &[at(now).into(), marks::FLOOR.into(), at(now.saturating_sub(MARK_OLD_US)).into()],

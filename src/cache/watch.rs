@@ -173,9 +173,9 @@ impl Request {
         ];
         let stored = privilege::as_owner(WATCHES, || {
             Ok(run_with(
-                c"INSERT INTO perf.cache_watch_table AS w (event, relation, operations, keys, tags, owner)
-                  VALUES ($1, $2, $3, $4, $5, $6)
-                  ON CONFLICT (event, relation) DO UPDATE
+                c"INSERT INTO perf.cache_watch_table AS w (event, relation, relation_name, operations, keys, tags, owner, owner_name)
+                  VALUES ($1, $2, $2::pg_catalog.regclass::pg_catalog.text, $3, $4, $5, $6, pg_catalog.pg_get_userbyid($6))
+                  ON CONFLICT (event, relation) WHERE relation <> 0 DO UPDATE
                      SET operations = excluded.operations, keys = excluded.keys, tags = excluded.tags
                   RETURNING watch_id",
                 &arguments,
@@ -183,9 +183,7 @@ impl Request {
             ))
         })?;
         registry::note_watch_change();
-        for relation in with_children(self.relation)? {
-            arrange_triggers(relation)?;
-        }
+        arrange_all(self.relation)?;
         Ok(stored.1.into_iter().flatten().next().unwrap_or_default())
     }
 }
@@ -194,6 +192,10 @@ impl Request {
 pub fn remove(event: &str, relation: pg_sys::Oid) -> Result<bool, Error> {
     background::refuse_in_recovery(c"perf.cache_unwatch()");
     if check_rights(event, relation)?.is_none() {
+        // Triggers of a watch that is gone, or of what the relation was a part of.
+        if owns(relation) {
+            arrange_all(relation)?;
+        }
         return Ok(false);
     }
     privilege::as_owner(WATCHES, || {
@@ -205,17 +207,20 @@ pub fn remove(event: &str, relation: pg_sys::Oid) -> Result<bool, Error> {
         Ok(())
     })?;
     registry::note_watch_change();
-    for relation in with_children(relation)? {
-        arrange_triggers(relation)?;
-    }
+    arrange_all(relation)?;
     Ok(true)
+}
+
+/// The triggers of a relation, its partitions and its children.
+fn arrange_all(relation: pg_sys::Oid) -> Result<(), Error> {
+    with_children(relation)?.into_iter().try_for_each(arrange_triggers)
 }
 
 /// The number of a watch; refuses whoever neither made it nor has the rights of the relation's owner.
 fn check_rights(event: &str, relation: pg_sys::Oid) -> Result<Option<i64>, Error> {
     let found = privilege::as_owner(WATCHES, || {
         Ok(rows(
-            c"SELECT watch_id, owner::pg_catalog.oid FROM perf.cache_watch_table WHERE event = $1 AND relation = $2",
+            c"SELECT watch_id, owner FROM perf.cache_watch_table WHERE event = $1 AND relation = $2",
             &[text(event), relation.into()],
             |row| Some((row.get::<i64>(1)?, row.get::<pg_sys::Oid>(2)?)),
         ))
@@ -333,12 +338,12 @@ fn create_trigger(relation: pg_sys::Oid, operation: &str, rows: bool) -> Result<
     Ok(())
 }
 
-/// Relations whose triggers are not as their watches need them: partitions that have come since, foreign ones among them, and
-/// those whose policies have other templates now.
+/// Relations whose triggers are not as their watches need them: partitions that have come or gone since, foreign ones among
+/// them, and those whose policies have other templates now.
 pub fn incomplete() -> Vec<pg_sys::Oid> {
     rows(
         c"WITH RECURSIVE down (relation, operation, fills) AS (
-              SELECT w.relation::pg_catalog.oid, o.operation, perf._cache_watch_fills(w.event, w.keys, w.tags)
+              SELECT w.relation, o.operation, perf._cache_watch_fills(w.event, w.keys, w.tags)
                 FROM perf.cache_watch_table AS w, pg_catalog.unnest(w.operations || 'truncate'::pg_catalog.text) AS o (operation)
               UNION SELECT i.inhrelid, down.operation, down.fills
                       FROM pg_catalog.pg_inherits AS i JOIN down ON i.inhparent = down.relation),
@@ -354,23 +359,21 @@ pub fn incomplete() -> Vec<pg_sys::Oid> {
            WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
              AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger AS t
                               WHERE t.tgrelid = c.oid AND t.tgname = 'perf_cache_watch_' || needed.operation
-                                AND (t.tgoldtable IS NOT NULL OR t.tgnewtable IS NOT NULL) = needed.rows)",
+                                AND (t.tgoldtable IS NOT NULL OR t.tgnewtable IS NOT NULL) = needed.rows)
+          UNION
+          -- What was detached. Where there is no watch at all, they may have been lost, and perf.health() tells of it.
+          SELECT t.tgrelid FROM pg_catalog.pg_trigger AS t
+           WHERE t.tgfoid = 'perf._cache_changed()'::pg_catalog.regprocedure AND NOT t.tgisinternal
+             AND t.tgrelid NOT IN (SELECT down.relation FROM down) AND EXISTS (SELECT FROM perf.cache_watch_table)",
         &[],
         |row| row.get::<pg_sys::Oid>(1),
     )
 }
 
-/// Removes watches whose relation is gone.
-pub fn forget_gone() -> u64 {
-    let removed = run_with(
-        c"DELETE FROM perf.cache_watch_table AS w
-           WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid = w.relation)",
-        &[],
-        |_| (),
-    )
-    .0;
-    if removed > 0 {
+/// Removes watches whose relation is gone, and takes up those whose relation has come since they were restored.
+pub fn follow_relations() {
+    let changed = run_with(c"SELECT perf._cache_watch_tend()", &[], |row| row.get::<i64>(1).unwrap_or(0)).1;
+    if changed.iter().any(|changed| *changed > 0) {
         registry::note_watch_change();
     }
-    removed
 }

@@ -4,7 +4,8 @@
 //! A write is told when its transaction is committed. Whatever wrote a relation without a statement that was seen, COPY,
 //! TRUNCATE or a trigger in C, still holds its lock then: all of the relation counts as changed.
 
-use super::record::written_by;
+use super::frames::MAX_RELATIONS;
+use super::record::{relations_of, written_by};
 use super::source::StatementText;
 use super::values::{self, Value};
 use crate::memory::reads::{self, Event, Reads};
@@ -59,7 +60,8 @@ unsafe fn note_read(reads: &Reads, key: &Key, execution: &Execution, query: &pg_
     if reads.is_surveyed(execution.elapsed_ns) {
         flags |= reads::SURVEYED;
     }
-    if flags == reads::TOPLEVEL {
+    // SAFETY: as promised.
+    if flags == reads::TOPLEVEL || unsafe { reads_temporary(query) } {
         return;
     }
     // SAFETY: as promised.
@@ -69,10 +71,24 @@ unsafe fn note_read(reads: &Reads, key: &Key, execution: &Execution, query: &pg_
         event.has(flag) && (event.has(reads::UNKNOWN) || perf_core::cache::shadow::is_sampled(event.key, shift))
     };
     let kept = (is_kept(reads::SHADOWED, shadow), is_kept(reads::SURVEYED, survey));
+    (event.shadow_shift, event.survey_shift) = (shadow as u8, survey as u8);
     event.flags &= !(reads::SHADOWED | reads::SURVEYED);
     event.flags |= if kept.0 { reads::SHADOWED } else { 0 } | if kept.1 { reads::SURVEYED } else { 0 };
     if kept.0 || kept.1 {
         reads.push(&event);
+    }
+}
+
+/// Whether a query has opened a temporary table: its statement may be that of a permanent one elsewhere.
+unsafe fn reads_temporary(query: &pg_sys::QueryDesc) -> bool {
+    // SAFETY: as promised: an open executor has its state, with an array of as many relations as it says, each NULL where it
+    // was not opened.
+    unsafe {
+        let Some(state) = query.estate.as_ref().filter(|state| !state.es_relations.is_null()) else { return false };
+        (0..state.es_range_table_size as usize).any(|at| {
+            let relation = *state.es_relations.add(at);
+            !relation.is_null() && (*(*relation).rd_rel).relpersistence as u8 == pg_sys::RELPERSISTENCE_TEMP
+        })
     }
 }
 
@@ -97,8 +113,11 @@ unsafe fn event_of(
     };
     let mut all = 0;
     let mut len = 0;
+    let mut relations = [0; MAX_RELATIONS];
     // SAFETY: as promised; a plan has a root.
     unsafe {
+        // The first only: how many partitions follow depends on the plan.
+        relations_of(&*query.plannedstmt, &mut relations);
         event.width = (*(*query.plannedstmt).planTree).plan_width.max(0) as u32;
         values::each(Some(query), text, |value| {
             let hash = match value {
@@ -118,7 +137,8 @@ unsafe fn event_of(
         });
     }
     event.values_len = len as u16;
-    event.key = reads.key(key.queryid, all);
+    // Statements on tables of one name in different schemas may have one queryid.
+    event.key = reads.key(key.queryid, reads.key(u64::from(relations[0]), all));
     event
 }
 

@@ -8,7 +8,7 @@
 
 use core::ffi::CStr;
 use core::hash::Hasher;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::collections::hash_map::DefaultHasher;
 
 use pgrx::pg_sys;
@@ -26,6 +26,11 @@ pub const VALUES: usize = 12;
 pub const STATEMENTS: usize = 64;
 /// Relations whose writes are of interest, at most.
 pub const RELATIONS: usize = 256;
+/// Of more keys than two to this power, one at least is kept.
+const SHIFT_MAX: u32 = 16;
+/// How long it has to be quiet before more keys are kept again, and how many events a second that is.
+const QUIET_US: i64 = 60_000_000;
+const QUIET_PER_S: i64 = EVENTS as i64 / 16;
 /// A slot that somebody is filling: no database has the number 0.
 const CLAIMED: u32 = u32::MAX;
 /// No execution takes so long.
@@ -63,6 +68,9 @@ pub struct Event {
     pub relation: u32,
     pub flags: u16,
     pub values_len: u16,
+    /// Of reads like this one, those of one of two to this power keys are kept, where it is shadowed and where it is surveyed.
+    pub shadow_shift: u8,
+    pub survey_shift: u8,
     /// Hashes of the values, 0 where one is NULL or not known.
     pub values: [u32; VALUES],
 }
@@ -80,6 +88,8 @@ impl Event {
         relation: 0,
         flags: 0,
         values_len: 0,
+        shadow_shift: 0,
+        survey_shift: 0,
         values: [0; VALUES],
     };
 
@@ -103,6 +113,16 @@ struct RelationSlot {
     root: AtomicU32,
 }
 
+/// How many keys of one kind of reads are kept. Collectors of all databases see the same loss: one of them reacts.
+#[repr(C)]
+struct Sampling {
+    /// One of two to this power is kept.
+    shift: AtomicU32,
+    /// Number of the newest event when that last changed, and when it was.
+    changed_after: AtomicU64,
+    changed_at: AtomicI64,
+}
+
 #[repr(C)]
 struct Head {
     /// Executions that took longer are of interest, in ns.
@@ -111,9 +131,8 @@ struct Head {
     survey_ns: AtomicU64,
     /// Slots in use.
     shadowed: AtomicU32,
-    /// Of shadowed reads, those of one of two to this power keys are kept; of others likewise.
-    shadow_shift: AtomicU32,
-    survey_shift: AtomicU32,
+    shadow: Sampling,
+    survey: Sampling,
     /// Counts changes of what is to be shadowed.
     changes: AtomicU64,
     /// What hashes are keyed with.
@@ -205,15 +224,52 @@ impl Reads {
 
     /// Of so many keys, as powers of two, one is kept: of shadowed reads, and of surveyed ones.
     pub fn shifts(&self) -> (u32, u32) {
-        (self.head.shadow_shift.load(Ordering::Relaxed), self.head.survey_shift.load(Ordering::Relaxed))
+        (self.head.shadow.shift.load(Ordering::Relaxed), self.head.survey.shift.load(Ordering::Relaxed))
     }
 
-    /// Keeps half as many keys as before, of shadowed or of surveyed reads.
-    pub fn halve(&self, shadowed: bool) {
-        let shift = if shadowed { &self.head.shadow_shift } else { &self.head.survey_shift };
-        if shift.load(Ordering::Relaxed) < 32 {
-            shift.fetch_add(1, Ordering::Relaxed);
+    fn sampling(&self, shadowed: bool) -> &Sampling {
+        if shadowed {
+            &self.head.shadow
+        } else {
+            &self.head.survey
         }
+    }
+
+    /// Keeps half as many keys as before, of shadowed or of surveyed reads: events up to number `lost` were lost. Not where
+    /// that was done since they were.
+    pub fn halve(&self, shadowed: bool, lost: u64, now: i64) {
+        let sampling = self.sampling(shadowed);
+        let before = sampling.changed_after.load(Ordering::Acquire);
+        if before < lost && sampling.shift.load(Ordering::Relaxed) < SHIFT_MAX && self.claim(sampling, before, now) {
+            sampling.shift.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Keeps twice as many again, of either kind, where few events have come for a while.
+    pub fn relax(&self, now: i64) {
+        for shadowed in [true, false] {
+            let sampling = self.sampling(shadowed);
+            let before = sampling.changed_after.load(Ordering::Acquire);
+            let elapsed_us = now.saturating_sub(sampling.changed_at.load(Ordering::Relaxed));
+            let events = self.newest().saturating_sub(before) as i64;
+            let is_quiet = elapsed_us >= QUIET_US && events / (elapsed_us / 1_000_000).max(1) < QUIET_PER_S;
+            if sampling.shift.load(Ordering::Relaxed) > 0 && is_quiet && self.claim(sampling, before, now) {
+                sampling.shift.fetch_sub(1, Ordering::Relaxed);
+            } else if elapsed_us >= QUIET_US && !is_quiet {
+                // The next minute may be quiet.
+                self.claim(sampling, before, now);
+            }
+        }
+    }
+
+    /// Whether nobody has changed it since `before` was read.
+    fn claim(&self, sampling: &Sampling, before: u64, now: i64) -> bool {
+        let after = self.newest().max(before + 1);
+        let swapped = sampling.changed_after.compare_exchange(before, after, Ordering::AcqRel, Ordering::Relaxed);
+        if swapped.is_ok() {
+            sampling.changed_at.store(now, Ordering::Relaxed);
+        }
+        swapped.is_ok()
     }
 
     /// The hash of a value's text; never 0.
@@ -310,7 +366,7 @@ impl Reads {
             }
         }
         if !self.is_shadowing() {
-            self.head.shadow_shift.store(0, Ordering::Relaxed);
+            self.head.shadow.shift.store(0, Ordering::Relaxed);
         }
         self.set_threshold(None);
         missing

@@ -7,7 +7,7 @@ use std::ffi::{CStr, CString};
 
 use pgrx::pg_sys;
 
-use super::privilege;
+use super::{parameter_types, privilege};
 
 /// Kind of the statement.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,6 +45,8 @@ pub struct Limits {
 struct Printer {
     attribute: usize,
     output: pg_sys::FmgrInfo,
+    /// Its values end in blanks that mean nothing.
+    is_padded: bool,
 }
 
 /// The statement that the server has called a function after; `None` when it was not called as such a trigger. For the
@@ -126,7 +128,8 @@ impl Statement {
                 let type_oid = crate::compat::attribute(descriptor, attribute).atttypid;
                 let (mut function, mut is_varlena) = (pg_sys::InvalidOid, false);
                 pg_sys::getTypeOutputInfo(type_oid, &raw mut function, &raw mut is_varlena);
-                let mut printer = Printer { attribute, output: pg_sys::FmgrInfo::default() };
+                let is_padded = parameter_types::is_padded(type_oid);
+                let mut printer = Printer { attribute, output: pg_sys::FmgrInfo::default(), is_padded };
                 pg_sys::fmgr_info(function, &raw mut printer.output);
                 printers.push(printer);
                 depends |= !is_same_everywhere(type_oid);
@@ -178,7 +181,9 @@ impl Statement {
                             (!*(*slot).tts_isnull.add(at)).then(|| {
                                 let text =
                                     pg_sys::OutputFunctionCall(&raw mut printer.output, *(*slot).tts_values.add(at));
-                                CStr::from_ptr(text).to_bytes().to_vec()
+                                let bytes = CStr::from_ptr(text).to_bytes();
+                                let blanks = bytes.iter().rev().take_while(|byte| printer.is_padded && **byte == b' ');
+                                bytes[..bytes.len() - blanks.count()].to_vec()
                             })
                         })
                         .collect();

@@ -8,6 +8,7 @@ use perf_core::fnv::fnv1a;
 use pgrx::{pg_sys, FromDatum, IntoDatum, PgList};
 
 use super::jsonb::RawJsonb;
+use super::parameter_types::{self, Cast};
 use super::text::{DbText, Text};
 use super::{ident, snapshot, statement_shape};
 use crate::error::Error;
@@ -78,17 +79,27 @@ fn hash(bytes: &[u8]) -> i64 {
     }
 }
 
-/// What a statement means here, if everybody who means the same would get the same: `None` where its result depends on who
-/// asks, on the session or on chance. A result that depends on the time counts: it only ages.
-pub fn meaning(sql: &str, parameters: usize) -> Option<Meaning> {
+/// What is known of a statement before it runs.
+pub struct Analysed {
+    /// What it means here, if everybody who means the same would get the same: `None` where its result depends on who asks,
+    /// on the session or on chance. A result that depends on the time counts: it only ages.
+    pub meaning: Option<Meaning>,
+    /// What each parameter is cast to, where it is used as that alone.
+    pub casts: Vec<Option<Cast>>,
+}
+
+/// Analyses a statement whose parameters are texts.
+pub fn analysed(sql: &str, parameters: usize) -> Analysed {
     // SAFETY: connect and finish enclose all uses of SPI memory; a raised error leaves all to the abort.
     unsafe {
         pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
         pg_sys::SPI_connect();
-        let meaning = meaning_of(prepared(sql, parameters));
+        let plan = prepared(sql, parameters);
+        let casts = only_source(plan).map(|source| parameter_types::of_parameters((*source).query_list, parameters));
+        let analysed = Analysed { meaning: meaning_of(plan), casts: casts.unwrap_or_default() };
         pg_sys::SPI_finish();
         pg_sys::PopActiveSnapshot();
-        meaning
+        analysed
     }
 }
 

@@ -1,5 +1,6 @@
 //! Locks on numbers, of advisory locks' kind but in a space of perf_opt's own, so that no lock of an application's is in the
-//! way. Held until the end of the (sub)transaction. Waiting obeys lock_timeout and statement_timeout, and deadlocks are found.
+//! way. Held until the end of the (sub)transaction,
+//! or until it is released. Nobody waits for one.
 
 use pgrx::pg_sys;
 
@@ -14,8 +15,8 @@ pub enum Space {
     Tidy = 0x7067,
 }
 
-fn acquire(space: Space, number: u64, dont_wait: bool) -> bool {
-    let tag = pg_sys::LOCKTAG {
+fn tag(space: Space, number: u64) -> pg_sys::LOCKTAG {
+    pg_sys::LOCKTAG {
         // SAFETY: reads a process global.
         locktag_field1: unsafe { pg_sys::MyDatabaseId }.to_u32(),
         locktag_field2: (number >> 32) as u32,
@@ -23,18 +24,20 @@ fn acquire(space: Space, number: u64, dont_wait: bool) -> bool {
         locktag_field4: space as u16,
         locktag_type: pg_sys::LockTagType::LOCKTAG_ADVISORY as u8,
         locktag_lockmethodid: pg_sys::USER_LOCKMETHOD as u8,
-    };
-    // SAFETY: the tag is read only; inside a transaction.
-    let result = unsafe { pg_sys::LockAcquire(&raw const tag, pg_sys::ExclusiveLock as i32, false, dont_wait) };
-    result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
+    }
 }
 
 /// Takes the lock if nobody has it.
 pub fn try_take(space: Space, number: u64) -> bool {
-    acquire(space, number, true)
+    let tag = tag(space, number);
+    // SAFETY: the tag is read only; inside a transaction.
+    let result = unsafe { pg_sys::LockAcquire(&raw const tag, pg_sys::ExclusiveLock as i32, false, true) };
+    result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
 }
 
-/// Waits for the lock.
-pub fn take(space: Space, number: u64) {
-    acquire(space, number, false);
+/// Gives back a lock that this transaction has taken; as often as it took it.
+pub fn release(space: Space, number: u64) {
+    let tag = tag(space, number);
+    // SAFETY: the tag is read only; the lock is this transaction's.
+    unsafe { pg_sys::LockRelease(&raw const tag, pg_sys::ExclusiveLock as i32, false) };
 }

@@ -195,9 +195,43 @@ fn execute<T>(
 /// The row of a table of schema perf whose bigint key has a value, looked up in the index of that key without a parser or
 /// planner: for a process that runs hardly anything else. `None` when there is no such row, or no such table.
 pub fn row_by_key<T>(table: &CStr, index: &CStr, key: i64, convert: impl FnOnce(&Row) -> T) -> Option<T> {
-    // SAFETY: inside a transaction with a snapshot. Relations and the scan are closed in reverse order; a raised error
-    // leaves them to the abort. The key's column is the first of the table, of type bigint, as in every table used here;
-    // the tuple is read before the scan ends.
+    // SAFETY: inside a transaction with a snapshot.
+    unsafe { first_by_key(table, index, key, pg_sys::GetActiveSnapshot(), convert) }
+}
+
+/// What there is of such a row, whoever has made it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Presence {
+    None,
+    Committed,
+    /// Another transaction that is not over has made it, or changes or removes it.
+    Pending,
+}
+
+/// Whether there is such a row, of a transaction that is not over as well.
+pub fn presence_by_key(table: &CStr, index: &CStr, key: i64) -> Presence {
+    let mut dirty = pg_sys::SnapshotData { snapshot_type: pg_sys::SnapshotType::SNAPSHOT_DIRTY, ..Default::default() };
+    // SAFETY: the snapshot outlives the scan, which writes to it what it meets.
+    let found = unsafe { first_by_key(table, index, key, &raw mut dirty, |_| ()) };
+    let is_over = |xid| xid == pg_sys::InvalidTransactionId;
+    match found {
+        None => Presence::None,
+        Some(()) if is_over(dirty.xmin) && is_over(dirty.xmax) => Presence::Committed,
+        Some(()) => Presence::Pending,
+    }
+}
+
+/// # Safety
+/// Inside a transaction; the snapshot is valid until the return.
+unsafe fn first_by_key<T>(
+    table: &CStr,
+    index: &CStr,
+    key: i64,
+    snapshot: pg_sys::Snapshot,
+    convert: impl FnOnce(&Row) -> T,
+) -> Option<T> {
+    // SAFETY: relations and the scan are closed in reverse order; a raised error leaves them to the abort. The key's column
+    // is the first of the table, of type bigint, as in every table used here; the tuple is read before the scan ends.
     unsafe {
         let (table, index) = (privilege::table(table)?, privilege::table(index)?);
         let relation = pg_sys::table_open(table, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
@@ -209,7 +243,6 @@ pub fn row_by_key<T>(table: &CStr, index: &CStr, key: i64, convert: impl FnOnce(
             pg_sys::Oid::from(pg_sys::F_INT8EQ),
             pg_sys::Datum::from(key),
         );
-        let snapshot = pg_sys::GetActiveSnapshot();
         let scan = pg_sys::systable_beginscan(relation, index, true, snapshot, 1, &raw mut scan_key);
         let tuple = pg_sys::systable_getnext(scan);
         let found = (!tuple.is_null()).then(|| convert(&Row { tuple, descriptor: (*relation).rd_att }));

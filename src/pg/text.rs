@@ -157,6 +157,14 @@ pub fn message(text: String) -> String {
     }
 }
 
+/// Whether all of a text that came from the database could be read: where that is not in UTF-8, what cannot be converted
+/// becomes U+FFFD.
+pub fn is_whole(text: &str) -> bool {
+    // SAFETY: a plain look-up.
+    let is_utf8 = unsafe { pg_sys::GetDatabaseEncoding() } == pg_sys::pg_enc::PG_UTF8 as i32;
+    is_utf8 || !text.contains(char::REPLACEMENT_CHARACTER)
+}
+
 /// Rust text that is a `text` in SQL: converted from the database's encoding when read, and to it when written.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Text(pub String);

@@ -39,7 +39,8 @@ pub fn read() -> Result<Workload, Error> {
     Ok(Workload { source: Source::Captured, hours, statements, not_permitted })
 }
 
-fn statement(item: &Snapshot, kept: Vec<Sample>) -> WorkloadStatement {
+/// A statement of capture with its samples, the most telling first.
+pub fn statement(item: &Snapshot, kept: Vec<Sample>) -> WorkloadStatement {
     let counters = &item.counters;
     let mut samples: Vec<StatementSample> = kept.iter().map(sample).collect();
     // Samples whose parameters are all known say more than those with gaps, and those whose rows were counted more yet.

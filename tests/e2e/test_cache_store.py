@@ -9,7 +9,7 @@ from typing import Any, Callable
 from .case import ClusterTest, expects_crash
 from .cluster import Connection, SqlError
 
-FAST = {"perf_opt.collect_interval": "1s"}
+FAST = {"perf_opt.collect_interval": "1s", "max_prepared_transactions": 5}
 
 
 class CacheTest(ClusterTest):
@@ -148,6 +148,54 @@ class Races(CacheTest):
         session.query("ROLLBACK")
         self.assertFalse(put(session, '"from what is not there"'))
         self.assertTrue(put(session, '"again"'))
+
+    def test_value_of_changes_after_the_miss_that_were_rolled_back(self) -> None:
+        session = self.session()
+        session.query("CREATE TABLE t (a int)")
+        for ends in ("BEGIN; INSERT INTO t VALUES (1); ROLLBACK",
+                     "BEGIN; SAVEPOINT s; INSERT INTO t VALUES (1); ROLLBACK TO s; COMMIT",
+                     "BEGIN; INSERT INTO t VALUES (1); PREPARE TRANSACTION 'p'"):
+            with self.subTest(ends):
+                self.assertIsNone(get(session))
+                session.query_all(ends)
+                self.assertFalse(put(session, '"from what is not there"'))
+        session.query("ROLLBACK PREPARED 'p'")
+        self.assertIsNone(get(session))
+        session.query_all("BEGIN; SELECT 1; ROLLBACK; BEGIN; INSERT INTO t VALUES (1); COMMIT")
+        self.assertTrue(put(session, '"of what is there"'))
+
+    def test_dropped_leases_concern_their_keys_alone(self) -> None:
+        session = self.session()
+        session.query("BEGIN; SELECT pg_current_xact_id()")
+        for number in range(66):
+            self.assertIsNone(get(session, f"dropped:{number}"))
+        session.query("ROLLBACK")
+        self.assertFalse(put(session, "1", "dropped:0"))
+        self.assertTrue(put(session, "1", "another"))
+        self.assertTrue(put(session, "1", "dropped:0"))
+
+    def test_clients_that_share_a_session(self) -> None:
+        shared, writer = self.session(), self.session()
+        self.assertIsNone(get(shared))
+        writer.query("SELECT perf.cache_invalidate(key => 'k')")
+        self.assertIsNone(get(shared))
+        for client in ("the first", "the second"):
+            self.assertFalse(put(shared, '"old"'), client)
+        self.assertIsNone(get(shared))
+        self.assertIsNone(get(shared))
+        self.assertTrue(put(shared, '"new"'))
+        self.assertEqual(get(shared), "new")
+
+    def test_many_puts_of_an_open_transaction(self) -> None:
+        one, other = self.session(), self.session()
+        one.query("BEGIN; SELECT count(*) FILTER (WHERE perf.cache_put('one:' || g, '1')) FROM generate_series(1, 3000) g")
+        stored = "SELECT count(*) FILTER (WHERE perf.cache_put('other:' || g, '1')) FROM generate_series(1, 300) g"
+        other.query("SET statement_timeout = '20s'")
+        self.assertEqual(other.query(stored).scalar(), 300)
+        # What is not committed is in its own way only, and nobody waits for it.
+        self.assertFalse(put(other, "2", "one:7"))
+        one.query("ROLLBACK")
+        self.assertTrue(put(other, "2", "one:7"))
 
     def test_nobody_waits_for_an_open_put(self) -> None:
         one, other = self.session(), self.session()
@@ -310,6 +358,25 @@ class Places(CacheTest):
         self.assertIn("EXTENSION", dump)
         self.assertNotIn("secret", dump)
 
+    def test_texts_that_are_none(self) -> None:
+        name = self.database + "_bytes"
+        self.cluster.sql(f"CREATE DATABASE {name} ENCODING 'SQL_ASCII' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'")
+        self.addCleanup(self.cluster.sql, f"DROP DATABASE {name} WITH (FORCE)")
+        session = self.cluster.connect(name, client_encoding="SQL_ASCII")
+        self.addCleanup(session.close)
+        session.query("CREATE EXTENSION perf_opt; CREATE TABLE t (name text)")
+        for call in ("cache_put(E'a\\xe8', '1')", "cache_get(E'a\\xe9')", "cache_put('k', '1', tags => ARRAY[E'\\xe8'])",
+                     "cache_invalidate(key => E'a\\xe8')", "cache_invalidate(tag => E'\\xe8')"):
+            with self.subTest(call), self.assertRaises(SqlError) as caught:
+                session.query(f"SELECT perf.{call}")
+            self.assertEqual(caught.exception.sqlstate, "22023")
+        self.assertTrue(session.query("SELECT perf.cache_put(E'k:\\xc3\\xbc', '1')").scalar())
+        self.assertEqual(session.query("SELECT perf.cache_get(E'k:\\xc3\\xbc')").scalar(), 1)
+        # A change with such a value takes all keys of the template.
+        session.query("SELECT perf.cache_watch('named', 't', keys => ARRAY['k:{name}'])")
+        session.query("INSERT INTO t VALUES (E'a\\xe8')")
+        self.wait_until(lambda: session.query("SELECT perf.cache_get(E'k:\\xc3\\xbc')").scalar() is None, 20, "the invalidation")
+
     def test_extension_dropped_and_made_again(self) -> None:
         session = self.session()
         self.assertTrue(put(session, "1"))
@@ -368,10 +435,10 @@ class Computed(CacheTest):
     def test_waiting_has_limits(self) -> None:
         one, other = self.session(), self.session()
         one.query("""BEGIN; SELECT perf.cached('slow', '{"n": 1}')""")
-        other.query("SET lock_timeout = '100ms'")
-        with self.assertRaises(SqlError) as caught:
-            other.query("""SELECT perf.cached('slow', '{"n": 1}')""")
-        self.assertEqual(caught.exception.sqlstate, "55P03")
+        # What waits for a commit only is waited for shortly, however long another would be.
+        other.query("SET perf_opt.cache_wait = '1h'; SET statement_timeout = '20s'")
+        self.assertEqual(other.query("""SELECT perf.cached('slow', '{"n": 1}')""").scalar(), 1)
+        self.assertEqual(self.computations(), 2)
         # Whoever has computed something in this transaction waits for nobody.
         other.query("RESET lock_timeout; SET statement_timeout = '20s'")
         other.query("""BEGIN; SELECT perf.cached('slow', '{"n": 2}')""")
@@ -379,6 +446,35 @@ class Computed(CacheTest):
         self.assertEqual(one.query("""SELECT perf.cached('slow', '{"n": 2}')""").scalar(), 2)
         one.query("COMMIT")
         other.query("COMMIT")
+
+    def test_a_computation_is_waited_for_so_long(self) -> None:
+        one, other = self.session(), self.session()
+        self.sql("CREATE TABLE slept AS SELECT 3 AS s; "
+                 "CREATE FUNCTION fixed_sleep(n int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS "
+                 "$$ BEGIN PERFORM pg_sleep((SELECT s FROM slept)), nextval('computations'); RETURN n; END $$; "
+                 "UPDATE perf.cache_policy SET compute_sql = 'SELECT fixed_sleep({n}::int)' WHERE cache_name = 'slow'")
+        one.send_async("""SELECT perf.cached('slow', '{"n": 1}')""")
+        self.wait_until(lambda: self.value("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"), 10, "the computation")
+        other.query("SET perf_opt.cache_wait = '100ms'; SET statement_timeout = '20s'")
+        self.sql("UPDATE slept SET s = 0")
+        self.assertEqual(other.query("""SELECT perf.cached('slow', '{"n": 1}')""").scalar(), 1)
+        self.assertEqual(self.value("SELECT state FROM pg_stat_activity WHERE query LIKE '%cached%' AND pid <> pg_backend_pid() "
+                                    "AND state = 'active' AND datname = current_database()"), "active")
+        self.assertEqual(one.wait(20).scalar(), 1)
+        self.assertEqual(self.computations(), 2)
+
+    def test_waiting_makes_no_deadlock(self) -> None:
+        self.sql("CREATE TABLE t AS SELECT 1 AS n")
+        one, other = self.session(), self.session()
+        one.query("""BEGIN; SELECT perf.cached('slow', '{"n": 1}')""")
+        other.query("SET deadlock_timeout = '10ms'; SET statement_timeout = '20s'; BEGIN; UPDATE t SET n = 2")
+        one.query("SET deadlock_timeout = '10ms'")
+        one.send_async("UPDATE t SET n = 3")
+        self.wait_until(lambda: self.value("SELECT count(*) FROM pg_locks WHERE NOT granted"), 10, "one to wait for the other")
+        self.assertEqual(other.query("""SELECT perf.cached('slow', '{"n": 1}')""").scalar(), 1)
+        other.query("COMMIT")
+        one.wait(20)
+        one.query("COMMIT")
 
     def test_rights_are_the_callers(self) -> None:
         self.sql("CREATE TABLE secret AS SELECT 1 AS a; CREATE ROLE cache_asks LOGIN; "

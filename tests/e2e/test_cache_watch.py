@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import subprocess
 import threading
 
 from .cache_case import CacheTest
@@ -114,6 +115,32 @@ class Writes(CacheTest):
             session.query("SET extra_float_digits = 0; SET IntervalStyle = 'iso_8601'; SET bytea_output = 'escape'")
             session.query("INSERT INTO sums VALUES (0.1::float8 + 0.2::float8, '90 min', 'a')")
         self.assertEqual(listener.wait_for(3)["keys"], {"f:0.30000000000000004", "i:01:30:00", "b:\\x61"})
+
+    def test_keys_of_cached_are_as_triggers_print_them(self) -> None:
+        self.sql("CREATE TYPE mood AS ENUM ('Well', 'ill'); "
+                 "CREATE TABLE things (b bool, u uuid, i int, c char(5), n numeric(10,2), d date, m mood, hits int)")
+        self.sql("INSERT INTO things VALUES (true, 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', 7, 'AB', 1.5, '2026-01-02', 'Well', 0)")
+        forms = {"b": ("bool", (True, '"yes"', '"TRUE"')), "u": ("uuid", ('"A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11"',)),
+                 "i": ("int", ('"007"', '" 7"', 7)), "c": ("char(5)", ('"AB"', '"AB   "')), "n": ("numeric(10,2)", (1.5, '"1.5000"')),
+                 "d": ("date", ('"20260102"', '"2026-1-2"')), "m": ("mood", ('"Well"',))}
+        for column, (type_name, values) in forms.items():
+            self.sql("INSERT INTO perf.cache_policy (cache_name, key_template, ttl, invalidated_by, compute_sql) "
+                     f"VALUES ('of_{column}', 'of_{column}:{{{column}}}', '1 h', '{{thing}}', "
+                     f"'SELECT hits FROM things WHERE {column} = {{{column}}}::{type_name}')")
+        self.value("SELECT perf.cache_watch('thing', 'things')")
+        expected = 0
+        for column, (_, values) in forms.items():
+            for value in values:
+                ask = f"""SELECT perf.cached('of_{column}', '{{"{column}": {str(value).lower() if value is True else value}}}')"""
+                with self.subTest(ask):
+                    self.assertEqual(self.value(ask), expected)
+                    self.assertEqual(self.value("SELECT count(*) FROM perf.cache_entry"), 1)
+                    expected += 1
+                    self.sql("UPDATE things SET hits = hits + 1")
+                    self.wait_until(lambda: self.value(ask) == expected, 10, "the change to be seen")
+                    self.sql("SELECT perf.cache_invalidate('thing')")
+                    self.wait_until(lambda: self.value("SELECT count(*) FROM perf.cache_entry") == 0, 10, "the entry to go")
+        self.assert_sql_error("22P02", self.cluster, """SELECT perf.cached('of_i', '{"i": "x"}')""", dbname=self.database)
 
     def test_published_tables(self) -> None:
         """Where a publication has all tables, the server wants to name each row that is removed."""
@@ -341,6 +368,44 @@ class Writes(CacheTest):
         self.watch("other", "other")
         self.wait_until(lambda: self.value("SELECT count(*) FROM perf.cache_watch_table") == 1, 10, "the watch to be forgotten")
 
+    def test_restored_without_a_relation_and_a_role(self) -> None:
+        self.cluster.sql("CREATE ROLE cache_leaver")
+        self.addCleanup(self.cluster.sql, "DROP ROLE IF EXISTS cache_leaver")
+        self.sql("CREATE TABLE other (user_id int)")
+        self.watch()
+        self.watch("other", "other")
+        self.sql("ALTER TABLE other RENAME TO another")
+        self.sql("CREATE TABLE third (user_id int); ALTER TABLE third OWNER TO cache_leaver; GRANT USAGE ON SCHEMA perf TO cache_leaver; "
+                 "SET ROLE cache_leaver; SELECT perf.cache_watch('third', 'third', keys => ARRAY['t:{user_id}'])")
+        self.wait_until(lambda: self.value("SELECT count(*) FROM perf.cache_watch_table WHERE relation_name = 'public.another'"),
+                        70, "the new name to be known")
+        dump = subprocess.run([self.cluster.program("pg_dump"), "-T", "payments", *self.cluster.psql_args(self.database)[1:]],
+                              capture_output=True, text=True, check=True).stdout
+        self.sql("DROP OWNED BY cache_leaver; DROP ROLE cache_leaver")
+        target = self.database + "_restored"
+        self.cluster.sql(f"CREATE DATABASE {target}")
+        self.addCleanup(self.cluster.sql, f"DROP DATABASE {target} WITH (FORCE)")
+        subprocess.run(self.cluster.psql_args(target), input=dump, capture_output=True, text=True, check=False)
+        watches = "SELECT event, relation::text, missing_relation, is_active FROM perf.cache_watches ORDER BY event"
+        self.assertEqual([tuple(row) for row in self.cluster.sql(watches, dbname=target)],
+                         [("other", "another", None, True), ("paid", "-", "public.payments", False), ("third", "third", None, True)])
+        status = "SELECT component, status FROM perf.health() WHERE component LIKE 'cache %' AND status = 'error'"
+        self.assertEqual([tuple(row) for row in self.cluster.sql(status, dbname=target)], [("cache watches", "error")])
+        listener = self.listener(target)
+        self.cluster.sql("INSERT INTO another VALUES (3)", dbname=target)
+        self.assertEqual(listener.wait_for(1)["keys"], {"cache:risk:user:3"})
+        # It comes later.
+        self.cluster.sql("CREATE TABLE payments (id int, user_id int)", dbname=target)
+        self.cluster.sql("SELECT perf.cache_unwatch('third', 'third')", dbname=target)
+        self.wait_until(lambda: self.cluster.scalar("SELECT bool_and(is_active) FROM perf.cache_watches", dbname=target), 70,
+                        "the watch to begin")
+        # Triggers without watches.
+        self.cluster.sql("DELETE FROM perf.cache_watch_table", dbname=target)
+        self.assertEqual([tuple(row) for row in self.cluster.sql(status, dbname=target)], [("cache triggers", "error")])
+        for table in ("another", "payments"):
+            self.assertFalse(self.cluster.scalar("SELECT perf.cache_unwatch('x', $1::regclass)", (table,), dbname=target))
+        self.assertEqual(self.cluster.sql(status, dbname=target), [])
+
     def test_drop_extension_removes_triggers(self) -> None:
         self.watch()
         listener = self.listener()
@@ -430,6 +495,26 @@ class Life(CacheTest):
         listener = self.listener("postgres", server)
         server.sql("INSERT INTO t VALUES (4)")
         self.assertEqual(listener.wait_for(1)["keys"], {"k:4"})
+
+    def test_a_full_queue_of_notices_keeps_nothing_valid(self) -> None:
+        # Before version 17 that takes 8 GB.
+        full = {"max_notify_queue_pages": 64} if self.major >= 17 else {}
+        server = self.private_cluster({**self.settings, **full})
+        server.sql("CREATE EXTENSION perf_opt; CREATE TABLE t (user_id int)")
+        server.sql("SELECT perf.cache_watch('paid', 't', keys => ARRAY['k:{user_id}'])")
+        listener = self.listener("postgres", server)
+        server.sql("SELECT perf.cache_put('k:' || g, '1') FROM generate_series(1, 3) g")
+        listener.session.query("BEGIN; SELECT 1")
+        for size in (7900, 1) if full else ():
+            with self.assertRaises(SqlError):
+                for _ in range(10_000):
+                    server.sql("SELECT pg_notify('another', repeat('x', $1::int))", (size,))
+        for user in (1, 2):
+            server.sql("INSERT INTO t VALUES ($1::int)", (user,))
+            self.wait_until(lambda: server.scalar("SELECT perf.cache_get('k:' || $1)", (str(user),)) is None, 20, "the invalidation")
+        self.assertEqual(server.scalar("SELECT perf.cache_get('k:3')"), 1)
+        listener.session.query("COMMIT")
+        self.assertEqual(listener.wait_for(3)["keys"], {"k:1", "k:2"})
 
     @expects_crash
     def test_kill_9(self) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
 from typing import Any
 
 from .case import ClusterTest
@@ -213,17 +215,32 @@ class Caching(ClusterTest):
         # A restart keeps the counts.
         self.cluster.restart()
         self.wait_until(lambda: self.results(name)[-1]["entries"] == 0, 20, "the shadow to be there again")
+        self.assertEqual((self.results(name)[-1]["gets"], self.results(name)[-1]["hits"]), (gets, hits))
+        self.wait_until(lambda: self.results(name)[-1]["note"], 10, "the shadow to say that it knows nothing yet")
+        self.assertIn("could not be analysed yet", self.results(name)[-1]["note"])
+        # It goes on once the statement is known again, with its writes.
+        users = iter(range(20, 200))
         with self.cluster.connect(self.db) as session:
+            def is_known() -> bool:
+                session.execute(BY_USER, (next(users),))
+                return self.results(name)[-1]["note"] is None
+            self.wait_until(is_known, 30, "the shadow to know its statement again")
+            before = self.results(name)[-1]
+            for statement in (BY_USER, BY_USER):
+                session.execute(statement, (1,))
+            session.query("UPDATE orders SET total = total + 1 WHERE user_id = 1 AND id < 500")
             session.execute(BY_USER, (1,))
-            session.execute(BY_USER, (1,))
-        self.wait_until(lambda: self.results(name)[-1]["gets"] == gets + 2, 10, "gets after the restart")
-        self.assertEqual(self.results(name)[-1]["hits"], hits + 1)
+        self.wait_until(lambda: self.results(name)[-1]["invalidated"] > before["invalidated"], 10, "the write to be seen")
+        self.wait_until(lambda: self.results(name)[-1]["gets"] >= before["gets"] + 3, 10, "gets after the restart")
+        last = self.results(name)[-1]
+        self.assertEqual((last["hits"], last["invalidated"]), (hits + 1, before["invalidated"] + 1))
+        gets = last["gets"]
         # Off: what was counted stays, and nothing is added.
         self.assertEqual(self.cluster.sql("SELECT perf.cache_shadow($1, false)", (name,), dbname=self.db)[0][0], 1)
         with self.cluster.connect(self.db) as session:
             session.execute(BY_USER, (1,))
         self.assertEqual(self.cluster.sql("SELECT perf.cache_shadow($1, false)", (name,), dbname=self.db)[0][0], 0)
-        self.assertEqual((self.results(name)[-1]["gets"], self.results(name)[-1]["switched_on"]), (gets + 2, False))
+        self.assertEqual((self.results(name)[-1]["gets"], self.results(name)[-1]["switched_on"]), (gets, False))
 
     def test_names_mean_what_they_meant_to_the_writer(self) -> None:
         for statement in ("CREATE SCHEMA shop", "CREATE TABLE shop.items (id int PRIMARY KEY, n int NOT NULL)",
@@ -349,6 +366,68 @@ class Caching(ClusterTest):
         self.assertLess(last["sampled_pct"], 100)
         self.assertAlmostEqual(last["hit_pct"], 50, delta=2)
         self.assertAlmostEqual(last["entries"], 20000, delta=2000)
+
+
+    def test_temporary_tables_and_samples_are_not_taken_for_tables(self) -> None:
+        sampled = "SELECT count(*) FROM orders TABLESAMPLE SYSTEM (90) WHERE total > 1"
+        with self.cluster.connect(self.db) as session:
+            session.query("CREATE TEMP TABLE orders AS SELECT * FROM public.orders")
+            for number in range(60):
+                session.execute(BY_USER, (number % 4 + 1,))
+        with self.cluster.connect(self.db) as session:
+            for _ in range(60):
+                session.query(sampled)
+            for number in range(30):
+                session.query(f"SELECT max(total) FROM orders WHERE user_id = {number % 3}")
+        self.reads_counted("max(total)", 30)
+        self.assertEqual(self.cluster.sql(
+            "SELECT count(*) FROM perf.cache_candidate c JOIN perf.statements() s USING (queryid) "
+            "WHERE position('sum(total)' IN s.query) > 0", dbname=self.db)[0][0], 0)
+        found = {row["status"] for row in self.strategies(True) if "sum(total)" in row["evidence_text"]}
+        self.assertNotIn("recommended", found)
+        rows = self.cluster.sql("SELECT status, reason FROM perf.caching_strategies(true) WHERE evidence::text LIKE '%TABLESAMPLE%' "
+                                "OR reason LIKE '%volatile%'", dbname=self.db)
+        self.assertIn("volatile", " ".join(str(row) for row in rows))
+
+    def test_losses_are_shown_and_weighed(self) -> None:
+        self.cluster.sql("CREATE TABLE kv AS SELECT g AS k, g AS v FROM generate_series(1, 20000) g", dbname=self.db)
+        self.cluster.sql("CREATE UNIQUE INDEX ON kv (k)", dbname=self.db)
+        self.cluster.sql("INSERT INTO perf.cache_policy (cache_name, key_template, ttl, source_tables, query_pattern) "
+                         "VALUES ('kv', 'kv:{k}', '1 h', '{kv}', 'SELECT v FROM kv WHERE k = %')", dbname=self.db)
+        self.cluster.sql("SELECT v FROM kv WHERE k = 0", dbname=self.db)
+        self.cluster.sql("SELECT perf.cache_shadow('kv', ttls => '{NULL}')", dbname=self.db)
+        self.addCleanup(self.cluster.sql, "SELECT perf.cache_shadow('kv', false)", dbname=self.db)
+        self.wait_until(lambda: self.results("kv"), 10, "the shadow to be there")
+        pid = self.cluster.scalar("SELECT pid FROM pg_stat_activity WHERE backend_type = 'perf_opt collector' AND datname = $1",
+                                  (self.db,))
+
+        def read(session: Any, first: int, last: int) -> None:
+            for start in range(first, last, 500):
+                session.query_all(";".join(f"SELECT v FROM kv WHERE k = {k}" for k in range(start, start + 500)))
+
+        with self.cluster.connect(self.db) as session:
+            read(session, 1, 1001)
+            self.wait_until(lambda: self.results("kv")[-1]["gets"] == 1000, 10, "1,000 gets")
+            for _ in range(2):
+                os.kill(pid, signal.SIGSTOP)
+                try:
+                    for _ in range(5):
+                        read(session, 1, 4001)
+                finally:
+                    os.kill(pid, signal.SIGCONT)
+                self.wait_until(lambda: "too fast" in (self.results("kv")[-1]["note"] or ""), 20, "the loss to be told")
+            counted = self.results("kv")[-1]
+            while True:
+                self.wait_until(lambda: self.results("kv")[-1]["measured_at"] > counted["measured_at"], 10, "all to be counted")
+                before, counted = counted, self.results("kv")[-1]
+                if counted["gets"] == before["gets"]:
+                    break
+            # Half of the keys are looked at now, not a quarter: the second time there was room.
+            self.assertEqual(counted["sampled_pct"], 50)
+            read(session, 18001, 20001)
+            self.wait_until(lambda: self.results("kv")[-1]["gets"] > counted["gets"] + 1600, 10, "2,000 more gets")
+            last = self.results("kv")[-1]
+        self.assertAlmostEqual(last["gets"] - counted["gets"], 2000, delta=250)
 
 
 class WithoutPreload(ClusterTest):

@@ -93,6 +93,20 @@ class Expiring(ExpiryTest):
         self.assertFalse(self.exists(JANUARY))
         self.assertEqual((self.steps(), self.noted()), ([], []))
 
+    def test_caches_of_a_watched_table(self) -> None:
+        for default in (False, True):
+            with self.subTest(default=default):
+                self.events(default=default)
+                self.value("SELECT perf.cache_watch('event', 'events', keys => ARRAY['event:{id}'])")
+                self.value("SELECT perf.cache_put('event:1', '1')")
+                self.assertEqual(self.steps(), [(JANUARY, "detach", "done")])
+                self.wait_until(lambda: self.value("SELECT perf.cache_get('event:1')") is None, 20, "the entry to be invalid")
+                # A look at once: what is detached needs no triggers.
+                self.sql("CREATE TABLE other (n int); SELECT perf.cache_watch('other', 'other')")
+                self.wait_until(lambda: self.value("SELECT count(*) FROM pg_trigger WHERE tgrelid = $1::regclass", (JANUARY,)) == 0,
+                                20, "the triggers to go")
+                self.sql("DROP TABLE events, other, " + JANUARY)
+
     def test_beside_a_default_partition(self) -> None:
         self.events(default=True, on_expire="drop")
         self.assertEqual(self.steps(), [(JANUARY, "detach", "done"), (JANUARY, "drop", "done")])

@@ -33,6 +33,7 @@ pub mod patterns;
 pub mod pool;
 pub mod prewarm;
 pub mod replicas;
+pub mod rewrite;
 pub mod roadmap;
 pub mod sampling;
 pub mod schedule;

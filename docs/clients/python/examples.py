@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import os
+import time
 from decimal import Decimal
 from typing import Optional
 
@@ -107,6 +108,10 @@ def recommend(session: Session) -> None:
     advice = perf.index_recommendations(queries=[statement], weights=[1000])
     assert session.scalars(select(advice.id)).all()
 
+    # Statements to write otherwise: those of the policy, and those found in the workload.
+    rewrites = perf.sql_optimization_examples(include_inapplicable=True)
+    assert len(session.execute(select(rewrites.problem, rewrites.after_sql, rewrites.improvement_pct)).all()) >= 3
+
     # A wish of one's own is a row of a policy table, which is a mapped class.
     session.add(perf.IndexPolicy(policy_no=1001, table_name="orders", columns=["total"], priority="low"))
     session.flush()
@@ -116,6 +121,36 @@ def recommend(session: Session) -> None:
     policy = session.get_one(perf.IndexPolicy, 1001)
     assert policy.origin == "added"
     session.delete(policy)
+
+
+def ended(session: Session, run_id: Optional[int]) -> Optional[str]:
+    """How a run has ended. Indexes are built while nobody keeps a snapshot: `job_wait` gives way to that."""
+    status = None
+    while status in (None, "queued", "running"):
+        session.commit()
+        time.sleep(0.05)
+        status = session.scalar(perf.job_wait(run_id))
+    return status
+
+
+def act(session: Session) -> None:
+    """A recommendation is applied by a job, measured by the statements that come after it, and undone."""
+    advice = perf.index_recommendations(time_budget_ms=20_000)
+    wanted = select(advice.id).where(advice.columns == ["customer_id"], advice.status == "recommended")
+    index_id = session.scalars(wanted).one()
+    run_id = session.scalar(perf.apply(index_id))
+    assert ended(session, run_id) == "succeeded"
+    for customer in range(20):
+        session.scalars(select(Order).where(Order.customer_id == customer)).all()
+    session.commit()
+    gain = perf.verify(index_id)
+    assert session.scalar(select(gain.verdict))
+    change = session.scalars(select(perf.AppliedChange).where(perf.AppliedChange.recommendation_id == index_id)).one()
+    assert change.kind == "index_create" and change.undo_ddl is not None
+    run_id = session.scalar(perf.undo(index_id))
+    assert ended(session, run_id) == "succeeded"
+    session.refresh(change)
+    assert change.status == "undone"
 
 
 def plan_ahead(session: Session) -> None:
@@ -140,6 +175,20 @@ def plan_ahead(session: Session) -> None:
     session.flush()
     cost = perf.cost_impact()
     assert session.scalar(select(cost.monthly_cost_high).where(cost.item == "database_size"))
+
+    # The roadmap and the checklist judge what they can; a tick says what only people know.
+    roadmap = perf.optimization_roadmap(time_budget_ms=10_000)
+    assert session.execute(select(roadmap.task, roadmap.status, roadmap.expected_gain_pct)).all()
+    pooling = session.scalars(select(perf.RoadmapTask).where(perf.RoadmapTask.kind == "pooling")).one()
+    session.execute(perf.roadmap_tick(pooling.phase, pooling.task_no, note="done by hand"))
+    assert session.scalar(perf.roadmap_untick(pooling.phase, pooling.task_no)) is True
+    checklist = perf.deployment_checklist()
+    manual = select(checklist.phase, checklist.item_no).where(checklist.status == "manual").limit(1)
+    stage, item_no = session.execute(manual).one()
+    session.execute(perf.checklist_tick(stage, item_no, note="seen"))
+    ticked = select(checklist.status).where(checklist.phase == stage, checklist.item_no == item_no)
+    assert session.scalar(ticked) == "ticked"
+    assert session.scalar(perf.checklist_untick(stage, item_no)) is True
 
     node = session.scalar(perf.fleet_node_add("replica 1", "host=127.0.0.1 port=1 user=monitor"))
     assert session.get_one(perf.FleetNode, node).name == "replica 1"
@@ -306,7 +355,7 @@ async def asynchronously() -> None:
 
 if __name__ == "__main__":
     application()
-    for part in (observe, recommend, plan_ahead, jobs, caches, maintain, partitions, baselines, tell, policies):
+    for part in (observe, recommend, act, plan_ahead, jobs, caches, maintain, partitions, baselines, tell, policies):
         with Session(engine) as session:
             part(session)
             session.commit()

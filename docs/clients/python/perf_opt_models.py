@@ -388,6 +388,30 @@ class SqlExample(Base):
     origin: Mapped[str] = mapped_column(TEXT, server_default=sa.FetchedValue())
 
 
+class AppliedChange(Base):
+    """Changes made by perf.apply()."""
+
+    __tablename__ = "applied_changes"
+
+    change_id: Mapped[int] = mapped_column(BIGINT, primary_key=True, autoincrement=False)
+    recommendation_id: Mapped[Optional[str]] = mapped_column(TEXT)
+    kind: Mapped[Optional[str]] = mapped_column(TEXT)
+    relation: Mapped[Optional[str]] = mapped_column(TEXT)
+    ddl: Mapped[Optional[str]] = mapped_column(TEXT)
+    undo_ddl: Mapped[Optional[str]] = mapped_column(TEXT)
+    status: Mapped[Optional[str]] = mapped_column(TEXT)
+    predicted_pct: Mapped[Optional[float]] = mapped_column(DOUBLE)
+    achieved_pct: Mapped[Optional[float]] = mapped_column(DOUBLE)
+    applied_by: Mapped[Optional[str]] = mapped_column(TEXT)
+    by_autopilot: Mapped[Optional[bool]] = mapped_column(BOOLEAN)
+    applied_at: Mapped[Optional[dt.datetime]] = mapped_column(TIME)
+    verified_at: Mapped[Optional[dt.datetime]] = mapped_column(TIME)
+    undone_at: Mapped[Optional[dt.datetime]] = mapped_column(TIME)
+    run_id: Mapped[Optional[int]] = mapped_column(BIGINT)
+    baseline: Mapped[Optional[str]] = mapped_column(TEXT)
+    message: Mapped[Optional[str]] = mapped_column(TEXT)
+
+
 class Baseline(Base):
     """Baselines that have not expired."""
 
@@ -420,6 +444,7 @@ class CacheWatch(Base):
     created_at: Mapped[Optional[dt.datetime]] = mapped_column(TIME)
     is_active: Mapped[Optional[bool]] = mapped_column(BOOLEAN)
     missing_columns: Mapped[Optional[List[str]]] = mapped_column(TEXTS)
+    missing_relation: Mapped[Optional[str]] = mapped_column(TEXT)
 
 
 class FleetNode(Base):
@@ -640,6 +665,11 @@ class alerts(Rows):
 
     def __init__(self, *, include_ok: Arg[bool] = default("false")) -> None:
         super().__init__(_arg("include_ok", include_ok, BOOLEAN))
+
+
+def apply(recommendation_id: Arg[str]) -> Function[int]:
+    """Carries out a recommendation of perf.index_recommendations()."""
+    return _function("apply", BIGINT, [_arg("recommendation_id", recommendation_id, TEXT)])
 
 
 def baseline_capture(
@@ -894,6 +924,20 @@ class capacity_samples(Rows):
         super().__init__(_arg("metric", metric, TEXT), _arg("since", since, TIME))
 
 
+def checklist_tick(phase: Arg[str], item_no: Arg[int], *, note: Arg[str] = default("NULL::text")) -> Function[None]:
+    """Ticks an item of the checklist off, with who, when and a note."""
+    return _function("checklist_tick", NOTHING, [
+        _arg("phase", phase, TEXT),
+        _arg("item_no", item_no, INTEGER),
+        _arg("note", note, TEXT),
+    ])
+
+
+def checklist_untick(phase: Arg[str], item_no: Arg[int]) -> Function[bool]:
+    """Takes the tick of an item away."""
+    return _function("checklist_untick", BOOLEAN, [_arg("phase", phase, TEXT), _arg("item_no", item_no, INTEGER)])
+
+
 def clear_policy() -> Function[int]:
     """Empties all policy tables."""
     return _function("clear_policy", BIGINT, [])
@@ -915,6 +959,19 @@ class cost_impact(Rows):
 
     def __init__(self) -> None:
         super().__init__()
+
+
+class deployment_checklist(Rows):
+    """The items of perf.checklist_item, each checked now where the server can."""
+
+    phase = Col(TEXT)
+    item_no = Col(INTEGER)
+    item = Col(TEXT)
+    status = Col(TEXT)
+    detail = Col(TEXT)
+
+    def __init__(self, *, only_phase: Arg[str] = default("NULL::text")) -> None:
+        super().__init__(_arg("only_phase", only_phase, TEXT))
 
 
 def fleet_node_add(name: Arg[str], conninfo: Arg[str]) -> Function[int]:
@@ -1022,6 +1079,7 @@ class index_recommendations(Rows):
     policy_gain = Col(TEXT)
     reason = Col(TEXT)
     evidence = Col(JSONB)
+    achieved_pct = Col(DOUBLE)
 
     def __init__(
         self,
@@ -1179,6 +1237,28 @@ class metrics(Rows):
 
     def __init__(self) -> None:
         super().__init__()
+
+
+class optimization_roadmap(Rows):
+    """The tasks of perf.roadmap_task with what this database says of each."""
+
+    phase = Col(INTEGER)
+    phase_name = Col(TEXT)
+    priority = Col(TEXT)
+    weeks = Col(TEXT)
+    task_no = Col(INTEGER)
+    task = Col(TEXT)
+    status = Col(TEXT)
+    expected_gain_pct = Col(DOUBLE)
+    gain_basis = Col(TEXT)
+    measured_gain_pct = Col(DOUBLE)
+    effort_hours_low = Col(DOUBLE)
+    effort_hours_high = Col(DOUBLE)
+    ddl = Col(TEXT)
+    reason = Col(TEXT)
+
+    def __init__(self, *, time_budget_ms: Arg[int] = default("2000")) -> None:
+        super().__init__(_arg("time_budget_ms", time_budget_ms, INTEGER))
 
 
 class partition_advice(Rows):
@@ -1420,6 +1500,21 @@ def reset(*, queryid: Arg[int] = default("NULL::bigint"), database: Arg[str] = d
     return _function("reset", BIGINT, [_arg("queryid", queryid, BIGINT), _arg("database", database, TEXT)])
 
 
+def roadmap_tick(phase: Arg[int], task_no: Arg[int], *, note: Arg[str] = default("NULL::text")) -> Function[None]:
+    """Marks a task of the roadmap as done that no server can look at (documents, cold-path queries, pooling, kinds of
+    your own)."""
+    return _function("roadmap_tick", NOTHING, [
+        _arg("phase", phase, INTEGER),
+        _arg("task_no", task_no, INTEGER),
+        _arg("note", note, TEXT),
+    ])
+
+
+def roadmap_untick(phase: Arg[int], task_no: Arg[int]) -> Function[bool]:
+    """Takes the tick of a task away."""
+    return _function("roadmap_untick", BOOLEAN, [_arg("phase", phase, INTEGER), _arg("task_no", task_no, INTEGER)])
+
+
 class scaling_recommendations(Rows):
     """What to do as the load grows, of six kinds, at least one row each."""
 
@@ -1564,6 +1659,29 @@ class slow_query_trend(Rows):
         super().__init__(_arg("bucket", bucket, INTERVAL), _arg("since", since, TIME), _arg("queryid", queryid, BIGINT))
 
 
+class sql_optimization_examples(Rows):
+    """How statements could be written better."""
+
+    example_no = Col(INTEGER)
+    title = Col(TEXT)
+    source = Col(TEXT)
+    queryid = Col(BIGINT)
+    problem = Col(TEXT)
+    before_sql = Col(TEXT)
+    after_sql = Col(TEXT)
+    supporting_ddl = Col(TEXT)
+    changes_result = Col(BOOLEAN)
+    cost_before = Col(DOUBLE)
+    cost_after = Col(DOUBLE)
+    improvement_pct = Col(DOUBLE)
+    basis = Col(TEXT)
+    policy_gain = Col(TEXT)
+    note = Col(TEXT)
+
+    def __init__(self, *, include_inapplicable: Arg[bool] = default("false")) -> None:
+        super().__init__(_arg("include_inapplicable", include_inapplicable, BOOLEAN))
+
+
 class statements(Rows):
     """Every statement in shared memory, one row for each database, user, queryid and level (toplevel or within a
     function)."""
@@ -1603,6 +1721,25 @@ class statements(Rows):
 
     def __init__(self, *, all_databases: Arg[bool] = default("false")) -> None:
         super().__init__(_arg("all_databases", all_databases, BOOLEAN))
+
+
+def undo(recommendation_id: Arg[str]) -> Function[int]:
+    """Takes an applied recommendation back."""
+    return _function("undo", BIGINT, [_arg("recommendation_id", recommendation_id, TEXT)])
+
+
+class verify(Rows):
+    """Compares what the statements of an applied recommendation have done since with what they did before, and writes
+    the verdict down."""
+
+    predicted_pct = Col(DOUBLE)
+    achieved_pct = Col(DOUBLE)
+    statements = Col(JSONB)
+    verdict = Col(TEXT)
+    reason = Col(TEXT)
+
+    def __init__(self, recommendation_id: Arg[str]) -> None:
+        super().__init__(_arg("recommendation_id", recommendation_id, TEXT))
 
 
 class what_if(Rows):

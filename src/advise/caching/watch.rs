@@ -6,6 +6,7 @@ use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use perf_core::backoff::Backoff;
 use perf_core::cache::candidate::Survey;
 use perf_core::cache::shadow::{Grid, Outcome, Read, Shadow, Use};
 use pgrx::pg_sys;
@@ -30,6 +31,10 @@ const PAUSE_US: i64 = 1_000_000;
 /// Keys of one shadow, and of all of them: each takes some 30 bytes for each of up to 36 caches.
 const KEYS_MAX: usize = 8_192;
 const ALL_KEYS_MAX: usize = 32_768;
+const TELL_AGAIN_US: i64 = 60_000_000;
+/// How soon a statement that could not be analysed is looked at again, and how late at most.
+const RETRY_US: i64 = 1_000_000;
+const RETRY_MAX_US: i64 = 300_000_000;
 /// Statements that write whose texts are remembered.
 const SHAPES_MAX: usize = 1_024;
 /// Statements whose reads are written down, those with most time.
@@ -40,15 +45,22 @@ struct Active {
     name: String,
     queryids: Vec<i64>,
     grid: Grid,
+    since: i64,
     shadow: Shadow,
     /// By queryid: its number in the shadow, and the places of the values of its uses' columns.
     statements: HashMap<u64, (usize, Vec<usize>)>,
+    /// The tables that they read and all parts of those, with what each is a part of.
+    parts: Vec<(u32, u32)>,
     /// What was counted before this process.
     base: Vec<Outcome>,
     /// Statements whose writes are not known.
     unclear: usize,
     /// Reads left out, for their values are not known.
     unknown: u64,
+    /// Reads and writes that the collector was too late for.
+    lost: u64,
+    /// Relations, of all shadows, whose writes there is no room to look at.
+    unseen: usize,
 }
 
 #[derive(Default)]
@@ -60,8 +72,11 @@ struct State {
     survey: Survey,
     active: Vec<Active>,
     writers: HashMap<(u64, bool), Option<Writer>>,
-    /// Events that were lost.
-    lost: u64,
+    /// When statements that could not be analysed are looked at again.
+    retry_at: i64,
+    retry: Option<Backoff>,
+    /// When the log was last told of reads that were lost.
+    told_at: i64,
 }
 
 thread_local! {
@@ -78,9 +93,16 @@ fn look(limit_ms: i32) -> Result<i64, String> {
     reads.set_threshold(Some(guc::cache_survey_min_ns().unwrap_or(u64::MAX)));
     STATE.with_borrow_mut(|state| {
         let changes = reads.changes();
-        if state.changes != Some(changes) {
+        let now = background::now();
+        let is_unclear = state.active.iter().any(|one| one.unclear > 0);
+        if state.changes != Some(changes) || is_unclear && now >= state.retry_at {
             background::transaction(limit_ms, || load(state, reads, dbid))?;
-            state.changes = Some(changes);
+            if state.changes.replace(changes) != Some(changes) {
+                state.retry = None;
+            }
+            // A statement is known again, or what it names, once somebody has sent it.
+            let retry = state.retry.get_or_insert_with(|| Backoff::new(RETRY_US, RETRY_MAX_US));
+            state.retry_at = now + retry.next();
         }
         let events = drain(state, reads, dbid);
         learn(state, reads, dbid, limit_ms, &events)?;
@@ -93,6 +115,8 @@ fn end() {
     if let (Some(reads), dbid) = (reads::get(), DATABASE.load(Ordering::Relaxed)) {
         if dbid != 0 {
             reads.set(dbid, &[], &[]);
+            // Collectors of other databases set it again.
+            reads.set_threshold(Some(u64::MAX));
         }
     }
 }
@@ -100,19 +124,36 @@ fn end() {
 /// New events of this database, in their order.
 fn drain(state: &mut State, reads: &Reads, dbid: u32) -> Vec<Event> {
     let after = state.after.unwrap_or_else(|| reads.newest());
-    let (mut events, mut shadowed, mut surveyed) = (Vec::new(), 0u64, 0u64);
+    let (mut events, mut shadowed, mut surveyed, mut written) = (Vec::new(), 0u64, 0u64, 0u64);
     let newest = reads.read(after, |event| {
         shadowed += u64::from(event.has(reads::SHADOWED));
         surveyed += u64::from(event.has(reads::SURVEYED));
+        written += u64::from(event.has(reads::WRITE));
         if event.dbid == dbid {
             events.push(*event);
         }
     });
     state.after = Some(newest);
     let lost = (newest - after).saturating_sub(reads::EVENTS as u64);
+    let now = background::now();
     if lost > 0 {
-        state.lost += lost;
-        reads.halve(shadowed >= surveyed);
+        // Writes among them are in nobody's entries.
+        for one in &mut state.active {
+            one.shadow.empty();
+            one.lost += lost;
+        }
+        if now - state.told_at > TELL_AGAIN_US {
+            state.told_at = now;
+            pgrx::log!(
+                "perf_opt: the collector was late: {lost} reads and writes that concern caches were not counted"
+            );
+        }
+        // Fewer reads would not help where it is writes.
+        if written <= shadowed + surveyed {
+            reads.halve(shadowed >= surveyed, newest - reads::EVENTS as u64, now);
+        }
+    } else {
+        reads.relax(now);
     }
     events
 }
@@ -208,7 +249,8 @@ fn count(state: &mut State, events: &[Event]) {
         let known = !event.has(reads::UNKNOWN);
         if event.has(reads::SURVEYED) {
             let key = known.then_some(event.key);
-            survey.read(event.at, event.queryid, key, f64::from(event.elapsed_us) * 1e-3, bytes as f64);
+            let shift = u32::from(event.survey_shift);
+            survey.read(event.at, event.queryid, key, shift, f64::from(event.elapsed_us) * 1e-3, bytes as f64);
         }
         if event.has(reads::SHADOWED) {
             for one in active.iter_mut() {
@@ -216,6 +258,10 @@ fn count(state: &mut State, events: &[Event]) {
                 if !known {
                     one.unknown += 1;
                     continue;
+                }
+                let shift = u32::from(event.shadow_shift);
+                if shift > one.shadow.shift() {
+                    one.shadow.thin(shift, false);
                 }
                 let value = |slot: &usize| event.values.get(*slot).copied().filter(|hash| *hash != 0);
                 let values: Vec<Option<u32>> = slots.iter().map(value).collect();
@@ -254,6 +300,8 @@ struct Switch {
     name: String,
     queryids: Vec<i64>,
     grid: Grid,
+    /// When it was switched on.
+    since: i64,
 }
 
 /// Takes over what is switched on now. Shadows that go on keep what they have.
@@ -262,7 +310,8 @@ fn load(state: &mut State, reads: &Reads, dbid: u32) -> Result<(), Error> {
         return Ok(());
     }
     let switches = select_under_snapshot(
-        c"SELECT strategy, queryids, sizes, ttls_s FROM perf.cache_shadow_switch ORDER BY strategy",
+        c"SELECT strategy, queryids, sizes, ttls_s, (EXTRACT(epoch FROM since) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8
+            FROM perf.cache_shadow_switch ORDER BY strategy",
         |row| {
             let ttls: Vec<f64> = row.get::<Vec<f64>>(4)?;
             let ttl = |seconds: f64| if seconds.is_finite() { (seconds * 1e6) as i64 } else { i64::MAX };
@@ -274,6 +323,7 @@ fn load(state: &mut State, reads: &Reads, dbid: u32) -> Result<(), Error> {
                     ttls_us: ttls.into_iter().map(ttl).collect(),
                     keys_max: KEYS_MAX,
                 },
+                since: row.get::<i64>(5)?,
             })
         },
     );
@@ -282,10 +332,16 @@ fn load(state: &mut State, reads: &Reads, dbid: u32) -> Result<(), Error> {
     let shapes = if wanted.is_empty() { HashMap::new() } else { shapes::of_statements(&wanted, |_, _| true) };
     let tables = shapes.values().flatten().flat_map(|shape| shape.tables.iter().copied()).collect();
     let roots = Roots::read(tables)?;
+    // Those that are begun anew go on from what was counted.
+    let goes_on = |one: &&Active| switches.iter().any(|switch| (&switch.name, switch.since) == (&one.name, one.since));
+    state.active.iter().filter(goes_on).for_each(store);
     let mut before = std::mem::take(&mut state.active);
     for switch in switches {
+        let known = |queryid: &&i64| shapes.get(&(**queryid as u64, true)).is_some_and(Option::is_some);
+        let known = switch.queryids.iter().filter(known).count();
         let same = |one: &Active| {
-            one.name == switch.name && one.queryids == switch.queryids && one.grid == switch.grid && one.unclear == 0
+            let is_same = (&one.name, one.since) == (&switch.name, switch.since);
+            is_same && one.queryids == switch.queryids && one.grid == switch.grid && known <= one.statements.len()
         };
         match before.iter().position(same) {
             Some(place) => state.active.push(before.swap_remove(place)),
@@ -293,10 +349,14 @@ fn load(state: &mut State, reads: &Reads, dbid: u32) -> Result<(), Error> {
         }
     }
     let queryids: Vec<u64> = state.active.iter().flat_map(|one| one.statements.keys().copied()).collect();
-    let (statements, relations) = reads.set(dbid, &queryids, &roots.parts);
-    if statements + relations > 0 {
+    let mut parts: Vec<(u32, u32)> = state.active.iter().flat_map(|one| &one.parts).copied().collect();
+    parts.sort_unstable();
+    parts.dedup();
+    let (statements, relations) = reads.set(dbid, &queryids, &parts);
+    if statements + relations > 0 && state.active.iter().all(|one| one.unseen == 0) {
         pgrx::log!("perf_opt: no room to shadow {statements} more statements and {relations} more relations");
     }
+    state.active.iter_mut().for_each(|one| one.unseen = relations);
     // What was written before now is nobody's entry yet.
     state.after.get_or_insert_with(|| reads.newest());
     state.active.iter().for_each(store);
@@ -305,17 +365,18 @@ fn load(state: &mut State, reads: &Reads, dbid: u32) -> Result<(), Error> {
 
 fn activate(switch: Switch, shapes: &HashMap<(u64, bool), Option<Shape>>, roots: &Roots) -> Active {
     let mut shadow = Shadow::new(switch.grid.clone());
-    let mut statements = HashMap::new();
+    let (mut statements, mut parts) = (HashMap::new(), Vec::new());
     let mut unclear = 0;
     for queryid in &switch.queryids {
-        let (uses, slots): (Vec<Use>, Vec<usize>) = match shapes.get(&(*queryid as u64, true)).and_then(Option::as_ref)
-        {
-            Some(shape) => dependence::statement(shape, |table| roots.of(table)).uses(reads::VALUES),
-            None => {
-                unclear += 1;
-                (Vec::new(), Vec::new())
-            }
+        // Reads are not counted before it is known what their rows' writes are.
+        let Some(shape) = shapes.get(&(*queryid as u64, true)).and_then(Option::as_ref) else {
+            unclear += 1;
+            continue;
         };
+        let (uses, slots): (Vec<Use>, Vec<usize>) =
+            dependence::statement(shape, |table| roots.of(table)).uses(reads::VALUES);
+        let of_uses = roots.parts.iter().filter(|(_, root)| uses.iter().any(|one| one.relation == *root));
+        parts.extend(of_uses.copied());
         statements.insert(*queryid as u64, (shadow.add_statement(uses), slots));
     }
     let base = select_with(
@@ -341,11 +402,15 @@ fn activate(switch: Switch, shapes: &HashMap<(u64, bool), Option<Shape>>, roots:
         name: switch.name,
         queryids: switch.queryids,
         grid: switch.grid,
+        since: switch.since,
         shadow,
         statements,
+        parts,
         base,
         unclear,
         unknown: 0,
+        lost: 0,
+        unseen: 0,
     }
 }
 
@@ -353,10 +418,16 @@ fn activate(switch: Switch, shapes: &HashMap<(u64, bool), Option<Shape>>, roots:
 fn store(one: &Active) {
     let mut notes = Vec::new();
     if one.unclear > 0 {
-        notes.push(format!("{} statements could not be analysed: what writes their rows is not seen", one.unclear));
+        notes.push(format!("{} statements could not be analysed yet: their reads are not counted", one.unclear));
     }
     if one.unknown > 0 {
         notes.push(format!("{} reads were left out: their values are too long, or not of built-in types", one.unknown));
+    }
+    if one.lost > 0 {
+        notes.push(format!("{} reads and writes came too fast for the collector: entries were taken out", one.lost));
+    }
+    if one.unseen > 0 {
+        notes.push(format!("there is no room to look at writes of {} relations", one.unseen));
     }
     let sampled = 100.0 / 2f64.powi(one.shadow.shift() as i32);
     for now in one.shadow.outcomes() {

@@ -399,7 +399,8 @@ fn begins_as_query(text: &str) -> bool {
 }
 
 /// The sampled values, if none of them is NULL: `x > NULL` would plan as no rows at all.
-fn parameters_of(sample: &StatementSample) -> Vec<Parameter> {
+/// The values of a sample's parameters, as the planner is given them; none where one is not known.
+pub fn parameters_of(sample: &StatementSample) -> Vec<Parameter> {
     let known: Vec<Parameter> = sample
         .params
         .iter()

@@ -84,7 +84,7 @@ pub fn used_name(used: UsedIndex, given: &[&Hypothetical]) -> String {
 }
 
 /// Reads one CREATE INDEX and prices it.
-fn read(statement: &str) -> Result<Hypothetical, Error> {
+pub fn read(statement: &str) -> Result<Hypothetical, Error> {
     let create_index::Described { mut index, relation, predicate } = create_index::read(statement)?;
     if let Some(condition) = predicate {
         index.predicate_share = share_of(&relation, &condition, None).unwrap_or(1.0);

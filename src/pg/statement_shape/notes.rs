@@ -100,6 +100,12 @@ pub(super) unsafe extern "C-unwind" fn note_node(node: *mut pg_sys::Node, contex
                 return pg_sys::query_tree_walker(query, Some(note_node), context, 0);
             }
             pg_sys::NodeTag::T_NextValueExpr => shape.volatile = true,
+            // Each time other rows.
+            pg_sys::NodeTag::T_TableSampleClause
+                if (*node.cast::<pg_sys::TableSampleClause>()).repeatable.is_null() =>
+            {
+                shape.any_volatile = true;
+            }
             pg_sys::NodeTag::T_SQLValueFunction => {
                 shape.circumstances = true;
                 let is_clock =

@@ -88,26 +88,30 @@ pub struct Summary {
 }
 
 impl Survey {
-    /// A read was executed, at a time in microseconds; `key` is the hash of its values, where they are known.
-    pub fn read(&mut self, at: i64, queryid: u64, key: Option<u64>, ms: f64, bytes: f64) {
+    /// A read was executed, at a time in microseconds; `key` is the hash of its values, where they are known. `shift`: of reads
+    /// with known values, those of one of two to this power keys come here.
+    pub fn read(&mut self, at: i64, queryid: u64, key: Option<u64>, shift: u32, ms: f64, bytes: f64) {
         if at - self.halved_at > HALF_LIFE_US {
             self.halve(at);
         }
         if !self.statements.contains_key(&queryid) && self.statements.len() >= STATEMENTS_MAX {
-            let least = self.statements.iter().min_by(|a, b| a.1.total_ms.total_cmp(&b.1.total_ms));
+            // By the time a second: one that is new has not had the time of the others yet.
+            let least = self.statements.iter().min_by(|a, b| a.1.ms_per_s(at).total_cmp(&b.1.ms_per_s(at)));
             if let Some(queryid) = least.map(|(queryid, _)| *queryid) {
                 self.statements.remove(&queryid);
             }
         }
         let tally = self.statements.entry(queryid).or_insert_with(|| Tally { since: at, ..Tally::default() });
         tally.since = tally.since.min(at);
-        tally.total_ms += ms;
-        tally.bytes += bytes;
+        let weight = if key.is_some() { 2f64.powi(shift as i32) } else { 1.0 };
+        tally.total_ms += ms * weight;
+        tally.bytes += bytes * weight;
         let Some(key) = key else {
             tally.unknown += 1.0;
             return;
         };
-        tally.reads += 1.0;
+        tally.reads += weight;
+        tally.follow(shift);
         tally.count(key);
     }
 
@@ -136,6 +140,21 @@ impl Survey {
 }
 
 impl Tally {
+    fn ms_per_s(&self, now: i64) -> f64 {
+        self.total_ms / ((now - self.since) as f64 * 1e-6).max(60.0)
+    }
+
+    /// Reads of fewer keys come here: those that are read most are not among them, unless by chance.
+    fn follow(&mut self, shift: u32) {
+        if shift > self.shift {
+            self.shift = shift;
+            self.keys.retain(|key, seen| {
+                seen.hot = false;
+                super::shadow::is_sampled(*key, shift)
+            });
+        }
+    }
+
     fn count(&mut self, key: u64) {
         if let Some(seen) = self.keys.get_mut(&key) {
             seen.reads += 1.0;

@@ -105,6 +105,17 @@ impl Invalid {
         self.keys.is_empty() && self.prefixes.is_empty() && self.tags.is_empty() && self.tag_prefixes.is_empty()
     }
 
+    /// How many texts it names.
+    pub fn count(&self) -> usize {
+        self.keys.len() + self.prefixes.len() + self.tags.len() + self.tag_prefixes.len()
+    }
+
+    /// Whatever there is.
+    pub fn everything() -> Invalid {
+        let all = || BTreeSet::from([String::new()]);
+        Invalid { prefixes: all(), tag_prefixes: all(), ..Invalid::default() }
+    }
+
     /// The same in parts none of which takes more than so many bytes as JSON, escapes included, unless it is one text alone.
     pub fn split(self, limit: usize) -> Vec<Invalid> {
         let mut parts: Vec<Invalid> = Vec::new();

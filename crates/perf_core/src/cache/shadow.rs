@@ -214,6 +214,9 @@ impl Cache {
 /// A key that is kept.
 struct Known {
     key: u64,
+    statement: usize,
+    /// It is among those of its statement that may have an entry.
+    stored: bool,
     /// One of those that are read most: it counts once.
     hot: bool,
     reads: f64,
@@ -227,8 +230,18 @@ struct Statement {
     uses: Vec<Use>,
     /// Number of the first of its uses among those of all statements.
     first_use: u32,
-    /// Its keys.
-    keys: Vec<u32>,
+    /// Its keys that were read since all of its entries were last taken out: a write looks at no others.
+    stored: Vec<u32>,
+}
+
+fn take_stored(stored: &mut Vec<u32>, known: &mut [Option<Known>]) -> Vec<u32> {
+    let taken = std::mem::take(stored);
+    for number in &taken {
+        if let Some(known) = &mut known[*number as usize] {
+            known.stored = false;
+        }
+    }
+    taken
 }
 
 /// Caches of all sizes and times to live of one strategy.
@@ -275,7 +288,7 @@ impl Shadow {
     pub fn add_statement(&mut self, uses: Vec<Use>) -> usize {
         let first_use = self.uses;
         self.uses += uses.len() as u32;
-        self.statements.push(Statement { uses, first_use, keys: Vec::new() });
+        self.statements.push(Statement { uses, first_use, stored: Vec::new() });
         self.statements.len() - 1
     }
 
@@ -309,6 +322,9 @@ impl Shadow {
         if let Some(known) = &mut self.known[number as usize] {
             known.reads += 1.0;
             known.bytes = read.bytes;
+            if !std::mem::replace(&mut known.stored, true) {
+                self.statements[known.statement].stored.push(number);
+            }
         }
         self.gets += weight;
         let (known, shift) = (&self.known, self.shift);
@@ -341,8 +357,14 @@ impl Shadow {
                 self.by_value.entry(place).or_default().push(number);
             }
         }
-        statement.keys.push(number);
-        let known = Known { key: read.key, hot: false, reads: 0.0, bytes: read.bytes };
+        let known = Known {
+            key: read.key,
+            statement: read.statement,
+            stored: false,
+            hot: false,
+            reads: 0.0,
+            bytes: read.bytes,
+        };
         self.numbers.insert(read.key, number);
         match self.known.get_mut(number as usize) {
             Some(slot) => *slot = Some(known),
@@ -379,7 +401,7 @@ impl Shadow {
         // Lists of many keys are cleaned once.
         let gone = |number: &u32| numbers.binary_search(number).is_ok();
         for statement in &mut self.statements {
-            statement.keys.retain(|number| !gone(number));
+            statement.stored.retain(|number| !gone(number));
         }
         self.by_value.retain(|_, of_value| {
             of_value.retain(|number| !gone(number));
@@ -448,7 +470,8 @@ impl Shadow {
     /// entry is taken out unless a column says that it is of other rows.
     pub fn write(&mut self, relation: u32, pins: &[(i16, Vec<u32>)]) {
         let mut changed: Vec<u32> = Vec::new();
-        for statement in &self.statements {
+        let (known, by_value) = (&mut self.known, &self.by_value);
+        for statement in &mut self.statements {
             for (at, one) in statement.uses.iter().enumerate() {
                 if one.relation != relation {
                     continue;
@@ -457,10 +480,10 @@ impl Shadow {
                 match pins.iter().find(|(column, _)| one.columns.contains(column)) {
                     Some((column, values)) => {
                         let values = values.iter().copied().map(Some).chain([None]);
-                        let places = values.filter_map(|value| self.by_value.get(&(number, *column, value)));
+                        let places = values.filter_map(|value| by_value.get(&(number, *column, value)));
                         changed.extend(places.flatten());
                     }
-                    None => changed.extend(&statement.keys),
+                    None => changed.extend(take_stored(&mut statement.stored, known)),
                 }
             }
         }
@@ -472,6 +495,19 @@ impl Shadow {
                 if cache.is_live(number) {
                     cache.drop_entry(number);
                     cache.counts.invalidated += weight;
+                }
+            }
+        }
+    }
+
+    /// Takes all entries out: what was written meanwhile is not known. None of them counts as invalidated.
+    pub fn empty(&mut self) {
+        for statement in &mut self.statements {
+            for number in take_stored(&mut statement.stored, &mut self.known) {
+                for cache in &mut self.caches {
+                    if cache.is_live(number) {
+                        cache.drop_entry(number);
+                    }
                 }
             }
         }

@@ -89,6 +89,9 @@ async fn recommend(db: &DatabaseConnection) -> Result<(), DbErr> {
     let advice = perf::index_recommendations().queries([statement]).weights(vec![1000.0]).all(db).await?;
     assert!(!advice.is_empty());
 
+    // Statements to write otherwise: those of the policy, and those found in the workload.
+    assert!(perf::sql_optimization_examples().include_inapplicable(true).all(db).await?.len() >= 3);
+
     // A wish of one's own is a row of a policy table.
     let policy = perf::index_policy::ActiveModel {
         policy_no: Set(1001),
@@ -100,6 +103,40 @@ async fn recommend(db: &DatabaseConnection) -> Result<(), DbErr> {
     let policy = policy.insert(db).await?;
     assert_eq!(policy.origin, "added");
     policy.delete(db).await?;
+    Ok(())
+}
+
+/// How a run has ended. An index is built concurrently only while nobody keeps a snapshot: `job_wait` gives way to it.
+async fn ended(db: &DatabaseConnection, run_id: Option<i64>) -> Result<String, DbErr> {
+    loop {
+        let status = perf::job_wait(run_id).get(db).await?.unwrap_or_default();
+        if status != "queued" && status != "running" {
+            return Ok(status);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+}
+
+/// A recommendation is applied by a job, measured by the statements that come after it, and undone.
+async fn act(db: &DatabaseConnection) -> Result<(), DbErr> {
+    let advice = perf::index_recommendations().time_budget_ms(20_000).all(db).await?;
+    let wanted = advice.iter().find(|one| one.columns.as_deref() == Some(&["customer_id".to_owned()]));
+    let id = wanted.and_then(|one| one.id.clone()).unwrap_or_default();
+    let run_id = perf::apply(id.as_str()).get(db).await?;
+    assert_eq!(ended(db, run_id).await?, "succeeded");
+    for customer in 0..20 {
+        orders::Entity::find().filter(orders::Column::CustomerId.eq(customer)).all(db).await?;
+    }
+    assert!(perf::verify(id.as_str()).all(db).await?[0].verdict.is_some());
+    let changes = perf::applied_changes::Entity::find()
+        .filter(perf::applied_changes::Column::RecommendationId.eq(id.as_str()))
+        .all(db)
+        .await?;
+    assert_eq!(changes[0].kind.as_deref(), Some("index_create"));
+    let run_id = perf::undo(id).get(db).await?;
+    assert_eq!(ended(db, run_id).await?, "succeeded");
+    let change = perf::applied_changes::Entity::find_by_id(changes[0].change_id).one(db).await?;
+    assert_eq!(change.and_then(|one| one.status).as_deref(), Some("undone"));
     Ok(())
 }
 
@@ -116,6 +153,20 @@ async fn plan_ahead(db: &DatabaseConnection) -> Result<(), DbErr> {
     assert!(!perf::sharding_advice().nodes(2).all(db).await?.is_empty());
     assert!(perf::cost_impact().all(db).await?.iter().any(|one| one.item.as_deref() == Some("database_size")));
     assert!(perf::price::Entity::find().count(db).await? > 0);
+
+    // The roadmap and the checklist judge what they can; a tick says what only people know.
+    assert!(!perf::optimization_roadmap().time_budget_ms(10_000).all(db).await?.is_empty());
+    let pooling = perf::roadmap_task::Entity::find().filter(perf::roadmap_task::Column::Kind.eq("pooling"));
+    let pooling = pooling.all(db).await?;
+    perf::roadmap_tick(pooling[0].phase, pooling[0].task_no).note("done by hand").run(db).await?;
+    assert_eq!(perf::roadmap_untick(pooling[0].phase, pooling[0].task_no).get(db).await?, Some(true));
+    let items = perf::deployment_checklist().all(db).await?;
+    let manual = items.iter().find(|item| item.status.as_deref() == Some("manual"));
+    let (phase, item_no) = manual.and_then(|item| Some((item.phase.clone()?, item.item_no?))).unwrap_or_default();
+    perf::checklist_tick(phase.clone(), item_no).note("seen").run(db).await?;
+    let items = perf::deployment_checklist().only_phase(phase.as_str()).all(db).await?;
+    assert!(items.iter().any(|item| item.item_no == Some(item_no) && item.status.as_deref() == Some("ticked")));
+    assert_eq!(perf::checklist_untick(phase, item_no).get(db).await?, Some(true));
 
     let node = perf::fleet_node_add("replica 1", "host=127.0.0.1 port=1 user=monitor").get(db).await?;
     let node = perf::fleet_nodes::Entity::find_by_id(node.unwrap_or(0)).one(db).await?;
@@ -284,6 +335,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     application(&db).await?;
     observe(&db).await?;
     recommend(&db).await?;
+    act(&db).await?;
     plan_ahead(&db).await?;
     jobs(&db).await?;
     caches(&db).await?;

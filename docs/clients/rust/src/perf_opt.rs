@@ -539,6 +539,40 @@ pub mod sql_example {
     impl ActiveModelBehavior for ActiveModel {}
 }
 
+/// Changes made by perf.apply().
+#[allow(missing_docs)]
+pub mod applied_changes {
+    use super::*;
+
+    #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
+    #[sea_orm(schema_name = "perf", table_name = "applied_changes")]
+    pub struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub change_id: i64,
+        pub recommendation_id: Option<String>,
+        pub kind: Option<String>,
+        pub relation: Option<String>,
+        pub ddl: Option<String>,
+        pub undo_ddl: Option<String>,
+        pub status: Option<String>,
+        pub predicted_pct: Option<f64>,
+        pub achieved_pct: Option<f64>,
+        pub applied_by: Option<String>,
+        pub by_autopilot: Option<bool>,
+        pub applied_at: Option<Time>,
+        pub verified_at: Option<Time>,
+        pub undone_at: Option<Time>,
+        pub run_id: Option<i64>,
+        pub baseline: Option<String>,
+        pub message: Option<String>,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {}
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
 /// Baselines that have not expired.
 #[allow(missing_docs)]
 pub mod baselines {
@@ -587,6 +621,7 @@ pub mod cache_watches {
         pub created_at: Option<Time>,
         pub is_active: Option<bool>,
         pub missing_columns: Option<Vec<String>>,
+        pub missing_relation: Option<String>,
     }
 
     #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
@@ -911,6 +946,13 @@ rows! {
 }
 
 value! {
+    /// Carries out a recommendation of perf.index_recommendations().
+    apply(
+        recommendation_id: String as "text",
+    ) {} -> Apply: i64 as "bigint"
+}
+
+value! {
     /// Keeps what the statements of the current database did since a time, under a name, to be compared with later.
     baseline_capture(
         name: String as "text",
@@ -1147,6 +1189,24 @@ rows! {
     }
 }
 
+action! {
+    /// Ticks an item of the checklist off, with who, when and a note.
+    checklist_tick(
+        phase: String as "text",
+        item_no: i32 as "integer",
+    ) {
+        note: String as "text" = "NULL::text",
+    } -> ChecklistTick, procedure: false
+}
+
+value! {
+    /// Takes the tick of an item away.
+    checklist_untick(
+        phase: String as "text",
+        item_no: i32 as "integer",
+    ) {} -> ChecklistUntick: bool as "boolean"
+}
+
 value! {
     /// Empties all policy tables.
     clear_policy() {} -> ClearPolicy: i64 as "bigint"
@@ -1165,6 +1225,19 @@ rows! {
         currency: String as "text",
         basis: String as "text",
         note: String as "text",
+    }
+}
+
+rows! {
+    /// The items of perf.checklist_item, each checked now where the server can.
+    deployment_checklist() {
+        only_phase: String as "text" = "NULL::text",
+    } -> DeploymentChecklistRow {
+        phase: String as "text",
+        item_no: i32 as "integer",
+        item: String as "text",
+        status: String as "text",
+        detail: String as "text",
     }
 }
 
@@ -1263,6 +1336,7 @@ rows! {
         policy_gain: String as "text",
         reason: String as "text",
         evidence: Json as "jsonb",
+        achieved_pct: f64 as "double precision",
     }
 }
 
@@ -1395,6 +1469,28 @@ rows! {
         measured_at: Time as "timestamp with time zone",
         span: String as "interval",
         note: String as "text",
+    }
+}
+
+rows! {
+    /// The tasks of perf.roadmap_task with what this database says of each.
+    optimization_roadmap() {
+        time_budget_ms: i32 as "integer" = "2000",
+    } -> OptimizationRoadmapRow {
+        phase: i32 as "integer",
+        phase_name: String as "text",
+        priority: String as "text",
+        weeks: String as "text",
+        task_no: i32 as "integer",
+        task: String as "text",
+        status: String as "text",
+        expected_gain_pct: f64 as "double precision",
+        gain_basis: String as "text",
+        measured_gain_pct: f64 as "double precision",
+        effort_hours_low: f64 as "double precision",
+        effort_hours_high: f64 as "double precision",
+        ddl: String as "text",
+        reason: String as "text",
     }
 }
 
@@ -1593,6 +1689,25 @@ value! {
     } -> Reset: i64 as "bigint"
 }
 
+action! {
+    /// Marks a task of the roadmap as done that no server can look at (documents, cold-path queries, pooling, kinds of
+    /// your own).
+    roadmap_tick(
+        phase: i32 as "integer",
+        task_no: i32 as "integer",
+    ) {
+        note: String as "text" = "NULL::text",
+    } -> RoadmapTick, procedure: false
+}
+
+value! {
+    /// Takes the tick of a task away.
+    roadmap_untick(
+        phase: i32 as "integer",
+        task_no: i32 as "integer",
+    ) {} -> RoadmapUntick: bool as "boolean"
+}
+
 rows! {
     /// What to do as the load grows, of six kinds, at least one row each.
     scaling_recommendations() {} -> ScalingRecommendationsRow {
@@ -1715,6 +1830,29 @@ rows! {
 }
 
 rows! {
+    /// How statements could be written better.
+    sql_optimization_examples() {
+        include_inapplicable: bool as "boolean" = "false",
+    } -> SqlOptimizationExamplesRow {
+        example_no: i32 as "integer",
+        title: String as "text",
+        source: String as "text",
+        queryid: i64 as "bigint",
+        problem: String as "text",
+        before_sql: String as "text",
+        after_sql: String as "text",
+        supporting_ddl: String as "text",
+        changes_result: bool as "boolean",
+        cost_before: f64 as "double precision",
+        cost_after: f64 as "double precision",
+        improvement_pct: f64 as "double precision",
+        basis: String as "text",
+        policy_gain: String as "text",
+        note: String as "text",
+    }
+}
+
+rows! {
     /// Every statement in shared memory, one row for each database, user, queryid and level (toplevel or within a
     /// function).
     statements() {
@@ -1752,6 +1890,27 @@ rows! {
         last_sqlstate: String as "text",
         first_seen_at: Time as "timestamp with time zone",
         last_seen_at: Time as "timestamp with time zone",
+    }
+}
+
+value! {
+    /// Takes an applied recommendation back.
+    undo(
+        recommendation_id: String as "text",
+    ) {} -> Undo: i64 as "bigint"
+}
+
+rows! {
+    /// Compares what the statements of an applied recommendation have done since with what they did before, and writes
+    /// the verdict down.
+    verify(
+        recommendation_id: String as "text",
+    ) {} -> VerifyRow {
+        predicted_pct: f64 as "double precision",
+        achieved_pct: f64 as "double precision",
+        statements: Json as "jsonb",
+        verdict: String as "text",
+        reason: String as "text",
     }
 }
 

@@ -23,6 +23,7 @@ use super::ground::{self, Ground};
 use super::settings::{ArchiveTo, OnExpire};
 use super::{archive, archive_file, planned, tells_time, Look, Steps};
 use crate::act::executor::Failure;
+use crate::cache::outbox as cache_outbox;
 use crate::partitions::{Parent, Partition};
 use crate::pg::lock::{self, Exclusive};
 use crate::pg::text::Text;
@@ -132,6 +133,10 @@ fn let_go(look: &Look, parent: &Parent, partition: &Partition, steps: &mut Steps
     }
     match detach(look, parent, partition) {
         Ok(Some(expired)) => {
+            look.ground.step(&[], || {
+                cache_outbox::write_all(look.parent);
+                Ok(())
+            })?;
             let mut detail = expired.bounds.clone();
             if partition.relkind == b'f' && look.settings.on_expire != OnExpire::Detach {
                 detail.push_str("; it is a foreign table, and only detached");

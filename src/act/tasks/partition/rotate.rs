@@ -12,6 +12,7 @@ use pgrx::pg_sys;
 use super::ground::{self, lock, Ground};
 use super::{expire_state, planned, shield, snapshots, Look, Steps};
 use crate::act::executor::Failure;
+use crate::cache::outbox as cache_outbox;
 use crate::partitions::like::{self, NewTable};
 use crate::partitions::questions::{incoming_key, is_taken, stored_columns};
 use crate::partitions::{Parent, Partition};
@@ -76,6 +77,7 @@ fn finalize(look: &Look, parent: &Parent, steps: &mut Steps) -> Result<(), Failu
             format!("ALTER TABLE {} DETACH PARTITION {} FINALIZE", parent.full_name(), partition.full_name());
         let done = look.ground.step(&[parent.oid, partition.oid], || {
             privilege::as_relation_owner(parent.oid, || ddl::run(&statement));
+            cache_outbox::write_all(parent.oid);
             Ok(expire_state::note_detach(partition.oid)?)
         });
         match done {

@@ -9,10 +9,10 @@ fn key(number: u64) -> u64 {
 
 fn summary(reads_by_key: &[(u64, u64)], window_s: i64, ms: f64) -> Summary {
     let mut survey = Survey::default();
-    survey.read(SECOND, 1, None, 0.0, 0.0);
+    survey.read(SECOND, 1, None, 0, 0.0, 0.0);
     for (number, reads) in reads_by_key {
         for _ in 0..*reads {
-            survey.read(2 * SECOND, 1, Some(key(*number)), ms, 100.0);
+            survey.read(2 * SECOND, 1, Some(key(*number)), 0, ms, 100.0);
         }
     }
     let mut found = survey.summaries((1 + window_s) * SECOND).remove(0).1;
@@ -87,10 +87,10 @@ fn memory_is_bounded_and_counts_stay_right() {
     for n in 0..300_000u64 {
         // Every third read is of one key.
         let number = if n % 3 == 0 { 7 } else { n };
-        survey.read(SECOND + n as i64, 5, Some(key(number)), 3.0, 10.0);
+        survey.read(SECOND + n as i64, 5, Some(key(number)), 0, 3.0, 10.0);
     }
     for n in 0..10_000 {
-        survey.read(SECOND, 1_000 + n, Some(1), 0.001, 10.0);
+        survey.read(SECOND, 1_000 + n, Some(1), 0, 0.001, 10.0);
     }
     assert!(survey.statements.len() <= STATEMENTS_MAX);
     assert!(survey.statements[&5].keys.len() <= KEYS_MAX);
@@ -102,10 +102,43 @@ fn memory_is_bounded_and_counts_stay_right() {
 }
 
 #[test]
+fn reads_that_were_left_out_count() {
+    let mut survey = Survey::default();
+    survey.read(SECOND, 5, None, 0, 0.0, 0.0);
+    for n in 0..40_000u64 {
+        // A quarter of the keys for a while, each twice.
+        let (number, shift) = (n / 2, if n < 20_000 { 0 } else { 2 });
+        if super::super::shadow::is_sampled(key(number), shift) {
+            survey.read(SECOND, 5, Some(key(number)), shift, 3.0, 10.0);
+        }
+    }
+    let found = survey.summaries(61 * SECOND).remove(0).1;
+    assert!((found.reads / 40_000.0 - 1.0).abs() < 0.05, "{}", found.reads);
+    assert!((found.distinct() / 20_000.0 - 1.0).abs() < 0.1, "{}", found.distinct());
+    assert!((found.total_ms / 120_000.0 - 1.0).abs() < 0.05);
+    assert!((found.bytes - 10.0).abs() < 0.1);
+}
+
+#[test]
+fn a_new_statement_has_a_chance() {
+    let mut survey = Survey::default();
+    let hour = 3_600 * SECOND;
+    for n in 0..STATEMENTS_MAX as u64 {
+        survey.read(SECOND, n, Some(1), 0, 50.0, 10.0);
+    }
+    for second in 0..100 {
+        survey.read(hour + second * SECOND, 9_999, Some(1), 0, 5.0, 10.0);
+        survey.read(hour + second * SECOND, 10_000, Some(1), 0, 5.0, 10.0);
+    }
+    let reads = |queryid| survey.statements.get(&queryid).map(|tally| tally.reads);
+    assert_eq!((reads(9_999), reads(10_000)), (Some(100.0), Some(100.0)));
+}
+
+#[test]
 fn old_reads_count_less() {
     let mut survey = Survey::default();
     for second in 0..4 * 3_600 {
-        survey.read(SECOND * (second + 10), 5, Some(key(1)), 3.0, 10.0);
+        survey.read(SECOND * (second + 10), 5, Some(key(1)), 0, 3.0, 10.0);
     }
     let found = survey.summaries(SECOND * (4 * 3_600 + 10)).remove(0).1;
     assert!(found.window_s < 2.0 * 3_600.0 + 10.0);

@@ -190,3 +190,34 @@ fn a_use_of_rows_that_are_not_known_is_taken_out_by_any_write() {
     assert!(!read(&mut shadow, 1, Some(5)));
     assert_eq!(shadow.outcomes()[0].invalidated, 4.0);
 }
+
+#[test]
+fn an_emptied_shadow_has_no_hits_and_counts_on() {
+    let mut shadow = Shadow::new(grid(&[1 << 20], &[i64::MAX], 1_000));
+    let statement = shadow.add_statement(one_use());
+    let read = |shadow: &mut Shadow, key| {
+        shadow.read(&Read { at: 1, statement, key: mixed(key), bytes: 10, values: &[Some(1)] });
+    };
+    read(&mut shadow, 1);
+    read(&mut shadow, 1);
+    shadow.empty();
+    read(&mut shadow, 1);
+    read(&mut shadow, 1);
+    let found = shadow.outcomes()[0];
+    assert_eq!((found.gets, found.hits, found.invalidated, found.entries), (4.0, 2.0, 0.0, 1.0));
+}
+
+#[test]
+fn writes_without_reads_between_them_look_at_no_key() {
+    let mut shadow = Shadow::new(grid(&[1 << 30], &[i64::MAX], 10_000));
+    let statement = shadow.add_statement(one_use());
+    for key in 0..8_000 {
+        shadow.read(&Read { at: 1, statement, key: mixed(key), bytes: 10, values: &[Some(1)] });
+    }
+    assert_eq!(shadow.statements[0].stored.len(), 8_000);
+    shadow.write(7, &[]);
+    assert_eq!(shadow.statements[0].stored.len(), 0);
+    shadow.read(&Read { at: 1, statement, key: mixed(3), bytes: 10, values: &[Some(1)] });
+    assert_eq!(shadow.statements[0].stored.len(), 1);
+    assert_eq!(shadow.outcomes()[0].invalidated, 8_000.0);
+}

@@ -1,0 +1,245 @@
+//! Looks for what could be written better in one statement, and writes it: on the server's own analysed tree, which is changed
+//! and printed by the server. Parse analysis only: nothing is rewritten by rules, planned or executed.
+//!
+//! Called by the adviser on captured statements. Locks what analysing the statement locks, in a subtransaction that is always
+//! rolled back: locks, settings and role are as before when [`look`] returns.
+//!
+//! `tree` has the tools, `print` makes texts of trees and takes the literals out, `predicates` looks at single conditions,
+//! `subqueries` at queries within conditions and in FROM, `whole` at the statement as one.
+
+mod correlated;
+mod predicates;
+mod print;
+mod subqueries;
+mod tree;
+mod whole;
+
+use std::ffi::CStr;
+use std::panic::AssertUnwindSafe;
+use std::ptr;
+
+use perf_core::rewrite::Rule;
+use pgrx::{pg_sys, PgList};
+
+use super::planner::{self, Failure, Parameter};
+use super::{ident, role};
+use print::Printer;
+pub use whole::Read;
+
+/// Conditions of one statement that are looked at.
+const CONDITIONS_MAX: usize = 64;
+
+/// A statement to look at: a sample of its executions.
+#[derive(Clone, Copy, Debug)]
+pub struct Source<'a> {
+    /// One statement, as it was sent.
+    pub text: &'a str,
+    /// `search_path` it was sent with; None for the current one.
+    pub search_path: Option<&'a str>,
+    /// Whose names it uses, and as whom it is analysed: a role that the caller could become.
+    pub role: pg_sys::Oid,
+    /// Values of its parameters, as far as they are known.
+    pub parameters: &'a [Parameter],
+    /// Never wait longer for a lock that somebody else holds.
+    pub lock_timeout_ms: u32,
+}
+
+/// A statement written anew.
+#[derive(Clone, Debug)]
+pub struct Written {
+    /// With the sample's literals: to be planned, never shown.
+    pub sample: String,
+    /// With `$n` in the place of each literal, numbered as normalising numbers them; None where that cannot be done.
+    pub shown: Option<String>,
+}
+
+/// One thing that could be better.
+#[derive(Clone, Debug)]
+pub struct Finding {
+    pub rule: Rule,
+    /// What it is about, for whoever reads it.
+    pub what: String,
+    /// What to do, and under which conditions both give the same rows.
+    pub note: String,
+    /// A column with an index, without which it is no finding.
+    pub indexed: Option<(pg_sys::Oid, i16)>,
+    /// Columns that must not hold NULLs for both to give the same rows.
+    pub not_null: Vec<(pg_sys::Oid, i16)>,
+    /// The better statement.
+    pub written: Option<Written>,
+    /// Both may give different rows.
+    pub changes_result: bool,
+    /// A literal that the better statement is right for, but no other: statements that differ in it have the same text.
+    pub fixed: Option<&'static str>,
+    /// DDL that helps instead.
+    pub ddl: Option<String>,
+    /// The better statement's cost is a bound of what it can be told to cost; it is no equivalent to show.
+    pub is_bound: bool,
+}
+
+impl Finding {
+    fn new(rule: Rule, what: impl Into<String>, note: impl Into<String>) -> Finding {
+        Finding {
+            rule,
+            what: what.into(),
+            note: note.into(),
+            indexed: None,
+            not_null: Vec::new(),
+            written: None,
+            changes_result: false,
+            fixed: None,
+            ddl: None,
+            is_bound: false,
+        }
+    }
+}
+
+/// What was seen of a statement.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// What could be better.
+    pub findings: Vec<Finding>,
+    /// All tables that it names.
+    pub relations: Vec<pg_sys::Oid>,
+    /// Tables that its outermost query reads.
+    pub reads: Vec<Read>,
+    /// It is one search by one value: the same for many values at once.
+    pub batch: Option<Written>,
+}
+
+/// Looks at one statement. An ERROR of it is its message.
+pub fn look(source: &Source<'_>, repeats: usize) -> Result<Seen, String> {
+    // Analysing a text runs code: reading a literal checks constraints of domains. Whoever sent it chose that code, so it
+    // never runs as anybody else.
+    if source.role == pg_sys::InvalidOid || !role::may_plan_as(source.role) {
+        return Err("you may not become its role, or the role is gone".to_owned());
+    }
+    // SAFETY: inside a subtransaction with a memory context of its own that is rolled back.
+    guarded(|| unsafe { as_its_role(source, |text| seen(source, text, repeats)) })?
+}
+
+/// Runs `body` in a subtransaction that is rolled back. An ERROR other than a cancel request and the like is its message.
+/// `body` must return nothing that the server allocated.
+pub fn guarded<R>(body: impl FnOnce() -> R) -> Result<R, String> {
+    planner::in_subtransaction(AssertUnwindSafe(body))
+        .map_err(|caught| Failure::Raised(planner::unless_fatal(caught)).message())
+}
+
+/// Runs `body` with a setting of the caller's, as long as it lasts.
+pub fn with_setting<R>(name: &CStr, value: &str, body: impl FnOnce() -> R) -> Result<R, String> {
+    guarded(|| {
+        // SAFETY: inside a subtransaction that is rolled back.
+        unsafe { planner::set_locally(name, value) };
+        body()
+    })
+}
+
+/// # Safety
+/// Inside a subtransaction that is rolled back.
+unsafe fn as_its_role<R>(source: &Source<'_>, body: impl FnOnce(&CStr) -> R) -> R {
+    // SAFETY: settings, role and snapshot end with the subtransaction or are put back; nodes live in the scratch context.
+    unsafe {
+        planner::set_locally(c"lock_timeout", &source.lock_timeout_ms.to_string());
+        if let Some(path) = source.search_path {
+            planner::set_locally(c"search_path", path);
+        }
+        let (mut user, mut security) = (pg_sys::InvalidOid, 0);
+        pg_sys::GetUserIdAndSecContext(&mut user, &mut security);
+        pg_sys::SetUserIdAndSecContext(source.role, security | pg_sys::SECURITY_RESTRICTED_OPERATION as i32);
+        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+        let text = ident::until_nul(source.text);
+        let result = body(&text);
+        pg_sys::PopActiveSnapshot();
+        pg_sys::SetUserIdAndSecContext(user, security);
+        result
+    }
+}
+
+/// # Safety
+/// As for `as_its_role`, as the statement's role and with an active snapshot.
+unsafe fn seen(source: &Source<'_>, text: &CStr, repeats: usize) -> Result<Seen, String> {
+    // SAFETY: see the function's contract; trees are the server's own and live in the scratch context.
+    unsafe {
+        let Analyzed { raw, query, .. } = analyzed(text, source.parameters)?;
+        let printer = Printer::new(text, query, source.parameters);
+        let mut seen = Seen { relations: tree::relations(query), reads: whole::reads(query), ..Seen::default() };
+        let mut look = Look { query, raw, source, printer, findings: Vec::new() };
+        predicates::look(&mut look);
+        subqueries::look(&mut look);
+        whole::look(&mut look);
+        seen.batch = (repeats > 1).then(|| look.ask(|look| predicates::batch(look, repeats))).flatten();
+        seen.findings = look.findings;
+        Ok(seen)
+    }
+}
+
+/// What the rules work on.
+struct Look<'a> {
+    /// The statement as analysed; never changed.
+    query: *mut pg_sys::Query,
+    /// The statement as parsed.
+    raw: *mut pg_sys::Node,
+    source: &'a Source<'a>,
+    printer: Printer<'a>,
+    findings: Vec<Finding>,
+}
+
+impl Look<'_> {
+    /// What a rule finds; nothing where it raises an ERROR, so that the others are heard. What it gives is nothing of the
+    /// server's.
+    fn ask<R>(&self, rule: impl FnOnce(&Self) -> Option<R>) -> Option<R> {
+        guarded(|| rule(self)).ok().flatten()
+    }
+}
+
+/// A statement as parsed and as analysed.
+struct Analyzed {
+    raw: *mut pg_sys::Node,
+    query: *mut pg_sys::Query,
+    /// Types of `$1`, `$2`, ...; zero for one that is not used.
+    types: Vec<pg_sys::Oid>,
+}
+
+/// Analyses one statement, without other extensions looking on.
+///
+/// # Safety
+/// Inside a subtransaction that is rolled back, with an active snapshot.
+unsafe fn analyzed(text: &CStr, parameters: &[Parameter]) -> Result<Analyzed, String> {
+    /// Puts the hook back on every path.
+    struct Silenced(pg_sys::post_parse_analyze_hook_type);
+    impl Drop for Silenced {
+        fn drop(&mut self) {
+            // SAFETY: a backend has one thread; the value was the hook's before.
+            unsafe { pg_sys::post_parse_analyze_hook = self.0 };
+        }
+    }
+    // SAFETY: see the function's contract. The array of types is palloc'd, because the callee may enlarge it.
+    unsafe {
+        let parsed = PgList::<pg_sys::RawStmt>::from_pg(pg_sys::pg_parse_query(text.as_ptr()));
+        let raw = match (parsed.len(), parsed.get_ptr(0)) {
+            (1, Some(raw)) => raw,
+            (count, _) => return Err(Failure::NotOne(count).message()),
+        };
+        planner::unwrap_query(raw);
+        // Analysis scribbles on what it is given.
+        let kept = pg_sys::copyObjectImpl((*raw).stmt.cast()).cast();
+        let mut count = parameters.len() as i32;
+        let mut types: *mut pg_sys::Oid = ptr::null_mut();
+        if count > 0 {
+            types = pg_sys::palloc0(size_of::<pg_sys::Oid>() * count as usize).cast();
+            for (at, parameter) in parameters.iter().enumerate() {
+                *types.add(at) = parameter.type_oid;
+            }
+        }
+        let silenced = Silenced(pg_sys::post_parse_analyze_hook);
+        pg_sys::post_parse_analyze_hook = None;
+        let query = pg_sys::parse_analyze_varparams(raw, text.as_ptr(), &mut types, &mut count, ptr::null_mut());
+        drop(silenced);
+        if (*query).commandType == pg_sys::CmdType::CMD_UTILITY {
+            return Err(Failure::Utility.message());
+        }
+        // A statement is not told of parameters without any.
+        let types = if types.is_null() { &[] } else { std::slice::from_raw_parts(types, count.max(0) as usize) };
+        Ok(Analyzed { raw: kept, query, types: types.to_vec() })
+    }
+}
