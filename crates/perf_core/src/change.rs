@@ -21,6 +21,8 @@ const GAIN_MIN: f64 = 0.001;
 const KEPT_MIN: f64 = 0.1;
 /// Share of the concerned statements' time from which on a loss is a regression.
 const HARM_MIN: f64 = 0.02;
+/// Points between what was predicted and what was achieved from which on the reason says where they come from.
+const GAP_MIN_PCT: f64 = 10.0;
 /// A statement that takes so many times as long is one by itself, where nobody has promised another a gain.
 const HARM_FACTOR: f64 = 2.0;
 
@@ -290,7 +292,25 @@ pub fn judge(statements: &[Observed], promise: &Promise) -> Judgement {
             "{faster} of {judged} statements are faster, but only {achieved_pct:.2} % of the measured time is saved"
         ),
     };
+    let off = promise.predicted_pct.is_some_and(|pct| (pct - achieved_pct).abs() > GAP_MIN_PCT);
+    let reason = if off { reason + &gap(statements, &moved) } else { reason };
     Judgement { verdict, achieved_pct: Some(achieved_pct), reason, drift, moved }
+}
+
+/// The statement by which most of the time that was predicted to be saved has gone another way, in words.
+fn gap(statements: &[Observed], moved: &[Moved]) -> String {
+    let missed = |(one, moved): (&Observed, &Moved)| {
+        let (promised, share) = (one.promised_ratio?, 1.0 - moved.saved_share());
+        Some((one.weight_ms * (share - promised).abs(), one.queryid, share, promised))
+    };
+    let worst = statements.iter().zip(moved).filter_map(missed).max_by(|a, b| a.0.total_cmp(&b.0));
+    worst.map_or_else(String::new, |(_, queryid, share, promised)| {
+        format!(
+            "; statement {queryid} takes {:.0} % of the time it took, and {:.0} % were expected",
+            100.0 * share,
+            100.0 * promised
+        )
+    })
 }
 
 /// What has still to be executed, in words.
@@ -405,6 +425,17 @@ mod tests {
         assert_eq!(judgement.verdict, Verdict::Verified);
         assert!((judgement.achieved_pct.unwrap() - 90.0).abs() < 2.0, "{judgement:?}");
         assert!(judgement.reason.contains("90.0 % were predicted"), "{}", judgement.reason);
+        assert!(!judgement.reason.contains("were expected"), "{}", judgement.reason);
+    }
+
+    #[test]
+    fn a_gain_that_is_another_than_predicted_says_where() {
+        let mut draw = Draw(8);
+        let one = draw.observed(Part::Promised, 10.0, 4.0, (1000.0, 10.0));
+        let total = one.weight_ms;
+        let judgement = judge(&[one], &promise(Aim::Speed, total));
+        assert_eq!(judgement.verdict, Verdict::Verified);
+        assert!(judgement.reason.contains("% of the time it took, and 10 % were expected"), "{}", judgement.reason);
     }
 
     #[test]
