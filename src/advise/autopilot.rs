@@ -35,9 +35,14 @@ pub fn step() -> Result<Result<Value, String>, Error> {
     }
     store::settle()?;
     let own = store::of_autopilot()?;
-    if let Some(harmful) = own.iter().find(|change| change.is_confirmed_harm() && change.undo_ddl.is_some()) {
-        let run_id = privilege::as_role(harmful.owner, || undo::request(&harmful.recommendation_id))?;
-        return Ok(Ok(json!({ "undo": harmful.recommendation_id, "run_id": run_id })));
+    for harmful in own.iter().filter(|change| change.is_confirmed_harm() && change.undo_ddl.is_some()) {
+        // One that cannot be taken back is a person's to look at, and keeps no other waiting.
+        match privilege::as_role(harmful.owner, || undo::request(&harmful.recommendation_id)) {
+            Ok(run_id) => return Ok(Ok(json!({ "undo": harmful.recommendation_id, "run_id": run_id }))),
+            Err(problem) => {
+                pgrx::log!("perf_opt autopilot cannot take change {} back: {}", harmful.change_id, problem.message())
+            }
+        }
     }
     if let Some(open) = store::in_hand()?.into_iter().next() {
         return Ok(Err(format!("change {} is {}: one at a time", open.change_id, open.status)));
@@ -88,11 +93,13 @@ fn choose(own: &[Change], left_bytes: f64) -> Result<Option<(Recommendation, f64
         let _limit = Deadline::set(options.deadline);
         recommend::run(&workload, &options)?.rows
     };
+    let taken_back = store::taken_back()?;
     let is_wanted = |row: &Recommendation| {
         row.status == "recommended"
             && row.ddl.is_some()
             && (row.action != "drop" || row.undo_ddl.is_some())
             && may_try(own, &row.id)
+            && !taken_back.contains(&row.id)
             && is_wanted(
                 &Advice {
                     action: row.action,

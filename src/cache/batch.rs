@@ -15,7 +15,7 @@ use super::outbox::texts;
 use super::{marks, statistics};
 use crate::collect::registry;
 use crate::error::Error;
-use crate::memory::changes;
+use crate::memory::changes::{self, Missing};
 use crate::pg::query::{run_with, select_with, text, under_latest_snapshot};
 use crate::pg::text::{is_whole, DbText, Document, Text};
 
@@ -65,6 +65,8 @@ impl Portion {
 /// A watch with the templates that count now.
 struct Watch {
     event: String,
+    /// Since before the server's start, or so it may be.
+    was_there: bool,
     keys: Vec<Template>,
     tags: Vec<Template>,
 }
@@ -94,7 +96,8 @@ impl Watches {
                 c"SELECT w.watch_id, w.event, pg_catalog.jsonb_build_object(
                      'keys', COALESCE(w.keys, (SELECT pg_catalog.array_agg(p.key_template) FROM perf.cache_policy AS p
                                                 WHERE w.event = ANY (p.invalidated_by))),
-                     'tags', w.tags)
+                     'tags', w.tags,
+                     'was_there', NOT w.created_at BETWEEN pg_catalog.pg_postmaster_start_time() AND pg_catalog.clock_timestamp())
               FROM perf.cache_watch_table AS w",
                 &[],
                 |row| Some((row.get::<i64>(1)?, row.string(2), row.get::<Document>(3)?.0)),
@@ -106,7 +109,8 @@ impl Watches {
                 Some(Value::Null) | None => vec![Template::literal_of(&event)],
                 tags => templates(tags),
             };
-            (id, Watch { event, keys: templates(about.get("keys")), tags })
+            let was_there = about.get("was_there").and_then(Value::as_bool).unwrap_or(true);
+            (id, Watch { event, was_there, keys: templates(about.get("keys")), tags })
         });
         Watches { by_id: by_id.collect() }
     }
@@ -121,14 +125,19 @@ impl Watches {
         self.by_id.values().map(Watch::templates).max().unwrap_or(0).max(1)
     }
 
-    /// All that their templates can name.
-    pub fn everything(&self) -> Invalid {
+    /// All that the templates of some of them can name.
+    fn everything(&self, of: impl Fn(&Watch) -> bool) -> Invalid {
         let mut all = Invalid::default();
-        for watch in self.by_id.values() {
+        for watch in self.by_id.values().filter(|watch| of(watch)) {
             all.add(&watch.keys, &watch.tags, Values { columns: &[], rows: None });
         }
         all.reduce();
         all
+    }
+
+    /// All that their templates can name.
+    pub fn all(&self) -> Invalid {
+        self.everything(|_| true)
     }
 }
 
@@ -187,10 +196,10 @@ pub fn take(source: &Source) -> Result<Batch, Error> {
         Some((position, rows, is_full)) => (Some(position), rows, is_full),
         None => (None, 0, false),
     };
-    let (mut bytes, mut pipe_is_full) = (0, false);
-    if !table_is_full {
-        (bytes, pipe_is_full) = from_pipe(source.dbid, portion, weight_max, &mut taken);
-    }
+    let Some((bytes, pipe_is_full)) = from_pipe(source.dbid, portion, weight_max, &mut taken) else {
+        let bytes = changes::look(source.dbid).len();
+        return Ok(Batch { bytes, ..take_all(Missing::Some)? });
+    };
     let mut batch = Batch {
         changes: taken.len(),
         rows,
@@ -226,13 +235,15 @@ pub fn take(source: &Source) -> Result<Batch, Error> {
     Ok(batch)
 }
 
-/// Makes all invalid that the templates of watches can name: nobody knows what has changed.
-pub fn take_all() -> Result<Batch, Error> {
+/// Makes all invalid that the templates of watches can name, of those at least that may miss something: nobody knows what has
+/// changed. What is in the pipe is looked at again.
+pub fn take_all(missing: Missing) -> Result<Batch, Error> {
     let generation = registry::watch_generation();
     let watches = Watches::read();
     let mut events = BTreeMap::new();
-    if !watches.is_empty() {
-        events.insert(FLUSH.to_owned(), watches.everything());
+    let everything = watches.everything(|watch| watch.was_there || missing == Missing::Some);
+    if !everything.is_empty() {
+        events.insert(FLUSH.to_owned(), everything);
         finish(&mut events)?;
     }
     let changes = events.len();
@@ -258,18 +269,14 @@ fn finish(events: &mut BTreeMap<String, Invalid>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Takes changes from shared memory: the bytes they are, and whether there may be more.
-fn from_pipe(dbid: u32, portion: Portion, weight_max: usize, taken: &mut Vec<Taken>) -> (usize, bool) {
+/// Takes changes from shared memory: the bytes they are, and whether there may be more. `None`: they cannot be read.
+fn from_pipe(dbid: u32, portion: Portion, weight_max: usize, taken: &mut Vec<Taken>) -> Option<(usize, bool)> {
     let found = changes::look(dbid);
     let mut rest = found.as_slice();
     let (mut count, mut weight) = (0, 0);
-    while count < portion.rows && weight < weight_max {
+    while !rest.is_empty() && count < portion.rows && weight < weight_max {
         let before = rest;
-        let Some(change) = Change::decode(&mut rest) else {
-            // Nothing can be read: nothing of it is kept.
-            rest = &[];
-            break;
-        };
+        let change = Change::decode(&mut rest)?;
         let text = |bytes: &[u8]| DbText::from_bytes(bytes.to_vec()).to_utf8();
         let whole = |bytes: &[u8]| Some(text(bytes)).filter(|text| is_whole(text));
         let change = Taken {
@@ -286,7 +293,7 @@ fn from_pipe(dbid: u32, portion: Portion, weight_max: usize, taken: &mut Vec<Tak
         count += 1;
         taken.push(change);
     }
-    (found.len() - rest.len(), !rest.is_empty())
+    Some((found.len() - rest.len(), !rest.is_empty()))
 }
 
 /// Takes rows from the table: up to where it is worked off then, how many there were, and whether there may be more.

@@ -25,6 +25,8 @@ struct Waiting {
     bytes: usize,
     /// Room that is held for them.
     claimed: usize,
+    /// It is about to commit: what comes now comes too late for it.
+    is_closed: bool,
 }
 
 thread_local! {
@@ -42,6 +44,9 @@ pub fn note(change: &Change) -> bool {
     let mut bytes = Vec::with_capacity(128);
     change.encode(&mut bytes);
     WAITING.with_borrow_mut(|waiting| {
+        if waiting.is_closed {
+            return false;
+        }
         if waiting.changes.contains_key(&bytes) {
             return true;
         }
@@ -57,14 +62,18 @@ pub fn note(change: &Change) -> bool {
 
 /// Takes hold of room in shared memory, or writes to the table while that can be done.
 fn before_commit() {
-    let bytes = WAITING.with_borrow(|waiting| waiting.bytes);
+    let bytes = WAITING.with_borrow_mut(|waiting| {
+        waiting.is_closed = true;
+        waiting.bytes
+    });
     if bytes == 0 {
         return;
     }
     if changes::claim(names::current_database(), bytes) {
-        WAITING.with_borrow_mut(|waiting| waiting.claimed = bytes);
+        WAITING.with_borrow_mut(|waiting| (waiting.claimed, waiting.is_closed) = (bytes, true));
     } else {
         write();
+        WAITING.with_borrow_mut(|waiting| waiting.is_closed = true);
     }
 }
 

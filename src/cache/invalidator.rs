@@ -17,7 +17,7 @@ use super::redis::{Address, Redis};
 use super::watch;
 use crate::act::executor;
 use crate::collect::registry::{self, Post, Words};
-use crate::memory::changes;
+use crate::memory::changes::{self, Missing};
 use crate::pg::background;
 use crate::pg::query::{self, run_with, select_with};
 
@@ -64,7 +64,11 @@ pub extern "C-unwind" fn perf_opt_invalidator_main(argument: pg_sys::Datum) {
     // The outbox has a few live rows among many dead ones, which statistics never know.
     background::set_session(c"enable_seqscan", c"off");
     query::keep_plans();
-    let unneeded = Invalidator::new(dbid).work();
+    let mut invalidator = Invalidator::new(dbid);
+    let unneeded = invalidator.work();
+    if !invalidator.untold.is_empty() {
+        changes::make_unknown(dbid);
+    }
     registry::detach_attendant(Post::Invalidator, dbid, pid, unneeded);
     // A writer whose commit woke this process since its last look counts on it; from now on they count on the next one.
     if unneeded.is_some() && (!changes::look(dbid).is_empty() || is_something_left()) {
@@ -115,8 +119,8 @@ impl Table {
 
 struct Invalidator {
     dbid: u32,
-    /// Changes may have been lost before this process began, as far as it knows.
-    is_unknown: bool,
+    /// Everything was made invalid because changes may have been lost, and that could not be remembered.
+    is_flushed: bool,
     position: Position,
     watches: Watches,
     generation: Option<u64>,
@@ -167,7 +171,7 @@ impl Invalidator {
     fn new(dbid: u32) -> Invalidator {
         Invalidator {
             dbid,
-            is_unknown: true,
+            is_flushed: false,
             position: Position::default(),
             watches: Watches::default(),
             generation: None,
@@ -221,6 +225,10 @@ impl Invalidator {
                     };
                     if is_idle && now - self.idle_since > LINGER_US {
                         return Some(changes);
+                    }
+                    // What has woken this process may have been taken for something else that was waited for since.
+                    if !changes::look(self.dbid).is_empty() || changes::tabled(self.dbid) != self.table.noted {
+                        continue;
                     }
                     self.sleep(match self.untold.is_empty() {
                         false => SOON_US,
@@ -289,7 +297,8 @@ impl Invalidator {
 
     /// One batch. `None` when the extension is gone.
     fn round(&self, now: i64) -> Result<Option<Round>, crate::error::Error> {
-        let was_unknown = self.is_unknown && changes::is_unknown(self.dbid);
+        let missing = if self.is_flushed { Missing::Nothing } else { changes::missing(self.dbid) };
+        let was_unknown = missing != Missing::Nothing;
         // Before it is looked at: who writes to it later is noted later.
         let noted = changes::tabled(self.dbid);
         let looks = !was_unknown && self.table.is_due(noted, now);
@@ -297,8 +306,10 @@ impl Invalidator {
         if !super::marks::exist() || looks && !background::extension_installed() {
             return Ok(None);
         }
+        // Before it is looked at, too: one that is committed meanwhile is found at the next look.
+        let prepared = looks && has_prepared();
         let batch = if was_unknown {
-            batch::take_all()?
+            batch::take_all(missing)?
         } else {
             batch::take(&Source {
                 dbid: self.dbid,
@@ -325,11 +336,8 @@ impl Invalidator {
                 batch.events.iter().for_each(|(event, invalid)| batch::tell(event, invalid.clone(), is_down));
             }
         }
-        let table = looks.then(|| Table {
-            noted: noted.filter(|_| !batch.is_full),
-            looked_at: now,
-            has_prepared: has_prepared(),
-        });
+        let table =
+            looks.then(|| Table { noted: noted.filter(|_| !batch.is_full), looked_at: now, has_prepared: prepared });
         Ok(Some(Round { batch, table, was_unknown, queued, is_flush, untold }))
     }
 
@@ -341,8 +349,7 @@ impl Invalidator {
             self.table = table;
         }
         if round.was_unknown {
-            changes::make_known(self.dbid);
-            self.is_unknown = false;
+            self.is_flushed = !changes::make_known(self.dbid);
             if count > 0 {
                 pgrx::log!(
                     "perf_opt: changes of watched relations may have been lost when the server ended; everything that templates \

@@ -23,7 +23,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use pgrx::shmem::PgSharedMemoryInitialization;
 use pgrx::{pg_sys, PGRXSharedMemory, PgAtomic, PgLwLock};
 
-use crate::memory::changes;
 use crate::pg::background;
 
 /// Databases that can have a collector at the same time.
@@ -347,7 +346,6 @@ pub fn release(dbid: u32) {
 /// Frees the slot of a database that is gone, unless it is in use. Should it come back, it is looked at as a new one.
 pub fn release_gone(dbid: u32) {
     free_slot(dbid, |_| true);
-    changes::forget(dbid);
 }
 
 fn free_slot(dbid: u32, may: impl FnOnce(&Slot) -> bool) {

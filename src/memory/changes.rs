@@ -3,9 +3,9 @@
 //! go of it once its own transaction is committed, so that nothing is lost with it.
 //!
 //! Nothing of this is in the write-ahead log. What is in the pipes when the server shuts down is left in a file for the next
-//! start. While the server runs the file is empty: found so, nobody knows what was lost, and each database is
-//! [unknown](is_unknown) until its invalidator has made everything invalid. That is so after a crash, and where a copy of a
-//! running server begins, as a standby does that is promoted.
+//! start. While the server runs the file is empty: found so, or not at all, nobody knows what was lost, and each database is
+//! [unknown](missing) until its invalidator has made everything invalid that was watched before. That is so after a crash,
+//! and where a copy of a running server begins, as a standby does that is promoted.
 //!
 //! A commit claims its bytes before, where it can still do something else, and puts them after. One lock guards all of it,
 //! for as long as a few bytes are copied; nothing here raises.
@@ -38,7 +38,9 @@ struct Pipe {
     claimed: u32,
     /// Everything was made invalid since what may have been lost.
     is_known: bool,
-    /// How many transactions have written to the table instead.
+    /// Changes were lost.
+    is_lost: bool,
+    /// The latest of the transactions that have written to the table instead, numbered in all databases.
     tabled: u64,
     bytes: [u8; BYTES],
 }
@@ -47,6 +49,8 @@ struct Pipe {
 struct Area {
     /// Changes may have been lost before this life of shared memory.
     is_unknown: bool,
+    /// Transactions that have written to the table, in all databases.
+    tabled: u64,
     pipes: [Pipe; PIPES],
 }
 
@@ -65,17 +69,16 @@ pub fn request() {
 /// Attaches the memory and, the first time, fills it with what the last shutdown has left; from shmem_startup_hook.
 pub fn startup() {
     let mut found = false;
+    // After a crash it is another one.
+    AREA.set(core::ptr::null_mut());
     // SAFETY: called from shmem_startup_hook. The area is as large as `Area`, cache-line aligned, never freed; all-zero bytes
     // are valid for it, and nobody else sees them before the hook returns.
     unsafe {
         let area = pg_sys::ShmemInitStruct(NAME.as_ptr(), size_of::<Area>(), &mut found).cast::<Area>();
         if !found {
             core::ptr::write_bytes(area, 0, 1);
-            // Without the file nothing was ever here.
-            let left = data_directory::left(FILE);
-            let was_shut_down = data_directory::was_shut_down();
-            let is_read = |left: &Vec<u8>| was_shut_down && (*area).read_from(left).is_some();
-            if left.is_some_and(|left| !is_read(&left)) {
+            let left = data_directory::left(FILE).filter(|_| data_directory::was_shut_down());
+            if left.is_none_or(|left| (*area).read_from(&left).is_none()) {
                 core::ptr::write_bytes(area, 0, 1);
                 (*area).is_unknown = true;
             }
@@ -111,9 +114,11 @@ impl Area {
     fn as_file(&self) -> Vec<u8> {
         let mut out = FILE_MAGIC.to_vec();
         out.push(u8::from(self.is_unknown));
-        for pipe in self.pipes.iter().filter(|pipe| pipe.dbid != 0 && (pipe.filled > 0 || pipe.is_known)) {
+        for pipe in
+            self.pipes.iter().filter(|pipe| pipe.dbid != 0 && (pipe.filled > 0 || pipe.is_known || pipe.is_lost))
+        {
             out.extend_from_slice(&pipe.dbid.to_le_bytes());
-            out.push(u8::from(pipe.is_known));
+            out.push(u8::from(pipe.is_known) | u8::from(pipe.is_lost) << 1);
             out.extend_from_slice(&pipe.filled.to_le_bytes());
             out.extend_from_slice(&pipe.bytes[..pipe.filled as usize]);
         }
@@ -136,7 +141,7 @@ impl Area {
             let (is_known, after) = after.split_first()?;
             let (filled, after) = after.split_first_chunk::<4>()?;
             pipe.dbid = u32::from_le_bytes(*dbid);
-            pipe.is_known = *is_known != 0;
+            (pipe.is_known, pipe.is_lost) = (is_known & 1 != 0, is_known & 2 != 0);
             pipe.filled = u32::from_le_bytes(*filled);
             let (bytes, after) = after.split_at_checked(pipe.filled as usize)?;
             pipe.bytes.get_mut(..bytes.len())?.copy_from_slice(bytes);
@@ -149,11 +154,22 @@ impl Area {
         self.pipes.iter_mut().find(|pipe| pipe.dbid == dbid && dbid != 0)
     }
 
+    /// The pipe of a database. Where none is free, that of a database gives way of which nothing has to be remembered.
     fn find_or_add(&mut self, dbid: u32) -> Option<&mut Pipe> {
-        let at = self.pipes.iter().position(|pipe| pipe.dbid == dbid);
-        let at = at.or_else(|| self.pipes.iter().position(|pipe| pipe.dbid == 0))?;
-        let pipe = &mut self.pipes[at];
-        pipe.dbid = dbid;
+        if let Some(at) = self.pipes.iter().position(|pipe| pipe.dbid == dbid) {
+            return self.pipes.get_mut(at);
+        }
+        let is_unknown = self.is_unknown;
+        let gives_way = |pipe: &Pipe| {
+            pipe.dbid == 0 || pipe.filled == 0 && pipe.claimed == 0 && !pipe.is_lost && !(is_unknown && pipe.is_known)
+        };
+        let free = self.pipes.iter().position(|pipe| pipe.dbid == 0);
+        let at = free.or_else(|| self.pipes.iter().position(gives_way))?;
+        // Whoever remembers a number of this pipe sees another one.
+        self.tabled += 1;
+        let tabled = self.tabled;
+        let pipe = self.pipes.get_mut(at)?;
+        (pipe.dbid, pipe.is_known, pipe.tabled) = (dbid, false, tabled);
         Some(pipe)
     }
 }
@@ -180,7 +196,7 @@ fn locked<T>(body: impl FnOnce(&mut Area) -> T) -> Option<T> {
 pub fn claim(dbid: u32, bytes: usize) -> bool {
     let claimed = locked(|area| {
         let Some(pipe) = area.find_or_add(dbid) else { return false };
-        let is_room = bytes <= BYTES - (pipe.filled + pipe.claimed) as usize;
+        let is_room = bytes <= BYTES.saturating_sub(pipe.filled as usize + pipe.claimed as usize);
         if is_room {
             pipe.claimed += bytes as u32;
         }
@@ -189,17 +205,20 @@ pub fn claim(dbid: u32, bytes: usize) -> bool {
     claimed.unwrap_or(false)
 }
 
-/// Puts in what has been claimed; the transaction is committed.
+/// Puts in what room has been claimed for; the transaction is committed.
 pub fn put(dbid: u32, changes: &[u8]) {
     locked(|area| {
-        if let Some(pipe) = area.find(dbid) {
-            let at = pipe.filled as usize;
-            if let Some(room) = pipe.bytes.get_mut(at..at + changes.len()) {
+        // There is one: it does not give way while something is claimed.
+        let Some(pipe) = area.find(dbid) else { return };
+        let at = pipe.filled as usize;
+        match pipe.bytes.get_mut(at..at + changes.len()) {
+            Some(room) => {
                 room.copy_from_slice(changes);
                 pipe.filled += changes.len() as u32;
             }
-            pipe.claimed = pipe.claimed.saturating_sub(changes.len() as u32);
+            None => pipe.is_lost = true,
         }
+        pipe.claimed = pipe.claimed.saturating_sub(changes.len() as u32);
     });
 }
 
@@ -215,13 +234,15 @@ pub fn give_up(dbid: u32, bytes: usize) {
 /// A transaction of a database has written to the table.
 pub fn note_tabled(dbid: u32) {
     locked(|area| {
+        area.tabled += 1;
+        let tabled = area.tabled;
         if let Some(pipe) = area.find_or_add(dbid) {
-            pipe.tabled += 1;
+            pipe.tabled = tabled;
         }
     });
 }
 
-/// How many have. `None`: nobody has counted.
+/// The number of the latest that has. `None`: nobody has counted.
 pub fn tabled(dbid: u32) -> Option<u64> {
     locked(|area| area.find_or_add(dbid).map(|pipe| pipe.tabled)).flatten()
 }
@@ -242,21 +263,41 @@ pub fn let_go(dbid: u32, bytes: usize) {
     });
 }
 
-/// Whether changes of a database may have been lost.
-pub fn is_unknown(dbid: u32) -> bool {
-    locked(|area| area.is_unknown && area.find(dbid).is_none_or(|pipe| !pipe.is_known)).unwrap_or(false)
+/// What may be missing of the changes of a database.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Missing {
+    /// Nothing.
+    Nothing,
+    /// Some from before this life of shared memory.
+    Earlier,
+    /// Any.
+    Some,
+}
+
+/// What may be missing of the changes of a database.
+pub fn missing(dbid: u32) -> Missing {
+    let found = locked(|area| {
+        let earlier = if area.is_unknown { Missing::Earlier } else { Missing::Nothing };
+        match area.find(dbid) {
+            Some(pipe) if pipe.is_lost => Missing::Some,
+            Some(pipe) if pipe.is_known => Missing::Nothing,
+            _ => earlier,
+        }
+    });
+    found.unwrap_or(Missing::Some)
 }
 
 /// Everything is invalid there. False where that cannot be remembered.
 pub fn make_known(dbid: u32) -> bool {
-    locked(|area| area.find_or_add(dbid).map(|pipe| pipe.is_known = true).is_some()).unwrap_or(false)
+    let remembered = locked(|area| area.find_or_add(dbid).map(|pipe| (pipe.is_known, pipe.is_lost) = (true, false)));
+    remembered.flatten().is_some()
 }
 
-/// A database is gone.
-pub fn forget(dbid: u32) {
+/// Something of it was not told, and whoever knew what is gone: everything will be invalid.
+pub fn make_unknown(dbid: u32) {
     locked(|area| {
-        if let Some(pipe) = area.find(dbid) {
-            (pipe.dbid, pipe.filled, pipe.claimed, pipe.is_known, pipe.tabled) = (0, 0, 0, false, 0);
+        if let Some(pipe) = area.find_or_add(dbid) {
+            pipe.is_lost = true;
         }
     });
 }

@@ -221,6 +221,19 @@ class Creating(ApplyTest):
         self.assertEqual(self.indexes(), [("orders_customer_idx", True), ("orders_pkey", True)])
         self.assertEqual(self.change(row["id"])["status"], "applied")
 
+    def test_an_index_that_somebody_makes_meanwhile_stays(self) -> None:
+        self.load()
+        row = self.advised()
+        with self.cluster.connect(self.database) as person:
+            person.query("BEGIN; CREATE INDEX orders_customer_idx ON orders (customer, id)")
+            run_id = self.value("SELECT perf.apply($1)", (row["id"],))
+            self.wait_until(lambda: self.value("SELECT count(*) FROM pg_locks WHERE NOT granted") == 1, what="the build to wait")
+            person.query("COMMIT")
+        run = self.ended(run_id)
+        self.assertEqual((run["status"], run["sqlstate"]), ("failed", "42P07"), run)
+        self.assertEqual(self.indexes(), [("orders_customer_idx", True), ("orders_pkey", True)])
+        self.assertIn("(customer, id)", self.value("SELECT pg_get_indexdef('orders_customer_idx'::regclass)"))
+
     def test_two_sessions_at_once(self) -> None:
         self.load()
         row = self.advised()

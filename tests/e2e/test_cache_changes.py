@@ -102,6 +102,17 @@ class Changes(CacheTest):
         server.sql("INSERT INTO t VALUES (1, 99)")
         self.assertEqual(listener.wait_for(1)["keys"], {"k:99"})
 
+    def test_without_its_file(self) -> None:
+        """As a standby of a server that began to load the library later than it."""
+        server = self.begin()
+        listener = self.listener("postgres", server)
+        server.sql("INSERT INTO t VALUES (1, 1)")
+        listener.wait_for(1)
+        server.stop()
+        (server.data_dir / "pg_stat" / "perf_opt_changes").unlink()
+        server.start()
+        server.wait_for_log("changes of watched relations may have been lost", 60)
+
     @unittest.skipIf(program() is None, "there is no redis-server, and no apt to fetch it with")
     def test_lost_in_a_crash(self) -> None:
         redis = Redis()

@@ -148,8 +148,18 @@ pub fn of_run(run_id: i64) -> Result<Option<Change>, Error> {
 /// Changes that wait to be verified, at most so many, those first that were applied first.
 pub fn unverified(limit: i64) -> Result<Vec<Change>, Error> {
     privilege::as_owner(TABLE, || {
-        let statement = const { selected!("WHERE status = 'applied' ORDER BY applied_at, change_id LIMIT $1") };
+        let statement = const {
+            selected!("WHERE status = 'applied' ORDER BY applied_at, change_id LIMIT $1 FOR UPDATE SKIP LOCKED")
+        };
         Ok(rows(statement, &[limit.into()], Change::read))
+    })
+}
+
+/// Advice that was carried out and taken back by whomever: nobody is to carry it out unasked.
+pub fn taken_back() -> Result<Vec<String>, Error> {
+    privilege::as_owner(TABLE, || {
+        let statement = c"SELECT DISTINCT recommendation_id FROM perf.change WHERE status = 'undone'";
+        Ok(rows(statement, &[], |row| row.string(1)))
     })
 }
 
@@ -191,7 +201,7 @@ pub fn in_hand() -> Result<Vec<Change>, Error> {
 pub fn unconfirmed() -> Result<Vec<Change>, Error> {
     privilege::as_owner(TABLE, || {
         let statement = const {
-            selected!("WHERE by_autopilot AND status = 'regressed' AND NOT state ? 'confirmed' ORDER BY change_id")
+            selected!("WHERE by_autopilot AND status = 'regressed' AND NOT state ? 'confirmed' ORDER BY change_id FOR UPDATE SKIP LOCKED")
         };
         Ok(rows(statement, &[], Change::read))
     })
@@ -266,7 +276,7 @@ pub fn verified(
     detail: &Value,
 ) -> Result<bool, Error> {
     changed(
-        c"UPDATE perf.change SET status = $2, achieved_pct = $3, message = $4, verified_at = pg_catalog.clock_timestamp(),
+        c"UPDATE perf.change SET status = $2, achieved_pct = $3, message = $4, verified_at = COALESCE(verified_at, pg_catalog.clock_timestamp()),
                 state = state || $5
          WHERE change_id = $1 AND status IN ('applied', 'verified', 'no_gain', 'regressed')",
         &[change_id.into(), text(status), achieved_pct.into(), text(message), Document(detail.clone()).into()],
@@ -307,6 +317,15 @@ pub fn set_left(change_id: i64, left: bool) -> Result<(), Error> {
         c"UPDATE perf.change SET state = CASE WHEN $2 THEN state || '{\"left\": true}' ELSE state - 'left' END
          WHERE change_id = $1",
         &[change_id.into(), left.into()],
+    )
+    .map(|_| ())
+}
+
+/// Notes which indexes a change has made so far, by OID.
+pub fn set_oids(change_id: i64, oids: &[u32]) -> Result<(), Error> {
+    changed(
+        c"UPDATE perf.change SET state = state || $2 WHERE change_id = $1",
+        &[change_id.into(), Document(serde_json::json!({ "oids": oids })).into()],
     )
     .map(|_| ())
 }
@@ -352,7 +371,10 @@ pub fn settle() -> Result<(), Error> {
                   WHERE c.status IN ('queued', 'applying', 'undoing')
                     AND (r.run_id IS NULL OR r.status NOT IN ('queued', 'running'))
                   FOR UPDATE OF c SKIP LOCKED)
-             UPDATE perf.change c SET status = c.fallback, message = COALESCE(l.message, 'its run is not known any more')
+             UPDATE perf.change c SET status = c.fallback, message = COALESCE(l.message, 'its run is not known any more'),
+                    -- A worker that was lost could not clean up after itself.
+                    state = CASE WHEN c.status IN ('applying', 'undoing') AND c.kind LIKE 'index%'
+                                 THEN c.state || '{\"left\": true}' ELSE c.state END
                FROM lost l WHERE c.change_id = l.change_id AND c.status IN ('queued', 'applying', 'undoing')
              RETURNING c.change_id, l.message, l.sqlstate, COALESCE(l.status, 'unknown')",
             &[],

@@ -100,6 +100,20 @@ pub fn require_unchanged(change: &Change) -> Result<(), Error> {
     Ok(())
 }
 
+/// Refuses when another index bears the name of one that was made.
+pub fn require_not_replaced(change: &Change) -> Result<(), Error> {
+    for (schema, name, definition) in indexes(change, "made") {
+        if let Some(found) =
+            index_state::read(schema, name)?.filter(|found| found.valid && found.definition != definition)
+        {
+            let quoted = ident::qualified(schema, name);
+            let what = format!("index {quoted} was \"{definition}\" and is \"{}\" now", found.definition);
+            return Err(changed(change, &what));
+        }
+    }
+    Ok(())
+}
+
 /// Queues the run that takes a change back; its number.
 pub fn request(recommendation_id: &str) -> Result<i64, Error> {
     let change = find(recommendation_id)?;

@@ -16,6 +16,7 @@ use crate::act::executor::{self, Failure, Piece};
 use crate::act::runs::Order;
 use crate::collect::partitions::spi_failed;
 use crate::error::Error;
+use crate::indexes;
 use crate::pg::text::Text;
 use crate::pg::{background, buffers, catalog, ident, privilege};
 
@@ -63,7 +64,7 @@ pub fn run(order: &Order, write: Write) -> Result<(), Failure> {
     }
     let (state, message) = match change.kind.as_str() {
         "index_create" => create(order, &change, &change.ddl, "made")?,
-        "index_drop" => drop_one(&change)?,
+        "index_drop" => drop_one(order, &change)?,
         "index_reindex" => rebuild(&change)?,
         kind => return Err(Failure::new("0A000", format!("changes of kind {kind} are not carried out by a run"))),
     };
@@ -127,12 +128,16 @@ fn create(order: &Order, change: &Change, ddl: &str, list: &str) -> Result<(Valu
             }
             Ok(())
         })?;
-    } else if executor::transaction(|| is_complete(&pieces))? {
-        // The try before this one was lost after its work.
-        return Ok((kept(&pieces, list)?, None));
     } else {
-        clean_up(&pieces, change, Left::All).or_else(|failure| Err(leave(change, failure)?))?;
+        let own = made_before(change);
+        if executor::transaction(|| is_complete(&pieces, &own))? {
+            // The try before this one was lost after its work.
+            return Ok((kept(&pieces, list)?, None));
+        }
+        clean_up(&pieces, change, &Left::Made(own)).or_else(|failure| Err(leave(change, failure)?))?;
     }
+    let mut own = Vec::new();
+    executor::transaction(|| Ok(store::set_oids(change.change_id, &own)?))?;
     executor::transaction(|| Ok(room::require(change.size_bytes.unwrap_or(0))?))?;
     for (at, piece) in pieces.iter().enumerate() {
         executor::transaction(|| note(order, &json!({ "step": at + 1, "steps": pieces.len(), "sql": piece.sql })))?;
@@ -141,13 +146,24 @@ fn create(order: &Order, change: &Change, ddl: &str, list: &str) -> Result<(Valu
             background::set_deadline(None);
             background::drop_cancel();
             background::set_session(c"lock_timeout", CLEAN_UP_LOCK_TIMEOUT);
-            return Err(match clean_up(&pieces, change, Left::All) {
+            return Err(match clean_up(&pieces, change, &Left::Made(own)) {
                 Ok(()) => failure,
                 Err(_) => leave(change, failure)?,
             });
         }
+        // What bears the name from now on is this change's as long as it is this very index.
+        executor::transaction(|| {
+            own.extend(state_of(piece)?.map(|found| found.oid.to_u32()));
+            Ok(store::set_oids(change.change_id, &own)?)
+        })?;
     }
     Ok((kept(&pieces, list)?, None))
+}
+
+/// OIDs of what earlier tries of a change have made.
+fn made_before(change: &Change) -> Vec<u32> {
+    let noted = change.state.get("oids").and_then(Value::as_array).into_iter().flatten();
+    noted.filter_map(Value::as_u64).filter_map(|oid| u32::try_from(oid).ok()).collect()
 }
 
 /// Notes that something is left of a change that came to nothing: it is dropped as soon as nobody is in the way.
@@ -166,13 +182,16 @@ fn drop_left() -> Result<usize, Failure> {
         // Of a change that failed its own statements, of one that is still there those that were to take it back.
         let text = if change.status == "failed" { Some(&change.ddl) } else { change.undo_ddl.as_ref() };
         let pieces = executor::transaction(|| Ok(text.map_or_else(Vec::new, |text| executor::pieces(text))))?;
-        match clean_up(&pieces, change, Left::Unusable) {
+        match clean_up(&pieces, change, &Left::Unusable) {
             Ok(()) => {
                 executor::transaction(|| Ok(store::set_left(change.change_id, false)?))?;
                 cleaned += 1;
             }
             Err(failure) if LOCK_NOT_AVAILABLE.contains(&failure.sqlstate.as_str()) => {}
-            Err(failure) => return Err(failure),
+            // It keeps no other change waiting.
+            Err(failure) => {
+                pgrx::log!("perf_opt: what change {} has left cannot be dropped: {}", change.change_id, failure.message)
+            }
         }
     }
     Ok(cleaned)
@@ -195,14 +214,20 @@ fn relation_named(schema: &str, name: &str) -> Result<bool, Error> {
     Ok(!found.is_empty())
 }
 
-/// Whether all that is to be made is there and can be used.
-fn is_complete(pieces: &[Piece]) -> Result<bool, Failure> {
-    for piece in pieces.iter().filter(|piece| piece.creates.is_some()) {
-        if !state_of(piece)?.is_some_and(|found| found.valid) {
-            return Ok(false);
+/// Whether all that is to be made is there and can be used. What somebody else has made under one of the names is in the way.
+fn is_complete(pieces: &[Piece], own: &[u32]) -> Result<bool, Failure> {
+    let mut complete = true;
+    for piece in pieces {
+        let Some((schema, name)) = &piece.creates else { continue };
+        match state_of(piece)? {
+            Some(found) if found.valid && !own.contains(&found.oid.to_u32()) => {
+                let name = ident::qualified(schema, name);
+                return Err(Failure::new(DUPLICATE, format!("somebody has made {name} meanwhile")));
+            }
+            found => complete &= found.is_some_and(|found| found.valid),
         }
     }
-    Ok(true)
+    Ok(complete)
 }
 
 /// What there is to remember of what was made.
@@ -218,20 +243,24 @@ fn kept(pieces: &[Piece], list: &str) -> Result<Value, Failure> {
 }
 
 /// What of it is dropped.
-#[derive(Clone, Copy, PartialEq, Eq)]
 enum Left {
-    /// All that was made.
-    All,
+    /// What was made, by OID, and what an interrupted build has left.
+    Made(Vec<u32>),
     /// What cannot be used: another one may have come since.
     Unusable,
 }
 
 /// Drops what was made of several indexes, as far as it is there. With an index of a partitioned table goes what was attached
-/// to it, and what of that was there before is made again.
-fn clean_up(pieces: &[Piece], change: &Change, left: Left) -> Result<(), Failure> {
+/// to it, and what of that was there before is made again. An index that somebody else has made under the name stays, and so
+/// does one that somebody may be building.
+fn clean_up(pieces: &[Piece], change: &Change, left: &Left) -> Result<(), Failure> {
     let state = |piece: &Piece| {
-        let found = executor::transaction(|| Ok(state_of(piece)?))?;
-        Ok::<_, Failure>(found.filter(|found| left == Left::All || !found.valid))
+        executor::transaction(|| {
+            let Some(found) = state_of(piece)? else { return Ok(None) };
+            let is_own = matches!(left, Left::Made(own) if own.contains(&found.oid.to_u32()));
+            let is_left = !found.valid && !indexes::being_changed().map_err(spi_failed)?.contains(&found.relation);
+            Ok((is_own || is_left).then_some(found))
+        })
     };
     for piece in pieces.iter().rev() {
         let Some((schema, name)) = &piece.creates else { continue };
@@ -283,10 +312,13 @@ fn drop_index(sql: &str, schema: &str, name: &str) -> Result<(), Failure> {
 }
 
 /// Drops the index that the change is about, if it is what it was when the change was asked for.
-fn drop_one(change: &Change) -> Result<(Value, Option<String>), Failure> {
+fn drop_one(order: &Order, change: &Change) -> Result<(Value, Option<String>), Failure> {
     for (schema, name, definition) in undo::indexes(change, "wanted") {
         let quoted = ident::qualified(schema, name);
         match executor::transaction(|| Ok(index_state::read(schema, name)?))? {
+            None if order.attempt == 1 => {
+                return Err(Failure::new(UNDEFINED, format!("somebody has dropped index {quoted} meanwhile")));
+            }
             // The try before this one was lost after its work.
             None => {}
             Some(found) if found.definition != definition => {
@@ -345,9 +377,11 @@ fn drop_leftovers(change: &Change, schema: &str, name: &str) -> Result<(), Failu
 /// Takes a change back.
 fn take_back(order: &Order, change: &Change) -> Result<(), Failure> {
     let undo_ddl = change.undo_ddl.as_deref().unwrap_or_default();
-    if order.attempt == 1 {
-        executor::transaction(|| Ok(undo::require_unchanged(change)?))?;
-    }
+    // What an earlier try has dropped is gone.
+    let is_first = order.attempt == 1;
+    executor::transaction(|| {
+        Ok(if is_first { undo::require_unchanged(change) } else { undo::require_not_replaced(change) }?)
+    })?;
     match change.kind.as_str() {
         "index_create" => match undo::indexes(change, "made").as_slice() {
             [(schema, name, _)] => drop_index(undo_ddl, schema, name),

@@ -7,6 +7,7 @@ use super::{costs, facts, Row};
 use crate::error::Error;
 use crate::pg::catalog;
 use crate::pg::planner::{Failure, Statement};
+use crate::pg::role;
 use crate::pg::text::Text;
 
 /// Never wait longer for a lock that somebody else holds.
@@ -34,12 +35,20 @@ pub fn rows(include_inapplicable: bool) -> Result<Vec<Row>, Error> {
     for example in read()? {
         pgrx::check_for_interrupts!();
         let missing: Vec<&String> = example.tables.iter().filter(|name| !exists(name)).collect();
-        let statement = statement(&example.before);
-        match costs::plan(&statement) {
-            Ok(_) => measure(&example, &missing, &mut rows)?,
-            Err(failure) if include_inapplicable => {
+        let role = owner(&example);
+        let planned =
+            match role {
+                Some(role) => costs::plan(&statement(&example.before, role))
+                    .map(|_| role)
+                    .map_err(|failure| format!("The statement cannot be planned here: {}.", reason(&failure))),
+                None => Err("Its tables are of several roles, or of one whose rights the current role does not have."
+                    .to_owned()),
+            };
+        match planned {
+            Ok(role) => measure(&example, role, &missing, &mut rows)?,
+            Err(why) if include_inapplicable => {
                 let why = if missing.is_empty() {
-                    format!("The statement cannot be planned here: {}.", reason(&failure))
+                    why
                 } else {
                     format!("Not applicable: there is no {} in the search_path.", listed(&missing))
                 };
@@ -55,8 +64,29 @@ pub fn rows(include_inapplicable: bool) -> Result<Vec<Row>, Error> {
     Ok(rows)
 }
 
-fn statement(text: &str) -> Statement<'_> {
-    Statement { text, lock_timeout_ms: Some(LOCK_TIMEOUT_MS), ..Statement::default() }
+/// The role to plan an example as, for planning runs functions: whose its tables are. `None`: of several, or of one that
+/// the current role could not become.
+fn owner(example: &Example) -> Option<pg_sys::Oid> {
+    let names: Vec<Option<Text>> = example
+        .tables
+        .iter()
+        .filter(|name| catalog::is_relation_name(name))
+        .map(|name| Some(Text(name.clone())))
+        .collect();
+    let owners = catalog::rows(
+        "SELECT DISTINCT c.relowner FROM pg_catalog.unnest($1::pg_catalog.text[]) AS t (name)
+           JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass(t.name)",
+        &[names.into()],
+        |row| row.get::<pg_sys::Oid>(1),
+    );
+    match owners.unwrap_or_default().as_slice() {
+        [owner] if role::may_plan_as(*owner) => Some(*owner),
+        _ => None,
+    }
+}
+
+fn statement(text: &str, role: pg_sys::Oid) -> Statement<'_> {
+    Statement { text, role: Some(role), lock_timeout_ms: Some(LOCK_TIMEOUT_MS), ..Statement::default() }
 }
 
 fn reason(failure: &Failure) -> String {
@@ -103,13 +133,13 @@ impl<'a> Index<'a> {
 }
 
 /// The row of an example as the policy has it and, where the policy names a better index than its owner, one for that.
-fn measure(example: &Example, missing: &[&String], rows: &mut Vec<Row>) -> Result<(), Error> {
+fn measure(example: &Example, role: pg_sys::Oid, missing: &[&String], rows: &mut Vec<Row>) -> Result<(), Error> {
     let owners = Index::of(example.owner_ddl.as_deref().or(example.ddl.as_deref()))?;
     let better = Index::of(example.owner_ddl.as_ref().and(example.ddl.as_deref()))?;
     // Before means without any of them.
     let indexes: Vec<&Index<'_>> = owners.iter().chain(&better).collect();
     let hidden: Vec<pg_sys::Oid> = indexes.iter().flat_map(|index| index.existing.iter().copied()).collect();
-    let (before, after) = (statement(&example.before), statement(&example.after));
+    let (before, after) = (statement(&example.before, role), statement(&example.after, role));
     let cost_before = costs::cost_without(&before, &hidden);
     let alone = costs::cost_without(&after, &hidden);
     let measured = |cost_after: Option<f64>| Row {

@@ -29,9 +29,9 @@ impl Invalidator {
             return (queued + bytes, false);
         }
         run_with(c"DELETE FROM perf.cache_redis_queue", &[], |_| ());
-        let everything = Value::from(vec![batch::to_json(batch::FLUSH, &watches.everything())]);
+        let everything = Value::from(vec![batch::to_json(batch::FLUSH, &watches.all())]);
         let bytes = everything.to_string().len() as i64;
-        insert(everything, true, true);
+        insert(everything, told, true);
         (bytes, true)
     }
 

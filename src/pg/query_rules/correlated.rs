@@ -6,6 +6,7 @@ use perf_core::rewrite::Rule;
 use pgrx::{is_a, pg_guard, pg_sys};
 
 use super::subqueries::{is_only_aggregate, target};
+use super::CONDITIONS_MAX;
 use super::{tree, Finding, Look};
 use crate::pg::ident;
 
@@ -70,6 +71,9 @@ unsafe fn link_of(inner: *mut pg_sys::Query) -> Option<(usize, *mut pg_sys::Node
     // SAFETY: a valid query.
     unsafe {
         let conditions = tree::conditions(inner);
+        if conditions.len() >= CONDITIONS_MAX {
+            return None;
+        }
         let mut found = None;
         for (at, condition) in conditions.iter().enumerate() {
             if condition.query != inner || !pg_sys::contain_vars_of_level(*condition.place, 1) {

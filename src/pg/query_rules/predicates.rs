@@ -132,7 +132,7 @@ unsafe fn whole_number(hidden: &Hidden) -> Option<New> {
             pg_sys::F_NUMERIC_INT8 => (i64::MIN, i64::MAX),
             _ => return None,
         };
-        if pg_sys::exprType(hidden.value) != pg_sys::NUMERICOID {
+        if pg_sys::exprType(hidden.value) != pg_sys::NUMERICOID || !is_of_the_column(hidden) {
             return None;
         }
         let of = (*hidden.var).vartype;
@@ -163,6 +163,19 @@ unsafe fn whole_number(hidden: &Hidden) -> Option<New> {
     }
 }
 
+/// Whether the function has the column itself for its first argument, and not something computed from it.
+///
+/// # Safety
+/// The expression is a function call of a valid statement.
+unsafe fn is_of_the_column(hidden: &Hidden) -> bool {
+    // SAFETY: as promised.
+    unsafe {
+        let call = hidden.expression.cast::<pg_sys::FuncExpr>();
+        let args = tree::elements::<pg_sys::Node>((*call).args);
+        args.first().is_some_and(|column| tree::unlabelled(*column) == hidden.var.cast())
+    }
+}
+
 /// The note on results that depend on clocks that go back.
 const CLOCK_GOES_BACK: &str =
     "Same rows, but where the clock of the session's time zone goes back over midnight: dates do \
@@ -175,7 +188,10 @@ const PROVEN_RANGE: &str =
 unsafe fn day(hidden: &Hidden) -> Option<New> {
     // SAFETY: nodes of a valid statement; the value may be written several times.
     unsafe {
-        if !is_a(hidden.expression, pg_sys::NodeTag::T_FuncExpr) || pg_sys::exprType(hidden.value) != pg_sys::DATEOID {
+        if !is_a(hidden.expression, pg_sys::NodeTag::T_FuncExpr)
+            || pg_sys::exprType(hidden.value) != pg_sys::DATEOID
+            || !is_of_the_column(hidden)
+        {
             return None;
         }
         let has_zone = match (*hidden.expression.cast::<pg_sys::FuncExpr>()).funcid.to_u32() {

@@ -5,6 +5,7 @@ use perf_core::rewrite::{commuted, existence, Rule};
 use pgrx::{is_a, pg_sys};
 
 use super::tree::{self, Condition};
+use super::CONDITIONS_MAX;
 use super::{correlated, Finding, Look};
 
 /// # Safety
@@ -380,7 +381,12 @@ pub unsafe fn semi_join(look: &Look<'_>, kept: i32, tested: i32) -> Option<*mut 
             (*var).varattnosyn = (*var).varattno;
         }
         let (mut stay, mut go) = (Vec::new(), Vec::new());
-        for condition in tree::conditions(outer).iter().filter(|condition| condition.query == outer) {
+        let conditions = tree::conditions(outer);
+        // There may be more of them, and all have to be written again.
+        if conditions.len() >= CONDITIONS_MAX {
+            return None;
+        }
+        for condition in conditions.iter().filter(|condition| condition.query == outer) {
             let node = *condition.place;
             let vars = tree::elements::<pg_sys::Var>(pg_sys::pull_vars_of_level(node, 0));
             if !vars.iter().any(|var| (**var).varno == tested) {
