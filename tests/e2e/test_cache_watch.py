@@ -161,7 +161,10 @@ class Writes(CacheTest):
                                          "health() to say so")
         self.assertRegex(detail, "nothing has been invalidated for .* s: cannot delete from table")
         self.sql("DROP PUBLICATION everything")
-        self.assertEqual(listener.wait_for(2)["keys"], {"asked", "cache:risk:user:52"})
+        found = listener.wait_for(2)
+        self.assertIn("asked", found["keys"])
+        # After so many failures it is tried without the values.
+        self.assertTrue("cache:risk:user:52" in found["keys"] or "cache:risk:user:" in found["prefixes"], found)
         self.wait_until(lambda: self.health("invalidator")[0] == "ok", 20, "health() to say so")
 
     def test_many_values_keep_nobody_waiting(self) -> None:
