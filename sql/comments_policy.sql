@@ -79,7 +79,7 @@ COMMENT ON TABLE perf.sql_example IS
     'Statements the owner wants rewritten. Read by perf.sql_optimization_examples';
 COMMENT ON COLUMN perf.sql_example.example_no IS 'Number of the example';
 COMMENT ON COLUMN perf.sql_example.title IS 'Title';
-COMMENT ON COLUMN perf.sql_example.source_tables IS 'Relations the example needs, unqualified; it does not apply where one is missing';
+COMMENT ON COLUMN perf.sql_example.source_tables IS 'Relations the example needs, unqualified; it does not apply where one is missing. Its statements are planned as their owner';
 COMMENT ON COLUMN perf.sql_example.problem IS 'What is slow about it';
 COMMENT ON COLUMN perf.sql_example.before_sql IS 'The statement as it is';
 COMMENT ON COLUMN perf.sql_example.after_sql IS 'The statement as the owner would have it';

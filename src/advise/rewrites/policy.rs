@@ -36,14 +36,12 @@ pub fn rows(include_inapplicable: bool) -> Result<Vec<Row>, Error> {
         pgrx::check_for_interrupts!();
         let missing: Vec<&String> = example.tables.iter().filter(|name| !exists(name)).collect();
         let role = owner(&example);
-        let planned =
-            match role {
-                Some(role) => costs::plan(&statement(&example.before, role))
-                    .map(|_| role)
-                    .map_err(|failure| format!("The statement cannot be planned here: {}.", reason(&failure))),
-                None => Err("Its tables are of several roles, or of one whose rights the current role does not have."
-                    .to_owned()),
-            };
+        let planned = match role {
+            Ok(role) => costs::plan(&statement(&example.before, role))
+                .map(|_| role)
+                .map_err(|failure| format!("The statement cannot be planned here: {}.", reason(&failure))),
+            Err(why) => Err(why.to_owned()),
+        };
         match planned {
             Ok(role) => measure(&example, role, &missing, &mut rows)?,
             Err(why) if include_inapplicable => {
@@ -64,9 +62,8 @@ pub fn rows(include_inapplicable: bool) -> Result<Vec<Row>, Error> {
     Ok(rows)
 }
 
-/// The role to plan an example as, for planning runs functions: whose its tables are. `None`: of several, or of one that
-/// the current role could not become.
-fn owner(example: &Example) -> Option<pg_sys::Oid> {
+/// The role to plan an example as, for planning runs functions: whose its tables are. An error is why there is none.
+fn owner(example: &Example) -> Result<pg_sys::Oid, &'static str> {
     let names: Vec<Option<Text>> = example
         .tables
         .iter()
@@ -80,8 +77,9 @@ fn owner(example: &Example) -> Option<pg_sys::Oid> {
         |row| row.get::<pg_sys::Oid>(1),
     );
     match owners.unwrap_or_default().as_slice() {
-        [owner] if role::may_plan_as(*owner) => Some(*owner),
-        _ => None,
+        [owner] if role::may_plan_as(*owner) => Ok(*owner),
+        [] => Err("None of its source_tables is there, whose owner it could be planned as."),
+        _ => Err("Its source_tables belong to several roles, or to one whose rights the current role does not have."),
     }
 }
 

@@ -44,12 +44,13 @@ SELECT example_no, changes_result, improvement_pct > 50 AS gains, basis, note LI
 
 -- Examples of one's own, which need not be any good.
 BEGIN;
-INSERT INTO perf.sql_example (example_no, title, problem, before_sql, after_sql, supporting_ddl, changes_result) VALUES
-    (11, 'no SQL', 'p', 'SELEC 1', 'SELECT 1', NULL, false),
-    (12, 'two statements', 'p', 'SELECT 1; SELECT 2', 'SELECT 1', NULL, false),
-    (13, 'worse', 'p', 'SELECT id FROM transactions WHERE id = 1', 'SELECT id FROM transactions WHERE id + 0 = 1', NULL, false),
-    (14, 'no index', 'p', 'SELECT id FROM alerts WHERE id = 1', 'SELECT id FROM alerts', 'CREATE INDEX ON nowhere (id)', true),
-    (15, 'broken after', 'p', 'SELECT id FROM alerts WHERE id = 1', 'SELECT nothing FROM alerts', 'DROP TABLE alerts', false);
+INSERT INTO perf.sql_example (example_no, title, source_tables, problem, before_sql, after_sql, supporting_ddl, changes_result) VALUES
+    (11, 'no SQL', '{alerts}', 'p', 'SELEC 1', 'SELECT 1', NULL, false),
+    (12, 'two statements', '{alerts}', 'p', 'SELECT 1; SELECT 2', 'SELECT 1', NULL, false),
+    (13, 'worse', '{transactions}', 'p', 'SELECT id FROM transactions WHERE id = 1', 'SELECT id FROM transactions WHERE id + 0 = 1', NULL, false),
+    (14, 'no index', '{alerts}', 'p', 'SELECT id FROM alerts WHERE id = 1', 'SELECT id FROM alerts', 'CREATE INDEX ON nowhere (id)', true),
+    (15, 'broken after', '{alerts}', 'p', 'SELECT id FROM alerts WHERE id = 1', 'SELECT nothing FROM alerts', 'DROP TABLE alerts', false),
+    (16, 'no tables', '{}', 'p', 'SELECT id FROM alerts WHERE id = 1', 'SELECT id FROM alerts', NULL, false);
 SELECT example_no, cost_before > 0 AS before, cost_after > 0 AS after, improvement_pct < 0 AS worse, basis, note
   FROM perf.sql_optimization_examples(true) WHERE example_no > 10 AND source = 'policy' ORDER BY example_no;
 SELECT count(*) FROM alerts;
