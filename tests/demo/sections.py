@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Callable, Sequence
 
 from .printing import Column, factor, integer, milliseconds, paragraph, percent, size, table
-from .server import Server
+from .server import DemoError, Server
 
 Section = Callable[[Server, str, int], list[str]]
 
@@ -80,7 +80,11 @@ def partitions(server: Server, since: str, width: int) -> list[str]:
     # On a server of one's own a person would type these commands, one at a time, while the platform is in use.
     for row in wishes:
         if row["action"] == "convert_first":
-            server.psql(script=row["ddl"])
+            try:
+                server.psql(script=row["ddl"])
+            except DemoError as problem:
+                # A materialized view that reads a table is in the way of its conversion, for one.
+                lines += ["", *paragraph(f"{row['table_name']} stays as it is: {problem}", width)]
     conversions = server.rows("SELECT *, extract(epoch FROM converted_at - started_at)::float8 * 1000 AS took_ms"
                               " FROM perf.partition_conversions ORDER BY started_at")
     columns = [Column("relation", "converted"), Column("every", "every"), Column("took_ms", "took", milliseconds),
