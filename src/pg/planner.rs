@@ -3,12 +3,13 @@
 //! Four planner hooks (relation info, path list, statistics of index keys, EXPLAIN's index names) are installed at the first
 //! call or at preload, and silent unless this backend is inside [`plan`]: see `hooks`. They also look at the planner's own
 //! parameter list, so that a query which some user function plans while ours is being planned is left alone. `request` is
-//! what is asked and answered, `harvest` what a statement asks of its relations, `plan_tree` and `work` read finished plans.
+//! what is asked and answered, `analysis` how a text becomes a query, `harvest` what a statement asks of its relations, `plan_tree` and `work` read finished plans.
 //!
 //! Called by the advisors and by `perf.what_if`. Locks what the statement's own planning locks, in a subtransaction that is
 //! always rolled back: locks, settings, role, snapshots and memory are as before when [`plan`] returns or raises. Plan
 //! caches are not involved.
 
+pub(super) mod analysis;
 mod harvest;
 mod hooks;
 mod limit;
@@ -27,6 +28,7 @@ use pgrx::{pg_sys, PgList, PgMemoryContexts, PgSqlErrorCode, PgTryBuilder};
 use super::cardinality::Corrections;
 use super::ident;
 use crate::compat;
+use analysis::Sender;
 pub use hooks::install_hooks;
 use hooks::{Active, ActiveGuard};
 pub use limit::Deadline;
@@ -77,7 +79,7 @@ pub(super) fn unless_fatal(caught: Box<CaughtError>) -> Box<CaughtError> {
 pub fn with_catalog_path<R>(body: impl FnOnce() -> R) -> Option<R> {
     in_subtransaction(|| {
         // SAFETY: inside a subtransaction that is rolled back.
-        unsafe { set_locally(c"search_path", "pg_catalog") };
+        unsafe { analysis::set_locally(c"search_path", "pg_catalog") };
         body()
     })
     .map_err(unless_fatal)
@@ -112,88 +114,32 @@ pub(super) fn in_subtransaction<R>(body: impl FnOnce() -> R) -> Result<R, Box<Ca
 /// # Safety
 /// Inside [`in_subtransaction`].
 unsafe fn plan_all(statement: &Statement<'_>, configurations: &[Configuration<'_>]) -> Result<Vec<Planned>, Failure> {
-    // SAFETY: settings and role end with the subtransaction; all nodes live in the scratch context; the snapshot is popped
-    // here or by the rollback.
-    unsafe {
-        if let Some(timeout) = statement.lock_timeout_ms {
-            set_locally(c"lock_timeout", &timeout.to_string());
-        }
-        if let Some(path) = statement.search_path {
-            set_locally(c"search_path", path);
-        }
-        let (mut user, mut security) = (pg_sys::InvalidOid, 0);
-        pg_sys::GetUserIdAndSecContext(&mut user, &mut security);
-        // Planning runs IMMUTABLE and STABLE functions of anybody: as the statement's role, unable to change the session.
-        pg_sys::SetUserIdAndSecContext(
-            statement.role.unwrap_or(user),
-            security | pg_sys::SECURITY_RESTRICTED_OPERATION as i32,
-        );
-        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+    let Statement { search_path, role, lock_timeout_ms, .. } = *statement;
+    let plan = || {
         let text = ident::until_nul(statement.text);
-        let (queries, has_parameters) = analyze(statement, &text)?;
-        let parameters = bind(statement);
+        // SAFETY: all nodes live in the scratch context.
+        let (queries, has_parameters) = unsafe { analyze(statement, &text) }?;
+        // SAFETY: as above.
+        let parameters = unsafe { bind(statement) };
         let free = unused_oids(configurations.iter().map(|c| c.hypothetical.len()).max().unwrap_or(0));
         let mut result = Vec::with_capacity(configurations.len());
         for configuration in configurations {
             pgrx::check_for_interrupts!();
             let mut each = PgMemoryContexts::new("perf_opt what-if plan");
-            let before = each.set_as_current();
-            let mut planned = plan_one(&queries, &text, parameters, statement, configuration, &free);
-            planned.has_parameters = has_parameters;
-            pg_sys::MemoryContextSwitchTo(before.value());
-            drop(each);
-            result.push(planned);
-        }
-        pg_sys::PopActiveSnapshot();
-        pg_sys::SetUserIdAndSecContext(user, security);
-        Ok(result)
-    }
-}
-
-/// Sets a setting until the end of the subtransaction.
-///
-/// # Safety
-/// Inside a subtransaction that is rolled back.
-pub(super) unsafe fn set_locally(name: &CStr, value: &str) {
-    let value = ident::until_nul(value);
-    // SAFETY: both strings are NUL-terminated and copied by the callee.
-    unsafe {
-        pg_sys::set_config_option(
-            name.as_ptr(),
-            value.as_ptr(),
-            pg_sys::GucContext::PGC_USERSET,
-            pg_sys::GucSource::PGC_S_SESSION,
-            pg_sys::GucAction::GUC_ACTION_LOCAL,
-            true,
-            0,
-            false,
-        );
-    }
-}
-
-/// Replaces a statement that carries a query by that query.
-///
-/// # Safety
-/// `raw` is a live raw parse tree.
-pub(super) unsafe fn unwrap_query(raw: *mut pg_sys::RawStmt) {
-    // SAFETY: the tag says which struct a node is; each carries its query in a field of its own.
-    unsafe {
-        loop {
-            let node = (*raw).stmt;
-            let query = match (*node).type_ {
-                pg_sys::NodeTag::T_PrepareStmt => (*node.cast::<pg_sys::PrepareStmt>()).query,
-                pg_sys::NodeTag::T_ExplainStmt => (*node.cast::<pg_sys::ExplainStmt>()).query,
-                pg_sys::NodeTag::T_DeclareCursorStmt => (*node.cast::<pg_sys::DeclareCursorStmt>()).query,
-                pg_sys::NodeTag::T_CreateTableAsStmt => (*node.cast::<pg_sys::CreateTableAsStmt>()).query,
-                pg_sys::NodeTag::T_CopyStmt => (*node.cast::<pg_sys::CopyStmt>()).query,
-                _ => return,
-            };
-            if query.is_null() {
-                return;
+            // SAFETY: what is planned is taken out of the context before it goes.
+            unsafe {
+                let before = each.set_as_current();
+                let mut planned = plan_one(&queries, &text, parameters, statement, configuration, &free);
+                planned.has_parameters = has_parameters;
+                pg_sys::MemoryContextSwitchTo(before.value());
+                drop(each);
+                result.push(planned);
             }
-            (*raw).stmt = query;
         }
-    }
+        Ok(result)
+    };
+    // SAFETY: see the function's contract.
+    unsafe { analysis::in_place_of(Sender { search_path, role, lock_timeout_ms }, plan) }
 }
 
 /// Parse analysis and rewriting, without other extensions looking on: the statement is not going to run.
@@ -201,38 +147,16 @@ pub(super) unsafe fn unwrap_query(raw: *mut pg_sys::RawStmt) {
 /// # Safety
 /// Inside [`in_subtransaction`] with an active snapshot.
 unsafe fn analyze(statement: &Statement<'_>, text: &CStr) -> Result<(Vec<*mut pg_sys::Query>, bool), Failure> {
-    /// Puts the hook back on every path.
-    struct Silenced(pg_sys::post_parse_analyze_hook_type);
-    impl Drop for Silenced {
-        fn drop(&mut self) {
-            // SAFETY: a backend has one thread; the value was the hook's before.
-            unsafe { pg_sys::post_parse_analyze_hook = self.0 };
-        }
-    }
-    // SAFETY: as above; parse trees and queries are allocated in the scratch context; the type array is palloc'd there
-    // because the callee may repalloc it.
+    // SAFETY: as above; parse trees and queries are allocated in the scratch context.
     unsafe {
-        let parsed = PgList::<pg_sys::RawStmt>::from_pg(pg_sys::pg_parse_query(text.as_ptr()));
-        let raw = match (parsed.len(), parsed.get_ptr(0)) {
-            (1, Some(raw)) => raw,
-            (count, _) => return Err(Failure::NotOne(count)),
-        };
+        let raw = analysis::only_statement(text)?;
         if statement.unwrap {
-            unwrap_query(raw);
+            analysis::unwrap_query(raw);
         }
-        let mut count = statement.parameters.len() as i32;
-        let mut types: *mut pg_sys::Oid = ptr::null_mut();
-        if count > 0 {
-            types = pg_sys::palloc0(size_of::<pg_sys::Oid>() * count as usize).cast();
-            for (at, parameter) in statement.parameters.iter().enumerate() {
-                *types.add(at) = parameter.type_oid;
-            }
-        }
-        let silenced = Silenced(pg_sys::post_parse_analyze_hook);
-        pg_sys::post_parse_analyze_hook = None;
-        let list =
-            pg_sys::pg_analyze_and_rewrite_varparams(raw, text.as_ptr(), &mut types, &mut count, ptr::null_mut());
-        drop(silenced);
+        let (mut types, mut count) = analysis::types_of(statement.parameters);
+        let list = analysis::silenced(|| {
+            pg_sys::pg_analyze_and_rewrite_varparams(raw, text.as_ptr(), &mut types, &mut count, ptr::null_mut())
+        });
         let queries: Vec<*mut pg_sys::Query> = PgList::<pg_sys::Query>::from_pg(list).iter_ptr().collect();
         if queries.is_empty() || queries.iter().any(|query| (**query).commandType == pg_sys::CmdType::CMD_UTILITY) {
             return Err(Failure::Utility);

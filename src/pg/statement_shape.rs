@@ -18,6 +18,7 @@ use std::ptr;
 
 use pgrx::{pg_sys, PgList};
 
+use super::planner::analysis::{self, Sender};
 use super::planner::{self, Failure};
 use super::{ident, role};
 use query::Walker;
@@ -125,8 +126,10 @@ pub fn of(source: &Source<'_>) -> Result<Shape, Unclear> {
         return Err(Unclear::Failed("you may not become its role, or the role is gone".to_owned()));
     }
     let outcome = planner::in_subtransaction(AssertUnwindSafe(|| {
+        let (search_path, role, lock_timeout_ms) =
+            (source.search_path, Some(source.role), Some(source.lock_timeout_ms));
         // SAFETY: inside a subtransaction with a memory context of its own that is rolled back.
-        unsafe { analyze(source) }
+        unsafe { analysis::in_place_of(Sender { search_path, role, lock_timeout_ms }, || rewritten(source)) }
     }));
     match outcome {
         Ok(result) => result,
@@ -154,60 +157,22 @@ pub unsafe fn dependence(queries: *mut pg_sys::List, relations: *mut pg_sys::Lis
 }
 
 /// # Safety
-/// Inside a subtransaction that is rolled back.
-unsafe fn analyze(source: &Source<'_>) -> Result<Shape, Unclear> {
-    // SAFETY: settings, role and snapshot end with the subtransaction or are put back; nodes live in the scratch context.
-    unsafe {
-        planner::set_locally(c"lock_timeout", &source.lock_timeout_ms.to_string());
-        if let Some(path) = source.search_path {
-            planner::set_locally(c"search_path", path);
-        }
-        let (mut user, mut security) = (pg_sys::InvalidOid, 0);
-        pg_sys::GetUserIdAndSecContext(&mut user, &mut security);
-        pg_sys::SetUserIdAndSecContext(source.role, security | pg_sys::SECURITY_RESTRICTED_OPERATION as i32);
-        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
-        let shape = rewritten(source);
-        pg_sys::PopActiveSnapshot();
-        pg_sys::SetUserIdAndSecContext(user, security);
-        shape
-    }
-}
-
-/// # Safety
-/// As for `analyze`, with an active snapshot.
+/// Inside a subtransaction that is rolled back, in the sender's place.
 unsafe fn rewritten(source: &Source<'_>) -> Result<Shape, Unclear> {
-    /// Puts the hook back on every path.
-    struct Silenced(pg_sys::post_parse_analyze_hook_type);
-    impl Drop for Silenced {
-        fn drop(&mut self) {
-            // SAFETY: a backend has one thread; the value was the hook's before.
-            unsafe { pg_sys::post_parse_analyze_hook = self.0 };
-        }
-    }
     let text = ident::until_nul(source.text);
     let known = highest_parameter(source.text).max(source.parameters.len());
     // SAFETY: see the function's contract; what the parser makes is valid until the scratch context goes.
     unsafe {
-        let parsed = PgList::<pg_sys::RawStmt>::from_pg(pg_sys::pg_parse_query(text.as_ptr()));
-        let raw = match (parsed.len(), parsed.get_ptr(0)) {
-            (1, Some(raw)) => raw,
-            (count, _) => return Err(Unclear::Failed(Failure::NotOne(count).message())),
-        };
-        planner::unwrap_query(raw);
+        let raw = analysis::only_statement(&text).map_err(|failure| Unclear::Failed(failure.message()))?;
+        analysis::unwrap_query(raw);
         if (*(*raw).stmt).type_ == pg_sys::NodeTag::T_CopyStmt {
             return Ok(copied((*raw).stmt.cast()));
         }
         let mut parameters = variables::Parameters::new(source.parameters, known, source.nested);
-        let silenced = Silenced(pg_sys::post_parse_analyze_hook);
-        pg_sys::post_parse_analyze_hook = None;
-        let query = pg_sys::parse_analyze_withcb(
-            raw,
-            text.as_ptr(),
-            Some(variables::set_up),
-            (&raw mut parameters).cast(),
-            ptr::null_mut(),
-        );
-        drop(silenced);
+        let context = (&raw mut parameters).cast();
+        let query = analysis::silenced(|| {
+            pg_sys::parse_analyze_withcb(raw, text.as_ptr(), Some(variables::set_up), context, ptr::null_mut())
+        });
         if (*query).commandType == pg_sys::CmdType::CMD_UTILITY {
             return Err(Unclear::Utility);
         }

@@ -19,8 +19,9 @@ use std::panic::AssertUnwindSafe;
 use std::ptr;
 
 use perf_core::rewrite::Rule;
-use pgrx::{pg_sys, PgList};
+use pgrx::pg_sys;
 
+use super::planner::analysis::{self, Sender};
 use super::planner::{self, Failure, Parameter};
 use super::{ident, role};
 use print::Printer;
@@ -114,8 +115,14 @@ pub fn look(source: &Source<'_>, repeats: usize) -> Result<Seen, String> {
     if source.role == pg_sys::InvalidOid || !role::may_plan_as(source.role) {
         return Err("you may not become its role, or the role is gone".to_owned());
     }
-    // SAFETY: inside a subtransaction with a memory context of its own that is rolled back.
-    guarded(|| unsafe { as_its_role(source, |text| seen(source, text, repeats)) })?
+    let (search_path, role, lock_timeout_ms) = (source.search_path, Some(source.role), Some(source.lock_timeout_ms));
+    let look = || {
+        let text = ident::until_nul(source.text);
+        // SAFETY: inside a subtransaction with a memory context of its own that is rolled back.
+        unsafe { seen(source, &text, repeats) }
+    };
+    // SAFETY: as above.
+    guarded(|| unsafe { analysis::in_place_of(Sender { search_path, role, lock_timeout_ms }, look) })?
 }
 
 /// Runs `body` in a subtransaction that is rolled back. An ERROR other than a cancel request and the like is its message.
@@ -129,34 +136,13 @@ pub fn guarded<R>(body: impl FnOnce() -> R) -> Result<R, String> {
 pub fn with_setting<R>(name: &CStr, value: &str, body: impl FnOnce() -> R) -> Result<R, String> {
     guarded(|| {
         // SAFETY: inside a subtransaction that is rolled back.
-        unsafe { planner::set_locally(name, value) };
+        unsafe { analysis::set_locally(name, value) };
         body()
     })
 }
 
 /// # Safety
-/// Inside a subtransaction that is rolled back.
-unsafe fn as_its_role<R>(source: &Source<'_>, body: impl FnOnce(&CStr) -> R) -> R {
-    // SAFETY: settings, role and snapshot end with the subtransaction or are put back; nodes live in the scratch context.
-    unsafe {
-        planner::set_locally(c"lock_timeout", &source.lock_timeout_ms.to_string());
-        if let Some(path) = source.search_path {
-            planner::set_locally(c"search_path", path);
-        }
-        let (mut user, mut security) = (pg_sys::InvalidOid, 0);
-        pg_sys::GetUserIdAndSecContext(&mut user, &mut security);
-        pg_sys::SetUserIdAndSecContext(source.role, security | pg_sys::SECURITY_RESTRICTED_OPERATION as i32);
-        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
-        let text = ident::until_nul(source.text);
-        let result = body(&text);
-        pg_sys::PopActiveSnapshot();
-        pg_sys::SetUserIdAndSecContext(user, security);
-        result
-    }
-}
-
-/// # Safety
-/// As for `as_its_role`, as the statement's role and with an active snapshot.
+/// Inside a subtransaction that is rolled back, in the sender's place.
 unsafe fn seen(source: &Source<'_>, text: &CStr, repeats: usize) -> Result<Seen, String> {
     // SAFETY: see the function's contract; trees are the server's own and live in the scratch context.
     unsafe {
@@ -205,36 +191,16 @@ struct Analyzed {
 /// # Safety
 /// Inside a subtransaction that is rolled back, with an active snapshot.
 unsafe fn analyzed(text: &CStr, parameters: &[Parameter]) -> Result<Analyzed, String> {
-    /// Puts the hook back on every path.
-    struct Silenced(pg_sys::post_parse_analyze_hook_type);
-    impl Drop for Silenced {
-        fn drop(&mut self) {
-            // SAFETY: a backend has one thread; the value was the hook's before.
-            unsafe { pg_sys::post_parse_analyze_hook = self.0 };
-        }
-    }
-    // SAFETY: see the function's contract. The array of types is palloc'd, because the callee may enlarge it.
+    // SAFETY: see the function's contract.
     unsafe {
-        let parsed = PgList::<pg_sys::RawStmt>::from_pg(pg_sys::pg_parse_query(text.as_ptr()));
-        let raw = match (parsed.len(), parsed.get_ptr(0)) {
-            (1, Some(raw)) => raw,
-            (count, _) => return Err(Failure::NotOne(count).message()),
-        };
-        planner::unwrap_query(raw);
+        let raw = analysis::only_statement(text).map_err(|failure| failure.message())?;
+        analysis::unwrap_query(raw);
         // Analysis scribbles on what it is given.
         let kept = pg_sys::copyObjectImpl((*raw).stmt.cast()).cast();
-        let mut count = parameters.len() as i32;
-        let mut types: *mut pg_sys::Oid = ptr::null_mut();
-        if count > 0 {
-            types = pg_sys::palloc0(size_of::<pg_sys::Oid>() * count as usize).cast();
-            for (at, parameter) in parameters.iter().enumerate() {
-                *types.add(at) = parameter.type_oid;
-            }
-        }
-        let silenced = Silenced(pg_sys::post_parse_analyze_hook);
-        pg_sys::post_parse_analyze_hook = None;
-        let query = pg_sys::parse_analyze_varparams(raw, text.as_ptr(), &mut types, &mut count, ptr::null_mut());
-        drop(silenced);
+        let (mut types, mut count) = analysis::types_of(parameters);
+        let query = analysis::silenced(|| {
+            pg_sys::parse_analyze_varparams(raw, text.as_ptr(), &mut types, &mut count, ptr::null_mut())
+        });
         if (*query).commandType == pg_sys::CmdType::CMD_UTILITY {
             return Err(Failure::Utility.message());
         }
