@@ -4,15 +4,14 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::sync::Once;
 
 use perf_core::cache::change::Change;
 
 use super::outbox;
 use crate::collect::registry;
 use crate::memory::changes;
-use crate::pg::background::{self, TransactionEvents};
 use crate::pg::names;
+use crate::pg::transaction_events::{self, TransactionEvents};
 
 /// A transaction with more to say says the rest in the table.
 const BYTES_MAX: usize = 16 * 1024;
@@ -33,11 +32,15 @@ thread_local! {
     static WAITING: RefCell<Waiting> = RefCell::default();
 }
 
-static EVENTS: TransactionEvents = TransactionEvents { before_commit, before_prepare: write, ended, failed };
+static EVENTS: TransactionEvents = TransactionEvents {
+    before_commit: Some(before_commit),
+    before_prepare: Some(write),
+    ended: Some(ended),
+    failed: Some(failed),
+};
 
 /// Notes what a statement has changed, for the end of the transaction. False: there is no room for it, or nobody to tell.
 pub fn note(change: &Change) -> bool {
-    static REGISTERED: Once = Once::new();
     if !changes::is_ready() {
         return false;
     }
@@ -53,9 +56,9 @@ pub fn note(change: &Change) -> bool {
         if waiting.bytes + bytes.len() > BYTES_MAX {
             return false;
         }
-        REGISTERED.call_once(|| background::at_transaction_events(&EVENTS));
+        transaction_events::register(&EVENTS);
         waiting.bytes += bytes.len();
-        waiting.changes.insert(bytes, background::current_subtransaction());
+        waiting.changes.insert(bytes, transaction_events::current_subtransaction());
         true
     })
 }
@@ -70,17 +73,16 @@ fn before_commit() {
         return;
     }
     if changes::claim(names::current_database(), bytes) {
-        WAITING.with_borrow_mut(|waiting| (waiting.claimed, waiting.is_closed) = (bytes, true));
+        WAITING.with_borrow_mut(|waiting| waiting.claimed = bytes);
     } else {
         write();
-        WAITING.with_borrow_mut(|waiting| waiting.is_closed = true);
     }
 }
 
 /// Writes what waits to the table.
 fn write() {
-    let waiting = WAITING.take();
-    for bytes in waiting.changes.keys() {
+    let waiting = WAITING.with_borrow_mut(|waiting| std::mem::take(&mut waiting.changes));
+    for bytes in waiting.keys() {
         if let Some(change) = Change::decode(&mut bytes.as_slice()) {
             outbox::insert_change(&change);
         }

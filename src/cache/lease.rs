@@ -11,7 +11,7 @@ use std::collections::{HashMap, VecDeque};
 
 use perf_core::cache::snapshot::Snapshot;
 
-use crate::pg::{background, snapshot, taken_back};
+use crate::pg::{background, snapshot, transaction_events};
 
 const LEASES_MAX: usize = 64;
 /// Keys whose leases were dropped; with more of them within an hour, no put without a lease is believed until it is over.
@@ -35,14 +35,14 @@ impl Lease {
         Lease {
             snapshot: snapshot::active(),
             xid: snapshot::own(),
-            taken_back: taken_back::count(),
+            taken_back: transaction_events::taken_back(),
             given_at: background::now(),
         }
     }
 
     /// Whether what was computed is as it will be: not from changes that were taken back.
     pub fn holds(&self) -> bool {
-        self.taken_back == taken_back::count()
+        self.taken_back == transaction_events::taken_back()
             && is_recent(self.given_at)
             && self.xid.is_none_or(|xid| snapshot::own() == Some(xid) || snapshot::was_committed(xid))
     }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use pgrx::bgworkers::{BackgroundWorkerBuilder, BgWorkerStartTime};
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::pg_sys::panic::CaughtError;
-use pgrx::{pg_guard, pg_sys, PgTryBuilder};
+use pgrx::{pg_sys, PgTryBuilder};
 
 use crate::error::Error;
 
@@ -516,57 +516,4 @@ pub fn connectable_databases() -> Vec<(u32, String)> {
 pub fn extension_installed() -> bool {
     // SAFETY: a catalog lookup by a NUL-terminated name, inside a transaction.
     unsafe { pg_sys::get_extension_oid(c"perf_opt".as_ptr(), true) != pg_sys::InvalidOid }
-}
-
-/// What is called in the transactions of this backend.
-pub struct TransactionEvents {
-    /// Before one is committed, when all its triggers have run; may raise.
-    pub before_commit: fn(),
-    /// Before one is prepared for two-phase commit; may raise.
-    pub before_prepare: fn(),
-    /// At its end, when its changes are seen and its row locks are gone: whether it is committed.
-    pub ended: fn(bool),
-    /// A subtransaction has failed: its number. Those below it have greater ones, those before it smaller ones.
-    pub failed: fn(u32),
-}
-
-/// Has functions called in every transaction of this backend from now on.
-pub fn at_transaction_events(events: &'static TransactionEvents) {
-    #[pg_guard]
-    unsafe extern "C-unwind" fn at_event(event: pg_sys::XactEvent::Type, argument: *mut core::ffi::c_void) {
-        // SAFETY: registered below, with this argument.
-        let events = unsafe { &*argument.cast::<TransactionEvents>() };
-        match event {
-            pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT => (events.before_commit)(),
-            pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE => (events.before_prepare)(),
-            pg_sys::XactEvent::XACT_EVENT_COMMIT => (events.ended)(true),
-            pg_sys::XactEvent::XACT_EVENT_ABORT | pg_sys::XactEvent::XACT_EVENT_PREPARE => (events.ended)(false),
-            _ => {}
-        }
-    }
-    #[pg_guard]
-    unsafe extern "C-unwind" fn at_inner_event(
-        event: pg_sys::SubXactEvent::Type,
-        number: pg_sys::SubTransactionId,
-        _parent: pg_sys::SubTransactionId,
-        argument: *mut core::ffi::c_void,
-    ) {
-        if event == pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB {
-            // SAFETY: as above.
-            let events = unsafe { &*argument.cast::<TransactionEvents>() };
-            (events.failed)(number);
-        }
-    }
-    let argument = std::ptr::from_ref(events).cast_mut().cast();
-    // SAFETY: the callbacks are functions of this library, which is never unloaded; the argument lives for ever.
-    unsafe {
-        pg_sys::RegisterXactCallback(Some(at_event), argument);
-        pg_sys::RegisterSubXactCallback(Some(at_inner_event), argument);
-    }
-}
-
-/// The number of the subtransaction that is open.
-pub fn current_subtransaction() -> u32 {
-    // SAFETY: reads this process's transaction state.
-    unsafe { pg_sys::GetCurrentSubTransactionId() }
 }

@@ -4,13 +4,12 @@
 
 use std::cell::RefCell;
 use std::sync::atomic::Ordering;
-use std::sync::Once;
 
 use super::attendant::wake_attendant;
 use super::{jobs_changed, ready, wanted, Post, REGISTRY, WATCH_GENERATION};
 use crate::error::Error;
 use crate::memory::{changes, reads};
-use crate::pg::background::TransactionEvents;
+use crate::pg::transaction_events::{self, TransactionEvents};
 use crate::pg::utility::{self, UtilityKind};
 use crate::pg::{background, names};
 
@@ -50,13 +49,11 @@ impl Pending {
 /// Notes something of this transaction, for its end.
 fn note(change: impl FnOnce(&mut Pending)) {
     static EVENTS: TransactionEvents = TransactionEvents {
-        before_commit: || (),
-        before_prepare: refuse_prepare,
-        ended: |_| transaction_ended(),
-        failed: |_| (),
+        before_prepare: Some(refuse_prepare),
+        ended: Some(|_| transaction_ended()),
+        ..TransactionEvents::NONE
     };
-    static REGISTERED: Once = Once::new();
-    REGISTERED.call_once(|| background::at_transaction_events(&EVENTS));
+    transaction_events::register(&EVENTS);
     PENDING.with_borrow_mut(change);
 }
 
