@@ -3,7 +3,7 @@
 //! transaction; nothing happens before that commits.
 
 use std::collections::{BTreeMap, HashSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use perf_core::change::Part;
 use pgrx::datum::Interval;
@@ -24,7 +24,6 @@ use crate::act::runs::timestamp;
 use crate::baselines;
 use crate::collect::partitions::spi_failed;
 use crate::error::Error;
-use crate::pg::planner::Deadline;
 use crate::pg::query::select_with;
 use crate::pg::text::Text;
 use crate::pg::{background, catalog, ident, privilege};
@@ -235,20 +234,16 @@ fn refused(row: &Recommendation, what: &str, hint: &str) -> Error {
     }
 }
 
-/// How the advisor is asked.
-pub fn options(started: Instant) -> Options {
-    Options { started, deadline: started + BUDGET, budget_bytes: None, include_inapplicable: true }
+/// What the advisor on indexes says now, and the time of the workload.
+pub fn advice() -> Result<(Vec<Recommendation>, f64), Error> {
+    let workload = captured::read()?;
+    let rows = recommend::run(&workload, &Options::within(BUDGET))?.rows;
+    Ok((rows, workload.statements.iter().map(|statement| statement.total_ms).sum()))
 }
 
 /// The change that an advice on indexes asks for, and the statements that it names.
 fn of_index(recommendation_id: &str) -> Result<(Change, Vec<Watched>), Error> {
-    let workload = captured::read()?;
-    let total_ms = workload.statements.iter().map(|statement| statement.total_ms).sum();
-    let options = options(Instant::now());
-    let rows = {
-        let _limit = Deadline::set(options.deadline);
-        recommend::run(&workload, &options)?.rows
-    };
+    let (rows, total_ms) = advice()?;
     let row = rows.into_iter().find(|row| row.id == recommendation_id).ok_or_else(|| unknown(recommendation_id))?;
     of_row(&row, total_ms)
 }
@@ -261,7 +256,7 @@ fn of_row(row: &Recommendation, total_ms: f64) -> Result<(Change, Vec<Watched>),
         "not_applicable" => return Err(refused(row, "cannot be applied here", &row.reason)),
         _ => {}
     }
-    let target = relation_named(&row.relation)?.ok_or_else(|| unknown(&row.id))?;
+    let target = catalog::relation_named(&row.relation).map_err(spi_failed)?.ok_or_else(|| unknown(&row.id))?;
     let Some(ddl) = row.ddl.clone() else {
         return Err(refused(row, "has no statement to run", &row.reason));
     };
@@ -342,7 +337,7 @@ fn of_view(recommendation_id: &str, name: &str) -> Result<Change, Error> {
     let view = ident::qualified(&schema.0, name);
     let source = row.evidence.get("sources").and_then(Value::as_str).unwrap_or_default();
     let source = source.split(", ").next().unwrap_or_default();
-    let target = relation_named(source)?.ok_or_else(|| unknown(recommendation_id))?;
+    let target = catalog::relation_named(source).map_err(spi_failed)?.ok_or_else(|| unknown(recommendation_id))?;
     let total_ms = captured::read()?.statements.iter().map(|statement| statement.total_ms).sum();
     Ok(Change {
         kind: "matview".to_owned(),
@@ -422,12 +417,4 @@ fn may_rebuild(table: pg_sys::Oid) -> Result<bool, Error> {
     )
     .map_err(spi_failed)?;
     Ok(found.into_iter().next().unwrap_or(false))
-}
-
-fn relation_named(name: &str) -> Result<Option<pg_sys::Oid>, Error> {
-    let found =
-        catalog::rows("SELECT pg_catalog.to_regclass($1)::pg_catalog.oid", &[Text(name.to_owned()).into()], |row| {
-            row.get::<pg_sys::Oid>(1)
-        });
-    Ok(found.map_err(spi_failed)?.into_iter().next())
 }

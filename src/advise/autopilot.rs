@@ -3,14 +3,11 @@
 //! taken back when two rounds of executions say that it has done harm. Called by the worker of autopilot's job, in one
 //! transaction; locks as the advisor does.
 
-use std::time::Instant;
-
 use perf_core::autopilot::{is_wanted, Advice, Window};
 use perf_core::schedule::Zone;
 use serde_json::{json, Value};
 
 use super::apply;
-use super::index::recommend;
 use super::index::rows::Recommendation;
 use crate::act::change::audit::{self, Entry};
 use crate::act::change::store::{self, Change};
@@ -18,10 +15,8 @@ use crate::act::change::undo;
 use crate::act::jobs::to_unix;
 use crate::error::Error;
 use crate::guc::{self, Autopilot};
-use crate::pg::planner::Deadline;
 use crate::pg::zone::ServerZone;
 use crate::pg::{background, privilege};
-use crate::workload::captured;
 
 const MINUTE_US: i64 = 60_000_000;
 /// Failures of one advice after which it is left to people.
@@ -86,13 +81,7 @@ fn is_open(now: i64) -> Result<bool, Error> {
 
 /// The first advice that is worth it, and the time of the workload. What was taken back is not done again.
 fn choose(own: &[Change], left_bytes: f64) -> Result<Option<(Recommendation, f64)>, Error> {
-    let workload = captured::read()?;
-    let started = Instant::now();
-    let options = apply::options(started);
-    let rows = {
-        let _limit = Deadline::set(options.deadline);
-        recommend::run(&workload, &options)?.rows
-    };
+    let (rows, total_ms) = apply::advice()?;
     let taken_back = store::taken_back()?;
     let is_wanted = |row: &Recommendation| {
         row.status == "recommended"
@@ -110,7 +99,6 @@ fn choose(own: &[Change], left_bytes: f64) -> Result<Option<(Recommendation, f64
                 left_bytes,
             )
     };
-    let total_ms = workload.statements.iter().map(|statement| statement.total_ms).sum();
     Ok(rows.into_iter().find(is_wanted).map(|row| (row, total_ms)))
 }
 

@@ -9,7 +9,6 @@ use crate::advise::index::applied;
 use crate::advise::index::recommend::{self, Options};
 use crate::advise::index::what_if;
 use crate::error::Error;
-use crate::pg::planner::Deadline;
 use crate::pg::text::{self, Document, Text};
 use crate::workload::{captured, queries, stat_statements};
 
@@ -151,7 +150,6 @@ fn index_recommendations(
             include_inapplicable: required("include_inapplicable", include_inapplicable)?,
         };
         let workload = source(workload, queries, weights)?;
-        let _limit = Deadline::set(deadline);
         let mut outcome = recommend::run(&workload, &options)?;
         if workload.is_measured() {
             applied::tell(&mut outcome.rows)?;

@@ -39,6 +39,14 @@ pub fn database_bytes() -> Result<Option<f64>, pgrx::spi::Error> {
     )
 }
 
+/// The relation that a name means in the current search path, whoever has it locked; None when there is none.
+pub fn relation_named(name: &str) -> Result<Option<pg_sys::Oid>, pgrx::spi::Error> {
+    if !is_relation_name(name) {
+        return Ok(None);
+    }
+    value("SELECT pg_catalog.to_regclass($1)::pg_catalog.oid", &[Text(name.to_owned()).into()])
+}
+
 /// Whether `name` can be a relation's, qualified or not: `to_regclass` raises an ERROR for some that cannot, rather than
 /// finding nothing.
 pub fn is_relation_name(name: &str) -> bool {

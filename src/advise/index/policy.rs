@@ -94,12 +94,8 @@ fn read() -> Result<Vec<PolicyRow>, Error> {
     })
 }
 
-/// The relation that a name means, whoever has it locked.
 fn find(name: &str) -> Option<pg_sys::Oid> {
-    let look_up = "SELECT pg_catalog.to_regclass($1)::pg_catalog.oid";
-    catalog::is_relation_name(name)
-        .then(|| catalog::value::<pg_sys::Oid>(look_up, &[Text(name.to_owned()).into()]).ok().flatten())
-        .flatten()
+    catalog::relation_named(name).ok().flatten()
 }
 
 fn resolve(row: &PolicyRow, oid: Option<pg_sys::Oid>) -> Resolved {

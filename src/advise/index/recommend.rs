@@ -3,7 +3,7 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::HashSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use perf_core::index::ledger::{Outcome as PlanOutcome, Pages};
 use perf_core::index::select::{best_of, select, Selection, Storage, WORSE_MAX};
@@ -16,7 +16,7 @@ use super::rows::{self, Gain, Recommendation};
 use super::study::{self, Known, Study};
 use super::upkeep;
 use crate::error::Error;
-use crate::pg::planner::{Planned, UsedIndex};
+use crate::pg::planner::{Deadline, Planned, UsedIndex};
 use crate::workload::queries::Workload;
 
 /// Share of the time budget that the baseline may take.
@@ -49,6 +49,14 @@ pub struct Options {
     pub include_inapplicable: bool,
 }
 
+impl Options {
+    /// Everything that can be found within some time, from now.
+    pub fn within(budget: Duration) -> Options {
+        let started = Instant::now();
+        Options { started, deadline: started + budget, budget_bytes: None, include_inapplicable: true }
+    }
+}
+
 /// Rows and what the user should be told besides.
 pub struct Outcome {
     /// The answer, best first.
@@ -59,6 +67,7 @@ pub struct Outcome {
 
 /// Recommends indexes for `workload` and judges every row of the policy.
 pub fn run(workload: &Workload, options: &Options) -> Result<Outcome, Error> {
+    let _limit = Deadline::set(options.deadline);
     let budget = options.deadline.saturating_duration_since(options.started);
     let mut study = study::run(workload, options.started + budget.mul_f64(STUDY_SHARE))?;
     let cases = policy::cases()?;

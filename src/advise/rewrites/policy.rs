@@ -189,9 +189,7 @@ fn measure(example: &Example, role: pg_sys::Oid, missing: &[&String], rows: &mut
 }
 
 fn exists(name: &str) -> bool {
-    let look_up = "SELECT pg_catalog.to_regclass($1) IS NOT NULL";
-    catalog::is_relation_name(name)
-        && catalog::value::<bool>(look_up, &[Text(name.to_owned()).into()]) == Ok(Some(true))
+    catalog::relation_named(name).is_ok_and(|found| found.is_some())
 }
 
 fn read() -> Result<Vec<Example>, Error> {

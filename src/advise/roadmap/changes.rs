@@ -1,12 +1,12 @@
-//! What was changed by `perf.apply` and what it has gained, for the roadmap: perf.applied_changes, where it is there. Reads
+//! What was changed by `perf.apply` and what it has gained, for the roadmap: perf.applied_changes. Reads
 //! with the rights of the caller, who sees what that view shows; locks nothing.
 
 use perf_core::roadmap::after_each_other;
 
 use crate::error::Error;
+use crate::pg::catalog;
 use crate::pg::privilege;
 use crate::pg::text::Text;
-use crate::pg::{catalog, query};
 
 /// One change.
 #[derive(Clone, Debug)]
@@ -38,15 +38,9 @@ impl Change {
     }
 }
 
-/// All changes, the oldest first; none where the view is not there.
+/// All changes, the oldest first.
 pub fn all() -> Result<Vec<Change>, Error> {
     privilege::with_own_path(|| {
-        let is_there = query::select_under_snapshot(c"SELECT to_regclass('perf.applied_changes') IS NOT NULL", |row| {
-            row.get::<bool>(1)
-        });
-        if is_there != [true] {
-            return Ok(Vec::new());
-        }
         catalog::rows(
             "SELECT kind::text, relation::text, status::text, achieved_pct::float8
                FROM perf.applied_changes ORDER BY applied_at NULLS LAST, change_id",

@@ -2,7 +2,7 @@
 //! needs it, in a subtransaction of its own. One that fails is a warning and a reason, not the end. Locks what they lock.
 
 use std::cell::{OnceCell, RefCell};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pgrx::pg_sys;
 
@@ -13,7 +13,6 @@ use crate::advise::index::recommend::{self, Options};
 use crate::advise::index::Recommendation;
 use crate::advise::{caching, scaling};
 use crate::error::Error;
-use crate::pg::planner::Deadline;
 use crate::pg::text::Text;
 use crate::pg::{catalog, ident, privilege, query};
 use crate::workload::queries::{Source, Workload};
@@ -134,11 +133,7 @@ impl Facts {
     pub fn indexes(&self) -> Found<&[Recommendation]> {
         Self::known(self.indexes.get_or_init(|| {
             self.ask("the index advisor", || {
-                let started = Instant::now();
-                let deadline = started + self.budget.mul_f64(INDEX_SHARE);
-                let options = Options { started, deadline, budget_bytes: None, include_inapplicable: true };
-                let _limit = Deadline::set(deadline);
-                Ok(recommend::run(self.workload(), &options)?.rows)
+                Ok(recommend::run(self.workload(), &Options::within(self.budget.mul_f64(INDEX_SHARE)))?.rows)
             })
         }))
     }
