@@ -20,6 +20,8 @@ use crate::pg::{background, ident};
 
 /// SQLSTATE of what somebody, or a time limit, has cancelled.
 pub const QUERY_CANCELED: &str = "57014";
+/// SQLSTATEs of a lock that could not be had: in time, or because of a deadlock.
+const LOCK_NOT_AVAILABLE: [&str; 2] = ["55P03", "40P01"];
 
 /// Why something did not work: what the server would have told a client.
 #[derive(Clone, Debug)]
@@ -38,6 +40,11 @@ impl Failure {
     /// Of our own making.
     pub fn new(sqlstate: &str, message: impl Into<String>) -> Failure {
         Failure { sqlstate: sqlstate.to_owned(), message: message.into(), detail: None, hint: None }
+    }
+
+    /// Whether a lock could not be had.
+    pub fn is_of_a_lock(&self) -> bool {
+        LOCK_NOT_AVAILABLE.contains(&self.sqlstate.as_str())
     }
 
     fn of(cause: CaughtError) -> Failure {

@@ -21,7 +21,6 @@ use crate::pg::text::Text;
 use crate::pg::{background, buffers, catalog, ident, privilege};
 
 /// A lock that could not be had, in time or for a deadlock.
-const LOCK_NOT_AVAILABLE: [&str; 2] = ["55P03", "40P01"];
 const DUPLICATE: &str = "42P07";
 const UNDEFINED: &str = "42704";
 /// How long is waited for a lock: while nobody has to wait for that, and else.
@@ -32,7 +31,7 @@ const CLEAN_UP_LOCK_TIMEOUT: &std::ffi::CStr = c"1s";
 
 /// Whether another try may help.
 pub fn may_retry(failure: &Failure) -> bool {
-    LOCK_NOT_AVAILABLE.contains(&failure.sqlstate.as_str())
+    failure.is_of_a_lock()
 }
 
 /// Does what the change of this run is about.
@@ -187,7 +186,7 @@ fn drop_left() -> Result<usize, Failure> {
                 executor::transaction(|| Ok(store::set_left(change.change_id, false)?))?;
                 cleaned += 1;
             }
-            Err(failure) if LOCK_NOT_AVAILABLE.contains(&failure.sqlstate.as_str()) => {}
+            Err(failure) if failure.is_of_a_lock() => {}
             // It keeps no other change waiting.
             Err(failure) => {
                 pgrx::log!("perf_opt: what change {} has left cannot be dropped: {}", change.change_id, failure.message)

@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::partitions::questions::is_taken;
 use crate::partitions::Table;
 use crate::pg::query::text;
-use crate::pg::{ddl, ident, privilege, query};
+use crate::pg::{ddl, ident, privilege, query, role};
 
 /// Names tried for a table or an index.
 const NAMES_MAX: u32 = 1_000;
@@ -99,10 +99,7 @@ fn check_owner(schema: &str, owner: pg_sys::Oid, parent_owner: pg_sys::Oid) -> R
 }
 
 fn role_name(role: pg_sys::Oid) -> Option<String> {
-    let found = privilege::with_own_path(|| {
-        query::run_with(c"SELECT rolname::text FROM pg_roles WHERE oid = $1", &[role.into()], |row| row.string(1))
-    });
-    found.1.first().map(|name| ident::quote(name))
+    role::known_name(role).map(|name| ident::quote(&name))
 }
 
 /// A table and its partitions, the table first.

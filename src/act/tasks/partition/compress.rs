@@ -60,7 +60,7 @@ fn one(look: &Look, parent: &Parent, table: pg_sys::Oid, steps: &mut Steps) -> R
     let facts = match look.ground.read(|| Ok(facts(table))) {
         Ok(Some(facts)) => facts,
         Ok(None) => return Ok(()),
-        Err(failure) if ground::is_lock_failure(&failure) => {
+        Err(failure) if failure.is_of_a_lock() => {
             let (name, holders) = look.ground.read(|| Ok((ident::relation(table), ground::holders(&[table]))))?;
             let detail = format!("it is locked: {}", if holders.is_empty() { failure.message } else { holders });
             return steps.skipped(name.unwrap_or_default(), "compress", detail);

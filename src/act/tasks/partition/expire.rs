@@ -356,7 +356,7 @@ fn detach_concurrently(look: &Look, partition: &Partition, relations: &[pg_sys::
             }
             Err(failure) => failure,
         };
-        if !ground::is_lock_failure(&failure) {
+        if !failure.is_of_a_lock() {
             return Err(failure);
         }
         if look.ground.read(|| Ok(is_detaching(partition.oid)))? {

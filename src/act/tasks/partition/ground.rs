@@ -20,8 +20,6 @@ const GIVE_UP: Duration = Duration::from_secs(10);
 /// Pause between two tries: at least, and how much more at most.
 const PAUSE_MS: i64 = 50;
 const PAUSE_MORE_MS: u64 = 400;
-/// SQLSTATEs of a lock that could not be had: in time, or because of a deadlock.
-const LOCK_NOT_AVAILABLE: [&str; 2] = ["55P03", "40P01"];
 /// Holders of a lock that are named.
 const HOLDERS_MAX: i64 = 3;
 
@@ -64,7 +62,7 @@ impl Ground {
         let started = Instant::now();
         loop {
             let failure = match attempt() {
-                Err(failure) if is_lock_failure(&failure) => failure,
+                Err(failure) if failure.is_of_a_lock() => failure,
                 outcome => return outcome,
             };
             self.rest(started, failure, || self.read(|| Ok(holders(relations))))?;
@@ -112,11 +110,6 @@ impl Ground {
             Ground::Inside => executor::subtransaction(limited),
         }
     }
-}
-
-/// Whether a lock could not be had.
-pub fn is_lock_failure(failure: &Failure) -> bool {
-    LOCK_NOT_AVAILABLE.contains(&failure.sqlstate.as_str())
 }
 
 /// Runs a statement that refuses to run in a transaction, once: it gives way when it cannot have a lock for `lock_wait`. At

@@ -82,7 +82,7 @@ fn finalize(look: &Look, parent: &Parent, steps: &mut Steps) -> Result<(), Failu
         });
         match done {
             Ok(()) => steps.done(partition.full_name(), "finalize", "its detach had been interrupted")?,
-            Err(failure) if look.caller.is_some() && ground::is_lock_failure(&failure) => {
+            Err(failure) if look.caller.is_some() && failure.is_of_a_lock() => {
                 let message = format!(
                     "{}; it waits for all older snapshots, that of the statement that waits for this one included: it is \
                      tried again when that has ended",
@@ -136,7 +136,7 @@ fn create(look: &Look, parent: &Parent, range: Range, steps: &mut Steps) -> Resu
             steps.skipped(default, "move_rows", detail)?;
         }
         Err(failure) => {
-            let is_locked = ground::is_lock_failure(&failure);
+            let is_locked = failure.is_of_a_lock();
             steps.failed(parent.full_name(), "create", with_range(failure, &span))?;
             return Ok(!is_locked);
         }

@@ -7,7 +7,7 @@
 
 use perf_core::partition::{literal, Range};
 
-use super::ground::{self, Ground};
+use super::ground::Ground;
 use super::Look;
 use crate::act::executor::{self, Failure};
 use crate::partitions::{Parent, Partition};
@@ -84,7 +84,7 @@ fn drop_it(look: &Look, default: &Partition) -> Result<(), Failure> {
         let outcome = look.ground.step(&[default.oid], || alter(default, &statement));
         tries -= 1;
         match outcome {
-            Err(failure) if ground::is_lock_failure(&failure) && tries > 0 => {}
+            Err(failure) if failure.is_of_a_lock() && tries > 0 => {}
             Err(failure) => {
                 let hint = format!("Rows of later ranges are refused until it is gone: {statement}");
                 return Err(Failure { hint: Some(hint), ..failure });

@@ -13,8 +13,6 @@ use super::super::snapshots;
 use crate::act::executor::{self, Failure};
 use crate::pg::background;
 
-/// SQLSTATEs of a lock that could not be had: in time, or because of a deadlock.
-const LOCK_NOT_AVAILABLE: [&str; 2] = ["55P03", "40P01"];
 /// How often whoever waits is told who is in the way.
 const TELL: Duration = Duration::from_secs(1);
 
@@ -69,7 +67,7 @@ impl Patience {
         let mut last = String::new();
         loop {
             let failure = match executor::transaction(&mut *body) {
-                Err(failure) if LOCK_NOT_AVAILABLE.contains(&failure.sqlstate.as_str()) => failure,
+                Err(failure) if failure.is_of_a_lock() => failure,
                 outcome => return outcome.map(|value| (value, tries)),
             };
             tries += 1;
@@ -117,7 +115,7 @@ impl Patience {
         let outcome = executor::statement(statement);
         background::set_session(c"lock_timeout", c"0");
         match outcome {
-            Err(failure) if LOCK_NOT_AVAILABLE.contains(&failure.sqlstate.as_str()) => {
+            Err(failure) if failure.is_of_a_lock() => {
                 let found = executor::transaction(|| Ok(holders(&[relation])))?;
                 Err(self.gave_up(statement, 1, &found, failure))
             }
