@@ -196,9 +196,9 @@ pub fn take(source: &Source) -> Result<Batch, Error> {
         Some((position, rows, is_full)) => (Some(position), rows, is_full),
         None => (None, 0, false),
     };
-    let Some((bytes, pipe_is_full)) = from_pipe(source.dbid, portion, weight_max, &mut taken) else {
-        let bytes = changes::look(source.dbid).len();
-        return Ok(Batch { bytes, ..take_all(Missing::Some)? });
+    let found = changes::look(source.dbid);
+    let Some((bytes, pipe_is_full)) = from_pipe(&found, portion, weight_max, &mut taken) else {
+        return Ok(Batch { bytes: found.len(), ..take_all(Missing::Some)? });
     };
     let mut batch = Batch {
         changes: taken.len(),
@@ -269,10 +269,9 @@ fn finish(events: &mut BTreeMap<String, Invalid>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Takes changes from shared memory: the bytes they are, and whether there may be more. `None`: they cannot be read.
-fn from_pipe(dbid: u32, portion: Portion, weight_max: usize, taken: &mut Vec<Taken>) -> Option<(usize, bool)> {
-    let found = changes::look(dbid);
-    let mut rest = found.as_slice();
+/// Takes changes of what was in shared memory: the bytes they are, and whether there may be more. `None`: they cannot be read.
+fn from_pipe(found: &[u8], portion: Portion, weight_max: usize, taken: &mut Vec<Taken>) -> Option<(usize, bool)> {
+    let mut rest = found;
     let (mut count, mut weight) = (0, 0);
     while !rest.is_empty() && count < portion.rows && weight < weight_max {
         let before = rest;

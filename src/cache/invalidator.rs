@@ -71,7 +71,7 @@ pub extern "C-unwind" fn perf_opt_invalidator_main(argument: pg_sys::Datum) {
     }
     registry::detach_attendant(Post::Invalidator, dbid, pid, unneeded);
     // A writer whose commit woke this process since its last look counts on it; from now on they count on the next one.
-    if unneeded.is_some() && (!changes::look(dbid).is_empty() || is_something_left()) {
+    if unneeded.is_some() && (!changes::is_empty(dbid) || is_something_left()) {
         registry::wanted(Post::Invalidator, dbid);
     }
     background::exit(0);
@@ -227,7 +227,7 @@ impl Invalidator {
                         return Some(changes);
                     }
                     // What has woken this process may have been taken for something else that was waited for since.
-                    if !changes::look(self.dbid).is_empty() || changes::tabled(self.dbid) != self.table.noted {
+                    if !changes::is_empty(self.dbid) || changes::tabled(self.dbid) != self.table.noted {
                         continue;
                     }
                     self.sleep(match self.untold.is_empty() {
@@ -380,7 +380,9 @@ impl Invalidator {
             registry::note_invalidation(self.dbid, |note| note.flushes += 1);
         }
         self.removed += round.batch.rows as u64;
-        self.position = round.batch.position.unwrap_or(std::mem::take(&mut self.position));
+        if let Some(position) = round.batch.position {
+            self.position = position;
+        }
         if count > 0 {
             // A full one leaves others behind, which need not wait.
             self.batch_ended_at = if is_full { 0 } else { background::now() };

@@ -247,6 +247,11 @@ pub fn tabled(dbid: u32) -> Option<u64> {
     locked(|area| area.find_or_add(dbid).map(|pipe| pipe.tabled)).flatten()
 }
 
+/// Whether nothing is in the pipe of a database.
+pub fn is_empty(dbid: u32) -> bool {
+    locked(|area| area.find(dbid).is_none_or(|pipe| pipe.filled == 0)).unwrap_or(true)
+}
+
 /// What is in the pipe of a database.
 pub fn look(dbid: u32) -> Vec<u8> {
     locked(|area| area.find(dbid).map(|pipe| pipe.bytes[..pipe.filled as usize].to_vec())).flatten().unwrap_or_default()

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Optional
+from typing import Any, Mapping, Optional
 
 from .system import HarnessError, exclusive
 
@@ -18,6 +18,18 @@ PACKAGES = {"hypopg": "postgresql-{}-hypopg", "pg_qualstats": "postgresql-{}-pg-
 
 # Libraries that are not called what the extension is.
 LIBRARIES = {"pg_partman": "pg_partman_bgw"}
+
+
+def with_pg_cron(case: Any, settings: Mapping[str, Any]) -> Any:
+    """A private cluster of a test with both libraries and extensions, pg_cron's jobs in the database postgres; else the test is skipped."""
+    cluster = case.private_cluster({**settings, "shared_preload_libraries": "perf_opt,pg_cron"}, start=False)
+    absent = provide(cluster.pg_root, cluster.major, "pg_cron")
+    if absent:
+        case.skipTest(absent)
+    cluster.configure({"cron.host": cluster.socket_dir})
+    cluster.start()
+    cluster.sql("CREATE EXTENSION perf_opt; CREATE EXTENSION pg_cron")
+    return cluster
 
 
 def provide(pg_root: Path, major: int, library: str) -> Optional[str]:

@@ -7,7 +7,7 @@ import time
 
 from .cluster import Cluster, SqlError
 from .jobs_case import SETTINGS, JobTest
-from .neighbours import provide
+from .neighbours import with_pg_cron
 
 SECONDS = 60
 
@@ -42,20 +42,8 @@ class PgCron(JobTest):
     uses_shared_cluster = False
     time_limit = 180.0
 
-    def start(self) -> Cluster:
-        """A server with both libraries, pg_cron in the database postgres."""
-        cluster = self.private_cluster({**SETTINGS, "shared_preload_libraries": "perf_opt,pg_cron"}, start=False)
-        absent = provide(cluster.pg_root, cluster.major, "pg_cron")
-        if absent:
-            self.skipTest(absent)
-        cluster.configure({"cron.host": cluster.socket_dir})
-        cluster.start()
-        cluster.sql("CREATE EXTENSION perf_opt")
-        cluster.sql("CREATE EXTENSION pg_cron")
-        return cluster
-
     def test_starts_jobs_and_calls_every_function(self) -> None:
-        cluster = self.start()
+        cluster = with_pg_cron(self, SETTINGS)
         cluster.sql("CREATE TABLE cron_t AS SELECT g AS a FROM generate_series(1, 100) g; CREATE TABLE ran (a int)")
         jobs = {name: cluster.scalar(f"SELECT perf.job_schedule('{name}', 'manual', 'INSERT INTO ran VALUES (1)')")
                 for name in ("job", "paused", "resumed", "removed")}

@@ -10,7 +10,7 @@ from typing import Any, Optional
 
 from .case import ClusterTest
 from .cluster import Cluster, SqlError
-from .neighbours import provide
+from .neighbours import with_pg_cron
 from .system import clean_environment
 
 TABLES = """
@@ -286,13 +286,7 @@ class PgCron(ClusterTest):
     time_limit = 180.0
 
     def test_the_readme(self) -> None:
-        cluster = self.private_cluster({"shared_preload_libraries": "perf_opt,pg_cron"}, start=False)
-        absent = provide(cluster.pg_root, cluster.major, "pg_cron")
-        if absent:
-            self.skipTest(absent)
-        cluster.configure({"cron.host": cluster.socket_dir})
-        cluster.start()
-        cluster.sql("CREATE EXTENSION perf_opt; CREATE EXTENSION pg_cron")
+        cluster = with_pg_cron(self, {})
         text = Path(__file__).resolve().parents[2].joinpath("README.md").read_text()
         block = text.split("<!-- tests/e2e/test_roadmap.py runs this. -->\n```sql\n", 1)[1].split("```", 1)[0]
         cluster.psql(stdin=block)
