@@ -8,7 +8,8 @@ CREATE TABLE perf.baseline (
     from_at     timestamptz NOT NULL,
     captured_at timestamptz NOT NULL,
     history_at  timestamptz NOT NULL,
-    expires_at  timestamptz NOT NULL
+    expires_at  timestamptz NOT NULL,
+    change_id   bigint
 );
 
 CREATE TABLE perf.baseline_statement (
@@ -40,7 +41,7 @@ SELECT b.name, s.userid, s.queryid, s.query, s.calls, s.failures, s.total_ms, s.
 
 CREATE VIEW perf.baselines AS
 SELECT b.name, b.note, pg_catalog.pg_get_userbyid(b.owner)::text AS owner, b.from_at, b.captured_at, b.expires_at,
-       t.statements, t.calls, t.total_ms, b.history_at
+       t.statements, t.calls, t.total_ms, b.history_at, b.change_id
   FROM perf.baseline AS b
  CROSS JOIN LATERAL (SELECT count(*) AS statements, coalesce(sum(s.calls), 0)::bigint AS calls,
                             coalesce(sum(s.total_ms), 0)::float8 AS total_ms
@@ -53,6 +54,7 @@ COMMENT ON TABLE perf.baseline IS 'Baselines: what statements did between from_a
 COMMENT ON COLUMN perf.baseline.owner IS 'Role that captured it, and that may drop it';
 COMMENT ON COLUMN perf.baseline.history_at IS 'How far the history went when it was captured: what is written to it later is later, but for what was pending';
 COMMENT ON COLUMN perf.baseline.expires_at IS 'When it is removed';
+COMMENT ON COLUMN perf.baseline.change_id IS 'The change that it was captured for by perf.apply(); NULL of one that somebody asked for';
 COMMENT ON TABLE perf.baseline_statement IS 'Statements of baselines, those with most time; of all nesting levels. total_ms in ms; shared_blks: blocks found in the buffer cache or read; histogram: latencies, encoded. pending_*: of these, what was not in the history yet.';
 COMMENT ON VIEW perf.baseline_statement_visible IS 'Statements of baselines: one''s own; those of others for members of pg_read_all_stats.';
-COMMENT ON VIEW perf.baselines IS 'Baselines that have not expired. Columns: name text, note text, owner text, from_at and captured_at timestamptz (the time they are of), expires_at timestamptz, statements bigint, calls bigint, total_ms double precision, history_at timestamptz (how far the history went).';
+COMMENT ON VIEW perf.baselines IS 'Baselines that have not expired. Columns: name text, note text, owner text, from_at and captured_at timestamptz (the time they are of), expires_at timestamptz, statements bigint, calls bigint, total_ms double precision, history_at timestamptz (how far the history went), change_id bigint (the change that perf.apply() captured it for; NULL of one that somebody asked for).';

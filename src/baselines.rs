@@ -35,8 +35,23 @@ pub struct Change {
     pub verdict: Verdict,
 }
 
+/// What for a baseline is captured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Occasion {
+    /// Somebody wants to compare with it.
+    Asked,
+    /// A change of this number. Those of changes make room for each other, and take none away from people.
+    Change(i64),
+}
+
 /// Keeps what has been done since a time. The number of the baseline.
-pub fn capture(name: &str, note: Option<&str>, since: TimestampWithTimeZone, keep: Interval) -> Result<i64, Error> {
+pub fn capture(
+    name: &str,
+    note: Option<&str>,
+    since: TimestampWithTimeZone,
+    keep: Interval,
+    occasion: Occasion,
+) -> Result<i64, Error> {
     check_name(name)?;
     let now = background::now();
     let from = i64::from(since);
@@ -53,19 +68,16 @@ pub fn capture(name: &str, note: Option<&str>, since: TimestampWithTimeZone, kee
     let owner = privilege::current_role();
     privilege::as_owner(TABLE, || {
         run_with(c"DELETE FROM perf.baseline WHERE expires_at <= pg_catalog.clock_timestamp()", &[], |_| ());
-        let count = run_with(c"SELECT pg_catalog.count(*) FROM perf.baseline", &[], |row| row.get::<i64>(1)).1;
-        if count.first().copied().flatten() >= Some(BASELINES_MAX) {
-            return Err(Error::WrongState {
-                message: format!("there are {BASELINES_MAX} baselines"),
-                hint: "Remove those that nobody compares with: perf.baseline_drop(name); perf.baselines lists them."
-                    .to_owned(),
-            });
-        }
+        make_room(occasion)?;
+        let change_id = match occasion {
+            Occasion::Asked => None,
+            Occasion::Change(id) => Some(id),
+        };
         // One statement, so one look at the history: whatever is not in it now is pending, or later.
         let made = run_with(
             c"WITH made AS (
-                  INSERT INTO perf.baseline (name, note, owner, from_at, captured_at, history_at, expires_at)
-                  SELECT $1, $2, $3, $4, n.now, h.at, n.now + $5
+                  INSERT INTO perf.baseline (name, note, owner, from_at, captured_at, history_at, expires_at, change_id)
+                  SELECT $1, $2, $3, $4, n.now, h.at, n.now + $5, $6
                     FROM (SELECT pg_catalog.clock_timestamp() AS now) AS n,
                          (SELECT coalesce(pg_catalog.max(collected_at), '-infinity') AS at FROM perf.statement_history) AS h
                   ON CONFLICT (name) DO NOTHING RETURNING baseline_id),
@@ -95,7 +107,14 @@ pub fn capture(name: &str, note: Option<&str>, since: TimestampWithTimeZone, kee
                     FROM made AS m, activity AS a WHERE a.queryid IS NOT NULL AND a.calls > 0
                    GROUP BY m.baseline_id, a.userid, a.queryid ORDER BY pg_catalog.sum(a.total_ms) DESC LIMIT 5000)
               SELECT baseline_id FROM made",
-            &[text(name), note.map(|note| Text(note.to_owned())).into(), owner.into(), since.into(), keep.into()],
+            &[
+                text(name),
+                note.map(|note| Text(note.to_owned())).into(),
+                owner.into(),
+                since.into(),
+                keep.into(),
+                change_id.into(),
+            ],
             |row| row.get::<i64>(1),
         );
         let Some(id) = made.1.into_iter().flatten().next() else {
@@ -106,6 +125,29 @@ pub fn capture(name: &str, note: Option<&str>, since: TimestampWithTimeZone, kee
         };
         Ok(id)
     })
+}
+
+/// Sees to it that there is room for one more.
+fn make_room(occasion: Occasion) -> Result<(), Error> {
+    if let Occasion::Change(_) = occasion {
+        run_with(
+            c"DELETE FROM perf.baseline WHERE baseline_id IN (
+                  SELECT baseline_id FROM perf.baseline WHERE change_id IS NOT NULL ORDER BY baseline_id DESC OFFSET $1)",
+            &[(BASELINES_MAX - 1).into()],
+            |_| (),
+        );
+        return Ok(());
+    }
+    let query = c"SELECT pg_catalog.count(*) FROM perf.baseline WHERE change_id IS NULL";
+    let count = run_with(query, &[], |row| row.get::<i64>(1)).1;
+    if count.first().copied().flatten() >= Some(BASELINES_MAX) {
+        return Err(Error::WrongState {
+            message: format!("there are {BASELINES_MAX} baselines"),
+            hint: "Remove those that nobody compares with: perf.baseline_drop(name); perf.baselines lists them."
+                .to_owned(),
+        });
+    }
+    Ok(())
 }
 
 fn check_name(name: &str) -> Result<(), Error> {

@@ -4,7 +4,7 @@ use pgrx::datum::{Interval, TimestampWithTimeZone};
 use pgrx::prelude::*;
 
 use super::{or_raise, required};
-use crate::baselines;
+use crate::baselines::{self, Occasion};
 use crate::pg::text::Text;
 
 /// Keeps what the statements of this database did since a time, under a name. Its number.
@@ -18,7 +18,7 @@ fn baseline_capture(
     let name = or_raise(required("name", name));
     let since = or_raise(required("since", since));
     let keep = or_raise(required("keep", keep));
-    or_raise(baselines::capture(name, note, since, keep))
+    or_raise(baselines::capture(name, note, since, keep, Occasion::Asked))
 }
 
 /// Statement by statement, what has changed between two baselines, or since one was captured.

@@ -61,12 +61,12 @@ fn first<T>(
     })
 }
 
-/// The latest baseline: name, when, statements.
+/// The latest baseline that somebody asked for: name, when, statements.
 fn latest_baseline(facts: &Facts) -> Result<Option<(String, String, i64)>, String> {
     first(
         facts,
         c"SELECT name, to_char(captured_at, 'YYYY-MM-DD HH24:MI TZH'), statements FROM perf.baselines
-           ORDER BY captured_at DESC LIMIT 1",
+           WHERE change_id IS NULL ORDER BY captured_at DESC LIMIT 1",
         &[],
         |row| (row.string(1), row.string(2), row.get::<i64>(3).unwrap_or(0)),
     )
