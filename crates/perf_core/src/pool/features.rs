@@ -48,6 +48,11 @@ impl Feature {
     }
 }
 
+/// Settings that PgBouncer keeps for each client and sets itself when a client gets another connection, so that its own
+/// statements are among those that the server sees (documentation of `track_extra_parameters`); and what SQL calls them.
+const FOLLOWED: [&str; 7] =
+    ["client_encoding", "names", "datestyle", "timezone", "time", "standard_conforming_strings", "application_name"];
+
 /// What a statement uses that needs a session of its own. Sees words outside of strings, quoted names and comments; a
 /// function that does it inside is not seen.
 pub fn feature_of(sql: &str) -> Option<Feature> {
@@ -65,7 +70,11 @@ pub fn feature_of(sql: &str) -> Option<Feature> {
             let dropped = words.windows(3).any(|w| w[0] == "on" && w[1] == "commit" && w[2] == "drop");
             return (temporary(scope) && !dropped).then_some(Feature::TemporaryTable);
         }
-        "set" if !matches!(word(1), "local" | "transaction" | "constraints") => return Some(Feature::SessionSetting),
+        "set" if !matches!(word(1), "local" | "transaction" | "constraints") => {
+            let is_named = word(1) == "session" && word(2) != "characteristics";
+            let name = if is_named { word(2) } else { word(1) };
+            return (!FOLLOWED.contains(&name)).then_some(Feature::SessionSetting);
+        }
         "select" if words.windows(2).any(|w| w[0] == "into" && temporary(&w[1])) => {
             return Some(Feature::TemporaryTable)
         }
@@ -129,6 +138,11 @@ mod tests {
             ("SET search_path = a", Some(SessionSetting)),
             ("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY", Some(SessionSetting)),
             ("SET LOCAL search_path = a", None),
+            ("SET SESSION search_path = a", Some(SessionSetting)),
+            ("SET application_name='x'; SET client_encoding='UTF8'", None),
+            ("SET SESSION DateStyle = 'ISO'", None),
+            ("SET TIME ZONE 'UTC'", None),
+            ("SET NAMES 'UTF8'", None),
             ("SET TRANSACTION READ ONLY", None),
             ("SET CONSTRAINTS ALL DEFERRED", None),
             ("SELECT set_config('a.b', $1, false)", Some(SessionSetting)),
