@@ -2,6 +2,8 @@
 //! room, keeps what the statements concerned did so far, and queues the run. Called by perf.apply() in the user's
 //! transaction; nothing happens before that commits.
 
+mod partitioning;
+
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
@@ -21,7 +23,7 @@ use crate::act::change::watched::{self, Watched};
 use crate::act::change::{index_state, queue_run, room};
 use crate::act::define;
 use crate::act::runs::timestamp;
-use crate::baselines;
+use crate::baselines::{self, Occasion};
 use crate::collect::partitions::spi_failed;
 use crate::error::Error;
 use crate::pg::query::select_with;
@@ -54,6 +56,7 @@ pub fn request(recommendation_id: &str) -> Result<i64, Error> {
     }
     let (mut change, concerned) = match recommendation_id.strip_prefix(VIEWS) {
         Some(view) => (of_view(recommendation_id, view)?, Vec::new()),
+        None if recommendation_id.starts_with(partitioning::PREFIX) => partitioning::of(recommendation_id)?,
         None if recommendation_id.starts_with(SCALING) => return Err(by_itself(recommendation_id)?),
         None => of_index(recommendation_id)?,
     };
@@ -91,7 +94,7 @@ fn begin(mut change: Change, mut concerned: Vec<Watched>) -> Result<i64, Error> 
     change.change_id = change_id;
     let baseline = format!("before change {change_id} ({})", change.recommendation_id);
     let note = format!("captured before a change of {}", change.relation);
-    baselines::capture(&baseline, Some(&note), timestamp(since(&change)?), keep()?)?;
+    baselines::capture(&baseline, Some(&note), timestamp(since(&change)?), keep()?, Occasion::Change(change_id))?;
     store::set_baseline(change_id, &baseline)?;
     watched::keep(change_id, &baseline, &concerned)?;
     let entry = Entry {
@@ -106,10 +109,8 @@ fn begin(mut change: Change, mut concerned: Vec<Watched>) -> Result<i64, Error> 
 }
 
 fn in_hand(recommendation_id: &str, what: &str) -> Error {
-    Error::WrongState {
-        message: format!("recommendation \"{recommendation_id}\" {what}"),
-        hint: "perf.applied_changes says where it stands; perf.undo() takes back what is applied.".to_owned(),
-    }
+    let hint = "perf.applied_changes says where it stands; perf.undo() takes back what is applied.";
+    refused_as(recommendation_id, what, hint)
 }
 
 fn applied_already(open: &Change) -> Error {
@@ -228,10 +229,11 @@ fn unknown(recommendation_id: &str) -> Error {
 }
 
 fn refused(row: &Recommendation, what: &str, hint: &str) -> Error {
-    Error::WrongState {
-        message: format!("recommendation \"{}\" on {} {what}", row.id, row.relation),
-        hint: hint.to_owned(),
-    }
+    refused_as(&row.id, &format!("on {} {what}", row.relation), hint)
+}
+
+fn refused_as(recommendation_id: &str, what: &str, hint: &str) -> Error {
+    Error::WrongState { message: format!("recommendation \"{recommendation_id}\" {what}"), hint: hint.to_owned() }
 }
 
 /// What the advisor on indexes says now, and the time of the workload.
@@ -312,10 +314,7 @@ fn of_view(recommendation_id: &str, name: &str) -> Result<Change, Error> {
         return Err(match &row.config {
             // Of a captured statement: what its names mean is for somebody to check who knows.
             Some(_) => by_itself(recommendation_id)?,
-            None => Error::WrongState {
-                message: format!("recommendation \"{recommendation_id}\" has no statement to run"),
-                hint: row.recommendation,
-            },
+            None => refused_as(recommendation_id, "has no statement to run", &row.recommendation),
         });
     };
     let place = catalog::rows(
@@ -400,7 +399,7 @@ fn of_existing(row: &Recommendation, change: &mut Change) -> Result<(), Error> {
     // What nobody could use is not made again.
     change.undo_ddl = (is_drop && found.valid).then(|| {
         let create = concurrently(&found.definition);
-        std::iter::once(create).chain(found.extras).collect::<Vec<_>>().join(";\n")
+        std::iter::once(create).chain(found.extras).chain(found.analyze).collect::<Vec<_>>().join(";\n")
     });
     Ok(())
 }

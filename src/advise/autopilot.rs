@@ -3,22 +3,18 @@
 //! taken back when two rounds of executions say that it has done harm. Called by the worker of autopilot's job, in one
 //! transaction; locks as the advisor does.
 
-use perf_core::autopilot::{is_wanted, Advice, Window};
-use perf_core::schedule::Zone;
+use perf_core::autopilot::{is_wanted, Advice};
 use serde_json::{json, Value};
 
 use super::apply;
 use super::index::rows::Recommendation;
 use crate::act::change::audit::{self, Entry};
 use crate::act::change::store::{self, Change};
-use crate::act::change::undo;
-use crate::act::jobs::to_unix;
+use crate::act::change::{undo, window};
 use crate::error::Error;
 use crate::guc::{self, Autopilot};
-use crate::pg::zone::ServerZone;
-use crate::pg::{background, privilege};
+use crate::pg::privilege;
 
-const MINUTE_US: i64 = 60_000_000;
 /// Failures of one advice after which it is left to people.
 const FAILURES_MAX: usize = 3;
 
@@ -30,7 +26,7 @@ pub fn step() -> Result<Result<Value, String>, Error> {
     }
     store::settle()?;
     let own = store::of_autopilot()?;
-    for harmful in own.iter().filter(|change| change.is_confirmed_harm() && change.undo_ddl.is_some()) {
+    for harmful in own.iter().filter(|change| change.is_confirmed_harm() && change.can_be_taken_back()) {
         // One that cannot be taken back is a person's to look at, and keeps no other waiting.
         match privilege::as_role(harmful.owner, || undo::request(&harmful.recommendation_id)) {
             Ok(run_id) => return Ok(Ok(json!({ "undo": harmful.recommendation_id, "run_id": run_id }))),
@@ -42,7 +38,7 @@ pub fn step() -> Result<Result<Value, String>, Error> {
     if let Some(open) = store::in_hand()?.into_iter().next() {
         return Ok(Err(format!("change {} is {}: one at a time", open.change_id, open.status)));
     }
-    if !is_open(background::now())? {
+    if !window::is_open()? {
         return Ok(Err("it is not within perf_opt.autopilot_window".to_owned()));
     }
     let used: f64 = own
@@ -59,24 +55,6 @@ pub fn step() -> Result<Result<Value, String>, Error> {
     }
     let run_id = apply::unasked(&row, total_ms)?;
     Ok(Ok(json!({ "apply": row.id, "run_id": run_id })))
-}
-
-/// Whether it is a time for changes.
-fn is_open(now: i64) -> Result<bool, Error> {
-    let text = guc::autopilot_window();
-    let wrong = || Error::WrongState {
-        message: format!("perf_opt.autopilot_window is \"{text}\""),
-        hint: "Such as 22:00-05:00 Europe/Berlin, or nothing for any time.".to_owned(),
-    };
-    let window = Window::parse(&text).ok_or_else(wrong)?;
-    let at = to_unix(now);
-    let offset_s = match window.zone.as_str() {
-        "" => 0,
-        zone => ServerZone::named("perf_opt.autopilot_window", zone)?.offset_s(at),
-    };
-    let local = at + i64::from(offset_s) * 1_000_000;
-    let minute = local.div_euclid(MINUTE_US).rem_euclid(24 * 60);
-    Ok(window.contains(u32::try_from(minute).unwrap_or(0)))
 }
 
 /// The first advice that is worth it, and the time of the workload. What was taken back is not done again.
@@ -104,7 +82,8 @@ fn choose(own: &[Change], left_bytes: f64) -> Result<Option<(Recommendation, f64
 
 /// Whether an advice has not been carried out before, nor failed too often.
 fn may_try(own: &[Change], recommendation_id: &str) -> bool {
-    let earlier: Vec<&Change> = own.iter().filter(|change| change.recommendation_id == recommendation_id).collect();
+    let of_advice = |change: &&Change| change.recommendation_id == recommendation_id && !change.is_postponed();
+    let earlier: Vec<&Change> = own.iter().filter(of_advice).collect();
     earlier.len() < FAILURES_MAX && earlier.iter().all(|change| change.status == "failed")
 }
 

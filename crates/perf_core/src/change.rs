@@ -3,8 +3,9 @@
 //! Each statement is compared with itself ([`baseline::verdict`]: more than chance, and more than five per cent). Three things
 //! keep what has nothing to do with the change out of it. Statements that do not touch the relation tell how much faster or
 //! slower everything has become meanwhile ([`drift`]). A statement whose blocks per call have not moved with its time must
-//! have moved by half to count: what an index changes is mostly what is read. And what counts is weighed by the share that
-//! the statement has in the measured time, so that the sum can be laid next to what was promised.
+//! have moved by half to count: what an index changes is mostly what is read; and where too few other statements run to tell
+//! how the machine fares, it counts as slower only if it reads more. And what counts is weighed by the share that the
+//! statement has in the measured time, so that the sum can be laid next to what was promised.
 
 use crate::baseline::{self, Side, CALLS_MIN, CHANGE_MIN};
 
@@ -173,8 +174,8 @@ pub struct Judgement {
     pub moved: Vec<Moved>,
 }
 
-/// What statements that have nothing to do with the change take in relation to before: the median; 1 of too few.
-pub fn drift(statements: &[Observed]) -> f64 {
+/// What statements that have nothing to do with the change take in relation to before: the median; `None` of too few.
+pub fn drift(statements: &[Observed]) -> Option<f64> {
     let mut ratios: Vec<f64> = statements
         .iter()
         .filter(|one| one.part == Part::Control && one.before.calls.min(one.after.calls) >= CALLS_MIN)
@@ -182,22 +183,22 @@ pub fn drift(statements: &[Observed]) -> f64 {
         .filter(|ratio| ratio.is_finite())
         .collect();
     if ratios.len() < CONTROLS_MIN {
-        return 1.0;
+        return None;
     }
     ratios.sort_by(f64::total_cmp);
     let (low, high) = (ratios[(ratios.len() - 1) / 2], ratios[ratios.len() / 2]);
-    ((low + high) / 2.0).clamp(1.0 / DRIFT_MAX, DRIFT_MAX)
+    Some(((low + high) / 2.0).clamp(1.0 / DRIFT_MAX, DRIFT_MAX))
 }
 
 /// What has become of one statement, while everything else takes `drift` of what it took.
-pub fn moved(one: &Observed, drift: f64) -> Moved {
+pub fn moved(one: &Observed, drift: Option<f64>) -> Moved {
     if one.before.calls.min(one.after.calls) < CALLS_MIN {
         return Moved::Unknown;
     }
     let (Some(was), Some(is)) = (one.before.mean_ms().filter(|ms| *ms > 0.0), one.after.mean_ms()) else {
         return Moved::Unknown;
     };
-    let ratio = is / was / drift;
+    let ratio = is / was / drift.unwrap_or(1.0);
     // One more block: the first ones of small numbers are no evidence.
     let blocks = (one.blocks_after + 1.0) / (one.blocks_before + 1.0);
     match baseline::verdict(&one.before, &one.after) {
@@ -206,7 +207,9 @@ pub fn moved(one: &Observed, drift: f64) -> Moved {
         {
             Moved::Faster(ratio)
         }
-        baseline::Verdict::Slower if ratio > 1.0 + CHANGE_MIN && (blocks > 1.0 + CHANGE_MIN || ratio >= CLEAR) => {
+        baseline::Verdict::Slower
+            if ratio > 1.0 + CHANGE_MIN && (blocks > 1.0 + CHANGE_MIN || (ratio >= CLEAR && drift.is_some())) =>
+        {
             Moved::Slower(ratio)
         }
         _ => Moved::Same,
@@ -217,15 +220,27 @@ pub fn moved(one: &Observed, drift: f64) -> Moved {
 pub fn judge(statements: &[Observed], promise: &Promise) -> Judgement {
     let drift = drift(statements);
     let moved: Vec<Moved> = statements.iter().map(|one| moved(one, drift)).collect();
-    let waiting = |reason: String| Judgement {
-        verdict: Verdict::Waiting,
+    let without_figures = |verdict: Verdict, reason: String| Judgement {
+        verdict,
         achieved_pct: None,
         reason,
-        drift,
+        drift: drift.unwrap_or(1.0),
         moved: moved.clone(),
     };
     if let Some(reason) = missing(statements, promise) {
-        return waiting(reason);
+        return without_figures(Verdict::Waiting, reason);
+    }
+    if !statements.iter().zip(&moved).any(|(one, moved)| one.part != Part::Control && *moved != Moved::Unknown) {
+        // Nothing was executed often enough to be compared, and it was waited for long enough.
+        return match promise.aim {
+            Aim::Thrift => {
+                without_figures(Verdict::Verified, "no statement on the table was executed often since".to_owned())
+            }
+            Aim::Speed => without_figures(
+                Verdict::NoGain,
+                format!("the statements that it was made for were not executed {CALLS_MIN} times since"),
+            ),
+        };
     }
     let (mut gain, mut loss, mut concerned) = (0.0, 0.0, 0.0);
     let (mut faster, mut slower, mut judged) = (0usize, 0usize, 0usize);
@@ -294,7 +309,7 @@ pub fn judge(statements: &[Observed], promise: &Promise) -> Judgement {
     };
     let off = promise.predicted_pct.is_some_and(|pct| (pct - achieved_pct).abs() > GAP_MIN_PCT);
     let reason = if off { reason + &gap(statements, &moved) } else { reason };
-    Judgement { verdict, achieved_pct: Some(achieved_pct), reason, drift, moved }
+    Judgement { verdict, achieved_pct: Some(achieved_pct), reason, drift: drift.unwrap_or(1.0), moved }
 }
 
 /// The statement by which most of the time that was predicted to be saved has gone another way, in words.
@@ -315,39 +330,42 @@ fn gap(statements: &[Observed], moved: &[Moved]) -> String {
 
 /// What has still to be executed, in words.
 fn missing(statements: &[Observed], promise: &Promise) -> Option<String> {
+    if promise.is_late {
+        return None;
+    }
     let has_promised = statements.iter().any(|one| one.part == Part::Promised);
     let concerned: Vec<&Observed> = statements
         .iter()
         .filter(|one| if has_promised { one.part == Part::Promised } else { one.part != Part::Control })
         .collect();
-    let calls: u64 = concerned.iter().map(|one| one.after.calls).sum();
-    if concerned.is_empty() && !(promise.is_late && promise.aim == Aim::Thrift) {
+    if concerned.is_empty() {
         return Some("no captured statement reads or writes the table yet".to_owned());
     }
-    if promise.is_late && (calls >= CALLS_MIN || promise.aim == Aim::Thrift) {
-        return None;
-    }
+    let calls: u64 = concerned.iter().map(|one| one.after.calls).sum();
     if calls < promise.min_calls {
         return Some(format!(
             "{calls} executions of the statements concerned since the change, {} are needed",
             promise.min_calls
         ));
     }
+    let writers: Vec<&Observed> = statements.iter().filter(|one| one.part == Part::Writer).collect();
+    unseen(&concerned, "statements with").or_else(|| unseen(&writers, "statements that write to the table, with"))
+}
+
+/// Which of the statements that were executed often before have not been seen again, in words.
+fn unseen(statements: &[&Observed], which: &str) -> Option<String> {
     let weight = |seen: &dyn Fn(&Observed) -> bool| -> f64 {
-        concerned.iter().filter(|one| seen(one)).map(|one| one.weight_ms).sum()
+        statements.iter().filter(|one| seen(one)).map(|one| one.weight_ms).sum()
     };
     // What was never seen before cannot be compared, however long one waits.
     let (all, seen) = (
         weight(&|one| one.before.calls >= CALLS_MIN),
         weight(&|one| one.before.calls >= CALLS_MIN && one.after.calls >= CALLS_MIN),
     );
-    if seen < SEEN_MIN * all {
-        return Some(format!(
-            "statements with {:.0} % of the time concerned were executed less than {CALLS_MIN} times since the change",
-            100.0 * (all - seen) / all
-        ));
-    }
-    None
+    (seen < SEEN_MIN * all).then(|| {
+        let share = 100.0 * (all - seen) / all;
+        format!("{which} {share:.0} % of the time concerned were executed less than {CALLS_MIN} times since the change")
+    })
 }
 
 /// The disk of an index that is to be built has room for it: the index itself, as much again for the sort, and what shall
@@ -501,11 +519,45 @@ mod tests {
         assert!(judgement.reason.contains("executed less than 10 times"), "{}", judgement.reason);
         assert_eq!(judge(&[one.clone(), seldom], &Promise { is_late: true, ..wanted }).verdict, Verdict::NoGain);
         one.after = draw.side(50, 1.0);
-        let judgement = judge(&[one], &wanted);
+        let judgement = judge(&[one.clone()], &wanted);
         assert!(judgement.reason.contains("50 executions"), "{}", judgement.reason);
         assert_eq!(judge(&[], &wanted).verdict, Verdict::Waiting);
         let late = Promise { is_late: true, aim: Aim::Thrift, ..wanted };
         assert_eq!(judge(&[], &late).verdict, Verdict::Verified);
+        // What is never executed again is not waited for without end.
+        one.after = Side::default();
+        let judgement = judge(&[one.clone()], &wanted);
+        assert_eq!(judgement.verdict, Verdict::Waiting);
+        let judgement = judge(&[one], &Promise { is_late: true, ..wanted });
+        assert_eq!((judgement.verdict, judgement.achieved_pct), (Verdict::NoGain, None));
+    }
+
+    #[test]
+    fn it_waits_for_those_who_pay() {
+        let mut draw = Draw(9);
+        let reader = draw.observed(Part::Promised, 10.0, 1.0, (1000.0, 10.0));
+        let mut writer = draw.observed(Part::Writer, 1.0, 3.0, (3.0, 30.0));
+        writer.weight_ms = 10.0 * reader.weight_ms;
+        let wanted = promise(Aim::Speed, reader.weight_ms + writer.weight_ms);
+        assert_eq!(judge(&[reader.clone(), writer.clone()], &wanted).verdict, Verdict::Regressed);
+        writer.after = Side::default();
+        let judgement = judge(&[reader.clone(), writer.clone()], &wanted);
+        assert_eq!(judgement.verdict, Verdict::Waiting);
+        assert!(judgement.reason.contains("that write"), "{}", judgement.reason);
+        let late = Promise { is_late: true, ..wanted };
+        assert_eq!(judge(&[reader, writer], &late).verdict, Verdict::Verified);
+    }
+
+    #[test]
+    fn a_slow_machine_is_no_regression_where_nothing_tells_how_slow_it_is() {
+        let mut draw = Draw(10);
+        let slow = draw.observed(Part::Reader, 5.0, 15.0, (100.0, 100.0));
+        let total = slow.weight_ms;
+        assert_eq!(judge(&[slow.clone()], &promise(Aim::Thrift, total)).verdict, Verdict::Verified);
+        // With others that run as fast as before it is.
+        let mut all: Vec<Observed> = (0..4).map(|_| draw.observed(Part::Control, 5.0, 5.0, (50.0, 50.0))).collect();
+        all.push(slow);
+        assert_eq!(judge(&all, &promise(Aim::Thrift, total)).verdict, Verdict::Regressed);
     }
 
     #[test]

@@ -25,9 +25,11 @@ pub struct IndexState {
     pub attached: bool,
     /// The current role may drop it.
     pub may_drop: bool,
-    /// Statements that, after its definition, restore what else there is of it: its comment, and statistics of its
-    /// expressions.
+    /// Statements that, after its definition, restore what else there is of it: its comment, and how exact statistics of its
+    /// expressions are.
     pub extras: Vec<String>,
+    /// The statement that gathers the statistics of its expressions, if it has any.
+    pub analyze: Option<String>,
 }
 
 fn gone(name: &str) -> Error {
@@ -72,10 +74,8 @@ fn printed(schema: &str, name: &str) -> Result<Option<IndexState>, Error> {
                 extras.push(format!("ALTER INDEX {quoted} ALTER COLUMN {column} SET STATISTICS {target}"));
             }
             let relation = row.get::<pg_sys::Oid>(2)?.unwrap_or(invalid);
-            if flag(8)? {
-                // What the planner knows of its expressions goes with it.
-                extras.extend(ident::relation(relation).map(|table| format!("ANALYZE {table}")));
-            }
+            // What the planner knows of its expressions goes with it.
+            let analyze = if flag(8)? { ident::relation(relation).map(|table| format!("ANALYZE {table}")) } else { None };
             Ok(Some(IndexState {
                 oid: row.get::<pg_sys::Oid>(1)?.unwrap_or(invalid),
                 relation,
@@ -85,6 +85,7 @@ fn printed(schema: &str, name: &str) -> Result<Option<IndexState>, Error> {
                 attached: flag(5)?,
                 may_drop: flag(6)?,
                 extras,
+                analyze,
             }))
         },
     )

@@ -6,12 +6,14 @@
 
 pub mod audit;
 pub mod index_state;
+pub mod parts;
 pub mod room;
 pub mod store;
 pub mod undo;
 pub mod verify;
 pub mod view;
 pub mod watched;
+pub mod window;
 
 use pgrx::datum::Interval;
 use serde_json::json;

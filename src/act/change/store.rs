@@ -17,6 +17,11 @@ use crate::pg::text::{Document, Text};
 /// The table whose owner keeps the records.
 pub const TABLE: &std::ffi::CStr = c"change";
 
+/// Why a run of autopilot's that had to wait for too long does nothing.
+pub const WINDOW_CLOSED: &str = "perf_opt.autopilot_window has closed meanwhile";
+/// Undos of a change that fail after which nobody tries again unasked.
+const UNDO_FAILURES_MAX: u64 = 3;
+
 /// A row.
 #[derive(Clone, Debug, Default)]
 pub struct Change {
@@ -97,6 +102,17 @@ impl Change {
         self.status == "regressed" && self.state.get("confirmed").and_then(Value::as_bool) == Some(true)
     }
 
+    /// Whether it can be taken back, as far as is known: after some tries in vain it is a person's to look at.
+    pub fn can_be_taken_back(&self) -> bool {
+        let failures = self.state.get("undo_failures").and_then(Value::as_u64).unwrap_or(0);
+        self.undo_ddl.is_some() && failures < UNDO_FAILURES_MAX
+    }
+
+    /// Whether it came to nothing because its run came too late for autopilot's hours.
+    pub fn is_postponed(&self) -> bool {
+        self.status == "failed" && self.message.as_deref() == Some(WINDOW_CLOSED)
+    }
+
     /// Whether what it made is there.
     pub fn is_made(&self) -> bool {
         ["applied", "verified", "no_gain", "regressed"].contains(&self.status.as_str())
@@ -145,13 +161,13 @@ pub fn of_run(run_id: i64) -> Result<Option<Change>, Error> {
     })
 }
 
-/// Changes that wait to be verified, at most so many, those first that were applied first.
-pub fn unverified(limit: i64) -> Result<Vec<Change>, Error> {
+/// Changes with higher numbers that wait to be verified, at most so many.
+pub fn unverified(after: i64, limit: i64) -> Result<Vec<Change>, Error> {
     privilege::as_owner(TABLE, || {
         let statement = const {
-            selected!("WHERE status = 'applied' ORDER BY applied_at, change_id LIMIT $1 FOR UPDATE SKIP LOCKED")
+            selected!("WHERE status = 'applied' AND change_id > $1 ORDER BY change_id LIMIT $2 FOR UPDATE SKIP LOCKED")
         };
-        Ok(rows(statement, &[limit.into()], Change::read))
+        Ok(rows(statement, &[after.into(), limit.into()], Change::read))
     })
 }
 
@@ -183,18 +199,18 @@ pub fn of_autopilot() -> Result<Vec<Change>, Error> {
     })
 }
 
-/// Changes, whosever, that are under way, and those of autopilot that are not verified yet.
+/// Changes, whosever, that are under way, and those of autopilot that are not verified yet or are to be taken back.
 pub fn in_hand() -> Result<Vec<Change>, Error> {
-    privilege::as_owner(TABLE, || {
+    let found = privilege::as_owner(TABLE, || {
         let statement = const {
             selected!(
-                "WHERE status IN ('queued', 'applying', 'undoing')
-                    OR by_autopilot AND (status = 'applied' OR status = 'regressed' AND undo_ddl IS NOT NULL)
+                "WHERE status IN ('queued', 'applying', 'undoing') OR by_autopilot AND status IN ('applied', 'regressed')
                  ORDER BY change_id"
             )
         };
         Ok(rows(statement, &[], Change::read))
-    })
+    })?;
+    Ok(found.into_iter().filter(|change| change.status != "regressed" || change.can_be_taken_back()).collect())
 }
 
 /// Changes of autopilot that have done harm by one round of executions.
@@ -361,8 +377,62 @@ pub fn queue_clean_up() -> Result<(), Error> {
     Ok(())
 }
 
-/// Puts right what is said of changes whose run has come to nothing: it failed, was cancelled, or is not known any more.
+/// Puts right what is said of changes whose run has come to nothing (it failed, was cancelled, or is not known any more), and
+/// of those that somebody else has taken back.
 pub fn settle() -> Result<(), Error> {
+    settle_runs()?;
+    settle_gone()
+}
+
+/// Changes whose work is not there any more: an index that was made and that nobody finds by its name or its number, a view
+/// that is gone, an index that was dropped and is there again.
+fn settle_gone() -> Result<(), Error> {
+    let gone = privilege::as_owner(TABLE, || {
+        Ok(rows(
+            c"WITH made AS (
+                 SELECT c.change_id, c.kind, CASE c.kind WHEN 'index_drop' THEN 'dropped' ELSE 'made' END AS list
+                   FROM perf.change c
+                  WHERE c.status IN ('applied', 'verified', 'no_gain', 'regressed')
+                    AND c.kind IN ('index_create', 'index_drop', 'matview')
+                    FOR UPDATE SKIP LOCKED),
+              found AS (
+                 SELECT m.change_id, m.kind,
+                        EXISTS (SELECT FROM pg_catalog.jsonb_array_elements(
+                                    CASE m.kind WHEN 'matview' THEN pg_catalog.jsonb_build_array(c.state->'view')
+                                                ELSE COALESCE(c.state->m.list, '[]') END) AS e
+                                  JOIN pg_catalog.pg_namespace n ON n.nspname = e->>'schema'
+                                  JOIN pg_catalog.pg_class k ON k.relnamespace = n.oid AND k.relname = e->>'name'
+                                   AND k.relkind IN ('i', 'I', 'm')) AS by_name,
+                        EXISTS (SELECT FROM pg_catalog.jsonb_array_elements_text(COALESCE(c.state->'oids', '[]')) AS o
+                                  JOIN pg_catalog.pg_class k ON k.oid = o::oid AND k.relkind IN ('i', 'I')) AS by_oid
+                   FROM made m JOIN perf.change c USING (change_id))
+             UPDATE perf.change c
+                SET status = 'undone', undone_at = pg_catalog.clock_timestamp(),
+                    message = CASE c.kind WHEN 'index_drop' THEN 'somebody has made an index of this name again'
+                                          ELSE 'somebody has dropped what it made' END
+               FROM found f
+              WHERE c.change_id = f.change_id AND CASE f.kind WHEN 'index_drop' THEN f.by_name
+                                                              ELSE NOT f.by_name AND NOT f.by_oid END
+             RETURNING c.change_id",
+            &[],
+            |row| row.get::<i64>(1),
+        ))
+    })?;
+    for change_id in gone.into_iter().flatten() {
+        let Some(change) = numbered(change_id)? else { continue };
+        let entry = Entry {
+            action: "undone",
+            sql: None,
+            outcome: change.message.as_deref().unwrap_or_default(),
+            sqlstate: None,
+            detail: json!({}),
+        };
+        audit::note(&change, change.owner, &entry)?;
+    }
+    Ok(())
+}
+
+fn settle_runs() -> Result<(), Error> {
     let lost = privilege::as_owner(TABLE, || {
         Ok(rows(
             c"WITH lost AS (
@@ -372,9 +442,13 @@ pub fn settle() -> Result<(), Error> {
                     AND (r.run_id IS NULL OR r.status NOT IN ('queued', 'running'))
                   FOR UPDATE OF c SKIP LOCKED)
              UPDATE perf.change c SET status = c.fallback, message = COALESCE(l.message, 'its run is not known any more'),
+                    state = c.state
                     -- A worker that was lost could not clean up after itself.
-                    state = CASE WHEN c.status IN ('applying', 'undoing') AND c.kind LIKE 'index%'
-                                 THEN c.state || '{\"left\": true}' ELSE c.state END
+                    || CASE WHEN c.status IN ('applying', 'undoing') AND c.kind LIKE 'index%'
+                            THEN '{\"left\": true}' ELSE '{}' END::jsonb
+                    || CASE WHEN c.status = 'undoing'
+                            THEN pg_catalog.jsonb_build_object('undo_failures',
+                                     COALESCE((c.state->>'undo_failures')::int, 0) + 1) ELSE '{}' END::jsonb
                FROM lost l WHERE c.change_id = l.change_id AND c.status IN ('queued', 'applying', 'undoing')
              RETURNING c.change_id, l.message, l.sqlstate, COALESCE(l.status, 'unknown')",
             &[],

@@ -4,7 +4,7 @@
 use serde_json::{json, Value};
 
 use super::audit::{self, Entry};
-use super::index_state;
+use super::index_state::{self, IndexState};
 use super::store::{self, Change};
 use super::view;
 use crate::error::Error;
@@ -29,9 +29,10 @@ pub fn find(recommendation_id: &str) -> Result<Change, Error> {
 
 /// Refuses what is not there, or on its way.
 pub fn require_made(change: &Change) -> Result<(), Error> {
+    let gone = format!("is not there any more: {}", change.message.as_deref().unwrap_or_default());
     let (what, hint) = match change.status.as_str() {
         _ if change.is_made() => return Ok(()),
-        "undone" => ("was taken back", "perf.apply() makes it again, if it is still recommended."),
+        "undone" => (gone.as_str(), "perf.apply() makes it again, if it is still recommended."),
         "undoing" => ("is being taken back", "perf.job_wait(run_id) waits for that."),
         "failed" => ("has failed", "perf.applied_changes says why; perf.apply() tries again."),
         _ => ("is not applied yet", "perf.job_wait(run_id) waits for that; perf.job_cancel(run_id) stops it."),
@@ -62,9 +63,18 @@ pub fn indexes<'a>(change: &'a Change, list: &str) -> Vec<(&'a str, &'a str, &'a
 
 /// Refuses when something has happened to what was made.
 pub fn require_unchanged(change: &Change) -> Result<(), Error> {
-    for (schema, name, definition) in indexes(change, "made") {
-        let quoted = ident::qualified(schema, name);
-        match index_state::read(schema, name)? {
+    let made = indexes(change, "made")
+        .into_iter()
+        .map(|(schema, name, definition)| {
+            Ok((ident::qualified(schema, name), definition, index_state::read(schema, name)?))
+        })
+        .collect::<Result<Vec<_>, Error>>()?;
+    let is_whole = |found: &IndexState| found.partitioned && found.relation == change.target;
+    let has_whole = made.iter().any(|(_, _, found)| found.as_ref().is_some_and(is_whole));
+    for (quoted, definition, found) in made {
+        match found {
+            // It went with its partition.
+            None if has_whole => {}
             None => return Err(changed(change, &format!("index {quoted} is gone"))),
             Some(found) if found.definition != definition => {
                 return Err(changed(

@@ -30,26 +30,23 @@ pub struct Verification {
     pub statements: Value,
 }
 
-fn aim(kind: &str) -> Aim {
-    match kind {
+fn aim(change: &Change) -> Aim {
+    match change.kind.as_str() {
         "index_create" => Aim::Speed,
+        "partitioning" if change.predicted_pct.is_some() => Aim::Speed,
         _ => Aim::Thrift,
     }
 }
 
-/// Judges a change that was made, and writes the verdict down.
+/// Judges a change that was made, and writes the verdict down. Of autopilot's changes, harm is confirmed by a second round of
+/// executions, of which none was in the first.
 pub fn run(change: &Change, actor: pg_sys::Oid) -> Result<Verification, Error> {
-    judged(change, actor, 1)
-}
-
-/// The same after so many rounds of executions.
-fn judged(change: &Change, actor: pg_sys::Oid, rounds: u64) -> Result<Verification, Error> {
     let observed = watched::observed(change.change_id)?;
     let promise = Promise {
-        aim: aim(&change.kind),
+        aim: aim(change),
         predicted_pct: change.predicted_pct,
         total_ms: change.total_ms,
-        min_calls: rounds * guc::verify_min_calls(),
+        min_calls: guc::verify_min_calls(),
         is_late: change.applied_s_ago.is_some_and(|seconds| seconds > LATE_S),
     };
     let judgement = judge(&observed, &promise);
@@ -58,26 +55,40 @@ fn judged(change: &Change, actor: pg_sys::Oid, rounds: u64) -> Result<Verificati
             store::set_message(change.change_id, &judgement.reason)?;
         }
     } else {
-        let mut detail = json!({ "verified": { "drift": rounded(judgement.drift, 3), "statements": observed.len() } });
-        if let (Some(fields), true) = (detail.as_object_mut(), rounds > 1 && judgement.verdict == Verdict::Regressed) {
-            fields.insert("confirmed".to_owned(), Value::Bool(true));
-        }
-        let verdict = judgement.verdict.name();
-        let achieved = judgement.achieved_pct;
-        if store::verified(change.change_id, verdict, achieved, &judgement.reason, &detail)? && verdict != change.status
-        {
-            let entry = Entry {
-                action: "verify",
-                sql: None,
-                outcome: verdict,
-                sqlstate: None,
-                detail: json!({ "predicted_pct": change.predicted_pct, "achieved_pct": achieved, "reason": judgement.reason }),
-            };
-            audit::note(change, actor, &entry)?;
-        }
+        record(change, actor, &judgement, observed.len())?;
     }
     let statements = statements(&observed, &judgement);
     Ok(Verification { predicted_pct: change.predicted_pct, judgement, statements })
+}
+
+/// Writes a verdict down.
+fn record(change: &Change, actor: pg_sys::Oid, judgement: &Judgement, statements: usize) -> Result<(), Error> {
+    let mut detail = json!({ "verified": { "drift": rounded(judgement.drift, 3), "statements": statements } });
+    let is_harm_of_autopilot = change.by_autopilot && judgement.verdict == Verdict::Regressed;
+    let is_second = is_harm_of_autopilot && change.status == "regressed";
+    if let (Some(fields), true) = (detail.as_object_mut(), is_second) {
+        fields.insert("confirmed".to_owned(), Value::Bool(true));
+    }
+    let verdict = judgement.verdict.name();
+    let achieved = judgement.achieved_pct;
+    if !store::verified(change.change_id, verdict, achieved, &judgement.reason, &detail)? {
+        return Ok(());
+    }
+    if verdict != change.status || (is_second && !change.is_confirmed_harm()) {
+        let entry = Entry {
+            action: "verify",
+            sql: None,
+            outcome: verdict,
+            sqlstate: None,
+            detail: json!({ "predicted_pct": change.predicted_pct, "achieved_pct": achieved, "reason": judgement.reason,
+                            "confirmed": is_second }),
+        };
+        audit::note(change, actor, &entry)?;
+    }
+    if is_harm_of_autopilot && !is_second {
+        watched::mark(change.change_id)?;
+    }
+    Ok(())
 }
 
 fn rounded(value: f64, digits: i32) -> f64 {
@@ -118,7 +129,7 @@ pub fn due(now: i64) -> Result<News, Error> {
     }
     store::settle()?;
     store::queue_clean_up()?;
-    for change in store::unverified(DUE_MAX)? {
+    for change in next_due()? {
         let found = run(&change, change.owner)?;
         if found.judgement.verdict == Verdict::Regressed {
             news.lines.push(format!(
@@ -132,12 +143,23 @@ pub fn due(now: i64) -> Result<News, Error> {
     }
     // What autopilot is to take back has been seen twice.
     for change in store::unconfirmed()? {
-        judged(&change, change.owner, 2)?;
+        run(&change, change.owner)?;
     }
     if guc::autopilot() != guc::Autopilot::Off && is_time_to_look(now) {
         autopilot::queue()?;
     }
     Ok(news)
+}
+
+/// The latest change that was looked at: those that nobody executes anything of keep no others waiting.
+static LOOKED_UP_TO: ProcessLocal<i64> = ProcessLocal::new(0);
+
+/// The next changes that wait to be verified, around and around.
+fn next_due() -> Result<Vec<Change>, Error> {
+    let found = store::unverified(LOOKED_UP_TO.get(), DUE_MAX)?;
+    let is_last = i64::try_from(found.len()).unwrap_or(i64::MAX) < DUE_MAX;
+    LOOKED_UP_TO.set(found.last().filter(|_| !is_last).map_or(0, |change| change.change_id));
+    Ok(found)
 }
 
 /// When autopilot was asked to look for the last time.

@@ -107,16 +107,25 @@ pub fn observed(change_id: i64) -> Result<Vec<Observed>, Error> {
         let mut since: HashMap<i64, Done> = HashMap::new();
         // One statement, so one look at the history: whatever is not in it is pending.
         let found = rows(
-            c"WITH wanted AS (SELECT s.queryid, c.marked_at FROM perf.change c JOIN perf.change_statement s USING (change_id)
-                               WHERE c.change_id = $1),
+            // Where a table takes another's place, the same text has another number before version 18.
+            c"WITH watched AS (
+                 SELECT s.queryid, t.query
+                   FROM perf.change c JOIN perf.change_statement s USING (change_id)
+                   LEFT JOIN perf.statement_text t ON c.kind = 'partitioning' AND t.queryid = s.queryid
+                  WHERE c.change_id = $1),
+              named AS (
+                 SELECT w.queryid, w.queryid AS alias FROM watched w
+                  UNION
+                 SELECT w.queryid, t.queryid FROM watched w JOIN perf.statement_text t ON t.query = w.query),
               activity AS (
-                 SELECT h.queryid, h.calls, h.total_ms, h.shared_blks_hit + h.shared_blks_read AS blocks, h.histogram
-                   FROM perf.statement_history h JOIN wanted w ON w.queryid = h.queryid
+                 SELECT n.queryid, h.calls, h.total_ms, h.shared_blks_hit + h.shared_blks_read AS blocks, h.histogram
+                   FROM perf.statement_history h JOIN named n ON n.alias = h.queryid
                   WHERE h.collected_at > (SELECT c.marked_at FROM perf.change c WHERE c.change_id = $1)
                     AND h.datid = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
                   UNION ALL
-                 SELECT p.queryid, p.calls, p.total_ms, p.shared_blks_hit + p.shared_blks_read, p.histogram
-                   FROM perf._pending_statements(false) p JOIN wanted w ON w.queryid = p.queryid WHERE p.calls > 0)
+                 SELECT w.queryid, p.calls, p.total_ms, p.shared_blks_hit + p.shared_blks_read, p.histogram
+                   FROM perf._pending_statements(false) p JOIN watched w ON w.queryid = p.queryid OR w.query = p.query
+                  WHERE p.calls > 0)
               SELECT queryid, pg_catalog.sum(calls)::bigint, pg_catalog.sum(total_ms), pg_catalog.sum(blocks)::bigint,
                      perf._histogram_merge(histogram)
                 FROM activity GROUP BY queryid",

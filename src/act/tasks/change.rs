@@ -2,18 +2,20 @@
 //! that asked; each statement has its own transaction, so that concurrent builds can run. What fails in the middle is put
 //! back as far as it got: no index is left that cannot be used. Locks what the statements lock.
 
+use std::collections::HashSet;
 use std::ffi::CString;
 
 use perf_core::index::maintenance::is_named_after;
 use pgrx::pg_sys;
 use serde_json::{json, Value};
 
-use super::{note, Outcome, Write};
+use super::{note, partition, partitioned_index, Outcome, Write};
 use crate::act::change::audit::{self, Entry};
 use crate::act::change::store::{self, Change};
-use crate::act::change::{index_state, room, undo, view, watched};
+use crate::act::change::{index_state, room, undo, view, watched, window};
 use crate::act::executor::{self, Failure, Piece};
 use crate::act::runs::Order;
+use crate::act::tasks::partition::convert::record::Conversion;
 use crate::collect::partitions::spi_failed;
 use crate::error::Error;
 use crate::indexes;
@@ -49,17 +51,25 @@ pub fn run(order: &Order, write: Write) -> Result<(), Failure> {
     let path = change.state.get("search_path").and_then(Value::as_str).unwrap_or_default();
     background::set_session(c"search_path", &CString::new(path).unwrap_or_default());
     if change.status == "undoing" {
-        take_back(order, &change)?;
-        return executor::transaction(|| {
+        return take_back(order, &change, || {
             let ms = elapsed_ms(started);
             store::undone(change.change_id, "taken back")?;
             record(&change, "undone", change.undo_ddl.as_deref(), json!({ "ms": ms }))?;
             write(outcome(&change, "undo", ms))
         });
     }
+    if change.by_autopilot && order.attempt == 1 && !executor::transaction(|| Ok(window::is_open()?))? {
+        return Err(Failure::new("55000", store::WINDOW_CLOSED));
+    }
     executor::transaction(|| Ok(store::begin(change.change_id)?))?;
-    if change.kind == "matview" {
-        return make_view(&change, started, write);
+    match change.kind.as_str() {
+        "matview" => return make_view(&change, started, write),
+        "partitioning" => {
+            return convert(order, &change, false, &mut |lines| {
+                done(&change, &json!({ "conversion": lines }), None, started, write)
+            })
+        }
+        _ => {}
     }
     let (state, message) = match change.kind.as_str() {
         "index_create" => create(order, &change, &change.ddl, "made")?,
@@ -88,6 +98,21 @@ fn make_view(change: &Change, started: i64, write: Write) -> Result<(), Failure>
         let state = json!({ "view": { "schema": schema, "name": name, "definition": definition } });
         done(change, &state, None, started, write)
     })
+}
+
+/// Converts a table, or goes back. `finish` writes that down, in the transaction of the last of it.
+fn convert(
+    order: &Order,
+    change: &Change,
+    is_undo: bool,
+    finish: &mut dyn FnMut(Value) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let mut options = change.state.get("options").cloned().unwrap_or_default();
+    if let Some(options) = options.as_object_mut() {
+        options.insert("undo".to_owned(), Value::Bool(is_undo));
+    }
+    let order = Order { target: Some(change.target.to_u32()), options, ..order.clone() };
+    partition::convert::run(&order, &mut |outcome| finish(outcome.detail))
 }
 
 fn elapsed_ms(started: i64) -> i64 {
@@ -138,25 +163,55 @@ fn create(order: &Order, change: &Change, ddl: &str, list: &str) -> Result<(Valu
     let mut own = Vec::new();
     executor::transaction(|| Ok(store::set_oids(change.change_id, &own)?))?;
     executor::transaction(|| Ok(room::require(change.size_bytes.unwrap_or(0))?))?;
-    for (at, piece) in pieces.iter().enumerate() {
-        executor::transaction(|| note(order, &json!({ "step": at + 1, "steps": pieces.len(), "sql": piece.sql })))?;
-        if let Err(failure) = run_piece(piece) {
+    match build(order, change, &pieces, &mut own) {
+        Ok(more) => Ok((kept(&[pieces, more].concat(), list)?, None)),
+        Err(failure) => {
             // Whoever has cancelled the build wants no half of it.
             background::set_deadline(None);
             background::drop_cancel();
             background::set_session(c"lock_timeout", CLEAN_UP_LOCK_TIMEOUT);
-            return Err(match clean_up(&pieces, change, &Left::Made(own)) {
+            Err(match clean_up(&pieces, change, &Left::Made(own)) {
                 Ok(()) => failure,
                 Err(_) => leave(change, failure)?,
-            });
+            })
         }
+    }
+}
+
+/// Runs the statements one by one. What was made beyond them: the parts in partitions that have come since.
+fn build(order: &Order, change: &Change, pieces: &[Piece], own: &mut Vec<u32>) -> Result<Vec<Piece>, Failure> {
+    for (at, piece) in pieces.iter().enumerate() {
+        executor::transaction(|| note(order, &json!({ "step": at + 1, "steps": pieces.len(), "sql": piece.sql })))?;
+        run_piece(piece)?;
         // What bears the name from now on is this change's as long as it is this very index.
         executor::transaction(|| {
             own.extend(state_of(piece)?.map(|found| found.oid.to_u32()));
-            Ok(store::set_oids(change.change_id, &own)?)
+            Ok(store::set_oids(change.change_id, own)?)
         })?;
     }
-    Ok((kept(&pieces, list)?, None))
+    let Some(whole) = whole_among(change, pieces)?.filter(|whole| !whole.valid) else { return Ok(Vec::new()) };
+    let mut more = Vec::new();
+    for creates in partitioned_index::complete(change, &whole)? {
+        let piece = Piece { sql: String::new(), creates: Some(creates), is_gentle: false };
+        executor::transaction(|| {
+            own.extend(state_of(&piece)?.map(|found| found.oid.to_u32()));
+            Ok(store::set_oids(change.change_id, own)?)
+        })?;
+        more.push(piece);
+    }
+    Ok(more)
+}
+
+/// The index of the change's own table, among those that statements make, if that table is partitioned.
+fn whole_among(change: &Change, pieces: &[Piece]) -> Result<Option<index_state::IndexState>, Failure> {
+    executor::transaction(|| {
+        for piece in pieces {
+            if let Some(found) = state_of(piece)?.filter(|found| partitioned_index::is_whole(change, found)) {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    })
 }
 
 /// OIDs of what earlier tries of a change have made.
@@ -196,9 +251,14 @@ fn drop_left() -> Result<usize, Failure> {
     Ok(cleaned)
 }
 
+/// How long what follows waits for a lock: while nobody has to wait for that, and else.
+pub fn wait_for_locks(is_gentle: bool) {
+    background::set_session(c"lock_timeout", if is_gentle { GENTLE_LOCK_TIMEOUT } else { LOCK_TIMEOUT });
+}
+
 /// Runs one statement; one that makes others wait while it waits does not wait for long.
-fn run_piece(piece: &Piece) -> Result<(), Failure> {
-    background::set_session(c"lock_timeout", if piece.is_gentle { GENTLE_LOCK_TIMEOUT } else { LOCK_TIMEOUT });
+pub fn run_piece(piece: &Piece) -> Result<(), Failure> {
+    wait_for_locks(piece.is_gentle);
     executor::statement(&piece.sql)
 }
 
@@ -269,27 +329,19 @@ fn clean_up(pieces: &[Piece], change: &Change, left: &Left) -> Result<(), Failur
         }
     }
     for piece in pieces {
-        let is_whole = state(piece)?.is_some_and(|found| found.partitioned && !found.attached);
-        if let (true, Some(undo_ddl)) = (is_whole, &change.undo_ddl) {
-            return run_what_lacks(undo_ddl);
+        if let Some(whole) = state(piece)?.filter(|found| partitioned_index::is_whole(change, found)) {
+            return partitioned_index::take_away(change, &whole, &own_of(change, left), || Ok(()));
         }
     }
     Ok(())
 }
 
-/// Runs statements of which some may have been run before: what is to be made and is there is passed over, as is what is to
-/// be dropped and is gone.
-fn run_what_lacks(text: &str) -> Result<(), Failure> {
-    for piece in executor::transaction(|| Ok(executor::pieces(text)))? {
-        if executor::transaction(|| Ok(state_of(&piece)?))?.is_some_and(|found| found.valid) {
-            continue;
-        }
-        match run_piece(&piece) {
-            Err(failure) if failure.sqlstate == UNDEFINED && piece.creates.is_none() => {}
-            outcome => outcome?,
-        }
+/// OIDs of what a change has made.
+fn own_of(change: &Change, left: &Left) -> HashSet<u32> {
+    match left {
+        Left::Made(own) => own.iter().copied().collect(),
+        Left::Unusable => made_before(change).into_iter().collect(),
     }
-    Ok(())
 }
 
 /// Drops an index. A drop that is interrupted leaves an index that nobody can use any more: it is brought to its end.
@@ -373,8 +425,8 @@ fn drop_leftovers(change: &Change, schema: &str, name: &str) -> Result<(), Failu
     Ok(())
 }
 
-/// Takes a change back.
-fn take_back(order: &Order, change: &Change) -> Result<(), Failure> {
+/// Takes a change back; `finish` writes that down, in the transaction of the last of it where that is possible.
+fn take_back(order: &Order, change: &Change, finish: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
     let undo_ddl = change.undo_ddl.as_deref().unwrap_or_default();
     // What an earlier try has dropped is gone.
     let is_first = order.attempt == 1;
@@ -382,12 +434,39 @@ fn take_back(order: &Order, change: &Change) -> Result<(), Failure> {
         Ok(if is_first { undo::require_unchanged(change) } else { undo::require_not_replaced(change) }?)
     })?;
     match change.kind.as_str() {
-        "index_create" => match undo::indexes(change, "made").as_slice() {
-            [(schema, name, _)] => drop_index(undo_ddl, schema, name),
-            _ => run_what_lacks(undo_ddl),
-        },
-        "index_drop" => create(order, change, undo_ddl, "made").map(|_| ()),
-        "matview" => executor::statement(undo_ddl),
-        kind => Err(Failure::new("0A000", format!("changes of kind {kind} are not taken back by a run"))),
+        "index_create" => {
+            let whole = partitioned_index::whole_of(change)?;
+            drop_made(change, undo_ddl)?;
+            if let Some(whole) = whole {
+                let own = made_before(change).into_iter().collect();
+                return partitioned_index::take_away(change, &whole, &own, finish);
+            }
+        }
+        "index_drop" => create(order, change, undo_ddl, "made").map(|_| ())?,
+        "matview" => return executor::script(undo_ddl, finish),
+        // The try before this one may have been lost after its work.
+        "partitioning" if !is_first && !executor::transaction(|| Ok(Conversion::find(change.target)?.is_some()))? => {}
+        "partitioning" => {
+            let mut finish = Some(finish);
+            return convert(order, change, true, &mut |_| finish.take().map_or(Ok(()), |finish| finish()));
+        }
+        kind => return Err(Failure::new("0A000", format!("changes of kind {kind} are not taken back by a run"))),
     }
+    executor::transaction(finish)
+}
+
+/// Drops what was made and is not part of another index: the one index of a plain table, and what belonged to partitions that
+/// are none any more.
+fn drop_made(change: &Change, undo_ddl: &str) -> Result<(), Failure> {
+    let own = made_before(change);
+    let made = undo::indexes(change, "made");
+    for (schema, name, _) in &made {
+        let found = executor::transaction(|| Ok(index_state::read(schema, name)?))?;
+        let is_own = |oid: pg_sys::Oid| made.len() == 1 || own.contains(&oid.to_u32());
+        if found.is_some_and(|found| !found.attached && !found.partitioned && is_own(found.oid)) {
+            let sql = format!("DROP INDEX CONCURRENTLY {}", ident::qualified(schema, name));
+            drop_index(if made.len() == 1 { undo_ddl } else { &sql }, schema, name)?;
+        }
+    }
+    Ok(())
 }

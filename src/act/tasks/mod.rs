@@ -7,6 +7,7 @@ pub mod fleet;
 pub mod index_maintenance;
 pub mod matview;
 pub mod partition;
+pub mod partitioned_index;
 pub mod prewarm;
 
 use serde_json::{json, Value};

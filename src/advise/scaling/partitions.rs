@@ -39,8 +39,12 @@ pub(super) fn rows(context: &Context, budget: Duration) -> Result<Vec<Row>, Erro
             row.reason = one.reason + ".";
             row.config = one.ddl.map(|ddl| ddl + ";\n");
             row.evidence = one.evidence;
-            if let (Some(evidence), false) = (row.evidence.as_object_mut(), notices.is_empty()) {
-                evidence.insert("notices".to_owned(), json!(notices));
+            if let Some(evidence) = row.evidence.as_object_mut() {
+                evidence.insert("control_column".to_owned(), json!(one.control_column));
+                evidence.insert("every".to_owned(), json!(one.every));
+                if !notices.is_empty() {
+                    evidence.insert("notices".to_owned(), json!(notices));
+                }
             }
             rows.push(row);
         }
@@ -129,6 +133,7 @@ fn of_policy(bytes_min: f64) -> Result<Vec<Row>, Error> {
             Some(control) => Some(control),
             None => only_time_column(oid)?,
         };
+        row.evidence = json!({ "size_bytes": bytes, "control_column": control, "every": policy.every });
         row.config = control.map(|control| {
             format!(
                 "CALL perf.partition_convert({}, {}, {});\n",
@@ -137,7 +142,6 @@ fn of_policy(bytes_min: f64) -> Result<Vec<Row>, Error> {
                 ident::literal(&policy.every)
             )
         });
-        row.evidence = json!({ "size_bytes": bytes, "every": policy.every });
         rows.push(row);
     }
     Ok(rows)
