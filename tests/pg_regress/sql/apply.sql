@@ -32,7 +32,7 @@ CREATE ROLE regress_apply_one;
 CREATE ROLE regress_apply_monitor;
 GRANT pg_monitor TO regress_apply_monitor;
 INSERT INTO perf.change (recommendation_id, kind, relation, target, ddl, owner, status, total_ms, run_id, recommendation)
-VALUES ('mine', 'index_create', 'public.t', 1, 'CREATE INDEX', 'regress_apply_one', 'verified', 1, 0, '{}'),
+VALUES ('mine', 'index_reindex', 'public.t', 1, 'CREATE INDEX', 'regress_apply_one', 'verified', 1, 0, '{}'),
        ('lost', 'index_create', 'public.t', 1, 'CREATE INDEX', 'pg_monitor', 'queued', 1, 0, '{}');
 SET ROLE regress_apply_one;
 SELECT recommendation_id, status, message FROM perf.applied_changes;
@@ -47,7 +47,7 @@ DELETE FROM perf.audit;
 RESET ROLE;
 -- Of one advice one change is open.
 INSERT INTO perf.change (recommendation_id, kind, relation, target, ddl, owner, status, total_ms, run_id, recommendation)
-VALUES ('mine', 'index_create', 'public.t', 1, 'CREATE INDEX', 'regress_apply_one', 'queued', 1, 0, '{}');
+VALUES ('mine', 'index_reindex', 'public.t', 1, 'CREATE INDEX', 'regress_apply_one', 'queued', 1, 0, '{}');
 SELECT perf.apply('mine');
 SELECT perf.undo('mine');
 DELETE FROM perf.change;
