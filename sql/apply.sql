@@ -48,6 +48,8 @@ CREATE TABLE perf.change_statement (
     total_ms          double precision NOT NULL DEFAULT 0,
     blocks            bigint NOT NULL DEFAULT 0,
     histogram         bytea NOT NULL DEFAULT '',
+    -- How it read its relations before: a line for each scan.
+    plan              jsonb,
     pending_calls     bigint NOT NULL DEFAULT 0,
     pending_ms        double precision NOT NULL DEFAULT 0,
     pending_blocks    bigint NOT NULL DEFAULT 0,

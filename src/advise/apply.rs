@@ -16,7 +16,7 @@ use super::index::applied::to_json;
 use super::index::ddl::concurrently;
 use super::index::recommend::{self, Options};
 use super::index::rows::Recommendation;
-use super::scaling;
+use super::{plans, scaling};
 use crate::act::change::audit::{self, Entry};
 use crate::act::change::store::{self, Change};
 use crate::act::change::watched::{self, Watched};
@@ -97,6 +97,7 @@ fn begin(mut change: Change, mut concerned: Vec<Watched>) -> Result<i64, Error> 
     baselines::capture(&baseline, Some(&note), timestamp(since(&change)?), keep()?, Occasion::Change(change_id))?;
     store::set_baseline(change_id, &baseline)?;
     watched::keep(change_id, &baseline, &concerned)?;
+    plans::keep(change_id, &concerned)?;
     let entry = Entry {
         action: "apply",
         sql: Some(&change.ddl),

@@ -10,6 +10,7 @@ pub mod cost;
 pub mod index;
 pub mod metrics;
 pub mod partitioning;
+pub mod plans;
 mod reconstruction;
 pub mod replicas;
 pub mod rewrites;

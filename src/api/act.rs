@@ -5,7 +5,7 @@ use pgrx::prelude::*;
 use super::{or_raise, required};
 use crate::act::change::{undo as taking_back, verify as verifying};
 use crate::act::define;
-use crate::advise::apply as applying;
+use crate::advise::{apply as applying, plans};
 use crate::pg::text::{Document, Text};
 use crate::pg::{background, privilege};
 
@@ -45,7 +45,9 @@ fn verify(
         background::refuse_in_recovery(c"perf.verify()");
         let change = taking_back::find(&id.0)?;
         taking_back::require_made(&change)?;
-        verifying::run(&change, privilege::current_role())
+        let mut found = verifying::run(&change, privilege::current_role())?;
+        plans::compare(change.change_id, &mut found.statements)?;
+        Ok(found)
     }));
     let judgement = found.judgement;
     TableIterator::once((

@@ -114,6 +114,8 @@ class Creating(ApplyTest):
         self.assertEqual((statement["part"], statement["change"], statement["calls_before"], statement["calls_after"]),
                          ("promised", "faster", 40, 40))
         self.assertLess(statement["blocks_after"], statement["blocks_before"] / 5)
+        self.assertEqual(statement["plan_before"], ["Seq Scan on public.orders"])
+        self.assertIn("orders_customer_idx", " ".join(statement["plan_after"]))
         change = self.change(row["id"])
         self.assertEqual((change["status"], change["achieved_pct"]), ("verified", found["achieved_pct"]))
         told = next(one for one in self.advice() if one["id"] == row["id"])
@@ -159,6 +161,7 @@ class Creating(ApplyTest):
         found = self.verify(row["id"])
         self.assertEqual(found["verdict"], "no_gain", found)
         self.assertIn("none of 1 statements has become faster", found["reason"])
+        self.assertRegex(found["reason"], "no scan of the index is counted|the index was scanned [0-9]+ times")
         self.assertEqual(next(one for one in self.advice() if one["id"] == row["id"])["status"], "no_gain")
         self.assertEqual(self.undo(row["id"])["status"], "succeeded")
         self.assertEqual(self.indexes("other"), [("other_pkey", True)])

@@ -9,11 +9,13 @@ use super::audit::{self, Entry};
 use super::store::{self, Change};
 use super::watched;
 use crate::act::tasks::autopilot;
+use crate::collect::partitions::spi_failed;
 use crate::collect::worker::News;
 use crate::error::Error;
 use crate::guc;
 use crate::pg::local::ProcessLocal;
-use crate::pg::privilege;
+use crate::pg::text::Document;
+use crate::pg::{catalog, privilege};
 
 /// After so long what is seldom executed is not waited for any more.
 const LATE_S: f64 = 7.0 * 86_400.0;
@@ -49,7 +51,13 @@ pub fn run(change: &Change, actor: pg_sys::Oid) -> Result<Verification, Error> {
         min_calls: guc::verify_min_calls(),
         is_late: change.applied_s_ago.is_some_and(|seconds| seconds > LATE_S),
     };
-    let judgement = judge(&observed, &promise);
+    let mut judgement = judge(&observed, &promise);
+    if judgement.verdict == Verdict::NoGain && change.kind == "index_create" {
+        judgement.reason += &match scans(change)? {
+            0 => "; no scan of the index is counted".to_owned(),
+            scans => format!("; the index was scanned {scans} times"),
+        };
+    }
     if judgement.verdict == Verdict::Waiting {
         if change.status == "applied" {
             store::set_message(change.change_id, &judgement.reason)?;
@@ -89,6 +97,15 @@ fn record(change: &Change, actor: pg_sys::Oid, judgement: &Judgement, statements
         watched::mark(change.change_id)?;
     }
     Ok(())
+}
+
+/// Scans of the indexes that a change has made.
+fn scans(change: &Change) -> Result<i64, Error> {
+    let counted = "SELECT pg_catalog.sum(pg_catalog.pg_stat_get_numscans(c.oid))::pg_catalog.int8
+                     FROM pg_catalog.jsonb_array_elements_text($1) AS o
+                     JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) o::pg_catalog.oid";
+    let oids = change.state.get("oids").cloned().unwrap_or_else(|| json!([]));
+    Ok(catalog::value::<i64>(counted, &[Document(oids).into()]).map_err(spi_failed)?.unwrap_or(0))
 }
 
 fn rounded(value: f64, digits: i32) -> f64 {

@@ -2,17 +2,19 @@
 //! since, from the history and from memory. Called inside a transaction; reads all roles' statements with the rights of the
 //! tables' owner, and hands on numbers alone.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use perf_core::baseline::Side;
 use perf_core::change::{Observed, Part};
 use perf_core::histogram::Histogram;
+use serde_json::Value;
 
 use super::store::TABLE;
 use crate::act::runs::{rows, run};
 use crate::error::Error;
 use crate::pg::privilege;
 use crate::pg::query::{text, Row};
+use crate::pg::text::Document;
 
 /// A statement to watch.
 #[derive(Clone, Debug)]
@@ -50,6 +52,35 @@ pub fn keep(change_id: i64, baseline: &str, watched: &[Watched]) -> Result<(), E
             );
         }
         Ok(())
+    })
+}
+
+/// How statements read their relations, a line for each scan, by queryid.
+pub type Plans = BTreeMap<i64, Vec<String>>;
+
+/// Keeps how statements are planned before a change.
+pub fn keep_plans(change_id: i64, plans: &Plans) -> Result<(), Error> {
+    privilege::as_owner(TABLE, || {
+        for (queryid, lines) in plans {
+            run(
+                c"UPDATE perf.change_statement SET plan = $3 WHERE change_id = $1 AND queryid = $2",
+                &[change_id.into(), (*queryid).into(), Document(serde_json::json!(lines)).into()],
+            );
+        }
+        Ok(())
+    })
+}
+
+/// What was kept.
+pub fn plans(change_id: i64) -> Result<Plans, Error> {
+    privilege::as_owner(TABLE, || {
+        let kept = c"SELECT queryid, plan FROM perf.change_statement WHERE change_id = $1 AND plan IS NOT NULL";
+        let lines = |row: &Row| {
+            let plan = row.get::<Document>(2).map_or(Value::Null, |document| document.0);
+            serde_json::from_value::<Vec<String>>(plan).unwrap_or_default()
+        };
+        let found = rows(kept, &[change_id.into()], |row| (row.get::<i64>(1).unwrap_or_default(), lines(row)));
+        Ok(found.into_iter().collect())
     })
 }
 

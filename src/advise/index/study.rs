@@ -112,6 +112,18 @@ impl Studied {
     }
 }
 
+/// The plan of today of the statement at a place in the workload; `None` when the caller may not plan as the role that runs
+/// it, or none of its samples can be planned.
+pub fn plan_of(workload: &Workload, at: usize) -> Option<Planned> {
+    let statement = workload.statements.get(at)?;
+    let role = (statement.userid != pg_sys::InvalidOid).then_some(statement.userid);
+    if role.is_some_and(|role| !role::may_plan_as(role)) {
+        return None;
+    }
+    let plan = |sample| Studied::of(sample, at, role, workload.source).plan(&[Configuration::default()]);
+    statement.samples.iter().find_map(plan)?.into_iter().next()
+}
+
 /// A relation that statements ask for.
 pub struct Known {
     /// Its description.
