@@ -231,6 +231,13 @@ class Creating(ApplyTest):
         self.assertEqual(self.value("SELECT obj_description('theirs'::regclass)"), "o'clock")
         self.assertEqual(self.value("SELECT inhparent::regclass::text FROM pg_inherits WHERE inhrelid = $1::regclass", (six[0][0],)), '"Six"')
 
+    def test_partitioned_index_that_somebody_drops_by_hand(self) -> None:
+        applied = self.parted()
+        self.assertEqual(self.apply(applied)["status"], "succeeded")
+        self.sql("ALTER TABLE parted DETACH PARTITION parted_2; DROP INDEX parted_customer_idx")
+        self.assertEqual(len(self.indexes("parted_2")), 1)
+        self.wait_until(lambda: self.change(applied)["status"] == "undone", what="the collector to see it")
+
     @expects_crash
     def test_undo_of_a_partitioned_index_is_interrupted(self) -> None:
         applied = self.parted()

@@ -4,8 +4,9 @@
 //! keep what has nothing to do with the change out of it. Statements that do not touch the relation tell how much faster or
 //! slower everything has become meanwhile ([`drift`]). A statement whose blocks per call have not moved with its time must
 //! have moved by half to count: what an index changes is mostly what is read; and where too few other statements run to tell
-//! how the machine fares, it counts as slower only if it reads more. And what counts is weighed by the share that the
-//! statement has in the measured time, so that the sum can be laid next to what was promised.
+//! how the machine fares, it counts as slower only if it reads more, and as faster if it reads less or
+//! takes a third. And what counts is weighed by the share that the statement has in the measured time, so that the sum can be
+//! laid next to what was promised.
 
 use crate::baseline::{self, Side, CALLS_MIN, CHANGE_MIN};
 
@@ -15,6 +16,8 @@ const CONTROLS_MIN: usize = 3;
 const DRIFT_MAX: f64 = 5.0;
 /// From this factor on a change of time counts although as many blocks are read as before.
 const CLEAR: f64 = 1.5;
+/// The same where nothing tells how the machine fares.
+const CLEAR_ALONE: f64 = 3.0;
 /// Share of the promised statements' time that must have been seen again.
 const SEEN_MIN: f64 = 0.8;
 /// Share of the whole time below which nothing is gained, and share of what was promised.
@@ -201,9 +204,10 @@ pub fn moved(one: &Observed, drift: Option<f64>) -> Moved {
     let ratio = is / was / drift.unwrap_or(1.0);
     // One more block: the first ones of small numbers are no evidence.
     let blocks = (one.blocks_after + 1.0) / (one.blocks_before + 1.0);
+    let clear = if drift.is_some() { CLEAR } else { CLEAR_ALONE };
     match baseline::verdict(&one.before, &one.after) {
         baseline::Verdict::Faster
-            if ratio < 1.0 - CHANGE_MIN && (blocks < 1.0 - CHANGE_MIN || ratio <= 1.0 / CLEAR) =>
+            if ratio < 1.0 - CHANGE_MIN && (blocks < 1.0 - CHANGE_MIN || ratio <= 1.0 / clear) =>
         {
             Moved::Faster(ratio)
         }
@@ -544,7 +548,7 @@ mod tests {
         let judgement = judge(&[reader.clone(), writer.clone()], &wanted);
         assert_eq!(judgement.verdict, Verdict::Waiting);
         assert!(judgement.reason.contains("that write"), "{}", judgement.reason);
-        let late = Promise { is_late: true, ..wanted };
+        let late = Promise { is_late: true, predicted_pct: Some(8.0), ..wanted };
         assert_eq!(judge(&[reader, writer], &late).verdict, Verdict::Verified);
     }
 

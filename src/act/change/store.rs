@@ -402,9 +402,13 @@ fn settle_gone() -> Result<(), Error> {
                                                 ELSE COALESCE(c.state->m.list, '[]') END) AS e
                                   JOIN pg_catalog.pg_namespace n ON n.nspname = e->>'schema'
                                   JOIN pg_catalog.pg_class k ON k.relnamespace = n.oid AND k.relname = e->>'name'
-                                   AND k.relkind IN ('i', 'I', 'm')) AS by_name,
+                                   AND k.relkind IN ('i', 'I', 'm')
+                                 WHERE NOT COALESCE((e->>'part')::boolean, false)) AS by_name,
                         EXISTS (SELECT FROM pg_catalog.jsonb_array_elements_text(COALESCE(c.state->'oids', '[]')) AS o
-                                  JOIN pg_catalog.pg_class k ON k.oid = o::oid AND k.relkind IN ('i', 'I')) AS by_oid
+                                  JOIN pg_catalog.pg_class k ON k.oid = o::oid
+                                 -- Parts may be left of partitions that are none any more.
+                                 WHERE k.relkind = 'I' OR k.relkind = 'i' AND pg_catalog.jsonb_array_length(c.state->m.list) = 1
+                               ) AS by_oid
                    FROM made m JOIN perf.change c USING (change_id))
              UPDATE perf.change c
                 SET status = 'undone', undone_at = pg_catalog.clock_timestamp(),

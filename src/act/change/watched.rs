@@ -99,9 +99,12 @@ pub fn mark(change_id: i64) -> Result<(), Error> {
                             pg_catalog.sum(shared_blks_hit + shared_blks_read) AS blocks,
                             perf._histogram_merge(histogram) AS histogram
                        FROM perf._pending_statements(false) WHERE queryid IS NOT NULL AND calls > 0 GROUP BY queryid)
+                  -- Those of an earlier mark that have nothing pending now are among them.
                   UPDATE perf.change_statement s
-                     SET pending_calls = p.calls, pending_ms = p.ms, pending_blocks = p.blocks, pending_histogram = p.histogram
-                    FROM pending p WHERE s.change_id = $1 AND s.queryid = p.queryid",
+                     SET pending_calls = COALESCE(p.calls, 0), pending_ms = COALESCE(p.ms, 0),
+                         pending_blocks = COALESCE(p.blocks, 0), pending_histogram = COALESCE(p.histogram, '')
+                    FROM perf.change_statement w LEFT JOIN pending p ON p.queryid = w.queryid
+                   WHERE s.change_id = $1 AND w.change_id = s.change_id AND w.queryid = s.queryid",
                 &[change_id.into()],
             );
         });

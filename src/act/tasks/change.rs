@@ -11,8 +11,9 @@ use serde_json::{json, Value};
 
 use super::{note, partition, partitioned_index, Outcome, Write};
 use crate::act::change::audit::{self, Entry};
+use crate::act::change::index_state::{self, IndexState};
 use crate::act::change::store::{self, Change};
-use crate::act::change::{index_state, room, undo, view, watched, window};
+use crate::act::change::{room, undo, view, watched, window};
 use crate::act::executor::{self, Failure, Piece};
 use crate::act::runs::Order;
 use crate::act::tasks::partition::convert::record::Conversion;
@@ -129,7 +130,7 @@ fn record(change: &Change, action: &'static str, sql: Option<&str>, detail: Valu
     audit::note(change, privilege::current_role(), &entry)
 }
 
-fn state_of(piece: &Piece) -> Result<Option<index_state::IndexState>, Error> {
+fn state_of(piece: &Piece) -> Result<Option<IndexState>, Error> {
     match &piece.creates {
         Some((schema, name)) => index_state::read(schema, name),
         None => Ok(None),
@@ -203,7 +204,7 @@ fn build(order: &Order, change: &Change, pieces: &[Piece], own: &mut Vec<u32>) -
 }
 
 /// The index of the change's own table, among those that statements make, if that table is partitioned.
-fn whole_among(change: &Change, pieces: &[Piece]) -> Result<Option<index_state::IndexState>, Failure> {
+fn whole_among(change: &Change, pieces: &[Piece]) -> Result<Option<IndexState>, Failure> {
     executor::transaction(|| {
         for piece in pieces {
             if let Some(found) = state_of(piece)?.filter(|found| partitioned_index::is_whole(change, found)) {
@@ -295,7 +296,10 @@ fn kept(pieces: &[Piece], list: &str) -> Result<Value, Failure> {
         let mut made = Vec::new();
         for piece in pieces {
             let (Some((schema, name)), Some(found)) = (&piece.creates, state_of(piece)?) else { continue };
-            made.push(json!({ "schema": schema, "name": name, "definition": found.definition }));
+            // What is part of another goes with that, and with its partition.
+            made.push(
+                json!({ "schema": schema, "name": name, "definition": found.definition, "part": found.attached }),
+            );
         }
         Ok(json!({ list: made }))
     })
@@ -460,12 +464,13 @@ fn take_back(order: &Order, change: &Change, finish: impl FnOnce() -> Result<(),
 fn drop_made(change: &Change, undo_ddl: &str) -> Result<(), Failure> {
     let own = made_before(change);
     let made = undo::indexes(change, "made");
+    let is_alone = made.len() == 1;
     for (schema, name, _) in &made {
         let found = executor::transaction(|| Ok(index_state::read(schema, name)?))?;
-        let is_own = |oid: pg_sys::Oid| made.len() == 1 || own.contains(&oid.to_u32());
-        if found.is_some_and(|found| !found.attached && !found.partitioned && is_own(found.oid)) {
+        let is_left = |found: &IndexState| !found.attached && own.contains(&found.oid.to_u32());
+        if found.is_some_and(|found| !found.partitioned && (is_alone || is_left(&found))) {
             let sql = format!("DROP INDEX CONCURRENTLY {}", ident::qualified(schema, name));
-            drop_index(if made.len() == 1 { undo_ddl } else { &sql }, schema, name)?;
+            drop_index(if is_alone { undo_ddl } else { &sql }, schema, name)?;
         }
     }
     Ok(())
