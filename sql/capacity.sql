@@ -52,10 +52,17 @@ CREATE TABLE perf.capacity_cost (
     problem text
 ) WITH (fillfactor = 50);
 
+-- Standbys and slots are named to those to whom pg_stat_replication says how standbys are doing.
+CREATE VIEW perf.capacity_sample_visible WITH (security_barrier) AS
+SELECT s.sampled_at, s.value_mean, s.value_min, s.value_p95, s.value_max, s.resolution_s, s.metric,
+       CASE WHEN s.metric NOT IN ('replication_lag_bytes', 'replication_lag_s', 'slot_retained_bytes')
+                 OR pg_catalog.pg_has_role(current_user, 'pg_read_all_stats', 'USAGE') THEN s.object END AS object
+  FROM perf.capacity_sample AS s;
+
 GRANT SELECT ON perf.capacity_cost TO PUBLIC;
 GRANT SELECT ON perf.pool_hour TO PUBLIC;
 GRANT SELECT ON perf.capacity_clock TO PUBLIC;
-GRANT SELECT ON perf.capacity_sample TO PUBLIC;
+GRANT SELECT ON perf.capacity_sample_visible TO PUBLIC;
 
 COMMENT ON TABLE perf.capacity_sample IS
     'Samples of capacity: sizes, connections, load, disk, memory. Kept 1 min x 2 days, 5 min x 14 days, 1 h x 90 days, 1 day x 3 years, 64 MB in all. Read it with perf.capacity_samples(metric)';
@@ -71,6 +78,8 @@ COMMENT ON TABLE perf.capacity_sample_1min IS 'perf.capacity_sample of 1 minute:
 COMMENT ON TABLE perf.capacity_sample_5min IS 'perf.capacity_sample of 5 minutes: kept 14 days';
 COMMENT ON TABLE perf.capacity_sample_1h IS 'perf.capacity_sample of 1 hour: kept 90 days';
 COMMENT ON TABLE perf.capacity_sample_1d IS 'perf.capacity_sample of 1 day: kept 3 years';
+COMMENT ON VIEW perf.capacity_sample_visible IS
+    'perf.capacity_sample for everybody; names of standbys and replication slots only for members of pg_read_all_stats';
 COMMENT ON TABLE perf.capacity_clock IS 'When each resolution of perf.capacity_sample was sampled last and up to where it sums up finer samples';
 COMMENT ON COLUMN perf.capacity_clock.resolution_s IS 'Resolution in seconds';
 COMMENT ON COLUMN perf.capacity_clock.sampled_at IS 'When what is measured at this resolution was measured last';
@@ -83,7 +92,7 @@ COMMENT ON COLUMN perf.capacity_cost.core_pct IS 'CPU time of looks, samples and
 COMMENT ON COLUMN perf.capacity_cost.stored_bytes IS 'Size of all samples of this database; at most 64 MB are kept';
 COMMENT ON COLUMN perf.capacity_cost.problem IS 'What could not be measured in the last sample';
 COMMENT ON TABLE perf.pool_hour IS
-    'Busy connections of this database, looked at every second, by hour and role. Written by the collector worker every minute, kept 30 days; at most 32 roles an hour, the others as (other)';
+    'Busy connections of this database, looked at every second, by hour and role. Written by the collector worker every minute, kept 30 days; at most 32 roles an hour, the others as (other), and so are all of the oldest hours where the table is above 4 MB';
 COMMENT ON COLUMN perf.pool_hour.hour_at IS 'Beginning of the hour';
 COMMENT ON COLUMN perf.pool_hour.role IS 'Name of the role; empty for the whole database, whose seconds are all that were looked at';
 COMMENT ON COLUMN perf.pool_hour.seconds_busy IS

@@ -15,7 +15,7 @@ basis: samples (projection from samples) | reconstructed | measured (only curren
 Errors: 22023 when horizons is NULL, empty, has a NULL, or an interval that is not above zero or is above 100 years';
 COMMENT ON FUNCTION perf.capacity_samples(text, timestamptz) IS
 'Samples of one metric since a time (NULL: all that is kept), oldest first, at the finest resolution kept for so long (1 min: 2 days, 5 min: 14 days, 1 h: 90 days, 1 day: 3 years), the latest ones finer until they are summed up. The unit is the end of the metric''s name.
-object: database, relation, replica, slot, or filesystem (data, wal, tablespace:NAME) measured; empty for the whole server. value_min, value_mean, value_p95, value_max: over the span of the sample.
+object: database, relation, replica, slot, or filesystem (data, wal, tablespace:NAME) measured; empty for the whole server; NULL for the name of a standby or slot, but for members of pg_read_all_stats. value_min, value_mean, value_p95, value_max: over the span of the sample.
 Errors: 22023 for an unknown metric; the HINT lists them';
 COMMENT ON FUNCTION perf.capacity_sample_now() IS
 'Takes a sample of what is due now, as the collector worker does every minute; for servers that cannot preload the library, from pg_cron. Rates need two calls in one session; there is no qps. Returns the number of rows stored. Superuser, or EXECUTE granted by one. Errors: 55000 on a standby or in a read-only transaction';

@@ -39,7 +39,7 @@ pub(super) fn daily(client: &SpiClient, metric: &str, object: &str, value: &str)
         .select(
             "SELECT sampled_at, CASE $3 WHEN 'value_max' THEN coalesce(value_max, value_mean)
                                         WHEN 'value_p95' THEN coalesce(value_p95, value_mean) ELSE value_mean END
-               FROM perf.capacity_sample WHERE resolution_s = 86400 AND metric = $1 AND object = $2 ORDER BY 1",
+               FROM perf.capacity_sample_visible WHERE resolution_s = 86400 AND metric = $1 AND object = $2 ORDER BY 1",
             None,
             &[metric.into(), text(object), value.into()],
         )
@@ -59,7 +59,7 @@ pub(super) fn first_at(client: &SpiClient, metric: &str, object: &str) -> Result
     for step in STEPS.iter().rev() {
         let first = one::<TimestampWithTimeZone>(
             client,
-            "SELECT min(sampled_at) FROM perf.capacity_sample WHERE resolution_s = $1 AND metric = $2 AND object = $3",
+            "SELECT min(sampled_at) FROM perf.capacity_sample_visible WHERE resolution_s = $1 AND metric = $2 AND object = $3",
             &[step.resolution_s.into(), metric.into(), text(object)],
         )?;
         if first.is_some() {
@@ -73,7 +73,7 @@ pub(super) fn first_at(client: &SpiClient, metric: &str, object: &str) -> Result
 pub(super) fn peak(client: &SpiClient, metric: &str, object: &str) -> Result<Option<f64>, Error> {
     one(
         client,
-        "SELECT max(coalesce(value_max, value_mean)) FROM perf.capacity_sample
+        "SELECT max(coalesce(value_max, value_mean)) FROM perf.capacity_sample_visible
           WHERE resolution_s = 60 AND metric = $1 AND object = $2 AND sampled_at > now() - interval '1 day'",
         &[metric.into(), text(object)],
     )
@@ -90,7 +90,7 @@ pub(super) fn percentile(
     one(
         client,
         "SELECT percentile_cont(0.95) WITHIN GROUP (ORDER BY coalesce(value_p95, value_mean))
-           FROM perf.capacity_sample WHERE resolution_s = $3 AND metric = $1
+           FROM perf.capacity_sample_visible WHERE resolution_s = $3 AND metric = $1
             AND object = $2 AND sampled_at > now() - $4::interval",
         &[metric.into(), text(object), resolution_s.into(), of.into()],
     )
@@ -99,7 +99,8 @@ pub(super) fn percentile(
 /// One row of `capacity_samples`.
 pub struct Sample {
     pub sampled_at: TimestampWithTimeZone,
-    pub object: String,
+    /// None: not for the current role.
+    pub object: Option<String>,
     pub min: f64,
     pub mean: f64,
     pub p95: f64,
@@ -169,7 +170,7 @@ fn read(
     };
     let rows = client
         .select(
-            "SELECT sampled_at, object, value_mean, value_min, value_p95, value_max FROM perf.capacity_sample
+            "SELECT sampled_at, object, value_mean, value_min, value_p95, value_max FROM perf.capacity_sample_visible
               WHERE metric = $1 AND resolution_s = $2 AND sampled_at >= $3 AND sampled_at < $4 ORDER BY 1, 2",
             None,
             &[metric.into(), resolution_s.into(), instant(from)?.into(), instant(until)?.into()],
@@ -178,9 +179,8 @@ fn read(
     for row in rows {
         let value = |n: usize| row.get::<f64>(n).map_err(spi_failed);
         let at = row.get::<TimestampWithTimeZone>(1).map_err(spi_failed)?;
-        if let (Some(sampled_at), Some(Text(object)), Some(mean)) =
-            (at, row.get::<Text>(2).map_err(spi_failed)?, value(3)?)
-        {
+        let object = row.get::<Text>(2).map_err(spi_failed)?.map(|object| object.0);
+        if let (Some(sampled_at), Some(mean)) = (at, value(3)?) {
             samples.push(Sample {
                 sampled_at,
                 object,

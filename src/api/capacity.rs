@@ -84,7 +84,7 @@ fn capacity_samples(
     'static,
     (
         name!(sampled_at, TimestampWithTimeZone),
-        name!(object, Text),
+        name!(object, Option<Text>),
         name!(value_min, f64),
         name!(value_mean, f64),
         name!(value_p95, f64),
@@ -92,7 +92,7 @@ fn capacity_samples(
     ),
 > {
     let rows = or_raise(samples::samples(metric, since));
-    TableIterator::new(rows.into_iter().map(|s| (s.sampled_at, Text(s.object), s.min, s.mean, s.p95, s.max)))
+    TableIterator::new(rows.into_iter().map(|s| (s.sampled_at, s.object.map(Text), s.min, s.mean, s.p95, s.max)))
 }
 
 /// Takes a sample at once, of what is due: for servers that cannot preload the library, from pg_cron. Rates need two calls

@@ -26,7 +26,7 @@ VIEW_KEYS = {
     "prewarm_statements": ("statement_id",),
 }
 # Views that functions of the extension read, and functions that are parts of its triggers.
-INTERNAL = {"alert_state_visible", "baseline_statement_visible", "cache_entry_sized", "cache_missed", "slow_statement_visible",
+INTERNAL = {"alert_state_visible", "capacity_sample_visible", "baseline_statement_visible", "cache_entry_sized", "cache_missed", "slow_statement_visible",
             "statement_history_visible", "policy_row_key"}
 # Times that may be infinite, which clients' types of time are not.
 ENDLESS = {("jobs", "paused_until")}

@@ -255,6 +255,28 @@ class Elsewhere(Alerting):
         self.wait_for_status(database, "behind", "firing", primary)
         self.assertEqual(primary.scalar("SELECT action FROM perf.alerts() WHERE name = 'behind'", dbname=database),
                          "Do it. Worst: replica walreceiver.")
+        # Standbys and slots have names for members of pg_read_all_stats; for others, numbers or none.
+        primary.sql("CREATE ROLE plain LOGIN; CREATE ROLE watcher LOGIN; GRANT pg_read_all_stats TO watcher; "
+                    "SELECT pg_create_physical_replication_slot('of_replica', true)")
+        primary.sql("UPDATE perf.capacity_clock SET sampled_at = sampled_at - interval '1 day'", dbname=database)
+        sampled = "SELECT DISTINCT object FROM perf.capacity_samples($1)"
+        self.wait_until(lambda: ("of_replica",) in primary.sql(sampled, ("slot_retained_bytes",), dbname=database), 20, "a sample of the slot")
+        for user, replica, slot, worst in (("watcher", "walreceiver", "of_replica", "walreceiver"),
+                                           ("plain", None, None, "(insufficient privilege)")):
+            self.assertEqual(primary.sql(sampled, ("replication_lag_bytes",), dbname=database, user=user), [(replica,)])
+            # That of the base backup may have been sampled as well.
+            slots = {name for name, in primary.sql(sampled, ("slot_retained_bytes",), dbname=database, user=user)}
+            self.assertTrue(slots == {None} if slot is None else slot in slots, slots)
+            self.assertEqual(primary.scalar("SELECT action FROM perf.alerts() WHERE name = 'behind'", dbname=database, user=user),
+                             f"Do it. Worst: replica {worst}.")
+            self.assertEqual(primary.sql("SELECT object, value >= 0 FROM perf.metrics() WHERE name = 'slot_retained_bytes'",
+                                         dbname=database, user=user), [(slot or "#1", True)])
+            self.assertRegex(primary.scalar("SELECT object FROM perf.metrics() WHERE name = 'replication_lag_bytes'",
+                                            dbname=database, user=user), replica or r"^\d+$")
+            self.assertEqual("walreceiver" in primary.scalar("SELECT perf.prometheus_metrics()", dbname=database, user=user),
+                             replica is not None)
+        self.assert_sql_error("42501", primary, "SELECT object FROM perf.capacity_sample", dbname=database, user="watcher")
+        primary.sql("SELECT pg_drop_replication_slot('of_replica')")
         # The standby answers for itself, without a state.
         own = standby.sql("SELECT name, object FROM perf.metrics() WHERE name IN ('replication_lag', 'latency_p99', 'cpu_used')"
                           " ORDER BY 1", dbname=database)
@@ -267,7 +289,6 @@ class Elsewhere(Alerting):
         self.wait_for_status(database, "behind", "ok", primary)
         self.assertEqual(primary.scalar("SELECT quantity FROM perf.cost_impact() WHERE item = 'read_replica'", dbname=database), 1)
         # Who may not see replication sees that there is something.
-        primary.sql("CREATE ROLE plain LOGIN")
         self.assertEqual(primary.sql("SELECT count(*), count(value) FROM perf.metrics() WHERE name = 'replication_lag'",
                                      dbname=database, user="plain"), [(1, 0)])
 

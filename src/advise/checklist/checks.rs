@@ -106,11 +106,11 @@ fn low_traffic(facts: &Facts) -> Result<Outcome, String> {
         facts,
         c"WITH hourly AS (
               SELECT extract(hour FROM sampled_at AT TIME ZONE 'UTC')::int AS hour, avg(value_mean) AS qps
-                FROM perf.capacity_sample
+                FROM perf.capacity_sample_visible
                WHERE metric = 'qps' AND object = current_database() AND resolution_s = 3600
                  AND sampled_at > now() - interval '14 days' GROUP BY 1)
           SELECT (SELECT count(*) FROM hourly),
-                 (SELECT avg(value_mean) FROM perf.capacity_sample
+                 (SELECT avg(value_mean) FROM perf.capacity_sample_visible
                    WHERE metric = 'qps' AND object = current_database() AND resolution_s = 60
                      AND sampled_at > now() - interval '10 minutes'),
                  (SELECT percentile_cont($1) WITHIN GROUP (ORDER BY qps) FROM hourly),

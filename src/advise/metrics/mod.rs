@@ -6,10 +6,12 @@
 
 mod applications;
 pub mod readings;
+mod replication;
 mod server;
 mod statements;
 
-pub use server::{database_name, kept_us, places, NODE_PREFIX};
+pub use replication::NODE_PREFIX;
+pub use server::{database_name, kept_us, places};
 
 use std::cell::OnceCell;
 
@@ -117,11 +119,12 @@ const GROUPS: &[Group] = &[
     Group { measure: server::relation_scans, metrics: &[metric("relation_index_utilisation", "%")] },
     Group { measure: server::relation_sizes, metrics: &[metric("relation_size_bytes", "bytes")] },
     Group {
-        measure: server::replication,
+        measure: replication::measure,
         metrics: &[
             metric("replication_lag", "s"),
             metric("replication_lag_bytes", "bytes"),
             metric("replica_qps", "1/s"),
+            metric("replica_unwell", "s"),
             metric("slot_retained_bytes", "bytes"),
         ],
     },

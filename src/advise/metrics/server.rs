@@ -5,7 +5,7 @@ use perf_core::activity::share;
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::pg_sys::Oid;
 
-use super::{Sheet, CLUSTER, DATABASE, RELATION, REPLICA};
+use super::{Sheet, CLUSTER, DATABASE, RELATION};
 use crate::collect::host;
 use crate::pg::backends::{self, BackendCounts};
 use crate::pg::query::{select_under_snapshot, select_with};
@@ -18,8 +18,6 @@ const SCANS_MIN: f64 = 10.0;
 const MACHINE_SAMPLE_AGE_US: i64 = 900_000_000;
 /// Sizes of relations are sampled every hour.
 const RELATION_SAMPLE_AGE_US: i64 = 3 * 3_600_000_000;
-/// Begins the object of what a node of perf.fleet_nodes says.
-pub const NODE_PREFIX: &str = "node ";
 const TOO_FEW: &str = "too few in this time to make a rate";
 const NO_SAMPLE: &str = "the collector has no recent sample of it";
 const OF_THE_PRIMARY: &str = "the samples on a standby are its primary's";
@@ -259,7 +257,7 @@ pub(super) fn machine(sheet: &mut Sheet) {
 fn latest(metric: &str, now: i64) -> Option<(i64, f64)> {
     let since = TimestampWithTimeZone::try_from(now - MACHINE_SAMPLE_AGE_US).ok()?;
     select_with(
-        c"SELECT sampled_at, value_mean FROM perf.capacity_sample
+        c"SELECT sampled_at, value_mean FROM perf.capacity_sample_visible
            WHERE resolution_s = 300 AND metric = $1 AND object = '' AND sampled_at >= $2
            ORDER BY sampled_at DESC LIMIT 1",
         &[crate::pg::query::text(metric), since.into()],
@@ -292,9 +290,9 @@ pub(super) fn relation_scans(sheet: &mut Sheet) {
 pub(super) fn relation_sizes(sheet: &mut Sheet) {
     let Ok(since) = TimestampWithTimeZone::try_from(sheet.now - RELATION_SAMPLE_AGE_US) else { return };
     let found = select_with(
-        c"SELECT s.object, s.value_mean, s.sampled_at FROM perf.capacity_sample AS s
+        c"SELECT s.object, s.value_mean, s.sampled_at FROM perf.capacity_sample_visible AS s
            WHERE s.resolution_s = 3600 AND s.metric = 'relation_size_bytes' AND s.sampled_at =
-                 (SELECT max(f.sampled_at) FROM perf.capacity_sample AS f
+                 (SELECT max(f.sampled_at) FROM perf.capacity_sample_visible AS f
                    WHERE f.resolution_s = 3600 AND f.metric = 'relation_size_bytes' AND f.sampled_at >= $1)
            ORDER BY 2 DESC, 1 LIMIT 10",
         &[since.into()],
@@ -302,74 +300,5 @@ pub(super) fn relation_sizes(sheet: &mut Sheet) {
     );
     for (relation, bytes, at) in found {
         sheet.put("relation_size_bytes", RELATION, &relation, Ok(bytes)).measured_at = at;
-    }
-}
-
-/// How far standbys are behind, what slots keep from being removed, and, on a standby, how far this server is behind.
-pub(super) fn replication(sheet: &mut Sheet) {
-    const NOT_REPORTED: &str = "not reported yet, or not visible to the current role";
-    let replicas = select_under_snapshot(
-        c"SELECT r.object, coalesce(r.lag_s, CASE WHEN r.behind <= 0 THEN 0 END), greatest(r.behind, 0)
-            FROM (SELECT coalesce(nullif(application_name, ''), pid::text) AS object,
-                         extract(epoch FROM replay_lag)::float8 AS lag_s,
-                         pg_catalog.pg_wal_lsn_diff(
-                             CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
-                                  ELSE pg_catalog.pg_current_wal_lsn() END, replay_lsn)::float8 AS behind
-                    FROM pg_catalog.pg_stat_replication WHERE state IS DISTINCT FROM 'backup') AS r
-           ORDER BY 1",
-        |row| Some((row.string(1), row.get::<f64>(2), row.get::<f64>(3))),
-    );
-    for (replica, lag_s, behind) in replicas {
-        sheet.put("replication_lag", REPLICA, &replica, lag_s.ok_or(NOT_REPORTED));
-        sheet.put("replication_lag_bytes", REPLICA, &replica, behind.ok_or(NOT_REPORTED));
-    }
-    if background::in_recovery() {
-        let own = select_under_snapshot(
-            c"SELECT CASE WHEN pg_catalog.pg_last_wal_receive_lsn() <= pg_catalog.pg_last_wal_replay_lsn()
-                               AND EXISTS (SELECT FROM pg_catalog.pg_stat_wal_receiver) THEN 0
-                          ELSE extract(epoch FROM pg_catalog.clock_timestamp()
-                                                  - pg_catalog.pg_last_xact_replay_timestamp()) END::float8,
-                     pg_catalog.pg_last_wal_receive_lsn() IS NULL
-                     AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_wal_receiver)",
-            |row| Some((row.get::<f64>(1), row.get::<bool>(2).unwrap_or(false))),
-        );
-        let own = match own.first() {
-            // The time of the last transaction grows old on an idle primary, too.
-            Some((_, true)) => Err("nothing is streamed to this standby: a delay and an idle primary look the same"),
-            Some((Some(lag_s), false)) => Ok(*lag_s),
-            _ => Err("nothing has been replayed since the start"),
-        };
-        sheet.put("replication_lag", REPLICA, "(this server)", own);
-    }
-    // What standbys say of themselves; on a standby, its primary has stored it.
-    let nodes = match background::in_recovery() {
-        true => Vec::new(),
-        false => select_under_snapshot(
-            c"SELECT name, lag_s, qps, status, checked_at FROM perf.fleet_nodes ORDER BY 1",
-            |row| {
-                let at = row.get::<TimestampWithTimeZone>(5).map(i64::from);
-                Some((row.string(1), row.get::<f64>(2), row.get::<f64>(3), row.string(4), at))
-            },
-        ),
-    };
-    for (name, lag_s, qps, status, at) in nodes {
-        let object = format!("{NODE_PREFIX}{name}");
-        let why = format!("perf.fleet_nodes says: {status}");
-        for (metric, value) in [("replication_lag", lag_s), ("replica_qps", qps)] {
-            let value = value.filter(|_| status == "ok").ok_or(why.as_str());
-            let row = sheet.put(metric, REPLICA, &object, value);
-            row.measured_at = at.unwrap_or(row.measured_at);
-        }
-    }
-    let slots = select_under_snapshot(
-        c"SELECT slot_name::text, pg_catalog.pg_wal_lsn_diff(
-                     CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
-                          ELSE pg_catalog.pg_current_wal_lsn() END, restart_lsn)::float8
-            FROM pg_catalog.pg_replication_slots ORDER BY 1",
-        |row| Some((row.string(1), row.get::<f64>(2))),
-    );
-    for (slot, bytes) in slots {
-        let bytes = bytes.map(|bytes| bytes.max(0.0)).ok_or("the slot reserves no WAL");
-        sheet.put("slot_retained_bytes", REPLICA, &slot, bytes);
     }
 }

@@ -58,7 +58,7 @@ fn measure(client: &SpiClient) -> Result<Measured, Error> {
         },
         buffer_hit_pct: one(
             client,
-            "SELECT avg(value_mean) FROM perf.capacity_sample WHERE resolution_s = 60 AND metric = 'buffer_hit_pct'
+            "SELECT avg(value_mean) FROM perf.capacity_sample_visible WHERE resolution_s = 60 AND metric = 'buffer_hit_pct'
                 AND object = $1 AND sampled_at > now() - interval '1 day'",
             &[text(&here)],
         )?,
@@ -76,7 +76,7 @@ fn measure(client: &SpiClient) -> Result<Measured, Error> {
 fn recent(client: &SpiClient, metric: &str) -> Result<Option<f64>, Error> {
     one(
         client,
-        "SELECT value_mean FROM perf.capacity_sample WHERE resolution_s = 300 AND metric = $1
+        "SELECT value_mean FROM perf.capacity_sample_visible WHERE resolution_s = 300 AND metric = $1
             AND object = '' AND sampled_at > now() - interval '1 day' ORDER BY sampled_at DESC LIMIT 1",
         &[metric.into()],
     )
