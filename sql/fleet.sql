@@ -44,7 +44,7 @@ SELECT j.options OPERATOR(pg_catalog.->>) 'node' AS name,
             THEN n.message END AS message,
        j.job_id,
        n.checked_at,
-       n.since_at,
+       COALESCE(n.since_at, j.created_at) AS since_at,
        n.qps,
        n.qps_basis
 FROM perf.job j LEFT JOIN perf.fleet_node n ON n.job_id OPERATOR(pg_catalog.=) j.job_id

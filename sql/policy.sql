@@ -563,7 +563,9 @@ BEGIN
         ('buffer_cache_hit_rate', 'buffer_cache_hit', '<', 98, '%', 'warning',
             'Check shared_buffers and what reads past it.', 'The buffer cache, not the result caches.'),
         ('disk_used', 'disk_used', '>', 80, '%', 'critical', 'Partition, archive or add storage.', NULL),
-        ('replication_lag', 'replication_lag', '>', 5, 's', 'critical', 'Check the network and the replica.', NULL)
+        ('replication_lag', 'replication_lag', '>', 5, 's', 'critical', 'Check the network and the replica.', NULL),
+        ('replica_unwell', 'replica_unwell', '>', 60, 's', 'critical', 'See perf.fleet_nodes; check the network and the replica.',
+            'Standbys added with perf.fleet_node_add() that cannot be reached, were promoted or follow another server.')
     ) AS v;
     GET DIAGNOSTICS loaded = ROW_COUNT; total := total + loaded;
 

@@ -61,8 +61,8 @@ struct Look {
     object: String,
     /// When the value was measured.
     measured_at: i64,
-    /// Why there is no value.
-    why: String,
+    /// Why there is no value, or what to know of it.
+    note: String,
 }
 
 /// What is stored of an alert.
@@ -141,7 +141,7 @@ fn thresholds() -> Vec<Threshold> {
 
 /// The worst of what was measured of an alert's metric.
 fn look(threshold: &Threshold, measured: &[Measured]) -> Look {
-    let without = |why: String| Look { why, ..Look::default() };
+    let without = |note: String| Look { note, ..Look::default() };
     let Some(metric) = metrics::find(&threshold.metric) else {
         return without(format!("Metric \"{}\" does not exist: perf.metrics() shows those that do.", threshold.metric));
     };
@@ -159,7 +159,8 @@ fn look(threshold: &Threshold, measured: &[Measured]) -> Look {
     match found.and_then(|(index, value)| Some((rows.get(index)?, value))) {
         Some((row, value)) => {
             let (scope, object) = (row.scope.to_owned(), row.object.clone());
-            Look { value: Some(value), scope, object, measured_at: row.measured_at, why: String::new() }
+            let note = row.note.clone().unwrap_or_default();
+            Look { value: Some(value), scope, object, measured_at: row.measured_at, note }
         }
         None => without(match rows.first() {
             Some(row) => format!("Not measured: {}.", row.note.as_deref().unwrap_or("no value")),
@@ -246,7 +247,7 @@ fn store(threshold: &Threshold, state: &State, seen: &Look, now: i64) {
             at(state.fired_since_us),
             text(&seen.scope),
             text(&seen.object),
-            text(&seen.why),
+            text(&seen.note),
             instant(now).into(),
         ],
         |_| (),
@@ -321,21 +322,21 @@ fn forget(gone: HashMap<String, Stored>, now: i64, news: &mut News) {
                 shipped: false,
             };
             let state = State { since_us: Some(now), ..State::default() };
-            tell(&threshold, &state, &Look { why: DELETED.to_owned(), ..Look::default() }, news);
+            tell(&threshold, &state, &Look { note: DELETED.to_owned(), ..Look::default() }, news);
         }
     }
 }
 
 /// One NOTIFY, which reaches listeners of this database, and one line in the log.
 fn tell(threshold: &Threshold, state: &State, seen: &Look, news: &mut News) {
-    let action = action(threshold, state.status, &seen.object, &seen.scope, &seen.why);
+    let action = action(threshold, state.status, &seen.object, &seen.scope, &seen.note);
     let value = state.value.filter(|_| state.status != Status::NoData);
     let since = instant(state.since_us.unwrap_or(0));
     let cut = |text: &str, most: usize| text.chars().take(most).collect::<String>();
     // Any role may listen: names that are not everybody's are for the log, and for perf.alerts().
     let is_named = !seen.object.is_empty() && [APPLICATION, REPLICA].contains(&seen.scope.as_str());
     let shown_object = if is_named { HIDDEN } else { &seen.object };
-    let shown_action = self::action(threshold, state.status, shown_object, &seen.scope, &seen.why);
+    let shown_action = self::action(threshold, state.status, shown_object, &seen.scope, &seen.note);
     let payload = select_with(
         c"SELECT pg_catalog.jsonb_build_object(
               'name', $1, 'status', $2, 'severity', $3, 'value', $4, 'threshold', $5, 'unit', $6, 'since_at', $7,
@@ -395,14 +396,18 @@ fn utc(at: i64) -> String {
 // ---- the readers' side ----
 
 /// What to do, in words.
-fn action(threshold: &Threshold, status: Status, object: &str, scope: &str, why: &str) -> String {
+fn action(threshold: &Threshold, status: Status, object: &str, scope: &str, note: &str) -> String {
     match status {
-        // Of the database everybody here knows the name.
-        Status::Firing if object.is_empty() || scope == DATABASE => threshold.action.clone(),
-        Status::Firing => format!("{} Worst: {scope} {object}.", threshold.action),
+        Status::Firing => {
+            // Of the database everybody here knows the name.
+            let is_plain = object.is_empty() || scope == DATABASE;
+            let place = if is_plain { String::new() } else { format!(" Worst: {scope} {object}.") };
+            let note = if note.is_empty() { String::new() } else { format!(" ({note})") };
+            format!("{}{place}{note}", threshold.action)
+        }
         Status::Ok => "None.".to_owned(),
-        Status::NoData if why.is_empty() => "Not measured lately.".to_owned(),
-        Status::NoData => why.to_owned(),
+        Status::NoData if note.is_empty() => "Not measured lately.".to_owned(),
+        Status::NoData => note.to_owned(),
     }
 }
 
@@ -481,6 +486,6 @@ fn of_one_look(threshold: &Threshold, seen: &Look, because: &str) -> Alert {
         (Some(_), Some(_)) => Status::Ok,
         _ => Status::NoData,
     };
-    let said = action(threshold, status, &seen.object, &seen.scope, &seen.why);
+    let said = action(threshold, status, &seen.object, &seen.scope, &seen.note);
     alert(threshold, status, seen.value, None, format!("{said} Judged by this one look: {because}."))
 }

@@ -166,6 +166,45 @@ class FleetTest(JobTest):
         self.assertNotIn("fleet", self.primary.log_text())
         self.assertEqual(self.value("SELECT count(*) FROM perf.job_runs WHERE status = 'failed'"), 0)
 
+    def test_an_alert_says_which_node_is_unwell(self) -> None:
+        self.primary.configure({"perf_opt.collect_interval": "1s"}, reload=True)
+        self.primary.sql("CREATE ROLE somebody LOGIN")
+        self.sql("UPDATE perf.alert_threshold SET threshold = 1, fire_after = 2, clear_after = 2 WHERE alert_name = 'replica_unwell'")
+        standby = self.primary.standby("replica")
+        job_id = self.add("replica", self.conninfo(standby))
+
+        def alert(user: str = "postgres") -> dict[str, Any]:
+            return self.primary.result("SELECT * FROM perf.alerts(true) WHERE name = 'replica_unwell'", dbname=self.database,
+                                       user=user).dicts()[0]
+
+        def becomes(status: str) -> dict[str, Any]:
+            return self.wait_until(lambda: (found := alert())["status"] == status and found["since_at"] and found, 30, f"{status}: {alert()}")
+
+        self.assertEqual(self.ask(job_id)["status"], "ok")
+        self.assertEqual(becomes("ok")["value"], 0)
+        standby.stop("immediate")
+        self.assertEqual(self.ask(job_id)["status"], "unreachable")
+        fired = becomes("firing")
+        self.assertRegex(fired["action"], r"^See perf\.fleet_nodes; check the network and the replica\. Worst: replica node replica\. "
+                                          r"\(perf\.fleet_nodes says: unreachable since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC\)$")
+        self.assertGreater(fired["value"], 1)
+        self.assertIn("Worst: replica (insufficient privilege).", alert("somebody")["action"])
+        standby.start()
+        self.wait_until(lambda: self.ask(job_id)["status"] == "ok", 20, "the standby to come back")
+        becomes("ok")
+        standby.promote()
+        self.assertEqual(self.ask(job_id)["status"], "promoted")
+        self.assertIn("promoted since", becomes("firing")["action"])
+        # Since when is kept, whatever the node is meanwhile.
+        since = alert()["since_at"]
+        standby.stop("immediate")
+        self.assertEqual(self.ask(job_id)["status"], "unreachable")
+        self.wait_until(lambda: "unreachable since" in alert()["action"], 20, "the alert to tell")
+        self.assertEqual(alert()["since_at"], since)
+        self.sql("SELECT perf.fleet_node_remove('replica')")
+        self.wait_until(lambda: self.sql("SELECT note FROM perf.alert_state WHERE alert_name = 'replica_unwell'")[0][0]
+                        == "Not measured: there is nothing here that has it.", 20, "the node to be forgotten")
+
     def test_what_is_no_standby_of_ours(self) -> None:
         # Servers made of the same template are of the same cluster.
         other = self.private_cluster({"shared_preload_libraries": ""}, name="other", initdb_args=["--data-checksums"])

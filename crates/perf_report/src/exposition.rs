@@ -73,6 +73,12 @@ const EXPOSED: &[Exposed] = &[
     ),
     exposed("relation_size_bytes", "size_bytes", 1.0, "Size of one of the largest relations."),
     exposed("replica_qps", "statements_per_second", 1.0, "Statements of a standby lately."),
+    exposed(
+        "replica_unwell",
+        "unwell_seconds",
+        1.0,
+        "Time since a standby was last seen to follow this server; 0 while it does.",
+    ),
     exposed("replication_lag", "lag_seconds", 1.0, "Time that a standby is behind."),
     exposed("replication_lag_bytes", "lag_bytes", 1.0, "WAL that a standby is behind."),
     exposed(

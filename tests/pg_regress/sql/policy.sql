@@ -63,7 +63,7 @@ SELECT count(*) FROM perf.policy_deletion;
 SELECT perf.load_policy(name => 'gaming_platform') = (SELECT sum(shipped) FROM pg_temp.policy_rows) AS loads_what_ships;
 
 -- Clearing.
-SELECT perf.clear_policy() = 102 AS removed_all;
+SELECT perf.clear_policy() = 103 AS removed_all;
 SELECT sum(count) FROM pg_temp.policy_rows;
 SELECT perf.clear_policy();
 
