@@ -246,6 +246,48 @@ pub fn expire_hours(client: &mut SpiClient, now: TimestampWithTimeZone) -> Resul
         .map_err(spi_failed)
 }
 
+/// Where the rows of all hours are larger than `most_bytes`, sums the roles of the oldest ones up as `(other)`, so that the
+/// newest ones have room. What was counted stays counted.
+pub fn sum_up_hours(client: &mut SpiClient, most_bytes: i64) -> Result<(), Error> {
+    let rows = client
+        .update(
+            "WITH sized AS (
+                 SELECT h.hour_at, sum(64 OPERATOR(pg_catalog.+) pg_catalog.octet_length(h.role)
+                                       OPERATOR(pg_catalog.+) pg_catalog.pg_column_size(h.seconds_busy)) AS bytes
+                   FROM perf.pool_hour AS h GROUP BY h.hour_at),
+             kept AS (
+                 SELECT s.hour_at, sum(s.bytes) OVER (ORDER BY s.hour_at DESC) AS bytes FROM sized AS s)
+             DELETE FROM perf.pool_hour AS h USING kept AS k
+              WHERE k.hour_at OPERATOR(pg_catalog.=) h.hour_at AND k.bytes OPERATOR(pg_catalog.>) $1
+                AND h.role OPERATOR(pg_catalog.<>) '' AND h.role OPERATOR(pg_catalog.<>) $2
+             RETURNING h.hour_at, h.seconds_busy, h.connected_max, h.busy_s, h.waiting_s",
+            None,
+            &[most_bytes.into(), query::text(OTHER_NAME)],
+        )
+        .map_err(spi_failed)?;
+    let mut hours: BTreeMap<i64, BusySeconds> = BTreeMap::new();
+    for row in rows {
+        let Some(hour) = row.get::<TimestampWithTimeZone>(1).map_err(spi_failed)? else { continue };
+        let others = hours.entry(hour.into()).or_default();
+        let count = |n| row.get::<i64>(n).map(|count| count.map_or(0, |c| u64::try_from(c).unwrap_or(0)));
+        let number = |n: Option<i32>| n.map_or(0, |n| u32::try_from(n).unwrap_or(0));
+        let seconds = row.get::<Vec<Option<i32>>>(2).map_err(spi_failed)?.unwrap_or_default();
+        others.seconds.resize(others.seconds.len().max(seconds.len()), 0);
+        for (sum, one) in others.seconds.iter_mut().zip(seconds) {
+            *sum = sum.saturating_add(number(one));
+        }
+        others.connected_max = others.connected_max.max(number(row.get::<i32>(3).map_err(spi_failed)?));
+        others.busy_s += count(4).map_err(spi_failed)?;
+        others.waiting_s += count(5).map_err(spi_failed)?;
+    }
+    for (hour, others) in hours {
+        if let Ok(hour) = TimestampWithTimeZone::try_from(hour) {
+            add(client, hour, OTHER_NAME, &others)?;
+        }
+    }
+    Ok(())
+}
+
 /// Bytes of the hours that are kept.
 pub fn hours_bytes() -> Result<i64, Error> {
     catalog::value::<i64>("SELECT pg_catalog.pg_total_relation_size('perf.pool_hour'::pg_catalog.regclass)", &[])

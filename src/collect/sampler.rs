@@ -26,8 +26,8 @@ const DAY_S: i64 = 86_400;
 
 /// All samples of a database together, indexes included.
 pub const STORAGE_MAX_BYTES: i64 = 64 << 20;
-/// Of these, what the hours of pools may take from samples: should they grow beyond it, no sample gives way.
-const HOURS_BYTES: i64 = 16 << 20;
+/// Of these, what the hours of pools may take: beyond it roles of old hours are summed up.
+const HOURS_BYTES: i64 = 4 << 20;
 /// What the collector gives each group of measurements, so that a slow one does not cost all others.
 const GROUP_LIMIT_MS: i32 = 20_000;
 /// One step of the ladder of resolutions: where its samples are and for how long.
@@ -334,10 +334,14 @@ fn rotate_all(now: TimestampWithTimeZone) -> Result<Changes, Error> {
     }
     Spi::connect_mut(|client| {
         connections::expire_hours(client, now)?;
+        if connections::hours_bytes()? > HOURS_BYTES {
+            // The index, and room of rows that are gone, are part of that as well.
+            connections::sum_up_hours(client, HOURS_BYTES / 2)?;
+        }
         forget_future(client, now)
     })?;
     // Dropping samples gives back no byte of the hours.
-    let most = STORAGE_MAX_BYTES - connections::hours_bytes()?.min(HOURS_BYTES);
+    let most = STORAGE_MAX_BYTES - connections::hours_bytes()?.min(2 * HOURS_BYTES);
     for step in SPARED_FIRST.iter().filter_map(|&n| STEPS.get(n)) {
         while partitions::total_bytes("capacity_sample")? > most {
             let dropped = partitions::drop_oldest(step.table, now)?;

@@ -220,16 +220,54 @@ class Connections(SamplerTest):
         self.assertAlmostEqual(waits["Lock"], 50)
         self.assertAlmostEqual(sum(waits.values()), 100)
 
-    def test_many_roles_are_bounded(self) -> None:
-        self.cluster.sql("DO $$ BEGIN FOR n IN 1..40 LOOP EXECUTE format('CREATE ROLE many_%s LOGIN', n); END LOOP; END $$")
-        sessions = [self.cluster.connect(self.database, user=f"many_{n}") for n in range(1, 41)]
+    def with_roles(self, numbers: range, session: Connection) -> None:
+        """A sample while so many roles have a transaction open."""
+        sessions = [self.cluster.connect(self.database, user=f"many_{n}") for n in numbers]
         try:
-            self.sample(self.session())
+            for one in sessions:
+                one.query("BEGIN")
+            self.sample(session)
         finally:
             for one in sessions:
                 one.close()
-        self.assertEqual(self.cluster.scalar("SELECT count(*) FROM perf.pool_hour WHERE role NOT IN ('', '(other)')", dbname=self.database), 32)
-        self.assertEqual(self.cluster.scalar("SELECT sum(connected_max) FROM perf.pool_hour WHERE role <> ''", dbname=self.database), 41)
+        gone = "SELECT count(*) = 0 FROM pg_stat_activity WHERE usename LIKE 'many%'"
+        self.wait_until(lambda: self.cluster.scalar(gone), 10, "the roles to be gone")
+
+    def test_many_roles_are_bounded(self) -> None:
+        self.cluster.sql("DO $$ BEGIN FOR n IN 1..60 LOOP EXECUTE format('CREATE ROLE many_%s LOGIN', n); END LOOP; END $$")
+        self.addCleanup(self.cluster.sql, "DO $$ BEGIN FOR n IN 1..60 LOOP EXECUTE format('DROP ROLE many_%s', n); END LOOP; END $$")
+        hours = "SELECT count(DISTINCT hour_at) FROM perf.pool_hour"
+        self.with_roles(range(1, 41), self.session())
+        rows = "SELECT count(*) FROM perf.pool_hour WHERE role NOT IN ('', '(other)')"
+        if self.cluster.scalar(hours, dbname=self.database) == 1:
+            self.assertEqual(self.cluster.scalar(rows, dbname=self.database), 32)
+        # Others in the same hour, and a process that has not seen the first ones: the rows of the hour are what counts.
+        session = self.session()
+        self.with_roles(range(21, 41), session)
+        self.with_roles(range(41, 61), session)
+        self.assertLessEqual(self.cluster.scalar(rows, dbname=self.database), 32 * self.cluster.scalar(hours, dbname=self.database))
+        # Nothing is lost: 40, 20 and 20 roles, and the one that samples, three times.
+        sums = "SELECT sum(busy_s), sum(waiting_s) FROM perf.pool_hour WHERE role {} ''"
+        self.assertEqual(self.cluster.sql(sums.format("="), dbname=self.database), [(83, 80)])
+        self.assertEqual(self.cluster.sql(sums.format("<>"), dbname=self.database), [(83, 80)])
+
+    def test_hours_have_their_share_of_the_room(self) -> None:
+        session = self.session()
+        self.sample(session)
+        # More busy backends than anybody has: 24 MB of them.
+        session.query("INSERT INTO perf.pool_hour SELECT date_trunc('hour', now()) - make_interval(hours => h), 'role_' || r, "
+                      "(SELECT array_agg((random() * 1e7)::int) FROM generate_series(1, 1001) WHERE h > 0 AND r > 0), r, h, r "
+                      "FROM generate_series(1, 300) AS h, generate_series(1, 20) AS r")
+        totals = ("SELECT hour_at, sum(busy_s), sum(waiting_s), max(connected_max), (SELECT sum(s) FROM perf.pool_hour x, "
+                  "unnest(x.seconds_busy) s WHERE x.hour_at = h.hour_at) FROM perf.pool_hour h "
+                  "WHERE hour_at < date_trunc('hour', now()) GROUP BY 1 ORDER BY 1")
+        before = session.query(totals).rows
+        self.sample(session)
+        self.assertEqual(session.query(totals).rows, before)
+        apart = dict(session.query("SELECT hour_at, count(*) FROM perf.pool_hour WHERE hour_at < date_trunc('hour', now()) GROUP BY 1").rows)
+        self.assertEqual((apart[before[-1][0]], apart[before[0][0]]), (20, 1))
+        self.assertEqual(session.query("SELECT role FROM perf.pool_hour ORDER BY hour_at LIMIT 1").rows, [("(other)",)])
+        self.assertLess(session.query("SELECT sum(pg_column_size(seconds_busy)) FROM perf.pool_hour").scalar(), 10 << 20)
 
 
 class Trouble(SamplerTest):
@@ -260,6 +298,64 @@ class Trouble(SamplerTest):
         self.assertEqual(session.query("SELECT count(*) FROM perf.pool_hour WHERE hour_at > now()").rows, [(0,)])
         self.assertEqual(session.query("SELECT bool_and(rolled_until <= now()), bool_and(sampled_at <= now()) FROM perf.capacity_clock").rows,
                          [(True, True)])
+
+    def test_databases_that_shrink_and_go(self) -> None:
+        session = self.session()
+        other = self.fresh_database(extension=False)
+        self.cluster.sql("CREATE TABLE big AS SELECT repeat('x', 1000) FROM generate_series(1, 20000)", dbname=other)
+        session.query("CREATE TABLE big AS SELECT repeat('x', 1000) FROM generate_series(1, 20000)")
+        self.sample(session)
+        metrics = ("database_size_bytes", "databases_size_bytes")
+        before = self.latest(metrics)
+        self.cluster.sql(f"DROP DATABASE {other}")
+        self.sample(session)
+        without = self.latest(metrics)
+        self.assertLess(without["databases_size_bytes"], before["databases_size_bytes"] - (20 << 20))
+        # As after a restore of less than there was.
+        session.query("DROP TABLE big")
+        self.sample(session)
+        smaller = self.latest(metrics)
+        self.assertLess(smaller["database_size_bytes"], without["database_size_bytes"] - (20 << 20))
+        self.assertGreater(smaller["database_size_bytes"], 0)
+        self.assertEqual(session.query("SELECT DISTINCT metric FROM perf.capacity_sample WHERE value_mean < 0").rows, [])
+        self.assertEqual(session.query("SELECT count(*) FROM perf.capacity_estimate() WHERE current_value <= 0").rows, [(0,)])
+
+    def test_a_tablespace_that_is_gone(self) -> None:
+        directory = make_private_dir()
+        self.addCleanup(remove_dir, directory)
+        place, away = directory / "place", directory / "away"
+        place.mkdir(mode=0o700)
+        for path in (directory, place):
+            give_to_server(path)
+        self.cluster.sql(f"CREATE TABLESPACE lost LOCATION '{place}'")
+        self.addCleanup(self.cluster.sql, "DROP TABLESPACE lost")
+        disk = ("disk_used_bytes",)
+        there = "object = 'tablespace:lost'"
+        self.sample(self.session())
+        self.assertIn("disk_used_bytes", self.latest(disk, there))
+        place.rename(away)
+        self.addCleanup(away.rename, place)
+        self.sample(self.session())
+        self.assertEqual(self.latest(disk, there), {})
+        self.assertIn("disk_used_bytes", self.latest(disk, "object = 'data'"))
+        self.assertEqual(self.cluster.sql("SELECT status FROM perf.health() WHERE component = 'sampler'", dbname=self.database), [("ok",)])
+        self.assertEqual(self.cluster.sql("SELECT value, note FROM perf.metrics() WHERE name = 'disk_used' AND object = 'tablespace:lost'",
+                                          dbname=self.database), [(None, "its filesystem does not answer")])
+        self.assertEqual(self.cluster.sql("SELECT quantity, monthly_cost_low FROM perf.cost_impact() WHERE item = 'disk:tablespace:lost'",
+                                          dbname=self.database), [(None, None)])
+        self.assertEqual(self.cluster.scalar("SELECT count(*) FROM perf.capacity_estimate()", dbname=self.database), 8)
+
+    def test_gaps_of_days(self) -> None:
+        session = self.session()
+        self.sample(session)
+        # As after five days in which nobody sampled: what was summed up before is all there is.
+        session.query("UPDATE perf.capacity_clock SET sampled_at = sampled_at - interval '5 days', rolled_until = "
+                      "date_bin(make_interval(secs => resolution_s), now() - interval '5 days', 'epoch')")
+        self.sample(session)
+        self.assertEqual(session.query("SELECT count(*) FROM perf.capacity_clock WHERE resolution_s > 60 AND (rolled_until > now() OR "
+                                       "rolled_until < now() - make_interval(secs => 2 * resolution_s))").rows, [(0,)])
+        self.assertEqual(session.query("SELECT count(*) FROM (SELECT 1 FROM perf.capacity_sample GROUP BY metric, object, "
+                                       "sampled_at, resolution_s HAVING count(*) > 1) AS d").rows, [(0,)])
 
     def test_a_part_that_fails_leaves_the_rest(self) -> None:
         session = self.session()
