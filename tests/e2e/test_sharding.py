@@ -327,6 +327,44 @@ class Advice(ClusterTest):
         self.assertEqual(best["candidate_key"], '"Odd s"."it\'s".tenant key')
         self.assertEqual(best["ddl"], "SELECT create_distributed_table('\"Odd s\".\"it''s\"', 'tenant key');")
 
+    def test_the_ddl_runs(self) -> None:
+        """By functions of the names, arguments and rules that the documentation of Citus gives."""
+        for statement in CITUS:
+            self.cluster.sql(statement, dbname=self.db)
+        self.run_all(KEYED, "SELECT l.name FROM tenants n JOIN plans l ON l.id = n.plan_id WHERE n.id = %s")
+        best = self.best()
+        self.assertEqual(best["blockers"], [])
+        with self.cluster.connect(self.db) as session:
+            session.query(best["ddl"])
+            self.assertEqual(session.query("SELECT relation::text, key FROM laid ORDER BY relation::text").rows,
+                             [("plans", None), ("projects", "tenant_id"), ("tasks", "tenant_id"), ("tenants", "id")])
+
+    def test_what_the_ddl_would_fail_on_is_said(self) -> None:
+        for statement in CITUS:
+            self.cluster.sql(statement, dbname=self.db)
+        for what, change, back, blocker in (
+            ("a key of another type", "ALTER TABLE projects DROP CONSTRAINT projects_tenant_id_fkey, ALTER tenant_id TYPE int",
+             "ALTER TABLE projects ALTER tenant_id TYPE bigint, ADD FOREIGN KEY (tenant_id) REFERENCES tenants",
+             "public.projects.tenant_id is of type integer, public."),
+            ("a circle", "ALTER TABLE tenants ADD FOREIGN KEY (id) REFERENCES roots; ALTER TABLE roots ADD FOREIGN KEY (tenant_id) REFERENCES tenants",
+             "ALTER TABLE tenants DROP CONSTRAINT tenants_id_fkey", "refer to each other in a circle"),
+            ("a key that is cleared", "ALTER TABLE projects ADD CONSTRAINT clears FOREIGN KEY (tenant_id) REFERENCES tenants ON DELETE SET NULL",
+             "ALTER TABLE projects DROP CONSTRAINT clears", "foreign key clears of public.projects to public.tenants: must not change the key"),
+            ("a key that is not unique", "CREATE UNIQUE INDEX one_title ON projects (title)", "DROP INDEX one_title",
+             "one_title of public.projects: must contain the key tenant_id"),
+        ):
+            with self.subTest(what):
+                self.cluster.sql("CREATE TABLE IF NOT EXISTS roots (tenant_id bigint PRIMARY KEY)", dbname=self.db)
+                self.cluster.sql("INSERT INTO roots SELECT id FROM tenants ON CONFLICT DO NOTHING; ANALYZE roots", dbname=self.db)
+                self.cluster.sql(change, dbname=self.db)
+                self.cluster.sql("ANALYZE", dbname=self.db)
+                self.reset()
+                self.run_all(KEYED, "SELECT * FROM roots r JOIN tenants n ON n.id = r.tenant_id WHERE n.id = %s")
+                best = self.best()
+                self.assertIn(blocker, "\n".join(best["blockers"]))
+                self.assert_sql_error("0A000", self.cluster, best["ddl"], dbname=self.db)
+                self.cluster.sql(back, dbname=self.db)
+
     def test_what_others_run_is_theirs(self) -> None:
         self.run_all(KEYED)
         self.cluster.sql("CREATE ROLE nobody LOGIN")
@@ -438,3 +476,58 @@ KINDS = ("read_replicas", "connection_pooling", "materialized_view", "partitioni
 
 
 KEYED = "SELECT t.id FROM tasks t JOIN projects p USING (tenant_id) JOIN tenants n ON n.id = t.tenant_id WHERE n.id = %s"
+
+
+# Signatures and rules are those of Citus 10.2 and later, as far as emitted statements meet them: arguments by name, the column
+# by its very name, foreign keys only to what is distributed already and with the key in them, unique constraints with the key,
+# keys of one type in a group, no action of a foreign key that changes the key.
+CITUS = [
+    "CREATE SCHEMA citus",
+    "CREATE TYPE citus.distribution_type AS ENUM ('hash', 'range', 'append')",
+    # What is distributed already, in the session that asks for it.
+    "CREATE FUNCTION ready() RETURNS void LANGUAGE sql AS "
+    "'CREATE TEMP TABLE IF NOT EXISTS laid (relation regclass PRIMARY KEY, key name)'",
+    """
+CREATE FUNCTION refuse(why text) RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+    RAISE EXCEPTION '%', why USING ERRCODE = 'feature_not_supported';
+END $$""",
+    """
+CREATE FUNCTION create_reference_table(table_name regclass) RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+    PERFORM ready();
+    PERFORM refuse('refers to ' || confrelid::regclass) FROM pg_constraint
+      WHERE contype = 'f' AND conrelid = table_name AND confrelid <> table_name
+        AND confrelid NOT IN (SELECT relation FROM laid WHERE key IS NULL);
+    INSERT INTO laid VALUES (table_name, NULL);
+END $$""",
+    """
+CREATE FUNCTION create_distributed_table(table_name regclass, distribution_column text,
+                                         distribution_type citus.distribution_type DEFAULT 'hash',
+                                         colocate_with text DEFAULT 'default', shard_count int DEFAULT NULL)
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    own pg_attribute;
+    other pg_attribute;
+BEGIN
+    PERFORM ready();
+    SELECT * INTO STRICT own FROM pg_attribute WHERE attrelid = table_name AND attname = distribution_column;
+    IF colocate_with <> 'default' THEN
+        SELECT a.* INTO STRICT other FROM laid l JOIN pg_attribute a ON a.attrelid = l.relation AND a.attname = l.key
+         WHERE l.relation = colocate_with::regclass;
+        IF (own.atttypid, own.attcollation) IS DISTINCT FROM (other.atttypid, other.attcollation) THEN
+            PERFORM refuse('keys of ' || table_name || ' and ' || colocate_with || ' are of different types');
+        END IF;
+    END IF;
+    PERFORM refuse(indexrelid::regclass || ' lacks the key') FROM pg_index
+      WHERE indrelid = table_name AND indisunique AND own.attnum <> ALL (indkey);
+    PERFORM refuse('foreign key ' || k.conname) FROM pg_constraint k
+      LEFT JOIN laid l ON l.relation = CASE k.confrelid WHEN table_name THEN NULL ELSE k.confrelid END
+      WHERE k.contype = 'f' AND k.conrelid = table_name
+        AND (l.relation IS NULL AND k.confrelid <> table_name
+             OR coalesce(l.key, CASE k.confrelid WHEN table_name THEN distribution_column::name END) IS NOT NULL AND NOT EXISTS (
+                    SELECT FROM unnest(k.conkey, k.confkey) AS u (ours, theirs) JOIN pg_attribute a
+                        ON a.attrelid = k.confrelid AND a.attnum = u.theirs
+                     WHERE u.ours = own.attnum AND a.attname = coalesce(l.key, distribution_column::name))
+             OR own.attnum = ANY (k.conkey) AND (k.confdeltype IN ('n', 'd') OR k.confupdtype IN ('c', 'n', 'd')));
+    INSERT INTO laid VALUES (table_name, distribution_column);
+END $$""",
+]

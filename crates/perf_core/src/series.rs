@@ -89,6 +89,8 @@ mod tests {
         assert_eq!(book.rate("c", "", 400.0, 2, 190_000_000), Some(0.0));
         assert_eq!(book.rate("c", "", f64::NAN, 2, 200_000_000), None);
         assert_eq!(book.rate("c", "", 410.0, 2, 200_000_000), Some(1.0), "a bad reading is not remembered");
+        assert_eq!(book.rate("c", "", 420.0, 2, 100_000_000), None, "the clock was set back");
+        assert_eq!(book.rate("c", "", 430.0, 2, 110_000_000), Some(1.0), "and goes on from there");
     }
 
     #[test]

@@ -192,7 +192,11 @@ fn columns(tables: &mut Tables, classes: &[Class]) -> Result<(), Error> {
                 EXISTS (SELECT FROM pg_depend d JOIN pg_sequence q ON q.seqrelid = d.objid
                          WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
                            AND d.refobjid = a.attrelid AND d.refobjsubid = a.attnum AND d.deptype IN ('a', 'i')
-                           AND q.seqtypid <> 'bigint'::regtype)
+                           AND q.seqtypid <> 'bigint'::regtype),
+                format_type(a.atttypid, NULL)
+                || coalesce((SELECT format(' COLLATE %I.%I', x.nspname, k.collname) FROM pg_collation k
+                               JOIN pg_namespace x ON x.oid = k.collnamespace
+                              WHERE k.oid = a.attcollation AND k.oid <> b.typcollation), '')
            FROM unnest($1::oid[], $2::oid[]) AS r (root, statistics)
            JOIN pg_class c ON c.oid = r.statistics JOIN pg_namespace n ON n.oid = c.relnamespace
            JOIN pg_attribute a ON a.attrelid = r.root AND a.attnum > 0 AND NOT a.attisdropped
@@ -221,6 +225,7 @@ fn columns(tables: &mut Tables, classes: &[Class]) -> Result<(), Error> {
                         .collect(),
                     updated: false,
                     class: class_of(type_oid, &category),
+                    type_name: row.get::<Text>(10)?.unwrap_or_default().0,
                     narrow_sequence: row.get::<bool>(9)?.unwrap_or(false),
                 },
                 distinct: row.get::<f64>(6)?,
@@ -336,7 +341,8 @@ fn triggers(tables: &mut Tables) -> Result<(), Error> {
 
 fn foreign_keys(tables: &mut Tables) -> Result<(), Error> {
     let found = catalog::rows(
-        "SELECT k.conname::text, k.conrelid, k.confrelid, k.conkey, k.confkey FROM pg_constraint k
+        "SELECT k.conname::text, k.conrelid, k.confrelid, k.conkey, k.confkey,
+                k.confdeltype IN ('n', 'd') OR k.confupdtype IN ('c', 'n', 'd') FROM pg_constraint k
           WHERE k.contype = 'f' AND k.conparentid = 0 AND k.conrelid = ANY ($1) ORDER BY 2, 1",
         &[tables.oids.clone().into()],
         |row| {
@@ -347,18 +353,19 @@ fn foreign_keys(tables: &mut Tables) -> Result<(), Error> {
                 row.get::<pg_sys::Oid>(3)?.unwrap_or(pg_sys::InvalidOid),
                 numbers(4)?,
                 numbers(5)?,
+                row.get::<bool>(6)?.unwrap_or(false),
             )))
         },
     )
     .map_err(failed)?;
-    for (name, from, to, ours, theirs) in found {
+    for (name, from, to, ours, theirs, changes_columns) in found {
         let columns = ours
             .into_iter()
             .zip(theirs)
             .filter_map(|(a, b)| Some((tables.column(from, a?)?, tables.column(to, b?)?)))
             .collect();
         if let (Some(from), Some(to)) = (tables.place(from), tables.place(to)) {
-            tables.foreign_keys.push(ForeignKey { name, from, to, columns });
+            tables.foreign_keys.push(ForeignKey { name, from, to, columns, changes_columns });
         }
     }
     Ok(())

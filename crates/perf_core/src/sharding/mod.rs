@@ -68,6 +68,8 @@ pub struct Column {
     pub updated: bool,
     /// Kind of type.
     pub class: TypeClass,
+    /// Its type, and its collation where it has one of its own: rows lie together by values of one type only.
+    pub type_name: String,
     /// Whether its default is a sequence of a type smaller than bigint.
     pub narrow_sequence: bool,
 }
@@ -111,6 +113,8 @@ pub struct ForeignKey {
     pub to: usize,
     /// Columns of `from` and the columns of `to` they refer to.
     pub columns: Vec<(usize, usize)>,
+    /// Whether what it does on DELETE or UPDATE gives its columns other values.
+    pub changes_columns: bool,
 }
 
 /// A column of a table of a statement: the table's place in `Statement::tables`, and the column.

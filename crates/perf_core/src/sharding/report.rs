@@ -1,5 +1,7 @@
 //! Judges one candidate: the numbers, the verdict with its reasons, and the statements that would do it.
 
+use std::collections::BTreeMap;
+
 use super::candidates::{amount, Facts, Layout};
 use super::place::{self, Outcome};
 use super::{
@@ -339,18 +341,29 @@ fn time_shares(facts: &Facts, outcome: &Outcome) -> TimeShares {
 /// Copies first, for distributed tables may refer to them; then tables before those that refer to them.
 fn ddl(facts: &Facts, layout: &Layout, references: &[usize]) -> Vec<Ddl> {
     let name = |relation: usize| facts.relations[relation].name.clone();
-    let mut ddl: Vec<Ddl> = references.iter().map(|&r| Ddl::Reference { relation: name(r) }).collect();
-    let mut waiting: Vec<(usize, usize)> = layout.distributed().collect();
+    let ordered = |relations: Vec<usize>| {
+        // Of a circle any one comes first: that is a blocker.
+        let (free, stuck) = in_order(facts, relations);
+        free.into_iter().chain(stuck)
+    };
+    let mut ddl: Vec<Ddl> = ordered(references.to_vec()).map(|r| Ddl::Reference { relation: name(r) }).collect();
+    let keys: BTreeMap<usize, usize> = layout.distributed().collect();
     let mut first: Option<String> = None;
-    while !waiting.is_empty() {
-        let refers = |from: usize, to: usize| facts.foreign_keys.iter().any(|k| k.from == from && k.to == to);
-        let free = |at: &(usize, usize)| waiting.iter().all(|w| w.0 == at.0 || !refers(at.0, w.0));
-        // Tables that refer to each other in a circle: any one comes first.
-        let next = waiting.iter().position(free).unwrap_or(0);
-        let (relation, column) = waiting.remove(next);
-        let column = facts.column(relation, column).map(|c| c.name.clone()).unwrap_or_default();
+    for relation in ordered(keys.keys().copied().collect()) {
+        let key = keys.get(&relation).copied().unwrap_or_default();
+        let column = facts.column(relation, key).map(|c| c.name.clone()).unwrap_or_default();
         ddl.push(Ddl::Distribute { relation: name(relation), column, colocate_with: first.clone() });
         first.get_or_insert_with(|| name(relation));
     }
     ddl
+}
+
+/// Relations, each before those that refer to it; and those of which none can come first, for they refer to each other.
+pub(super) fn in_order(facts: &Facts, mut waiting: Vec<usize>) -> (Vec<usize>, Vec<usize>) {
+    let mut ordered = Vec::new();
+    let refers = |from: usize, to: usize| facts.foreign_keys.iter().any(|k| k.from == from && k.to == to);
+    while let Some(next) = waiting.iter().position(|&one| waiting.iter().all(|&w| w == one || !refers(one, w))) {
+        ordered.push(waiting.remove(next));
+    }
+    (ordered, waiting)
 }

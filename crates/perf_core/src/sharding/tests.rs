@@ -9,6 +9,7 @@ fn column(name: &str, n_distinct: f64) -> Column {
         most_common: Vec::new(),
         updated: false,
         class: TypeClass::Key,
+        type_name: "bigint".to_owned(),
         narrow_sequence: false,
     }
 }
@@ -33,6 +34,10 @@ fn statement(id: i64, ms: f64, tables: &[usize], joins: &[(TableColumn, TableCol
     Statement { id, total_ms: ms, calls: ms, tables: tables.to_vec(), joins: joins.to_vec(), pins, writes: Vec::new() }
 }
 
+fn foreign_key(name: &str, from: usize, to: usize, columns: (usize, usize)) -> ForeignKey {
+    ForeignKey { name: name.to_owned(), from, to, columns: vec![columns], changes_columns: false }
+}
+
 /// users, payments by user_id, countries; reads of a user's payments with the country's name.
 fn platform() -> Workload {
     Workload {
@@ -41,7 +46,7 @@ fn platform() -> Workload {
             relation("public.payments", 80e9, &[("id", 1e8), ("user_id", 1e6), ("at", 1e8)]),
             relation("public.countries", 1e6, &[("code", 200.0)]),
         ],
-        foreign_keys: vec![ForeignKey { name: "payments_user".to_owned(), from: 1, to: 0, columns: vec![(1, 0)] }],
+        foreign_keys: vec![foreign_key("payments_user", 1, 0, (1, 0))],
         statements: vec![
             statement(1, 900.0, &[1], &[], vec![pin(0, 1, 0)]),
             statement(2, 90.0, &[0, 2], &[((0, 1), (1, 0))], vec![pin(0, 0, 0)]),
@@ -250,10 +255,9 @@ fn blockers_name_what_must_change() {
     workload.relations[1].triggers.push("audit".to_owned());
     workload.relations[0].obstacles.push("has rules".to_owned());
     workload.relations.push(relation("logs", 900e9, &[("id", 1e9), ("payment", 1e8)]));
-    let key = |name: &str, from, to, columns| ForeignKey { name: String::from(name), from, to, columns };
-    workload.foreign_keys.push(key("logs_payment", 3, 1, vec![(1, 0)]));
-    workload.foreign_keys.push(key("users_country", 0, 2, vec![(1, 0)]));
-    workload.foreign_keys.push(key("users_payment", 0, 1, vec![(1, 0)]));
+    workload.foreign_keys.push(foreign_key("logs_payment", 3, 1, (1, 0)));
+    workload.foreign_keys.push(foreign_key("users_country", 0, 2, (1, 0)));
+    workload.foreign_keys.push(foreign_key("users_payment", 0, 1, (1, 0)));
     let mut moving = statement(77, 1.0, &[0, 1], &[((0, 1), (1, 0))], vec![]);
     moving.writes = vec![0];
     workload.statements.push(moving);
@@ -365,6 +369,55 @@ fn tables_come_before_those_that_refer_to_them() {
 }
 
 #[test]
+fn copies_come_after_those_that_they_refer_to() {
+    let mut workload = platform();
+    workload.relations.push(relation("public.continents", 1e5, &[("code", 7.0)]));
+    workload.foreign_keys.push(foreign_key("countries_continent", 2, 3, (0, 0)));
+    workload.statements.push(statement(5, 1.0, &[2, 3], &[((0, 0), (1, 0))], vec![]));
+    let best = advise(&workload).candidates.swap_remove(0);
+    let copies: Vec<&str> = (best.ddl.iter())
+        .filter_map(|d| match d {
+            Ddl::Reference { relation } => Some(relation.as_str()),
+            Ddl::Distribute { .. } => None,
+        })
+        .collect();
+    assert_eq!(copies, ["public.continents", "public.countries"]);
+}
+
+#[test]
+fn what_the_ddl_would_fail_on_is_a_blocker() {
+    let blockers = |change: fn(&mut Workload)| {
+        let mut workload = platform();
+        change(&mut workload);
+        let best = advise(&workload).candidates.swap_remove(0);
+        assert_eq!(best.verdict, Verdict::Shard, "{:?}", best.reasons);
+        best.blockers
+    };
+    let none = blockers(|_| ());
+    let more = |change: fn(&mut Workload)| -> Vec<String> {
+        blockers(change).into_iter().filter(|blocker| !none.contains(blocker)).collect()
+    };
+    assert_eq!(
+        more(|w| w.relations[1].columns[1].type_name = "integer".to_owned()),
+        ["public.payments.user_id is of type integer, public.users.id of bigint: rows lie together by values of one type only"]
+    );
+    assert_eq!(
+        more(|w| w.foreign_keys[0].changes_columns = true),
+        ["foreign key payments_user of public.payments to public.users: must not change the key on DELETE or UPDATE"]
+    );
+    // Elsewhere than in the key it may.
+    assert_eq!(
+        more(|w| w.foreign_keys.push(ForeignKey { changes_columns: true, ..foreign_key("country", 0, 2, (1, 0)) })),
+        Vec::<String>::new()
+    );
+    let circle = more(|w| w.foreign_keys.push(foreign_key("first_payment", 0, 1, (0, 1))));
+    assert_eq!(circle.len(), 1, "{circle:?}");
+    assert!(circle[0].contains("refer to each other in a circle"), "{circle:?}");
+    // A table that refers to itself is none.
+    assert_eq!(more(|w| w.foreign_keys.push(foreign_key("self", 1, 1, (1, 1)))), Vec::<String>::new());
+}
+
+#[test]
 fn a_large_or_written_table_is_not_copied() {
     let mut workload = platform();
     workload.relations[2].bytes = 30e9;
@@ -393,7 +446,8 @@ prop_compose! {
                     most_common in proptest::collection::vec(any_number().prop_map(|n| n / 1e7), 0..4),
                     updated in any::<bool>(),
                     class in prop_oneof![4 => Just(TypeClass::Key), 1 => Just(TypeClass::Time)]) -> Column {
-        Column { name, n_distinct, null_fraction, most_common, updated, class, narrow_sequence: updated }
+        let type_name = if updated { "bigint" } else { "integer" }.to_owned();
+        Column { name, n_distinct, null_fraction, most_common, updated, class, type_name, narrow_sequence: updated }
     }
 }
 
@@ -427,7 +481,7 @@ prop_compose! {
                       incomplete in any::<bool>(), missing_share in prop_oneof![3 => Just(0.0), 1 => any::<f64>()])
                       -> Workload {
         let foreign_keys = keys.into_iter()
-            .map(|(from, to, a, b)| ForeignKey { name: "f".to_owned(), from, to, columns: vec![(a, b)] }).collect();
+            .map(|(from, to, a, b)| ForeignKey { changes_columns: a > b, ..foreign_key("f", from, to, (a, b)) }).collect();
         let step = |(statement, values)| Step { statement, values };
         let transactions = transactions.into_iter()
             .map(|(steps, times)| Transaction {

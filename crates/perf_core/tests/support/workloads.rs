@@ -95,6 +95,7 @@ impl Build {
             most_common: Vec::new(),
             updated: false,
             class: *class,
+            type_name: "bigint".to_owned(),
             narrow_sequence: false,
         });
         self.relations.push(Relation {
@@ -224,12 +225,12 @@ pub fn case(number: usize, transactions: usize) -> Case {
     if !has("no foreign keys") && with_root {
         for &child in &children {
             let name = format!("fk_{child}");
-            b.keys.push(ForeignKey { name, from: child, to: root, columns: vec![(1, 0)] });
-            b.keys.push(ForeignKey { name: format!("fl_{child}"), from: child, to: lookup, columns: vec![(4, 0)] });
+            b.keys.push(ForeignKey { name, from: child, to: root, columns: vec![(1, 0)], changes_columns: false });
+            b.keys.push(ForeignKey { name: format!("fl_{child}"), from: child, to: lookup, columns: vec![(4, 0)], changes_columns: false });
         }
         if has("composite") {
             let columns = vec![(1, 1), (5, 0)];
-            b.keys.push(ForeignKey { name: "fc".to_owned(), from: children[1], to: children[0], columns });
+            b.keys.push(ForeignKey { name: "fc".to_owned(), from: children[1], to: children[0], columns, changes_columns: false });
         }
     }
 
