@@ -70,6 +70,23 @@ SELECT pg_temp.fake('databases_size_bytes', '', 100, '1e9 + 2e7 * d');
 SELECT pg_temp.fake('wal_dir_bytes', '', 100, '1e8');
 SELECT floor(projected / 1e8) AS projected, model, quality FROM perf.capacity_estimate('{50 days}') WHERE metric = 'disk_used';
 
+-- Days without samples, a month of them and two of every three before: the line is the same.
+SELECT pg_temp.fake('database_size_bytes', current_database(), 200, '1.03e9 + 1e7 * d');
+DELETE FROM perf.capacity_sample
+ WHERE metric = 'database_size_bytes' AND (sampled_at BETWEEN now() - interval '90 days' AND now() - interval '60 days'
+       OR sampled_at < now() - interval '90 days' AND extract(epoch FROM sampled_at)::bigint / 86400 % 3 > 0);
+SELECT horizon, floor(projected / 1e8) AS projected, round(growth_per_quarter::numeric, -6) AS growth, quality
+FROM perf.capacity_estimate('{100 days,190 days}') WHERE metric = 'database_size';
+-- Restored at a tenth of its size forty days ago: it grows from there, and is never below nothing.
+SELECT pg_temp.fake('database_size_bytes', current_database(), 200, 'CASE WHEN d < 160 THEN 1e10 + 1e7 * d ELSE 1e9 + 1e7 * (d - 160) END');
+SELECT projected BETWEEN 1.3e9 AND 2.5e9 AS from_there, projected_low >= 0 AS sound, quality
+FROM perf.capacity_estimate('{30 days}') WHERE metric = 'database_size';
+-- Emptied, again and again: sawteeth.
+SELECT pg_temp.fake('database_size_bytes', current_database(), 200, '1e9 + 1e8 * (d % 30)');
+SELECT projected > 0 AS positive, projected_low >= 0 AND projected_low <= projected AND projected <= projected_high AS ordered
+FROM perf.capacity_estimate('{30 days}') WHERE metric = 'database_size';
+SELECT pg_temp.fake('database_size_bytes', current_database(), 200, '1.03e9 + 1e7 * d');
+
 -- A trigger on connections that could never fire comes down to 90 % of max_connections; a reached one says so.
 UPDATE perf.scaling_trigger SET threshold = 1e6 WHERE metric = 'peak_connections';
 SELECT DISTINCT trigger_value = floor(0.9 * current_setting('max_connections')::int) AS lowered
@@ -169,6 +186,10 @@ ROLLBACK TO s;
 SELECT * FROM perf.capacity_estimate('{0}');
 ROLLBACK TO s;
 SELECT * FROM perf.capacity_estimate('{100 years 1 day}');
+ROLLBACK TO s;
+SELECT * FROM perf.capacity_estimate('{1000 years}');
+ROLLBACK TO s;
+SELECT * FROM perf.capacity_estimate('{178000000 years}');
 ROLLBACK TO s;
 SELECT * FROM perf.capacity_estimate(array_fill(interval '1 day', ARRAY[65]));
 ROLLBACK TO s;
