@@ -226,11 +226,23 @@ pub fn case(number: usize, transactions: usize) -> Case {
         for &child in &children {
             let name = format!("fk_{child}");
             b.keys.push(ForeignKey { name, from: child, to: root, columns: vec![(1, 0)], changes_columns: false });
-            b.keys.push(ForeignKey { name: format!("fl_{child}"), from: child, to: lookup, columns: vec![(4, 0)], changes_columns: false });
+            b.keys.push(ForeignKey {
+                name: format!("fl_{child}"),
+                from: child,
+                to: lookup,
+                columns: vec![(4, 0)],
+                changes_columns: false,
+            });
         }
         if has("composite") {
             let columns = vec![(1, 1), (5, 0)];
-            b.keys.push(ForeignKey { name: "fc".to_owned(), from: children[1], to: children[0], columns, changes_columns: false });
+            b.keys.push(ForeignKey {
+                name: "fc".to_owned(),
+                from: children[1],
+                to: children[0],
+                columns,
+                changes_columns: false,
+            });
         }
     }
 
