@@ -67,7 +67,8 @@ CREATE TABLE perf.audit (
     recommendation_id text NOT NULL,
     kind              text NOT NULL,
     relation          text NOT NULL,
-    action            text NOT NULL CHECK (action IN ('advise', 'apply', 'applied', 'verify', 'undo', 'undone', 'failed')),
+    action            text NOT NULL CHECK (action IN ('advise', 'observed', 'apply', 'applied', 'verify', 'undo', 'undone',
+                                                     'failed')),
     sql               text,
     outcome           text NOT NULL,
     sqlstate          text,
@@ -105,7 +106,7 @@ GRANT SELECT ON perf.applied_changes TO PUBLIC;
 
 COMMENT ON TABLE perf.change IS 'Changes as they are stored; read perf.applied_changes, and make them with perf.apply()';
 COMMENT ON TABLE perf.change_statement IS 'Statements that a change concerns, and what they did before it: times in ms, blocks found or read, latencies encoded. pending_*: what was not in the history yet when it was applied';
-COMMENT ON TABLE perf.audit IS 'Audit of changes: at, actor (role), by_autopilot, change_id, recommendation_id, kind, relation, action (advise: what autopilot would do; apply: asked for; applied; verify; undo: asked for; undone; failed), sql (what was or is to be run), outcome, sqlstate, detail jsonb. Rows are only added: UPDATE, DELETE and TRUNCATE are refused with 55000, for everybody. Read by members of pg_monitor; dumped by pg_dump';
+COMMENT ON TABLE perf.audit IS 'Audit of changes: at, actor (role), by_autopilot, change_id, recommendation_id, kind, relation, action (advise: what autopilot would do; observed: what others have changed, as its guard has seen it; apply: asked for; applied; verify; undo: asked for; undone; failed), sql (what was or is to be run), outcome, sqlstate, detail jsonb. Rows are only added: UPDATE, DELETE and TRUNCATE are refused with 55000, for everybody. Read by members of pg_monitor; dumped by pg_dump';
 COMMENT ON FUNCTION perf._audit_guard() IS 'Trigger function of perf.audit: refuses whatever would change it';
 COMMENT ON VIEW perf.applied_changes IS
-'Changes made by perf.apply(): one''s own; all of them for members of pg_monitor. Columns: change_id bigint, recommendation_id text, kind text (index_create | index_drop | index_reindex | matview | partitioning | cache_policy | setting), relation text, ddl text, undo_ddl text (NULL: nothing can be undone), status text (queued | applying | applied: waits for executions to be verified | verified | no_gain | regressed | undoing | undone | failed), predicted_pct, achieved_pct double precision (of the measured time of the workload that the advice is about; below zero: lost), applied_by text, by_autopilot boolean, applied_at, verified_at, undone_at timestamptz, run_id bigint (row of perf.job_runs of the latest step), baseline text (see perf.baseline_compare()), message text (why the status is what it is)';
+'Changes made by perf.apply(), by autopilot, and those of others that its guard watches (recommendation_id observed:...): one''s own; all of them for members of pg_monitor. Columns: change_id bigint, recommendation_id text, kind text (index_create | index_drop | index_reindex | matview | partitioning | cache_policy | setting), relation text, ddl text, undo_ddl text (NULL: nothing can be undone), status text (queued | applying | applied: waits for executions to be verified | verified | no_gain | regressed | undoing | undone | failed), predicted_pct, achieved_pct double precision (of the measured time of the workload that the advice is about; below zero: lost), applied_by text, by_autopilot boolean, applied_at, verified_at, undone_at timestamptz, run_id bigint (row of perf.job_runs of the latest step), baseline text (see perf.baseline_compare()), message text (why the status is what it is)';

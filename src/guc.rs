@@ -33,6 +33,20 @@ pub enum Autopilot {
     Apply,
 }
 
+/// What autopilot does about what others have changed.
+#[derive(PostgresGucEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AutopilotGuard {
+    /// Nothing.
+    #[name = c"off"]
+    Off,
+    /// Judges it, and says so.
+    #[name = c"notice"]
+    Notice,
+    /// Puts back what does harm.
+    #[name = c"undo"]
+    Undo,
+}
+
 /// `all`: what hides in a function is what an advisor must see; `toplevel` tells the two apart.
 static TRACK: GucSetting<Track> = GucSetting::<Track>::new(Track::All);
 /// 1 s: where a person starts to notice.
@@ -81,6 +95,8 @@ static VERIFY_MIN_CALLS: GucSetting<i32> = GucSetting::<i32>::new(100);
 static APPLY_MIN_FREE_MB: GucSetting<i32> = GucSetting::<i32>::new(1_024);
 /// Off: nothing is changed unasked.
 static AUTOPILOT: GucSetting<Autopilot> = GucSetting::<Autopilot>::new(Autopilot::Off);
+/// Off: what people change is theirs.
+static AUTOPILOT_GUARD: GucSetting<AutopilotGuard> = GucSetting::<AutopilotGuard>::new(AutopilotGuard::Off);
 /// Empty: at any time.
 static AUTOPILOT_WINDOW: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 /// 1 GB: what most databases can spare.
@@ -335,6 +351,14 @@ pub fn define_settings() {
         GucContext::Sighup,
         GucFlags::default(),
     );
+    GucRegistry::define_enum_guc(
+        c"perf_opt.autopilot_guard",
+        c"What is done about settings and indexes that others have changed.",
+        c"off: nothing; notice: what they do to the statements is measured, and told in perf.applied_changes and the log; undo: what does harm by two rounds of executions is put back. Nothing where perf_opt.autopilot is off.",
+        &AUTOPILOT_GUARD,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
     GucRegistry::define_string_guc(
         c"perf_opt.autopilot_window",
         c"Hours of the day in which autopilot begins changes.",
@@ -489,6 +513,14 @@ pub fn cache_survey_min_ns() -> Option<u64> {
 
 pub fn autopilot() -> Autopilot {
     AUTOPILOT.get()
+}
+
+/// Off as well while autopilot is.
+pub fn autopilot_guard() -> AutopilotGuard {
+    match autopilot() {
+        Autopilot::Off => AutopilotGuard::Off,
+        _ => AUTOPILOT_GUARD.get(),
+    }
 }
 
 pub fn autopilot_window() -> String {

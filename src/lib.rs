@@ -57,6 +57,7 @@ pub extern "C-unwind" fn _PG_init() {
         cache::tidy::maintain,
         cache::tidy::forget_marks,
         advise::alerts::evaluate,
+        advise::guard::look,
         act::change::verify::due,
     ]);
     act::tasks::autopilot::give(advise::autopilot::step);
@@ -198,6 +199,7 @@ pgrx::extension_sql_file!(
     ]
 );
 pgrx::extension_sql_file!("../sql/apply.sql", name = "change_tables", requires = ["job_tables", "baseline_tables"]);
+pgrx::extension_sql_file!("../sql/guard.sql", name = "guard_tables", requires = ["change_tables"]);
 pgrx::extension_sql_file!(
     "../sql/apply_functions.sql",
     name = "change_functions",

@@ -6,8 +6,8 @@
 use perf_core::autopilot::{is_wanted, Advice};
 use serde_json::{json, Value};
 
-use super::apply;
 use super::index::rows::Recommendation;
+use super::{apply, guard};
 use crate::act::change::audit::{self, Entry};
 use crate::act::change::store::{self, Change};
 use crate::act::change::{undo, window};
@@ -25,17 +25,25 @@ pub fn step() -> Result<Result<Value, String>, Error> {
         return Ok(Err("perf_opt.autopilot is off".to_owned()));
     }
     store::settle()?;
+    guard::check(&store::of_autopilot()?)?;
     let own = store::of_autopilot()?;
-    for harmful in own.iter().filter(|change| change.is_confirmed_harm() && change.can_be_taken_back()) {
+    let is_to_go =
+        |change: &&Change| change.is_confirmed_harm() && change.can_be_taken_back() && guard::may_undo(change);
+    let mut to_go: Vec<&Change> = own.iter().filter(is_to_go).collect();
+    guard::sort_for_undo(&mut to_go)?;
+    for harmful in to_go {
         // One that cannot be taken back is a person's to look at, and keeps no other waiting.
         match privilege::as_role(harmful.owner, || undo::request(&harmful.recommendation_id)) {
-            Ok(run_id) => return Ok(Ok(json!({ "undo": harmful.recommendation_id, "run_id": run_id }))),
+            Ok(run_id) => {
+                guard::judge_others_anew(harmful, &own)?;
+                return Ok(Ok(json!({ "undo": harmful.recommendation_id, "run_id": run_id })));
+            }
             Err(problem) => {
                 pgrx::log!("perf_opt autopilot cannot take change {} back: {}", harmful.change_id, problem.message())
             }
         }
     }
-    if let Some(open) = store::in_hand()?.into_iter().next() {
+    if let Some(open) = store::in_hand()?.into_iter().find(guard::holds_up) {
         return Ok(Err(format!("change {} is {}: one at a time", open.change_id, open.status)));
     }
     if !window::is_open()? {

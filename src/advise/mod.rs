@@ -2,11 +2,13 @@
 
 pub mod alerts;
 pub mod apply;
+mod apply_setting;
 pub mod autopilot;
 pub mod caching;
 pub mod capacity;
 pub mod checklist;
 pub mod cost;
+pub mod guard;
 pub mod index;
 pub mod metrics;
 pub mod partitioning;

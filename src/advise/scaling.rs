@@ -6,6 +6,7 @@
 
 mod machine;
 mod measured;
+mod memory;
 mod partitions;
 mod pooling;
 mod replication;
@@ -29,6 +30,9 @@ use measured::Measured;
 
 /// Nodes that sharding is judged for, as `perf.sharding_advice` does by default.
 const NODES: u32 = 4;
+
+/// What ids of rows on the work memory of a role begin with; its name follows.
+pub const WORK_MEM: &str = "scaling:work_mem:";
 
 /// Where a row's numbers come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -201,6 +205,7 @@ pub fn recommend_within(budget: Duration) -> Result<Vec<Row>, Error> {
     rows.extend(partitions::rows(&context, budget)?);
     rows.push(machine::vertical(&context)?);
     rows.push(machine::horizontal(&context)?);
+    rows.extend(memory::rows(&context)?);
     if background::in_recovery() {
         for row in rows.iter_mut().filter(|row| row.basis == Basis::Measured) {
             row.reason

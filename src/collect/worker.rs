@@ -63,7 +63,7 @@ const NOTICES_MAX: usize = 1_000;
 /// short, it takes a twentieth of the time at most.
 const STEP_PAUSE: i64 = 20;
 /// How many there are.
-const STEPS: usize = 4;
+const STEPS: usize = 5;
 static AFTER_RUN: ProcessLocal<[Option<Step>; STEPS]> = ProcessLocal::new([None; STEPS]);
 
 /// Sets the steps after each run. Called when the library is loaded, so that every collector has them.

@@ -1,5 +1,5 @@
-//! Small files in the data directory, and how the server was shut down before it started. Called in the postmaster, whose
-//! working directory it is. Locks nothing.
+//! Small files in the data directory, and how the server was shut down before it started. Called in the postmaster and the
+//! processes it starts, whose working directory it is. Locks nothing.
 
 use std::fs;
 
@@ -36,4 +36,9 @@ pub fn leave(name: &str, bytes: &[u8]) -> std::io::Result<()> {
     fs::File::open(&unfinished)?.sync_all()?;
     fs::rename(unfinished, path)?;
     fs::File::open(DIRECTORY)?.sync_all()
+}
+
+/// The command line that the server was started with, as the server has written it down; empty where it has not.
+pub fn command_line() -> String {
+    fs::read("postmaster.opts").map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
 }

@@ -47,6 +47,12 @@ unsafe fn bytes(name: *const c_char) -> Option<Vec<u8>> {
     (!name.is_null()).then(|| unsafe { CStr::from_ptr(name) }.to_bytes().to_vec())
 }
 
+/// The name of a database; `None` when it is gone.
+pub fn database_name(oid: u32) -> Option<String> {
+    // SAFETY: a syscache look-up inside a transaction that gives NULL or a palloc'd string.
+    unsafe { super::ident::owned(pg_sys::get_database_name(pg_sys::Oid::from(oid))) }
+}
+
 /// The OID of a database by name.
 pub fn database_oid(name: &str) -> Option<u32> {
     let name = std::ffi::CString::new(name).ok()?;

@@ -33,6 +33,7 @@ SUITES = {"overhead": "user instructions per transaction", "cputime": "CPU time 
           "sharding": "advice on workloads with known answers, replayed into four databases",
           "cache": "hits, dashboards and a day of churn of the embedded cache",
           "shadow": "hit rates of shadow caches beside real ones that replay the same statements",
+          "autopilot": "planted harm found and put back by autopilot's guard, harmless changes left alone",
           "tell": "the report over 90 days of history, metrics for Prometheus",
           "partitions": "rotation under load, many partitions, conversion of a live table, beside pg_partman"}
 
@@ -55,7 +56,8 @@ def main() -> int:
                         help="advisor, invalidation, jobs, partitions, pool, cache: only this part")
     parser.add_argument("--minutes", type=int, default=1_440, help="cache: simulated minutes of part churn, a second each")
     parser.add_argument("--histories", type=int, default=2_000, help="jobs: random histories of part skip")
-    parser.add_argument("--seed", type=int, help="jobs: makes part skip do the same again")
+    parser.add_argument("--seed", type=int, help="jobs: makes part skip do the same again; autopilot: the first of its runs")
+    parser.add_argument("--runs", type=int, default=20, help="autopilot: random runs of harmless changes")
     parser.add_argument("--passes", type=int, default=3, help="advisor: executions of each plan")
     parser.add_argument("--kills", type=int, default=300, help="jobs: how often the part kill kills")
     parser.add_argument("--rows", type=int, default=10_000_000, help="partitions: rows of the table of part convert")

@@ -19,6 +19,7 @@ pub mod counters;
 pub mod delta;
 pub mod fnv;
 pub mod forecast;
+pub mod guard;
 pub mod histogram;
 pub mod host;
 pub mod index;

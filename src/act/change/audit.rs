@@ -13,7 +13,7 @@ use crate::pg::{privilege, role};
 
 /// One step.
 pub struct Entry<'a> {
-    /// advise, apply, applied, verify, undo, undone or failed.
+    /// advise, observed, apply, applied, verify, undo, undone or failed.
     pub action: &'static str,
     /// What was run, or is to be.
     pub sql: Option<&'a str>,

@@ -6,8 +6,10 @@
 
 pub mod audit;
 pub mod index_state;
+pub mod observed;
 pub mod parts;
 pub mod room;
+pub mod setting;
 pub mod store;
 pub mod undo;
 pub mod verify;

@@ -199,6 +199,14 @@ pub fn of_autopilot() -> Result<Vec<Change>, Error> {
     })
 }
 
+/// The latest changes of a kind, the newest first, but for those that came to nothing.
+pub fn latest_of(kind: &str) -> Result<Vec<Change>, Error> {
+    privilege::as_owner(TABLE, || {
+        let statement = const { selected!("WHERE kind = $1 AND status <> 'failed' ORDER BY change_id DESC LIMIT 200") };
+        Ok(rows(statement, &[text(kind)], Change::read))
+    })
+}
+
 /// Changes, whosever, that are under way, and those of autopilot that are not verified yet or are to be taken back.
 pub fn in_hand() -> Result<Vec<Change>, Error> {
     let found = privilege::as_owner(TABLE, || {
@@ -235,7 +243,8 @@ pub fn insert(new: &Change) -> Result<Option<i64>, Error> {
                 text(&new.recommendation_id),
                 text(&new.kind),
                 text(&new.relation),
-                new.target.into(),
+                // As a number: an OID of zero would be NULL.
+                i64::from(new.target.to_u32()).into(),
                 text(&new.ddl),
                 new.undo_ddl.clone().map(Text).into(),
                 new.owner.into(),

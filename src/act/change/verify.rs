@@ -7,7 +7,7 @@ use serde_json::{json, Value};
 
 use super::audit::{self, Entry};
 use super::store::{self, Change};
-use super::watched;
+use super::{observed, watched};
 use crate::act::tasks::autopilot;
 use crate::collect::partitions::spi_failed;
 use crate::collect::worker::News;
@@ -43,6 +43,23 @@ fn aim(change: &Change) -> Aim {
 /// Judges a change that was made, and writes the verdict down. Of autopilot's changes, harm is confirmed by a second round of
 /// executions, of which none was in the first.
 pub fn run(change: &Change, actor: pg_sys::Oid) -> Result<Verification, Error> {
+    let (observed, judgement) = match observed::measure(change)? {
+        Some(measured) => measured,
+        None => by_promise(change)?,
+    };
+    if judgement.verdict == Verdict::Waiting {
+        if change.status == "applied" {
+            store::set_message(change.change_id, &judgement.reason)?;
+        }
+    } else {
+        record(change, actor, &judgement, observed.len())?;
+    }
+    let statements = statements(&observed, &judgement);
+    Ok(Verification { predicted_pct: change.predicted_pct, judgement, statements })
+}
+
+/// What was measured of a change that was made for its promise.
+fn by_promise(change: &Change) -> Result<(Vec<Observed>, Judgement), Error> {
     let observed = watched::observed(change.change_id)?;
     let promise = Promise {
         aim: aim(change),
@@ -58,15 +75,7 @@ pub fn run(change: &Change, actor: pg_sys::Oid) -> Result<Verification, Error> {
             scans => format!("; the index was scanned {scans} times"),
         };
     }
-    if judgement.verdict == Verdict::Waiting {
-        if change.status == "applied" {
-            store::set_message(change.change_id, &judgement.reason)?;
-        }
-    } else {
-        record(change, actor, &judgement, observed.len())?;
-    }
-    let statements = statements(&observed, &judgement);
-    Ok(Verification { predicted_pct: change.predicted_pct, judgement, statements })
+    Ok((observed, judgement))
 }
 
 /// Writes a verdict down.

@@ -9,7 +9,7 @@ use perf_core::index::maintenance::is_named_after;
 use pgrx::pg_sys;
 use serde_json::{json, Value};
 
-use super::{note, partition, partitioned_index, Outcome, Write};
+use super::{note, partition, partitioned_index, setting, Outcome, Write};
 use crate::act::change::audit::{self, Entry};
 use crate::act::change::index_state::{self, IndexState};
 use crate::act::change::store::{self, Change};
@@ -76,6 +76,7 @@ pub fn run(order: &Order, write: Write) -> Result<(), Failure> {
         "index_create" => create(order, &change, &change.ddl, "made")?,
         "index_drop" => drop_one(order, &change)?,
         "index_reindex" => rebuild(&change)?,
+        "setting" => setting::carry_out(&change)?,
         kind => return Err(Failure::new("0A000", format!("changes of kind {kind} are not carried out by a run"))),
     };
     executor::transaction(|| done(&change, &state, message.as_deref(), started, write))
@@ -447,6 +448,7 @@ fn take_back(order: &Order, change: &Change, finish: impl FnOnce() -> Result<(),
             }
         }
         "index_drop" => create(order, change, undo_ddl, "made").map(|_| ())?,
+        "setting" => setting::take_back(change)?,
         "matview" => return executor::script(undo_ddl, finish),
         // The try before this one may have been lost after its work.
         "partitioning" if !is_first && !executor::transaction(|| Ok(Conversion::find(change.target)?.is_some()))? => {}

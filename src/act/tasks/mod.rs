@@ -9,6 +9,7 @@ pub mod matview;
 pub mod partition;
 pub mod partitioned_index;
 pub mod prewarm;
+mod setting;
 
 use serde_json::{json, Value};
 

@@ -5,6 +5,7 @@ use pgrx::pg_sys;
 use serde_json::{json, Value};
 
 use super::rows::Recommendation;
+use crate::act::change::observed::is_observed;
 use crate::act::change::store::{self, Change};
 use crate::error::Error;
 use crate::pg::{privilege, role};
@@ -77,7 +78,7 @@ pub fn tell(rows: &mut Vec<Recommendation>) -> Result<(), Error> {
     let changes = store::open(privilege::current_role(), sees_all)?;
     let rows_of: Vec<Recommendation> = changes
         .iter()
-        .filter(|change| change.kind.starts_with("index_") && is_there(change.target))
+        .filter(|change| change.kind.starts_with("index_") && !is_observed(change) && is_there(change.target))
         .map(from_change)
         .collect();
     rows.retain(|row| rows_of.iter().all(|made| made.id != row.id));
