@@ -3,6 +3,7 @@
 //! transaction; nothing happens before that commits.
 
 mod partitioning;
+mod setting;
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
@@ -16,7 +17,7 @@ use super::index::applied::to_json;
 use super::index::ddl::concurrently;
 use super::index::recommend::{self, Options};
 use super::index::rows::Recommendation;
-use super::{apply_setting, plans, scaling};
+use super::{plans, scaling};
 use crate::act::change::audit::{self, Entry};
 use crate::act::change::store::{self, Change};
 use crate::act::change::watched::{self, Watched};
@@ -55,7 +56,7 @@ pub fn request(recommendation_id: &str) -> Result<i64, Error> {
         return Err(applied_already(&open));
     }
     if recommendation_id.starts_with(scaling::WORK_MEM) {
-        return apply_setting::request(recommendation_id);
+        return setting::request(recommendation_id);
     }
     let (mut change, concerned) = match recommendation_id.strip_prefix(VIEWS) {
         Some(view) => (of_view(recommendation_id, view)?, Vec::new()),
@@ -112,12 +113,12 @@ fn begin(mut change: Change, mut concerned: Vec<Watched>) -> Result<i64, Error> 
     Ok(change.run_id)
 }
 
-pub(super) fn in_hand(recommendation_id: &str, what: &str) -> Error {
+fn in_hand(recommendation_id: &str, what: &str) -> Error {
     let hint = "perf.applied_changes says where it stands; perf.undo() takes back what is applied.";
     refused_as(recommendation_id, what, hint)
 }
 
-pub(super) fn applied_already(open: &Change) -> Error {
+fn applied_already(open: &Change) -> Error {
     let what = match open.status.as_str() {
         "queued" | "applying" => "is being applied already",
         "undoing" => "is being taken back",
@@ -126,7 +127,7 @@ pub(super) fn applied_already(open: &Change) -> Error {
     in_hand(&open.recommendation_id, what)
 }
 
-pub(super) fn keep() -> Result<Interval, Error> {
+fn keep() -> Result<Interval, Error> {
     KEEP.parse::<Interval>().map_err(|_| Error::InvalidArgument {
         argument: "keep",
         value: KEEP.to_owned(),
@@ -223,7 +224,7 @@ fn family_of(relation: pg_sys::Oid) -> Result<HashSet<u32>, Error> {
     Ok(above.into_iter().chain(below).chain([relation]).map(pg_sys::Oid::to_u32).collect())
 }
 
-pub(super) fn unknown(recommendation_id: &str) -> Error {
+fn unknown(recommendation_id: &str) -> Error {
     Error::InvalidArgument {
         argument: "recommendation_id",
         value: format!("\"{recommendation_id}\" is not recommended now"),
@@ -294,7 +295,7 @@ fn of_row(row: &Recommendation, total_ms: f64) -> Result<(Change, Vec<Watched>),
 }
 
 /// The advice of perf.scaling_recommendations() of an id.
-pub(super) fn scaling_row(recommendation_id: &str) -> Result<scaling::Row, Error> {
+fn scaling_row(recommendation_id: &str) -> Result<scaling::Row, Error> {
     let rows = scaling::recommend()?;
     rows.into_iter().find(|row| row.id == recommendation_id).ok_or_else(|| unknown(recommendation_id))
 }
@@ -375,7 +376,7 @@ fn require_owner(table: pg_sys::Oid, name: &str) -> Result<(), Error> {
     }
 }
 
-pub(super) fn denied(message: String) -> Error {
+fn denied(message: String) -> Error {
     Error::Denied { message, hint: "perf.apply() does nothing that the caller could not do himself.".to_owned() }
 }
 

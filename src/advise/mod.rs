@@ -2,7 +2,6 @@
 
 pub mod alerts;
 pub mod apply;
-mod apply_setting;
 pub mod autopilot;
 pub mod caching;
 pub mod capacity;

@@ -336,7 +336,7 @@ fn rotate_all(now: TimestampWithTimeZone) -> Result<Changes, Error> {
         connections::expire_hours(client, now)?;
         if connections::hours_bytes()? > HOURS_BYTES {
             // The index, and room of rows that are gone, are part of that as well.
-            connections::sum_up_hours(client, HOURS_BYTES / 2)?;
+            connections::sum_up_hours(client, HOURS_BYTES / 4)?;
         }
         forget_future(client, now)
     })?;

@@ -5,7 +5,7 @@ use perf_core::guard::{canonical, Kind};
 use pgrx::pg_sys;
 use serde_json::{json, Value};
 
-use super::apply::{applied_already, denied, in_hand, keep, scaling_row, unknown};
+use super::{applied_already, denied, in_hand, keep, scaling_row, unknown};
 use crate::act::change::audit::{self, Entry};
 use crate::act::change::observed::{self, Before};
 use crate::act::change::queue_run;
