@@ -116,6 +116,7 @@ pgrx::extension_sql_file!(
         api::observe::_checked_limit,
         api::observe::_histogram_add,
         api::observe::_histogram_quantile,
+        api::observe::_history_start,
         api::observe::_pending_slow,
         api::observe::_pending_statements,
         api::observe::_severity_name,

@@ -9,8 +9,9 @@ use serde::de::DeserializeOwned;
 use crate::act::executor;
 use crate::memory;
 use crate::pg::background;
-use crate::pg::query::{run_with, text};
+use crate::pg::query::{run_with, select_with, text};
 use crate::pg::text::Text;
+use crate::workload::history;
 
 const MINUTE_US: i64 = 60_000_000;
 /// Points of a chart over the period, about.
@@ -85,10 +86,19 @@ const PARTS: &[Part] = &[
     },
     Part {
         name: "statements",
-        query: c"WITH raw AS MATERIALIZED (
+        query: c"WITH middle AS MATERIALIZED (
+                     SELECT $3 + (clock_timestamp() - $3) / 2 AS at,
+                            extract(epoch FROM clock_timestamp() - $3)::float8 / 120 AS half_minutes),
+                 raw AS MATERIALIZED (
                      -- Read once, and kept small: there may be hundreds of thousands of rows.
                      SELECT queryid, userid, toplevel, date_bin(5 * $2, bucket_at, '2000-01-01') AS at, min(query) AS query,
                             sum(calls) AS calls, sum(failures) AS failures, sum(rows) AS rows, sum(total_ms) AS total_ms,
+                            sum(slow + critical + emergency) AS slow, sum(planning_ms) AS planning_ms,
+                            sum(block_io_ms) AS block_io_ms, sum(lock_wait_ms) AS lock_wait_ms,
+                            sum(temp_blks_written) AS temp_blks_written, sum(shared_blks_hit) AS shared_blks_hit,
+                            sum(shared_blks_read) AS shared_blks_read, min(first_seen_at) AS first_seen_at,
+                            sum(total_ms) FILTER (WHERE bucket_at + (collected_at - bucket_at) / 2 < (SELECT m.at FROM middle AS m))
+                                AS earlier_ms,
                             perf._histogram_merge(histogram) AS histogram
                        FROM perf._statement_activity($1, false)
                       GROUP BY 1, 2, 3, 4, CASE WHEN queryid IS NULL THEN query END),
@@ -108,13 +118,30 @@ const PARTS: &[Part] = &[
                      SELECT queryid, jsonb_agg(jsonb_build_object('at', at, 'value', mean_ms) ORDER BY at) AS samples
                        FROM (SELECT queryid, at, sum(total_ms) / nullif(sum(calls), 0) AS mean_ms
                                FROM activity WHERE queryid IN (SELECT queryid FROM summed) GROUP BY 1, 2) AS b
-                      GROUP BY queryid)
+                      GROUP BY queryid),
+                 -- As perf.slow_query_patterns() says it.
+                 slow AS (
+                     SELECT a.queryid, t.trend, t.trend_pct,
+                            perf._slow_cause(l.plan, a.calls, a.total_ms, a.planning_ms, a.block_io_ms, a.lock_wait_ms,
+                                             a.temp_blks_written, a.shared_blks_hit, a.shared_blks_read, a.rows,
+                                             l.estimated_rows, l.rows::float8) AS cause
+                       FROM (SELECT queryid, sum(calls)::float8 AS calls, sum(total_ms) AS total_ms, sum(planning_ms) AS planning_ms,
+                                    sum(block_io_ms) AS block_io_ms, sum(lock_wait_ms) AS lock_wait_ms,
+                                    sum(temp_blks_written)::float8 AS temp_blks_written,
+                                    sum(shared_blks_hit)::float8 AS shared_blks_hit,
+                                    sum(shared_blks_read)::float8 AS shared_blks_read, sum(rows)::float8 AS rows,
+                                    sum(earlier_ms) AS earlier_ms, min(first_seen_at) AS first_seen_at
+                               FROM raw WHERE queryid IN (SELECT queryid FROM summed)
+                              GROUP BY queryid HAVING sum(slow) > 0) AS a
+                      CROSS JOIN middle AS m
+                      CROSS JOIN LATERAL perf._slow_trend(a.earlier_ms, a.total_ms - coalesce(a.earlier_ms, 0), m.half_minutes,
+                                                          a.first_seen_at < m.at) AS t
+                       LEFT JOIN perf._latest_plans($1, false) AS l USING (queryid))
                  SELECT coalesce(jsonb_agg(jsonb_strip_nulls(
                             to_jsonb(s) || jsonb_build_object('queryid', coalesce(s.queryid::text, ''), 'history',
                                 coalesce(h.samples, '[]'), 'cause', p.cause, 'trend', p.trend, 'trend_pct', p.trend_pct))
                             ORDER BY s.total_ms DESC), '[]')::text
-                   FROM summed AS s LEFT JOIN history AS h USING (queryid)
-                   LEFT JOIN perf.slow_query_patterns($1, 1000) AS p USING (queryid)",
+                   FROM summed AS s LEFT JOIN history AS h USING (queryid) LEFT JOIN slow AS p USING (queryid)",
         fill: |document, json| parse(json, &mut document.statements),
         captured: true,
     },
@@ -307,15 +334,19 @@ pub fn fill(wish: &Wish) -> Document {
     document
 }
 
-/// When the history of a time begins.
+/// When the activity of a time began, of what is written and of what is in memory.
 fn first_activity(since: i64) -> Option<i64> {
-    let since = TimestampWithTimeZone::try_from(since).ok()?;
-    let found = run_with(
-        c"SELECT min(bucket_at) FROM perf.statement_history_visible WHERE collected_at >= $1",
-        &[since.into()],
-        |row| row.get::<TimestampWithTimeZone>(1),
-    );
-    found.1.into_iter().flatten().next().map(i64::from)
+    let in_memory = || {
+        let found = select_with(
+            c"SELECT min(bucket_at) FROM perf._pending_statements(false) WHERE last_seen_at >= $1",
+            &[background::instant(since).into()],
+            |row| row.get::<TimestampWithTimeZone>(1),
+        );
+        found.into_iter().next().map(i64::from)
+    };
+    let written = history::first_activity(Some(since));
+    let pending = if memory::is_ready() { in_memory() } else { None };
+    written.into_iter().chain(pending).min()
 }
 
 fn missing(part: &str, message: String) -> Warning {
