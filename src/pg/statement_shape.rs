@@ -119,12 +119,8 @@ impl Shape {
         self.extension && self.is_of_nobody()
     }
 
-    /// Whether it is about the server's catalogs, or this extension, alone.
-    pub fn is_of_catalogs(&self) -> bool {
-        self.catalogs && self.is_of_nobody()
-    }
-
-    fn is_of_nobody(&self) -> bool {
+    /// Whether it reads and writes no table and calls no function but the server's and this extension's.
+    pub fn is_of_nobody(&self) -> bool {
         self.tables.is_empty() && !self.temporary && !self.calls_functions
     }
 }

@@ -53,96 +53,12 @@ const PARTS: &[Part] = &[
         captured: false,
     },
     Part {
-        name: "load and latency",
-        query: c"WITH trend AS MATERIALIZED (
-                     -- The last one is not over.
-                     SELECT t.*, greatest(extract(epoch FROM least($2, clock_timestamp() - t.bucket_at)), 1)::float8 AS width_s
-                       FROM perf.slow_query_trend($2, $3) AS t),
-                 point (at, part, position, name, unit, value) AS (
-                     SELECT t.bucket_at, v.*
-                       FROM trend AS t
-                      CROSS JOIN LATERAL (VALUES
-                            ('load', 1, 'statements', '1/s', t.executions / t.width_s),
-                            ('load', 2, 'slow statements', '1/min', t.slow_per_min),
-                            ('load', 3, 'failures', '1/min', 60 * t.failures / t.width_s),
-                            ('latency', 1, 'p50', 'ms', CASE WHEN t.executions > 0 THEN t.p50_ms END),
-                            ('latency', 2, 'p95', 'ms', CASE WHEN t.executions > 0 THEN t.p95_ms END),
-                            ('latency', 3, 'p99', 'ms', CASE WHEN t.executions > 0 THEN t.p99_ms END)) AS v
-                     UNION ALL
-                     SELECT sampled_at, 'load', 4, 'connections', 'connections', value_max
-                       FROM perf.capacity_samples('connections_total', $1)),
-                 series AS (
-                     SELECT part, position, jsonb_build_object('name', name, 'unit', unit, 'samples',
-                                jsonb_agg(jsonb_build_object('at', at, 'value', value) ORDER BY at)) AS body
-                       FROM point GROUP BY part, position, name, unit)
-                 SELECT jsonb_build_array(coalesce(jsonb_agg(body ORDER BY position) FILTER (WHERE part = 'load'), '[]'),
-                            coalesce(jsonb_agg(body ORDER BY position) FILTER (WHERE part = 'latency'), '[]'))::text
-                   FROM series",
+        name: "activity",
+        query: c"SELECT perf._report_activity($1, $2, $3)",
         fill: |document, json| {
-            (document.load, document.latency) = serde_json::from_str(json)?;
+            (document.load, document.latency, document.statements) = serde_json::from_str(json)?;
             Ok(())
         },
-        captured: true,
-    },
-    Part {
-        name: "statements",
-        query: c"WITH middle AS MATERIALIZED (
-                     SELECT $3 + (clock_timestamp() - $3) / 2 AS at,
-                            extract(epoch FROM clock_timestamp() - $3)::float8 / 120 AS half_minutes),
-                 raw AS MATERIALIZED (
-                     -- Read once, and kept small: there may be hundreds of thousands of rows.
-                     SELECT queryid, userid, toplevel, date_bin(5 * $2, bucket_at, '2000-01-01') AS at, min(query) AS query,
-                            sum(calls) AS calls, sum(failures) AS failures, sum(rows) AS rows, sum(total_ms) AS total_ms,
-                            sum(slow + critical + emergency) AS slow, sum(planning_ms) AS planning_ms,
-                            sum(block_io_ms) AS block_io_ms, sum(lock_wait_ms) AS lock_wait_ms,
-                            sum(temp_blks_written) AS temp_blks_written, sum(shared_blks_hit) AS shared_blks_hit,
-                            sum(shared_blks_read) AS shared_blks_read, min(first_seen_at) AS first_seen_at,
-                            sum(total_ms) FILTER (WHERE bucket_at + (collected_at - bucket_at) / 2 < (SELECT m.at FROM middle AS m))
-                                AS earlier_ms,
-                            perf._histogram_merge(histogram) AS histogram
-                       FROM perf._statement_activity($1, false)
-                      GROUP BY 1, 2, 3, 4, CASE WHEN queryid IS NULL THEN query END),
-                 activity AS MATERIALIZED (
-                     SELECT * FROM raw
-                      -- But for what perf_opt's own functions do.
-                      WHERE toplevel OR query !~ '\\m(perf|pg_catalog)\\.' OR query IS NULL),
-                 summed AS (
-                     SELECT queryid, min(query) AS query, string_agg(DISTINCT pg_get_userbyid(userid)::text, ', ') AS username,
-                            sum(calls) AS calls, sum(failures) AS failures, sum(rows) AS rows, sum(total_ms) AS total_ms,
-                            sum(total_ms) / nullif(sum(calls), 0) AS mean_ms,
-                            perf._histogram_quantile(perf._histogram_merge(histogram), 0.95) AS p95_ms,
-                            100 * sum(total_ms) / nullif(sum(sum(total_ms) FILTER (WHERE toplevel)) OVER (), 0) AS share_pct
-                       FROM activity GROUP BY queryid, CASE WHEN queryid IS NULL THEN query END
-                      ORDER BY sum(total_ms) DESC LIMIT 25),
-                 history AS (
-                     SELECT queryid, jsonb_agg(jsonb_build_object('at', at, 'value', mean_ms) ORDER BY at) AS samples
-                       FROM (SELECT queryid, at, sum(total_ms) / nullif(sum(calls), 0) AS mean_ms
-                               FROM activity WHERE queryid IN (SELECT queryid FROM summed) GROUP BY 1, 2) AS b
-                      GROUP BY queryid),
-                 -- As perf.slow_query_patterns() says it.
-                 slow AS (
-                     SELECT a.queryid, t.trend, t.trend_pct,
-                            perf._slow_cause(l.plan, a.calls, a.total_ms, a.planning_ms, a.block_io_ms, a.lock_wait_ms,
-                                             a.temp_blks_written, a.shared_blks_hit, a.shared_blks_read, a.rows,
-                                             l.estimated_rows, l.rows::float8) AS cause
-                       FROM (SELECT queryid, sum(calls)::float8 AS calls, sum(total_ms) AS total_ms, sum(planning_ms) AS planning_ms,
-                                    sum(block_io_ms) AS block_io_ms, sum(lock_wait_ms) AS lock_wait_ms,
-                                    sum(temp_blks_written)::float8 AS temp_blks_written,
-                                    sum(shared_blks_hit)::float8 AS shared_blks_hit,
-                                    sum(shared_blks_read)::float8 AS shared_blks_read, sum(rows)::float8 AS rows,
-                                    sum(earlier_ms) AS earlier_ms, min(first_seen_at) AS first_seen_at
-                               FROM raw WHERE queryid IN (SELECT queryid FROM summed)
-                              GROUP BY queryid HAVING sum(slow) > 0) AS a
-                      CROSS JOIN middle AS m
-                      CROSS JOIN LATERAL perf._slow_trend(a.earlier_ms, a.total_ms - coalesce(a.earlier_ms, 0), m.half_minutes,
-                                                          a.first_seen_at < m.at) AS t
-                       LEFT JOIN perf._latest_plans($1, false) AS l USING (queryid))
-                 SELECT coalesce(jsonb_agg(jsonb_strip_nulls(
-                            to_jsonb(s) || jsonb_build_object('queryid', coalesce(s.queryid::text, ''), 'history',
-                                coalesce(h.samples, '[]'), 'cause', p.cause, 'trend', p.trend, 'trend_pct', p.trend_pct))
-                            ORDER BY s.total_ms DESC), '[]')::text
-                   FROM summed AS s LEFT JOIN history AS h USING (queryid) LEFT JOIN slow AS p USING (queryid)",
-        fill: |document, json| parse(json, &mut document.statements),
         captured: true,
     },
     Part {

@@ -30,7 +30,7 @@ const USUAL_PATH: &str = "\"$user\", public";
 const LOCK_TIMEOUT_MS: u32 = 20;
 /// Time for all statements together.
 const BUDGET: Duration = Duration::from_secs(5);
-/// How names of catalogs begin.
+/// How names of the server's schema and of its catalogs begin.
 const CATALOG: &str = "pg_";
 /// How the server checks a foreign key; nobody's statement.
 const FOREIGN_KEY_CHECK: &str = "SELECT 1 FROM ONLY ";
@@ -199,17 +199,22 @@ pub fn read() -> Result<Shapes, Error> {
 }
 
 /// Whether a statement is about this extension alone: advice is on the workload, not on who looks at it. What functions ask of
-/// the catalogs is nobody's workload either, and mostly that of this extension's. `kept`: samples of it.
+/// the server without reading a table is nobody's workload either, and mostly that of this extension's; where it cannot be
+/// analysed there is no advice on it in any case. `kept`: samples of it.
 pub fn is_own(item: &Snapshot, text: &str, kept: &[Sample]) -> bool {
     let nested = !item.key.toplevel;
     // Most statements cannot be: no need to analyse them.
     let is_named = text_has(text, OWN_SCHEMA)
         || (nested && text_has(text, CATALOG))
         || kept.iter().any(|sample| text_has(&path_of(sample), OWN_SCHEMA));
-    let is_own = |shape: Shape| shape.is_of_extension() || (nested && shape.is_of_catalogs());
-    is_named
-        && (begins_as_query(text) || begins_as(text, &["call"]))
-        && shape_of(item, text, kept, None).is_ok_and(is_own)
+    if !is_named || !(begins_as_query(text) || begins_as(text, &["call"])) {
+        return false;
+    }
+    match shape_of(item, text, kept, None) {
+        Ok(shape) if nested => shape.is_of_nobody(),
+        Ok(shape) => shape.is_of_extension(),
+        Err(_) => nested,
+    }
 }
 
 fn text_has(text: &str, word: &str) -> bool {

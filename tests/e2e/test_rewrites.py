@@ -451,11 +451,11 @@ class RewritesTest(CaptureTest):
         self.assertNotIn(STALE, self.told(statement))
 
     def test_statistics_are_no_noise_beside_better_advice(self) -> None:
-        other, misled = "SELECT id FROM person WHERE x + 0 = 7", "SELECT id FROM person WHERE x + 0 = 7 AND y = 7"
+        other, misled = "SELECT id FROM person WHERE x + 0 = 7", "SELECT id FROM person WHERE x + 0 = 7 AND score = 7"
         plain = "SELECT count(*) FROM person WHERE y > 1"
         # Both columns agree, which the planner cannot know; autovacuum is off, so there are no statistics at all but these.
-        self.run_sql("INSERT INTO person (id, x, y) SELECT g, g % 100, g % 100 FROM generate_series(1, 100000) g", "ANALYZE person",
-                     "UPDATE person SET score = 1 WHERE id % 3 = 0", "SELECT pg_stat_clear_snapshot()")
+        self.run_sql("INSERT INTO person (id, x, y, score) SELECT g, g % 100, g, g % 100 FROM generate_series(1, 100000) g",
+                     "ANALYZE person", "UPDATE person SET small = 1 WHERE id % 3 = 0")
         self.wait_until(lambda: self.cluster.scalar("SELECT n_mod_since_analyze FROM pg_stat_all_tables WHERE relid = 'person'::regclass",
                                                     dbname=self.db) >= 30000, 20, "the changes to be counted")
         self.assertEqual({FUNCTION}, set(self.told(other, everything=False)))
@@ -469,29 +469,17 @@ class RewritesTest(CaptureTest):
         row = self.told(misled, everything=False)[STALE]
         self.assertRegex(row["note"], "rows were [0-9]+ times more or fewer than expected")
 
-    def test_what_perf_opt_is_asked_takes_nobodys_place(self) -> None:
-        # As many statements as are looked at, each taking more time than the one that something is to be said of.
-        mine = "SELECT count(*) > 0 FROM person WHERE x = 2"
-        asked = [f"SELECT {', '.join(['name'] * (1 + at))} FROM perf.health() CROSS JOIN generate_series(1, 40)" for at in range(210)]
-        self.reset()
-        self.run_sql(*asked, *asked, *[mine] * 8)
-        found = self.statements()
-        lighter = sum(row["total_ms"] > self.row(mine)["total_ms"] for row in found if "perf.health" in row["query"])
-        self.assertGreater(lighter, 200, "perf.statements() has them all")
-        self.assertIn(COUNT, self.rows(mine))
-
     def test_time_is_up_whatever_takes_it(self) -> None:
         self.run_sql("CREATE FUNCTION takes(s float8) RETURNS boolean LANGUAGE plpgsql AS $$BEGIN "
                      "IF current_setting('test.slow', true) = 'on' THEN PERFORM pg_sleep(s); END IF; RETURN true; END$$",
-                     "CREATE DOMAIN slow AS int CHECK (takes(0.5))", "CREATE DOMAIN endless AS int CHECK (takes(1000))",
+                     "CREATE DOMAIN endless AS int CHECK (takes(1000))",
                      "INSERT INTO person (id, t) SELECT g, now() FROM generate_series(1, 50000) g", "ANALYZE person")
-        self.addCleanup(self.run_sql, "DROP DOMAIN slow, endless", "DROP FUNCTION takes(float8)")
+        self.addCleanup(self.run_sql, "DROP DOMAIN endless", "DROP FUNCTION takes(float8)")
         heaviest = "SELECT count(*), count(DISTINCT name) FROM person WHERE t::date = '2024-03-02'"
-        endless = "SELECT count(*), count(DISTINCT id), count(DISTINCT t) FROM person WHERE id <> ALL ('{1}'::endless[])"
         # Reading a literal of such an array checks each element, before anything is planned.
-        slow = [f"SELECT id AS c{at} FROM person WHERE id = ANY ('{{1}}'::slow[])" for at in range(40)]
+        endless = [f"SELECT {', '.join(['max(id)'] * at)} FROM person WHERE id <> ALL ('{{1}}'::endless[])" for at in range(1, 31)]
         self.reset()
-        self.run_sql(*[endless] * 4, *[heaviest] * 40, *[one for one in slow for _ in range(8)])
+        self.run_sql(*[heaviest] * 60, *[one for one in endless for _ in range(3)])
         with self.cluster.connect(self.db) as session:
             session.query("SET test.slow = 'on'")
             began = time.monotonic()
