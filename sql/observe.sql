@@ -32,14 +32,14 @@ AS $$
                    h.queryid, h.query, h.application_name, h.client_addr, h.planning_ms, h.shared_blks_hit,
                    h.shared_blks_read, h.temp_blks_written, h.wal_bytes, h.relations, h.plan
               FROM perf.slow_statement_visible AS h
-             WHERE h.collected_at >= coalesce(slow_queries.since, '-infinity')
+             WHERE h.collected_at >= CASE WHEN slow_queries.since IS NULL THEN '-infinity' ELSE slow_queries.since END
              UNION ALL
             SELECT m.captured_at, m.severity, m.datid, m.userid, m.toplevel, m.duration_ms, m.rows, m.outcome, m.sqlstate,
                    m.queryid, m.query, m.application_name, m.client_addr, m.planning_ms, m.shared_blks_hit,
                    m.shared_blks_read, m.temp_blks_written, m.wal_bytes, perf._relation_names(m.relations), m.plan
               FROM perf._pending_slow(slow_queries.all_databases) AS m) AS s
       LEFT JOIN pg_database AS d ON d.oid = s.datid
-     WHERE s.captured_at >= coalesce(slow_queries.since, '-infinity')
+     WHERE s.captured_at >= CASE WHEN slow_queries.since IS NULL THEN '-infinity' ELSE slow_queries.since END
        AND s.severity >= perf._severity_number(slow_queries.min_severity)
      ORDER BY s.captured_at DESC, s.duration_ms DESC
      -- A LIMIT is evaluated before the first row is asked for: wrong arguments raise even when there is no row.
@@ -62,15 +62,32 @@ BEGIN ATOMIC
            h.shared_blks_read, h.blk_read_ms + h.blk_write_ms, h.lock_wait_ms, h.first_seen_at, h.last_seen_at, h.histogram,
            h.toplevel
       FROM perf.statement_history_visible AS h
-     WHERE h.collected_at >= coalesce(_statement_activity.since, '-infinity')
-       AND h.last_seen_at >= coalesce(_statement_activity.since, '-infinity')
+     WHERE h.collected_at >= CASE WHEN _statement_activity.since IS NULL THEN '-infinity' ELSE _statement_activity.since END
+       AND h.last_seen_at >= CASE WHEN _statement_activity.since IS NULL THEN '-infinity' ELSE _statement_activity.since END
      UNION ALL
     SELECT m.datid, m.bucket_at, m.collected_at, m.userid, m.queryid, m.query, m.calls, m.failures, m.slow, m.critical,
            m.emergency, m.rows, m.total_ms, m.max_ms, m.planning_ms, m.temp_blks_written, m.shared_blks_hit,
            m.shared_blks_read, m.block_io_ms, m.lock_wait_ms, m.first_seen_at, m.last_seen_at, m.histogram,
            m.toplevel
       FROM perf._pending_statements(_statement_activity.all_databases) AS m
-     WHERE m.last_seen_at >= coalesce(_statement_activity.since, '-infinity');
+     WHERE m.last_seen_at >= CASE WHEN _statement_activity.since IS NULL THEN '-infinity' ELSE _statement_activity.since END;
+END;
+
+-- The latest plan that was kept of each statement, with the rows that were expected and that came. In its caller's place too.
+CREATE FUNCTION perf._latest_plans(since timestamptz, all_databases boolean) RETURNS TABLE (
+    datid oid, queryid bigint, plan text, estimated_rows double precision, rows bigint
+)
+LANGUAGE sql STABLE PARALLEL RESTRICTED
+BEGIN ATOMIC
+    SELECT DISTINCT ON (x.datid, x.queryid) x.datid, x.queryid, x.plan, x.estimated_rows, x.rows
+      FROM (SELECT h.datid, h.queryid, h.captured_at, h.plan, h.estimated_rows, h.rows
+              FROM perf.slow_statement_visible AS h
+             WHERE h.collected_at >= CASE WHEN _latest_plans.since IS NULL THEN '-infinity' ELSE _latest_plans.since END
+             UNION ALL
+            SELECT m.datid, m.queryid, m.captured_at, m.plan, m.estimated_rows, m.rows
+              FROM perf._pending_slow(_latest_plans.all_databases) AS m) AS x
+     WHERE x.plan IS NOT NULL
+     ORDER BY x.datid, x.queryid, x.captured_at DESC;
 END;
 
 CREATE FUNCTION perf.slow_query_patterns(
@@ -83,13 +100,15 @@ CREATE FUNCTION perf.slow_query_patterns(
 )
 LANGUAGE sql VOLATILE PARALLEL RESTRICTED ROWS 50 SET search_path = pg_catalog, pg_temp
 AS $$
-    WITH span AS (
+    WITH span AS MATERIALIZED (
         -- The time that was observed, and its middle.
         SELECT o.started_at, o.started_at + (clock_timestamp() - o.started_at) / 2 AS middle_at,
                extract(epoch FROM clock_timestamp() - o.started_at)::float8 / 120 AS half_minutes
-          FROM (SELECT least(greatest(nullif(slow_query_patterns.since, '-infinity'), min(a.bucket_at)),
+          FROM (SELECT least(greatest(nullif(slow_query_patterns.since, '-infinity'),
+                                      least(perf._history_start(slow_query_patterns.since), min(m.bucket_at))),
                              clock_timestamp()) AS started_at
-                  FROM perf._statement_activity(slow_query_patterns.since, slow_query_patterns.all_databases) AS a) AS o
+                  FROM perf._pending_statements(slow_query_patterns.all_databases) AS m
+                 WHERE m.last_seen_at >= CASE WHEN slow_query_patterns.since IS NULL THEN '-infinity' ELSE slow_query_patterns.since END) AS o
     ), pattern AS (
         SELECT a.datid, a.queryid, min(a.query) AS query, sum(a.calls)::bigint AS calls, sum(a.slow)::bigint AS slow,
                sum(a.critical)::bigint AS critical, sum(a.emergency)::bigint AS emergency, sum(a.failures)::bigint AS failures,
@@ -106,17 +125,6 @@ AS $$
           FROM perf._statement_activity(slow_query_patterns.since, slow_query_patterns.all_databases) AS a
          CROSS JOIN span AS s
          GROUP BY a.datid, a.queryid, CASE WHEN a.queryid IS NULL THEN a.query END
-    ), kept AS MATERIALIZED (
-        SELECT x.datid, x.queryid, x.captured_at, x.plan, x.estimated_rows, x.rows
-          FROM (SELECT h.datid, h.queryid, h.captured_at, h.plan, h.estimated_rows, h.rows
-                  FROM perf.slow_statement_visible AS h
-                 WHERE h.collected_at >= coalesce(slow_query_patterns.since, '-infinity')
-                 UNION ALL
-                SELECT m.datid, m.queryid, m.captured_at, m.plan, m.estimated_rows, m.rows
-                  FROM perf._pending_slow(slow_query_patterns.all_databases) AS m) AS x
-         WHERE x.plan IS NOT NULL
-    ), latest AS (
-        SELECT DISTINCT ON (k.datid, k.queryid) k.* FROM kept AS k ORDER BY k.datid, k.queryid, k.captured_at DESC
     )
     SELECT p.queryid, p.query, p.calls, p.slow, p.critical, p.emergency, p.failures, p.first_seen_at, p.last_seen_at,
            p.total_ms, p.total_ms / nullif(p.calls, 0), perf._histogram_quantile(p.histogram, 0.5),
@@ -129,7 +137,8 @@ AS $$
       FROM pattern AS p
      CROSS JOIN span AS s
      CROSS JOIN LATERAL perf._slow_trend(p.earlier_ms, p.recent_ms, s.half_minutes, p.ever_seen_at < s.middle_at) AS t
-      LEFT JOIN latest AS l ON l.datid = p.datid AND l.queryid = p.queryid
+      LEFT JOIN perf._latest_plans(slow_query_patterns.since, slow_query_patterns.all_databases) AS l
+             ON l.datid = p.datid AND l.queryid = p.queryid
       LEFT JOIN pg_database AS d ON d.oid = p.datid
      WHERE p.slow + p.critical + p.emergency > 0
      ORDER BY p.total_ms DESC, p.queryid
@@ -152,17 +161,22 @@ AS $$
                     WHEN extract(day FROM slow_query_trend.bucket) > 0 THEN date_trunc('day', b.start_at)
                     ELSE date_bin(slow_query_trend.bucket, b.start_at, date_trunc('day', b.start_at)) END AS start_at
           FROM perf._trend_start(slow_query_trend.bucket, slow_query_trend.since,
-                                 (SELECT least(min(h.bucket_at), now()) FROM perf.statement_history_visible AS h
-                                   WHERE slow_query_trend.since IS NULL OR slow_query_trend.since = '-infinity')
+                                 CASE WHEN slow_query_trend.since IS NULL OR slow_query_trend.since = '-infinity'
+                                      THEN least(perf._history_start(NULL), now()) END
                                 ) AS b (start_at)
     ), series AS MATERIALIZED (
         SELECT g.bucket_at, g.bucket_at + slow_query_trend.bucket AS end_at
           FROM start AS s CROSS JOIN LATERAL generate_series(s.start_at, clock_timestamp(), slow_query_trend.bucket) AS g (bucket_at)
          WHERE slow_query_trend.since IS NULL OR slow_query_trend.since <= clock_timestamp()
     ), bound AS MATERIALIZED (
-        SELECT array_agg(s.bucket_at ORDER BY s.bucket_at) AS starts FROM series AS s
+        SELECT array_agg(s.bucket_at ORDER BY s.bucket_at) AS starts, max(s.bucket_at) AS last_at,
+               extract(year FROM slow_query_trend.bucket) + extract(month FROM slow_query_trend.bucket)
+               + extract(day FROM slow_query_trend.bucket) = 0 AS is_even
+          FROM series AS s
     ), activity AS (
-        SELECT b.starts[greatest(width_bucket(a.bucket_at, b.starts), 1)] AS bucket_at, a.calls, a.slow, a.critical,
+        -- Buckets of hours and less are all of one length: arithmetic is cheaper than a search.
+        SELECT CASE WHEN b.is_even THEN least(greatest(date_bin(slow_query_trend.bucket, a.bucket_at, s.start_at), s.start_at), b.last_at)
+                    ELSE b.starts[greatest(width_bucket(a.bucket_at, b.starts), 1)] END AS bucket_at, a.calls, a.slow, a.critical,
                a.emergency, a.failures, a.total_ms, a.histogram
           FROM bound AS b CROSS JOIN start AS s CROSS JOIN LATERAL perf._statement_activity(s.start_at, false) AS a
          WHERE slow_query_trend.queryid IS NULL OR a.queryid = slow_query_trend.queryid
@@ -194,6 +208,8 @@ COMMENT ON FUNCTION perf.health() IS
 'State of perf_opt itself, one row for each component: capture and its memory, launcher, the collector of each database (value: seconds since it last wrote), history (value: bytes), pending detaches. status: ok, warning or error. Works without preloading.';
 COMMENT ON FUNCTION perf._relation_names(oid[]) IS 'Internal: schema-qualified, quoted names of relations that exist.';
 COMMENT ON FUNCTION perf._statement_activity(timestamptz, boolean) IS 'Internal: rows of the history and of memory in one shape.';
+COMMENT ON FUNCTION perf._history_start(timestamptz) IS 'Internal: when what the history of this database has from some time on began.';
+COMMENT ON FUNCTION perf._latest_plans(timestamptz, boolean) IS 'Internal: the latest plan that was kept of each statement.';
 COMMENT ON AGGREGATE perf._histogram_merge(bytea) IS 'Internal: sum of encoded histograms.';
 COMMENT ON FUNCTION perf._histogram_add(bytea, bytea) IS 'Internal: sum of two encoded histograms.';
 COMMENT ON FUNCTION perf._histogram_quantile(bytea, double precision) IS 'Internal: latency in ms at a quantile of an encoded histogram.';

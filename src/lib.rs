@@ -116,6 +116,7 @@ pgrx::extension_sql_file!(
         api::observe::_checked_limit,
         api::observe::_histogram_add,
         api::observe::_histogram_quantile,
+        api::observe::_history_start,
         api::observe::_pending_slow,
         api::observe::_pending_statements,
         api::observe::_severity_name,
@@ -180,7 +181,13 @@ pgrx::extension_sql_file!("../sql/alerts.sql", name = "alerts", requires = ["pol
 pgrx::extension_sql_file!(
     "../sql/report.sql",
     name = "report",
-    requires = [api::report::report, api::report::prometheus_metrics, api::report::prometheus_rules]
+    requires = [
+        "observe",
+        api::capacity::capacity_samples,
+        api::report::report,
+        api::report::prometheus_metrics,
+        api::report::prometheus_rules
+    ]
 );
 pgrx::extension_sql_file!("../sql/cost.sql", name = "cost", requires = ["policy_tables", api::cost::cost_impact]);
 pgrx::extension_sql_file!("../sql/jobs.sql", name = "job_tables", requires = [api::jobs::_running_jobs]);

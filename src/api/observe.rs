@@ -2,7 +2,7 @@
 //! the rules for cause and trend. Functions with a leading underscore serve that SQL only.
 
 use perf_core::delta::Delta;
-use perf_core::histogram::Histogram;
+use perf_core::histogram::{self, Histogram};
 use perf_core::outcome::{unpack_sqlstate, Outcome, Severity};
 use perf_core::patterns::{self, Evidence, Half};
 use pgrx::datum::{Interval, TimestampWithTimeZone};
@@ -16,6 +16,7 @@ use crate::pg::background::instant;
 use crate::pg::names::Visibility;
 use crate::pg::text::DbText;
 use crate::pg::{background, names};
+use crate::workload::history;
 
 const NS_TO_MS: f64 = 1e-6;
 const HIDDEN: &str = "<insufficient privilege>";
@@ -106,34 +107,35 @@ fn _trend_start(
     Some(start)
 }
 
-/// Adds up encoded histograms: the transition and the combine function of `_histogram_merge(bytea)`.
-#[pg_extern(immutable, parallel_safe)]
-fn _histogram_add(total: Option<Vec<u8>>, added: Option<Vec<u8>>) -> Option<Vec<u8>> {
-    match (total, added) {
-        (None, added) => added,
-        (total, None) => total,
-        (Some(total), Some(added)) => {
-            let mut sum = decoded(&total);
-            sum.merge(&decoded(&added));
-            Some(sum.encode())
-        }
-    }
+/// When what the history of this database has from `since` on began; NULL for both: all of it, and that there is none.
+#[pg_extern(stable, parallel_restricted)]
+fn _history_start(since: Option<TimestampWithTimeZone>) -> Option<TimestampWithTimeZone> {
+    let since = since.map(i64::from).filter(|at| *at != i64::MIN);
+    history::first_activity(since).map(instant)
 }
 
-fn decoded(bytes: &[u8]) -> Histogram {
-    match Histogram::decode(bytes) {
-        Some(histogram) => histogram,
-        None => invalid("histogram", format!("{} bytes", bytes.len()), "Give what perf_opt itself has stored.").raise(),
-    }
+/// Adds up encoded histograms: the transition and the combine function of `_histogram_merge(bytea)`.
+#[pg_extern(immutable, parallel_safe)]
+fn _histogram_add(total: Option<&[u8]>, added: Option<&[u8]>) -> Option<Vec<u8>> {
+    let (total, added) = match (total, added) {
+        (Some(total), Some(added)) => (total, added),
+        (total, added) => return total.or(added).map(<[u8]>::to_vec),
+    };
+    Some(histogram::merge_encoded(total, added).unwrap_or_else(|| no_histogram(total.len().max(added.len()))))
+}
+
+fn no_histogram(bytes: usize) -> ! {
+    invalid("histogram", format!("{bytes} bytes"), "Give what perf_opt itself has stored.").raise()
 }
 
 /// Latency in ms at a quantile (0 to 1) of an encoded histogram; NULL when it is empty.
 #[pg_extern(immutable, parallel_safe, strict)]
-fn _histogram_quantile(histogram: Vec<u8>, quantile: f64) -> Option<f64> {
+fn _histogram_quantile(histogram: &[u8], quantile: f64) -> Option<f64> {
     if !(0.0..=1.0).contains(&quantile) {
         invalid("quantile", quantile.to_string(), "Give a number from 0 to 1.").raise();
     }
-    decoded(&histogram).quantile_ns(quantile).map(|ns| ns * NS_TO_MS)
+    let known = Histogram::decode(histogram).unwrap_or_else(|| no_histogram(histogram.len()));
+    known.quantile_ns(quantile).map(|ns| ns * NS_TO_MS)
 }
 
 /// Why a statement is slow; the rules are those of `perf_core::patterns`.

@@ -41,21 +41,24 @@ pub use request::{Configuration, Failure, Parameter, Planned, Statement, WriteCo
 /// is as before.
 pub fn plan(statement: &Statement<'_>, configurations: &[Configuration<'_>]) -> Result<Vec<Planned>, Failure> {
     install_hooks();
+    // SAFETY: inside a subtransaction with a memory context of its own, see `in_subtransaction`.
+    within_time(|| unsafe { plan_all(statement, configurations) })?
+}
+
+/// Runs `body` as [`in_subtransaction`] does, for no longer than a [`Deadline`] leaves for one statement. An ERROR is a
+/// [`Failure`], unless it is one that [`plan`] raises again.
+pub(super) fn within_time<R>(body: impl FnOnce() -> R) -> Result<R, Failure> {
     let timed_out = Cell::new(false);
     let outcome = in_subtransaction(|| {
         let _clock = limit::Clock::start(&timed_out);
-        // SAFETY: inside a subtransaction with a memory context of its own, see `in_subtransaction`.
-        unsafe { plan_all(statement, configurations) }
+        body()
     });
-    match outcome {
-        Ok(result) => result,
-        Err(caught) => {
-            if report_of(&caught).sql_error_code() == PgSqlErrorCode::ERRCODE_QUERY_CANCELED && timed_out.get() {
-                return Err(Failure::TimedOut);
-            }
-            Err(Failure::Raised(unless_fatal(caught)))
+    outcome.map_err(|caught| {
+        if report_of(&caught).sql_error_code() == PgSqlErrorCode::ERRCODE_QUERY_CANCELED && timed_out.get() {
+            return Failure::TimedOut;
         }
-    }
+        Failure::Raised(unless_fatal(caught))
+    })
 }
 
 /// Raises a cancel request, a shutdown, a lack of memory or a panic again; anything else is handed back.

@@ -104,10 +104,25 @@ pub struct Shape {
     pub temporary: bool,
     /// It reads catalogs, or tables of this extension.
     pub catalogs: bool,
+    /// It names tables, views or functions of this extension.
+    pub extension: bool,
     /// It sums up or sorts out rows: GROUP BY, aggregates, DISTINCT.
     pub aggregates: bool,
     /// It has parameters or normalised literals.
     pub parameters: bool,
+}
+
+impl Shape {
+    /// Whether it is about this extension alone: it names something of it, and no table or function of anybody else but the
+    /// server.
+    pub fn is_of_extension(&self) -> bool {
+        self.extension && self.is_of_nobody()
+    }
+
+    /// Whether it reads and writes no table and calls no function but the server's and this extension's.
+    pub fn is_of_nobody(&self) -> bool {
+        self.tables.is_empty() && !self.temporary && !self.calls_functions
+    }
 }
 
 /// Why there is no shape.
@@ -174,7 +189,13 @@ unsafe fn rewritten(source: &Source<'_>) -> Result<Shape, Unclear> {
             pg_sys::parse_analyze_withcb(raw, text.as_ptr(), Some(variables::set_up), context, ptr::null_mut())
         });
         if (*query).commandType == pg_sys::CmdType::CMD_UTILITY {
-            return Err(Unclear::Utility);
+            let utility = (*query).utilityStmt;
+            if (*utility).type_ != pg_sys::NodeTag::T_CallStmt {
+                return Err(Unclear::Utility);
+            }
+            let mut shape = Shape::default();
+            notes::note_node((*utility.cast::<pg_sys::CallStmt>()).funcexpr.cast(), (&raw mut shape).cast());
+            return Ok(shape);
         }
         let mut walker = Walker::new(known);
         walker.shape.parameters = parameters.any();

@@ -9,8 +9,9 @@ use serde::de::DeserializeOwned;
 use crate::act::executor;
 use crate::memory;
 use crate::pg::background;
-use crate::pg::query::{run_with, text};
+use crate::pg::query::{run_with, select_with, text};
 use crate::pg::text::Text;
+use crate::workload::history;
 
 const MINUTE_US: i64 = 60_000_000;
 /// Points of a chart over the period, about.
@@ -52,70 +53,12 @@ const PARTS: &[Part] = &[
         captured: false,
     },
     Part {
-        name: "load and latency",
-        query: c"WITH trend AS MATERIALIZED (
-                     -- The last one is not over.
-                     SELECT t.*, greatest(extract(epoch FROM least($2, clock_timestamp() - t.bucket_at)), 1)::float8 AS width_s
-                       FROM perf.slow_query_trend($2, $3) AS t),
-                 point (at, part, position, name, unit, value) AS (
-                     SELECT t.bucket_at, v.*
-                       FROM trend AS t
-                      CROSS JOIN LATERAL (VALUES
-                            ('load', 1, 'statements', '1/s', t.executions / t.width_s),
-                            ('load', 2, 'slow statements', '1/min', t.slow_per_min),
-                            ('load', 3, 'failures', '1/min', 60 * t.failures / t.width_s),
-                            ('latency', 1, 'p50', 'ms', CASE WHEN t.executions > 0 THEN t.p50_ms END),
-                            ('latency', 2, 'p95', 'ms', CASE WHEN t.executions > 0 THEN t.p95_ms END),
-                            ('latency', 3, 'p99', 'ms', CASE WHEN t.executions > 0 THEN t.p99_ms END)) AS v
-                     UNION ALL
-                     SELECT sampled_at, 'load', 4, 'connections', 'connections', value_max
-                       FROM perf.capacity_samples('connections_total', $1)),
-                 series AS (
-                     SELECT part, position, jsonb_build_object('name', name, 'unit', unit, 'samples',
-                                jsonb_agg(jsonb_build_object('at', at, 'value', value) ORDER BY at)) AS body
-                       FROM point GROUP BY part, position, name, unit)
-                 SELECT jsonb_build_array(coalesce(jsonb_agg(body ORDER BY position) FILTER (WHERE part = 'load'), '[]'),
-                            coalesce(jsonb_agg(body ORDER BY position) FILTER (WHERE part = 'latency'), '[]'))::text
-                   FROM series",
+        name: "activity",
+        query: c"SELECT perf._report_activity($1, $2, $3)",
         fill: |document, json| {
-            (document.load, document.latency) = serde_json::from_str(json)?;
+            (document.load, document.latency, document.statements) = serde_json::from_str(json)?;
             Ok(())
         },
-        captured: true,
-    },
-    Part {
-        name: "statements",
-        query: c"WITH raw AS MATERIALIZED (
-                     -- Read once, and kept small: there may be hundreds of thousands of rows.
-                     SELECT queryid, userid, toplevel, date_bin(5 * $2, bucket_at, '2000-01-01') AS at, min(query) AS query,
-                            sum(calls) AS calls, sum(failures) AS failures, sum(rows) AS rows, sum(total_ms) AS total_ms,
-                            perf._histogram_merge(histogram) AS histogram
-                       FROM perf._statement_activity($1, false)
-                      GROUP BY 1, 2, 3, 4, CASE WHEN queryid IS NULL THEN query END),
-                 activity AS MATERIALIZED (
-                     SELECT * FROM raw
-                      -- But for what perf_opt's own functions do.
-                      WHERE toplevel OR query !~ '\\m(perf|pg_catalog)\\.' OR query IS NULL),
-                 summed AS (
-                     SELECT queryid, min(query) AS query, string_agg(DISTINCT pg_get_userbyid(userid)::text, ', ') AS username,
-                            sum(calls) AS calls, sum(failures) AS failures, sum(rows) AS rows, sum(total_ms) AS total_ms,
-                            sum(total_ms) / nullif(sum(calls), 0) AS mean_ms,
-                            perf._histogram_quantile(perf._histogram_merge(histogram), 0.95) AS p95_ms,
-                            100 * sum(total_ms) / nullif(sum(sum(total_ms) FILTER (WHERE toplevel)) OVER (), 0) AS share_pct
-                       FROM activity GROUP BY queryid, CASE WHEN queryid IS NULL THEN query END
-                      ORDER BY sum(total_ms) DESC LIMIT 25),
-                 history AS (
-                     SELECT queryid, jsonb_agg(jsonb_build_object('at', at, 'value', mean_ms) ORDER BY at) AS samples
-                       FROM (SELECT queryid, at, sum(total_ms) / nullif(sum(calls), 0) AS mean_ms
-                               FROM activity WHERE queryid IN (SELECT queryid FROM summed) GROUP BY 1, 2) AS b
-                      GROUP BY queryid)
-                 SELECT coalesce(jsonb_agg(jsonb_strip_nulls(
-                            to_jsonb(s) || jsonb_build_object('queryid', coalesce(s.queryid::text, ''), 'history',
-                                coalesce(h.samples, '[]'), 'cause', p.cause, 'trend', p.trend, 'trend_pct', p.trend_pct))
-                            ORDER BY s.total_ms DESC), '[]')::text
-                   FROM summed AS s LEFT JOIN history AS h USING (queryid)
-                   LEFT JOIN perf.slow_query_patterns($1, 1000) AS p USING (queryid)",
-        fill: |document, json| parse(json, &mut document.statements),
         captured: true,
     },
     Part {
@@ -307,15 +250,19 @@ pub fn fill(wish: &Wish) -> Document {
     document
 }
 
-/// When the history of a time begins.
+/// When the activity of a time began, of what is written and of what is in memory.
 fn first_activity(since: i64) -> Option<i64> {
-    let since = TimestampWithTimeZone::try_from(since).ok()?;
-    let found = run_with(
-        c"SELECT min(bucket_at) FROM perf.statement_history_visible WHERE collected_at >= $1",
-        &[since.into()],
-        |row| row.get::<TimestampWithTimeZone>(1),
-    );
-    found.1.into_iter().flatten().next().map(i64::from)
+    let in_memory = || {
+        let found = select_with(
+            c"SELECT min(bucket_at) FROM perf._pending_statements(false) WHERE last_seen_at >= $1",
+            &[background::instant(since).into()],
+            |row| row.get::<TimestampWithTimeZone>(1),
+        );
+        found.into_iter().next().map(i64::from)
+    };
+    let written = history::first_activity(Some(since));
+    let pending = if memory::is_ready() { in_memory() } else { None };
+    written.into_iter().chain(pending).min()
 }
 
 fn missing(part: &str, message: String) -> Warning {

@@ -7,6 +7,7 @@ use perf_core::normalized::with_casts;
 use pgrx::pg_sys;
 
 use super::queries::{SampleParam, Source, StatementSample, Workload, WorkloadStatement};
+use super::shapes;
 use crate::error::Error;
 use crate::memory;
 use crate::memory::samples::{self, Sample, Value};
@@ -18,8 +19,9 @@ use crate::pg::role;
 const STATEMENTS_MAX: usize = 1_000;
 const HOUR_US: f64 = 3_600e6;
 
-/// What capture holds of the current database, statements with the most time first. Executions of the same statement by
-/// different roles, and within functions, stay apart: each is planned as its role. Raises nothing of its own.
+/// What capture holds of the current database, statements with the most time first, without those that are about perf_opt
+/// alone. Executions of the same statement by different roles, and within functions, stay apart: each is planned as its role.
+/// Raises nothing of its own.
 pub fn read() -> Result<Workload, Error> {
     memory::require()?;
     let dbid = current_database();
@@ -27,7 +29,12 @@ pub fn read() -> Result<Workload, Error> {
     let mut captured: Vec<Snapshot> =
         survey::snapshot(Some(dbid), true).into_iter().filter(|item| !item.is_other).collect();
     captured.sort_by_key(|item| std::cmp::Reverse(item.time_ns()));
-    let all: Vec<&Snapshot> = captured.iter().filter(|item| item.time_ns() > 0).take(STATEMENTS_MAX).collect();
+    let is_own = |item: &Snapshot| {
+        let text = item.text.as_ref().map(|text| text.to_utf8()).unwrap_or_default();
+        shapes::is_own(item, &text, samples.get(&item.key).map_or(&[], Vec::as_slice))
+    };
+    let all: Vec<&Snapshot> =
+        captured.iter().filter(|item| item.time_ns() > 0 && !is_own(item)).take(STATEMENTS_MAX).collect();
     let first_seen = all.iter().map(|item| item.counters.first_seen).min();
     let last_seen = all.iter().map(|item| item.counters.last_seen).max();
     let hours = first_seen.zip(last_seen).map(|(first, last)| (last - first) as f64 / HOUR_US).filter(|&h| h > 0.0);
@@ -56,6 +63,7 @@ pub fn statement(item: &Snapshot, kept: Vec<Sample>) -> WorkloadStatement {
         calls: counters.calls as f64,
         failures: counters.failures,
         total_ms: item.time_ns() as f64 * 1e-6,
+        first_seen: Some(counters.first_seen),
         rows: counters.rows,
         nested: !item.key.toplevel,
         samples,

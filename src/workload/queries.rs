@@ -39,6 +39,8 @@ pub struct WorkloadStatement {
     pub failures: u64,
     /// Measured time; 0 when it was not measured.
     pub total_ms: f64,
+    /// When the measurement began, as the server counts; None when that is not known.
+    pub first_seen: Option<i64>,
     /// Rows returned or changed.
     pub rows: u64,
     /// It ran within a function: its text may name the function's arguments, and then cannot be planned alone.

@@ -8,6 +8,7 @@ use perf_core::normalized::with_casts;
 use pgrx::pg_sys;
 
 use crate::error::Error;
+use crate::indexes::OWN_SCHEMA;
 use crate::memory;
 use crate::memory::samples::{self, Sample};
 use crate::memory::statements::Key;
@@ -29,6 +30,8 @@ const USUAL_PATH: &str = "\"$user\", public";
 const LOCK_TIMEOUT_MS: u32 = 20;
 /// Time for all statements together.
 const BUDGET: Duration = Duration::from_secs(5);
+/// How names of the server's schema and of its catalogs begin.
+const CATALOG: &str = "pg_";
 /// How the server checks a foreign key; nobody's statement.
 const FOREIGN_KEY_CHECK: &str = "SELECT 1 FROM ONLY ";
 
@@ -149,9 +152,14 @@ pub fn read() -> Result<Shapes, Error> {
         let found = if number >= STATEMENTS_MAX || Instant::now() >= deadline {
             Err(Unclear::Failed("there was no time for it".to_owned()))
         } else {
-            shape_of(item, &text, kept.get(&item.key).map_or(&[], Vec::as_slice), None)
+            queried(item, &text, kept.get(&item.key).map_or(&[], Vec::as_slice), None)
         };
         let found = match found {
+            // Neither is what is asked of perf_opt itself anybody's workload.
+            Ok(shape) if shape.is_of_extension() => {
+                shapes.apart.entry(id).or_insert(false);
+                continue;
+            }
             Ok(shape) if shape.tables.is_empty() && shape.calls_functions && item.key.toplevel => {
                 if has_nested {
                     // Its time is that of the statements in the functions.
@@ -190,6 +198,29 @@ pub fn read() -> Result<Shapes, Error> {
     Ok(shapes)
 }
 
+/// Whether a statement is about this extension alone: advice is on the workload, not on who looks at it. What functions ask of
+/// the server without reading a table is nobody's workload either, and mostly that of this extension's; where it cannot be
+/// analysed there is no advice on it in any case. `kept`: samples of it.
+pub fn is_own(item: &Snapshot, text: &str, kept: &[Sample]) -> bool {
+    let nested = !item.key.toplevel;
+    // Most statements cannot be: no need to analyse them.
+    let is_named = text_has(text, OWN_SCHEMA)
+        || (nested && text_has(text, CATALOG))
+        || kept.iter().any(|sample| text_has(&path_of(sample), OWN_SCHEMA));
+    if !is_named || !(begins_as_query(text) || begins_as(text, &["call"])) {
+        return false;
+    }
+    match shape_of(item, text, kept, None) {
+        Ok(shape) if nested => shape.is_of_nobody(),
+        Ok(shape) => shape.is_of_extension(),
+        Err(_) => nested,
+    }
+}
+
+fn text_has(text: &str, word: &str) -> bool {
+    text.as_bytes().windows(word.len()).any(|part| part.eq_ignore_ascii_case(word.as_bytes()))
+}
+
 /// What some captured statements of the current database touch, by queryid and whether a client sent them; `None` for one
 /// that was not understood, or never as `fits` wants it. One that is not kept is left out. For a process that may become
 /// any role.
@@ -209,10 +240,10 @@ pub fn of_statements(
         let text = item.text.as_ref().map(|text| text.to_utf8()).unwrap_or_default();
         let kept = kept.get(&item.key).map_or(&[][..], Vec::as_slice);
         let shape = if kept.is_empty() {
-            let of_path = |path: String| shape_of(&item, &text, kept, Some(&path)).ok();
+            let of_path = |path: String| queried(&item, &text, kept, Some(&path)).ok();
             paths.of(&item.key).into_iter().filter_map(of_path).find(|shape| fits(id, shape))
         } else {
-            shape_of(&item, &text, kept, None).ok().filter(|shape| fits(id, shape))
+            queried(&item, &text, kept, None).ok().filter(|shape| fits(id, shape))
         };
         found.insert(id, shape);
     }
@@ -276,13 +307,19 @@ fn path_of(sample: &Sample) -> String {
     sample.search_path.to_utf8()
 }
 
+/// The shape of a statement that is a query, or has one.
+fn queried(item: &Snapshot, text: &str, kept: &[Sample], usual: Option<&str>) -> Result<Shape, Unclear> {
+    // A normalised utility statement need not parse: `CREATE FUNCTION ... AS $1`.
+    if begins_as_query(text) {
+        shape_of(item, text, kept, usual)
+    } else {
+        Err(Unclear::Utility)
+    }
+}
+
 /// Looks at the normalised text, whose literals are known by number; where that is no SQL any more (`numeric($1)`), at one
 /// that was sent. `usual` is the search path where none was kept; without it, that of this process.
 fn shape_of(item: &Snapshot, text: &str, kept: &[Sample], usual: Option<&str>) -> Result<Shape, Unclear> {
-    // A normalised utility statement need not parse: `CREATE FUNCTION ... AS $1`.
-    if !begins_as_query(text) {
-        return Err(Unclear::Utility);
-    }
     let look = |text: &str, search_path: Option<&str>, parameters: &[pg_sys::Oid]| {
         statement_shape::of(&Source {
             text,

@@ -70,6 +70,31 @@ class Report(ClusterTest):
         for part in ("alerts", "health", "cost", "latency"):
             self.assertTrue(document[part], part)
 
+    def test_activity_is_what_the_functions_say(self) -> None:
+        with self.cluster.connect(self.name) as session:
+            session.query("SET perf_opt.slow_ms = 5")
+            for _ in range(6):
+                session.query("SELECT pg_sleep(0.01)")
+            session.query("SELECT count(*) FROM generate_series(1, 1000)")
+        since = self.cluster.scalar("SELECT now() - interval '1 hour'", dbname=self.name)
+        # Some is written and some is in memory, whenever this is.
+        document = json.loads(self.report(since=str(since)))
+        patterns = {str(row["queryid"]): row for row in self.cluster.result(
+            "SELECT queryid, executions, cause, trend FROM perf.slow_query_patterns($1)", (str(since),), dbname=self.name).dicts()}
+        told = {row["queryid"]: row for row in document["statements"]}
+        [slow] = [row for row in told.values() if "pg_sleep" in row["query"]]
+        self.assertEqual((slow["calls"], slow["cause"], slow["trend"]),
+                         tuple(patterns[slow["queryid"]][name] for name in ("executions", "cause", "trend")))
+        self.assertEqual([row for row in told.values() if row.get("cause") and row["queryid"] not in patterns], [])
+        load = {series["name"]: series["samples"] for series in document["load"]}
+        self.assertGreater(sum(sample["value"] for sample in load["slow statements"]), 0)
+        self.assertEqual(len(load["statements"]), len(load["slow statements"]))
+        [p99] = [series["samples"] for series in document["latency"] if series["name"] == "p99"]
+        self.assertGreater(max(sample["value"] or 0 for sample in p99), 9)
+        trend = self.cluster.result("SELECT slow_per_min, p99_ms FROM perf.slow_query_trend('1 min', now() - interval '2 min') WHERE slow > 0",
+                                    dbname=self.name).dicts()
+        self.assertAlmostEqual(max(row["p99_ms"] for row in trend), max(sample["value"] or 0 for sample in p99), delta=20)
+
     def test_hostile_names_stay_text(self) -> None:
         self.work()
         page = self.report("html")

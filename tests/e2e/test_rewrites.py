@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 import re
+import time
 from typing import Any
 
 from .capture_case import CaptureTest
@@ -76,6 +77,7 @@ SAME = (
     (CAST, "SELECT id FROM person WHERE small = 3.1 - 0.1"),
     (OR, "SELECT id, name FROM person WHERE x = 1 OR y = 2"),
     (OR, "SELECT x FROM person WHERE (x = 1 OR y = 2 OR t IS NULL) AND id > 3"),
+    (OR, "SELECT id FROM person WHERE (id = 1 OR id > 4) AND (x = 1 OR y = 2)"),
     (OR, "SELECT p.id, b.price FROM person p JOIN purchase b ON b.person_id = p.id WHERE p.x = 1 OR b.price = 2"),
     (NOT_IN, "SELECT id, name FROM person WHERE id NOT IN (SELECT buyer FROM purchase WHERE price > 2)"),
     (NOT_IN, "SELECT p.x FROM person p WHERE p.x > 0 AND p.id NOT IN (SELECT DISTINCT b.buyer FROM purchase b ORDER BY 1)"),
@@ -177,12 +179,12 @@ class RewritesTest(CaptureTest):
         def number() -> str:
             return maybe(str(chance.randint(-1, 5)))
 
-        def time() -> str:
+        def moment() -> str:
             day, hour = chance.randint(1, 4), chance.choice(("00:00", "05:00", "23:59:59.999999"))
             return maybe(f"'2024-03-0{day} {hour}'")
-        people = [f"({at}, {number()}, {number()}, {number()}, {number()}, {time()}, {time()}, "
+        people = [f"({at}, {number()}, {number()}, {number()}, {number()}, {moment()}, {moment()}, "
                   f"{maybe(chance.choice(('$$anna$$', '$$xabcx$$')))}, {number()})" for at in range(chance.randint(0, 30))]
-        bought = [f"({number()}, {chance.randint(-1, 20)}, {number()}, {number()}, {number()}, {time()})"
+        bought = [f"({number()}, {chance.randint(-1, 20)}, {number()}, {number()}, {number()}, {moment()})"
                   for _ in range(chance.randint(0, 30))]
         self.run_sql("TRUNCATE person, purchase",
                      *(f"INSERT INTO {table} VALUES {', '.join(rows)}"
@@ -447,6 +449,49 @@ class RewritesTest(CaptureTest):
         self.assertEqual(row["supporting_ddl"], "ANALYZE public.person")
         self.run_sql(row["supporting_ddl"])
         self.assertNotIn(STALE, self.told(statement))
+
+    def test_statistics_are_no_noise_beside_better_advice(self) -> None:
+        other, misled = "SELECT id FROM person WHERE x + 0 = 7", "SELECT id FROM person WHERE x + 0 = 7 AND score = 7"
+        plain = "SELECT count(*) FROM person WHERE y > 1"
+        # Both columns agree, which the planner cannot know; autovacuum is off, so there are no statistics at all but these.
+        self.run_sql("INSERT INTO person (id, x, y, score) SELECT g, g % 100, g, g % 100 FROM generate_series(1, 100000) g",
+                     "ANALYZE person", "UPDATE person SET small = 1 WHERE id % 3 = 0")
+        self.wait_until(lambda: self.cluster.scalar("SELECT n_mod_since_analyze FROM pg_stat_all_tables WHERE relid = 'person'::regclass",
+                                                    dbname=self.db) >= 30000, 20, "the changes to be counted")
+        self.assertEqual({FUNCTION}, set(self.told(other, everything=False)))
+        self.assertEqual({STALE}, set(self.told(plain, everything=False)))
+        # It is told of the table once, of the statement that has nothing better, though that one takes less time.
+        self.reset()
+        self.run_sql(*[other] * 8, *[plain] * 8)
+        self.assertEqual(({FUNCTION}, {STALE}), (set(self.rows(other, everything=False)), set(self.rows(plain, everything=False))))
+        self.assertEqual({FUNCTION, STALE}, set(self.told(misled, everything=False)))
+        self.run_sql("ANALYZE person")
+        row = self.told(misled, everything=False)[STALE]
+        self.assertRegex(row["note"], "rows were [0-9]+ times more or fewer than expected")
+
+    def test_time_is_up_whatever_takes_it(self) -> None:
+        self.run_sql("CREATE FUNCTION takes(s float8) RETURNS boolean LANGUAGE plpgsql AS $$BEGIN "
+                     "IF current_setting('test.slow', true) = 'on' THEN PERFORM pg_sleep(s); END IF; RETURN true; END$$",
+                     "CREATE DOMAIN endless AS int CHECK (takes(1000))",
+                     "INSERT INTO person (id, t) SELECT g, now() FROM generate_series(1, 50000) g", "ANALYZE person")
+        self.addCleanup(self.run_sql, "DROP DOMAIN endless", "DROP FUNCTION takes(float8)")
+        heaviest = "SELECT count(*), count(DISTINCT name) FROM person WHERE t::date = '2024-03-02'"
+        # Reading a literal of such an array checks each element, before anything is planned.
+        endless = [f"SELECT {', '.join(['max(id)'] * at)} FROM person WHERE id <> ALL ('{{1}}'::endless[])" for at in range(1, 31)]
+        self.reset()
+        self.run_sql(*[heaviest] * 60, *[one for one in endless for _ in range(3)])
+        with self.cluster.connect(self.db) as session:
+            session.query("SET test.slow = 'on'")
+            began = time.monotonic()
+            found = session.query("SELECT title, before_sql FROM perf.sql_optimization_examples(true) WHERE source = 'workload'").dicts()
+            took = time.monotonic() - began
+            said = "\n".join(notice["message"] for notice in session.notices)
+        self.assertLess(took, 13, "10 s are its budget")
+        self.assertIn(FUNCTION, {row["title"] for row in found if "t::date" in row["before_sql"]}, said)
+        self.assertRegex(said, r"the time was up: only the \d+ statements with the most time were looked at; there are \d+ more")
+        self.assertRegex(said, r"\d+ statements were left out: analysing one takes too long")
+        # Without them it is as quick as ever, and whole.
+        self.assertIn(FUNCTION, self.rows(heaviest))
 
     def test_planning_takes_longer(self) -> None:
         # Joins of empty tables: next to nothing to do, and many orders to do it in.

@@ -246,15 +246,70 @@ impl Histogram {
     /// Reads what [`encode`](Self::encode) wrote; `None` when the bytes are not of that form.
     pub fn decode(bytes: &[u8]) -> Option<Histogram> {
         let mut histogram = Histogram::default();
-        let mut rest = bytes;
-        let mut bucket = 0usize;
-        while !rest.is_empty() {
-            let step = usize::try_from(take_varint(&mut rest)?).ok()?;
-            let count = u32::try_from(take_varint(&mut rest)?).ok()?;
-            bucket = bucket.checked_add(step)?;
-            *histogram.counts.get_mut(bucket)? = count;
+        let mut rest = Encoded::new(bytes);
+        while let Some((bucket, count)) = rest.next()? {
+            histogram.counts[bucket] = count;
         }
         Some(histogram)
+    }
+}
+
+/// The sum of two histograms in the form that [`Histogram::encode`] writes, without all the buckets that neither has; `None`
+/// when one is not of that form.
+pub fn merge_encoded(one: &[u8], other: &[u8]) -> Option<Vec<u8>> {
+    let (mut ones, mut others) = (Encoded::new(one), Encoded::new(other));
+    let (mut left, mut right) = (ones.next()?, others.next()?);
+    let mut out = Vec::with_capacity(one.len() + other.len());
+    let mut previous = 0;
+    loop {
+        let (bucket, count) = match (left, right) {
+            (Some(mine), Some(theirs)) if mine.0 == theirs.0 => {
+                (left, right) = (ones.next()?, others.next()?);
+                (mine.0, mine.1.saturating_add(theirs.1))
+            }
+            (Some(mine), theirs) if theirs.is_none_or(|theirs| mine.0 < theirs.0) => {
+                left = ones.next()?;
+                mine
+            }
+            (_, Some(theirs)) => {
+                right = others.next()?;
+                theirs
+            }
+            _ => return Some(out),
+        };
+        push_varint(&mut out, (bucket - previous) as u64);
+        push_varint(&mut out, u64::from(count));
+        previous = bucket;
+    }
+}
+
+/// The non-empty buckets of an encoded histogram, one after the other.
+struct Encoded<'a> {
+    rest: &'a [u8],
+    /// The bucket before.
+    previous: Option<usize>,
+}
+
+impl<'a> Encoded<'a> {
+    fn new(bytes: &'a [u8]) -> Encoded<'a> {
+        Encoded { rest: bytes, previous: None }
+    }
+
+    /// The next bucket and its count; `None` when the bytes are not of the form.
+    #[inline]
+    fn next(&mut self) -> Option<Option<(usize, u32)>> {
+        if self.rest.is_empty() {
+            return Some(None);
+        }
+        let step = usize::try_from(take_varint(&mut self.rest)?).ok()?;
+        let count = u32::try_from(take_varint(&mut self.rest)?).ok()?;
+        let bucket = self.previous.unwrap_or(0).checked_add(step)?;
+        // In ascending order, each once.
+        if bucket >= BUCKETS || (step == 0 && self.previous.is_some()) {
+            return None;
+        }
+        self.previous = Some(bucket);
+        Some(Some((bucket, count)))
     }
 }
 
@@ -303,6 +358,9 @@ mod tests {
     fn garbage_is_refused() {
         assert_eq!(Histogram::decode(&[0x80]), None);
         assert_eq!(Histogram::decode(&[0xff, 0xff, 0x7f, 1]), None);
+        assert_eq!(Histogram::decode(&[3, 1, 0, 1]), None, "a bucket twice");
+        assert_eq!(merge_encoded(&[3, 1], &[0x80]), None);
+        assert_eq!(merge_encoded(&[3], &[3, 1]), None);
     }
 
     proptest! {
@@ -338,6 +396,7 @@ mod tests {
             b.iter().for_each(|&ns| two.record_ns(ns));
             let mut both = one;
             both.merge(&two);
+            prop_assert_eq!(merge_encoded(&one.encode(), &two.encode()), Some(both.encode()));
             prop_assert_eq!(both.total(), (a.len() + b.len()) as u64);
             both.subtract(&two);
             prop_assert_eq!(both, one);
@@ -371,7 +430,8 @@ mod tests {
 
         #[test]
         fn decode_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
-            let _ = Histogram::decode(&bytes);
+            let known = Histogram::decode(&bytes);
+            prop_assert_eq!(merge_encoded(&bytes, &[]).is_some(), known.is_some());
         }
     }
 }

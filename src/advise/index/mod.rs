@@ -2,10 +2,11 @@
 //!
 //! `recommend` is the way through: `study` plans the workload as it is, `pool` makes candidates, `perf_core` selects among
 //! them with `pool` as its planner, `rows` says what came out and `ddl` how to make it. `upkeep` judges the indexes that
-//! exist. `policy`, `existing` and `parts` read tables and catalogs.
+//! exist. `policy`, `existing` and `parts` read tables and catalogs; `earlier` knows what was measured before an index.
 
 pub mod applied;
 pub(super) mod ddl;
+mod earlier;
 mod existing;
 mod parts;
 mod policy;

@@ -10,6 +10,7 @@ use perf_core::index::{Candidate, Key, Kind};
 use perf_core::outcome::unpack_sqlstate;
 use pgrx::{pg_sys, PgSqlErrorCode};
 
+use super::earlier::Earlier;
 use super::existing::{self, Existing};
 use super::parts::Partitions;
 use crate::compat;
@@ -41,7 +42,7 @@ const LOCK_TIMEOUT_MS: u32 = 20;
 pub struct Studied {
     /// Place in the workload.
     pub at: usize,
-    /// What is to be saved: measured ms, or executions times estimated ms.
+    /// What is to be saved: measured ms, as far as they are not saved already, or executions times estimated ms.
     pub weight: f64,
     /// The plan of today.
     pub base: Planned,
@@ -173,7 +174,7 @@ pub struct Study {
     pub relations: HashMap<u32, Known>,
     /// What the user should know.
     pub notices: Vec<String>,
-    /// Weight of the whole workload, planned or not.
+    /// Weight of the whole workload, planned or not: all that was measured.
     pub total_weight: f64,
     /// Whether the weights of statements are measured times.
     pub is_measured: bool,
@@ -189,6 +190,7 @@ pub fn run(workload: &Workload, deadline: Instant) -> Result<Study, Error> {
     let _limit = Deadline::set(deadline);
     let mut study = Study { is_measured: workload.is_measured(), ..Study::default() };
     let (mut skipped, mut locked, mut slow, mut first_error) = (0usize, 0usize, 0usize, None);
+    let earlier = if workload.source == Source::Captured { Earlier::read()? } else { Earlier::default() };
     for at in worth_planning(workload) {
         pgrx::check_for_interrupts!();
         if Instant::now() >= deadline {
@@ -196,7 +198,7 @@ pub fn run(workload: &Workload, deadline: Instant) -> Result<Study, Error> {
             break;
         }
         let statement = &workload.statements[at];
-        match studied(workload, at, statement, &study.expressions, &mut study.calls) {
+        match studied(workload, at, &earlier, &study.expressions, &mut study.calls) {
             Ok(one) => study.statements.extend(one),
             Err(failure) => {
                 if matches!(failure, Failure::TimedOut) {
@@ -315,10 +317,11 @@ fn is_write(statement: &WorkloadStatement) -> bool {
 fn studied(
     workload: &Workload,
     at: usize,
-    statement: &WorkloadStatement,
+    earlier: &Earlier,
     expressions: &RefCell<Expressions>,
     calls: &mut usize,
 ) -> Result<Option<Studied>, Failure> {
+    let statement = &workload.statements[at];
     let harvest = Configuration { harvest: Some(expressions), ..Configuration::default() };
     let mut last = None;
     for (place, sample) in statement.samples.iter().enumerate() {
@@ -335,7 +338,7 @@ fn studied(
                 keep_stable(workload, &mut one, &statement.samples[place..], expressions, calls);
                 one.generic = one.parameters.is_empty() && one.base.has_parameters;
                 one.weight = if workload.is_measured() {
-                    statement.total_ms
+                    earlier.settled(statement, &one, calls)
                 } else {
                     statement.calls * (one.base.work.milliseconds() + AROUND_MS)
                 };

@@ -46,8 +46,6 @@ fn ask(query: &str, relation: pg_sys::Oid, column: i16) -> Result<bool, Error> {
 /// A table as the rules see it.
 #[derive(Clone, Debug, Default)]
 pub struct Table {
-    /// Schema, unquoted.
-    pub schema: String,
     /// Columns.
     pub columns: i64,
     /// Bytes of a row, as ANALYZE saw them.
@@ -69,7 +67,7 @@ pub struct Table {
 pub fn table(relation: pg_sys::Oid) -> Result<Option<Table>, Error> {
     let found = privilege::with_own_path(|| {
         catalog::rows(
-            "SELECT n.nspname::text, count(*) FILTER (WHERE a.attnum > 0 AND NOT a.attisdropped),
+            "SELECT count(*) FILTER (WHERE a.attnum > 0 AND NOT a.attisdropped),
                     coalesce((SELECT sum(s.avg_width) FROM pg_stats s
                                WHERE s.schemaname = n.nspname AND s.tablename = c.relname), 0)::float8,
                     (SELECT sum(greatest(leaf.reltuples, 0)) FROM pg_class leaf
@@ -95,15 +93,14 @@ pub fn table(relation: pg_sys::Oid) -> Result<Option<Table>, Error> {
                 let number = |n| Ok::<f64, pgrx::spi::Error>(row.get::<f64>(n)?.unwrap_or(0.0));
                 let flag = |n| Ok::<bool, pgrx::spi::Error>(row.get::<bool>(n)?.unwrap_or(false));
                 Ok(Some(Table {
-                    schema: row.get::<Text>(1)?.unwrap_or_default().0,
-                    columns: row.get::<i64>(2)?.unwrap_or(0),
-                    width: number(3)?,
-                    rows: number(4)?,
-                    is_partitioned: flag(5)?,
-                    live: number(6)?,
-                    changed: number(7)?,
-                    analyzed: flag(8)?,
-                    time_column: row.get::<Text>(9)?.map(|name| name.0),
+                    columns: row.get::<i64>(1)?.unwrap_or(0),
+                    width: number(2)?,
+                    rows: number(3)?,
+                    is_partitioned: flag(4)?,
+                    live: number(5)?,
+                    changed: number(6)?,
+                    analyzed: flag(7)?,
+                    time_column: row.get::<Text>(8)?.map(|name| name.0),
                 }))
             },
         )

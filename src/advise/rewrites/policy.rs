@@ -3,10 +3,10 @@
 use perf_core::rewrite::improvement_pct;
 use pgrx::pg_sys;
 
-use super::{costs, facts, Row};
+use super::{costs, facts, Answer, Row};
 use crate::error::Error;
 use crate::pg::catalog;
-use crate::pg::planner::{Failure, Statement};
+use crate::pg::planner::{Deadline, Failure, Statement};
 use crate::pg::role;
 use crate::pg::text::Text;
 
@@ -29,13 +29,20 @@ struct Example {
     note: Option<String>,
 }
 
-/// All examples in their order. One whose tables are missing is told on demand.
-pub fn rows(include_inapplicable: bool) -> Result<Vec<Row>, Error> {
-    let mut rows = Vec::new();
-    for example in read()? {
+/// Adds all examples in their order. One whose tables are missing is told on demand.
+pub fn add(answer: &mut Answer, include_inapplicable: bool) -> Result<(), Error> {
+    let rows = &mut answer.rows;
+    let examples = read()?;
+    for (at, example) in examples.iter().enumerate() {
         pgrx::check_for_interrupts!();
+        if Deadline::has_passed() {
+            answer
+                .notices
+                .push(format!("the time was up before {} of the examples were measured", examples.len() - at));
+            break;
+        }
         let missing: Vec<&String> = example.tables.iter().filter(|name| !exists(name)).collect();
-        let role = owner(&example);
+        let role = owner(example);
         let planned = match role {
             Ok(role) => costs::plan(&statement(&example.before, role))
                 .map(|_| role)
@@ -43,7 +50,7 @@ pub fn rows(include_inapplicable: bool) -> Result<Vec<Row>, Error> {
             Err(why) => Err(why.to_owned()),
         };
         match planned {
-            Ok(role) => measure(&example, role, &missing, &mut rows)?,
+            Ok(role) => measure(example, role, &missing, rows)?,
             Err(why) if include_inapplicable => {
                 let why = if missing.is_empty() {
                     why
@@ -51,15 +58,15 @@ pub fn rows(include_inapplicable: bool) -> Result<Vec<Row>, Error> {
                     format!("Not applicable: there is no {} in the search_path.", listed(&missing))
                 };
                 rows.push(Row {
-                    note: noted(&[&why], &example),
+                    note: noted(&[&why], example),
                     after_sql: Some(example.after.clone()),
-                    ..row(&example)
+                    ..row(example)
                 });
             }
             Err(_) => {}
         }
     }
-    Ok(rows)
+    Ok(())
 }
 
 /// The role to plan an example as, for planning runs functions: whose its tables are. An error is why there is none.

@@ -111,7 +111,7 @@ pub enum Failure {
     NotOne(usize),
     /// It is a utility statement.
     Utility,
-    /// Planning took longer than the call's [`Deadline`] allows.
+    /// Analysing or planning it took longer than the call's [`Deadline`] allows.
     TimedOut,
 }
 
@@ -122,7 +122,7 @@ impl Failure {
             Failure::Raised(caught) => report_of(caught).message().to_owned(),
             Failure::NotOne(count) => format!("{count} statements instead of one"),
             Failure::Utility => "a utility statement has no plan".to_owned(),
-            Failure::TimedOut => "planning took too long".to_owned(),
+            Failure::TimedOut => "analysing or planning it took too long".to_owned(),
         }
     }
 

@@ -24,6 +24,7 @@ use pgrx::pg_sys;
 use super::planner::analysis::{self, Sender};
 use super::planner::{self, Failure, Parameter};
 use super::{ident, role};
+use crate::indexes::OWN_SCHEMA;
 use print::Printer;
 pub use whole::Read;
 
@@ -100,7 +101,7 @@ impl Finding {
 pub struct Seen {
     /// What could be better.
     pub findings: Vec<Finding>,
-    /// All tables that it names.
+    /// All tables that it names; none where one of them is of the catalogs or of this extension.
     pub relations: Vec<pg_sys::Oid>,
     /// Tables that its outermost query reads.
     pub reads: Vec<Read>,
@@ -108,12 +109,21 @@ pub struct Seen {
     pub batch: Option<Written>,
 }
 
-/// Looks at one statement. An ERROR of it is its message.
-pub fn look(source: &Source<'_>, repeats: usize) -> Result<Seen, String> {
+/// Why a statement was not looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unseen {
+    /// It takes longer than the call's [`Deadline`](planner::Deadline) allows.
+    TimedOut,
+    /// It cannot be analysed, or not by the caller.
+    Unclear,
+}
+
+/// Looks at one statement.
+pub fn look(source: &Source<'_>, repeats: usize) -> Result<Seen, Unseen> {
     // Analysing a text runs code: reading a literal checks constraints of domains. Whoever sent it chose that code, so it
     // never runs as anybody else.
     if source.role == pg_sys::InvalidOid || !role::may_plan_as(source.role) {
-        return Err("you may not become its role, or the role is gone".to_owned());
+        return Err(Unseen::Unclear);
     }
     let (search_path, role, lock_timeout_ms) = (source.search_path, Some(source.role), Some(source.lock_timeout_ms));
     let look = || {
@@ -122,7 +132,13 @@ pub fn look(source: &Source<'_>, repeats: usize) -> Result<Seen, String> {
         unsafe { seen(source, &text, repeats) }
     };
     // SAFETY: as above.
-    guarded(|| unsafe { analysis::in_place_of(Sender { search_path, role, lock_timeout_ms }, look) })?
+    let seen =
+        planner::within_time(|| unsafe { analysis::in_place_of(Sender { search_path, role, lock_timeout_ms }, look) });
+    match seen {
+        Ok(Ok(seen)) => Ok(seen),
+        Err(Failure::TimedOut) => Err(Unseen::TimedOut),
+        Ok(Err(_)) | Err(_) => Err(Unseen::Unclear),
+    }
 }
 
 /// Runs `body` in a subtransaction that is rolled back. An ERROR other than a cancel request and the like is its message.
@@ -147,8 +163,13 @@ unsafe fn seen(source: &Source<'_>, text: &CStr, repeats: usize) -> Result<Seen,
     // SAFETY: see the function's contract; trees are the server's own and live in the scratch context.
     unsafe {
         let Analyzed { raw, query, .. } = analyzed(text, source.parameters)?;
+        let relations = tree::relations(query);
+        // What is cheap to know comes first: all else is in vain where nothing is to be told.
+        if relations.is_empty() || relations.iter().any(|oid| is_nobodys(*oid)) {
+            return Ok(Seen::default());
+        }
         let printer = Printer::new(text, query, source.parameters);
-        let mut seen = Seen { relations: tree::relations(query), reads: whole::reads(query), ..Seen::default() };
+        let mut seen = Seen { relations, reads: whole::reads(query), ..Seen::default() };
         let mut look = Look { query, raw, source, printer, findings: Vec::new() };
         predicates::look(&mut look);
         subqueries::look(&mut look);
@@ -157,6 +178,13 @@ unsafe fn seen(source: &Source<'_>, text: &CStr, repeats: usize) -> Result<Seen,
         seen.findings = look.findings;
         Ok(seen)
     }
+}
+
+/// Whether a table is of the catalogs or of this extension: nobody's to write other statements for.
+fn is_nobodys(relation: pg_sys::Oid) -> bool {
+    // SAFETY: syscache look-ups; the name is ours to free.
+    let schema = unsafe { ident::owned(pg_sys::get_namespace_name(pg_sys::get_rel_namespace(relation))) };
+    schema.is_some_and(|schema| ["pg_catalog", "information_schema", OWN_SCHEMA].contains(&schema.as_str()))
 }
 
 /// What the rules work on.

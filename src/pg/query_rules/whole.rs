@@ -127,41 +127,51 @@ unsafe fn star(look: &Look<'_>) -> Option<Finding> {
     }
 }
 
+/// The conditions that an OR puts together, and the first column that they are on; None where all are on the same.
+unsafe fn arms_of(node: *mut pg_sys::Node) -> Option<(Vec<*mut pg_sys::Node>, (i32, i16))> {
+    // SAFETY: a node of a valid statement; the tag says which struct it is.
+    unsafe {
+        let either = node.cast::<pg_sys::BoolExpr>();
+        if !is_a(node, pg_sys::NodeTag::T_BoolExpr) || (*either).boolop != pg_sys::BoolExprType::OR_EXPR {
+            return None;
+        }
+        let arms = tree::elements::<pg_sys::Node>((*either).args);
+        let columns_of = |arm: *mut pg_sys::Node| {
+            let vars = tree::elements::<pg_sys::Var>(pg_sys::pull_vars_of_level(arm, 0));
+            let mut columns: Vec<(i32, i16)> = vars.iter().map(|var| ((**var).varno, (**var).varattno)).collect();
+            columns.sort_unstable();
+            columns.dedup();
+            columns
+        };
+        let first = columns_of(*arms.first()?);
+        let mut differ = false;
+        for arm in &arms {
+            let columns = columns_of(*arm);
+            if columns.is_empty() {
+                return None;
+            }
+            differ |= columns != first;
+        }
+        differ.then_some((arms, *first.first()?))
+    }
+}
+
 unsafe fn or_across(look: &Look<'_>) -> Option<Finding> {
     // SAFETY: nodes of a valid statement; what is changed are copies.
     unsafe {
-        let is_or = |node: *mut pg_sys::Node| {
-            is_a(node, pg_sys::NodeTag::T_BoolExpr)
-                && (*node.cast::<pg_sys::BoolExpr>()).boolop == pg_sys::BoolExprType::OR_EXPR
-        };
         let conditions = tree::conditions(look.query);
-        let (at, condition) = conditions
-            .iter()
-            .enumerate()
-            .find(|(_, condition)| condition.query == look.query && is_or(*condition.place))?;
-        let arms = tree::elements::<pg_sys::Node>((*(*condition.place).cast::<pg_sys::BoolExpr>()).args);
-        let mut columns = Vec::new();
-        for arm in &arms {
-            let vars = tree::elements::<pg_sys::Var>(pg_sys::pull_vars_of_level(*arm, 0));
-            let mut of_arm: Vec<(i32, i16)> = vars.iter().map(|var| ((**var).varno, (**var).varattno)).collect();
-            of_arm.sort_unstable();
-            of_arm.dedup();
-            columns.push(of_arm);
-        }
-        let first = columns.first()?.clone();
-        if columns.iter().any(Vec::is_empty) || columns.iter().all(|one| *one == first) {
-            return None;
-        }
-        let what = tree::column_name_of(look.query, first.first().copied()?)?;
+        let mut own = conditions.iter().enumerate().filter(|(_, condition)| condition.query == look.query);
+        let (at, (arms, first)) = own.find_map(|(at, one)| Some((at, arms_of(*one.place)?)))?;
+        let what = tree::column_name_of(look.query, first)?;
         let mut found = Finding::new(
             Rule::OrAcrossColumns,
             what,
             "Write a query for each condition and put them together by UNION ALL, each without the rows of those before it.",
         );
-        let splits = tree::is_plain(look.query)
+        let splits = arms.len() <= ARMS_MAX
             && (*look.query).sortClause.is_null()
             && (*look.query).cteList.is_null()
-            && arms.len() <= ARMS_MAX
+            && tree::is_plain(look.query)
             && !pg_sys::contain_volatile_functions(look.query.cast());
         if splits {
             let mut parts = Vec::new();

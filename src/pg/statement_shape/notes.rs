@@ -128,6 +128,7 @@ unsafe extern "C-unwind" fn note_function(function: pg_sys::Oid, context: *mut c
         let own = function.to_u32() >= pg_sys::FirstNormalObjectId;
         if own && is_of_extension(pg_sys::get_func_namespace(function)) {
             shape.catalogs = true;
+            shape.extension = true;
             return false;
         }
         shape.calls_functions |= own;

@@ -63,7 +63,9 @@ pub(super) fn add_table(shape: &mut Shape, oid: pg_sys::Oid) -> Option<usize> {
     }
     // SAFETY: syscache look-ups.
     let (persistence, schema) = unsafe { (pg_sys::get_rel_persistence(oid) as u8, pg_sys::get_rel_namespace(oid)) };
-    if oid.to_u32() < pg_sys::FirstNormalObjectId || is_of_extension(schema) {
+    let of_extension = oid.to_u32() >= pg_sys::FirstNormalObjectId && is_of_extension(schema);
+    shape.extension |= of_extension;
+    if of_extension || oid.to_u32() < pg_sys::FirstNormalObjectId {
         shape.catalogs = true;
         None
     } else if persistence == pg_sys::RELPERSISTENCE_TEMP {

@@ -1,5 +1,8 @@
 -- optimization_roadmap: the contract, the policy edited and cleared, ticks, rights.
+CREATE TEMP TABLE others AS SELECT g AS id FROM generate_series(1, 1000) AS g;
 SELECT perf.reset() >= 0 AS reset;
+SELECT count(*) FROM others;
+DROP TABLE others;
 SELECT phase, phase_name, priority, weeks, task_no, status, expected_gain_pct, gain_basis, measured_gain_pct,
        round(effort_hours_low::numeric, 2) AS hours_low, round(effort_hours_high::numeric, 2) AS hours_high
 FROM perf.optimization_roadmap() WHERE (phase, task_no) <> (1, 3);
@@ -20,7 +23,9 @@ CREATE TABLE platform.users (id bigint PRIMARY KEY, last_login timestamptz);
 CREATE TABLE platform.metrics_history (metric_type text, source text, value float8, timestamp timestamptz NOT NULL)
     PARTITION BY RANGE (timestamp);
 SET search_path = platform;
+CREATE TABLE others AS SELECT g AS id FROM generate_series(1, 1000) AS g;
 SELECT perf.reset() >= 0 AS reset;
+SELECT count(*) FROM others;
 SELECT phase, task_no, status, expected_gain_pct, gain_basis, ddl FROM perf.optimization_roadmap()
 WHERE (phase, task_no) IN ((1, 1), (2, 2), (2, 4), (3, 2), (3, 3), (3, 4));
 -- One of three is there, then a view without its job, then nothing is wanted any more.

@@ -1,7 +1,8 @@
 //! Index selection without a server: what a statement asks of a relation becomes candidates ([`candidates`]), candidates
 //! of many statements are merged ([`merge`]) and chosen under a budget ([`select`]); [`size`] prices an index in bytes,
 //! [`name`] gives it a name and an id; [`ledger`] remembers plans, [`work`] values them; [`pattern`] reads what a text is
-//! matched with; [`upkeep`] judges the indexes that exist.
+//! matched with; [`upkeep`] judges the indexes that exist; [`settled`] takes out of measured times what indexes have saved
+//! since.
 //!
 //! Everything is a pure function over plain values; the planner is behind the trait [`ledger::Planner`].
 
@@ -13,6 +14,7 @@ pub mod name;
 pub mod needs;
 pub mod pattern;
 pub mod select;
+pub mod settled;
 pub mod size;
 pub mod upkeep;
 pub mod work;
