@@ -143,9 +143,13 @@ pub fn observed(change_id: i64) -> Result<Vec<Observed>, Error> {
         let found = rows(
             // Where a table takes another's place, the same text has another number before version 18.
             c"WITH watched AS (
-                 SELECT s.queryid, t.query
+                 SELECT s.queryid,
+                        CASE c.kind WHEN 'partitioning'
+                             -- In one of them before the collector has come, in the other when the baseline is gone.
+                             THEN COALESCE((SELECT t.query FROM perf.statement_text t WHERE t.queryid = s.queryid),
+                                           (SELECT pg_catalog.min(k.query) FROM perf.baseline b JOIN perf.baseline_statement k USING (baseline_id)
+                                             WHERE b.name = c.baseline AND k.queryid = s.queryid)) END AS query
                    FROM perf.change c JOIN perf.change_statement s USING (change_id)
-                   LEFT JOIN perf.statement_text t ON c.kind = 'partitioning' AND t.queryid = s.queryid
                   WHERE c.change_id = $1),
               named AS (
                  SELECT w.queryid, w.queryid AS alias FROM watched w
