@@ -134,7 +134,8 @@ pub fn maintain(now: i64) -> Result<News, Error> {
 /// Another step of a run of the collector, in a transaction of its own: forgets marks now and then.
 pub fn forget_marks(now: i64) -> Result<News, Error> {
     let mut news = News::default();
-    if marks::exist() && (now - MARKS_AT.get()).abs() >= MARKS_EVERY_US {
+    // Where somebody marks just now, the next run is soon enough.
+    if marks::exist() && (now - MARKS_AT.get()).abs() >= MARKS_EVERY_US && marks::keep() {
         MARKS_AT.set(now);
         // Entries times marks is not to be gone through pair by pair, whatever the planner takes their numbers for.
         run_with(c"SELECT pg_catalog.set_config('enable_nestloop', 'off', true)", &[], |_| ());
