@@ -19,7 +19,13 @@ const WIDTH: usize = size_of::<i64>();
 /// Writes `values`, each into the column of its number (from 1), to all rows that have one of these keys in their first column,
 /// as far as `may` says so of the row; all columns up to the last of them are of eight bytes and never NULL. Under the
 /// active snapshot, which should be a new one. The keys of the rows that it has written to.
-pub fn by_keys(table: &CStr, index: &CStr, keys: Array, values: &[(usize, i64)], may: impl Fn(&Row) -> bool) -> Vec<i64> {
+pub fn by_keys(
+    table: &CStr,
+    index: &CStr,
+    keys: Array,
+    values: &[(usize, i64)],
+    may: impl Fn(&Row) -> bool,
+) -> Vec<i64> {
     let mut written = Vec::new();
     let last = values.iter().map(|(column, _)| *column).max().unwrap_or(0);
     // SAFETY: the lock is that of writers; what is written to is checked here.
