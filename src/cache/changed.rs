@@ -96,7 +96,8 @@ fn ended(is_committed: bool) {
     }
     let database = names::current_database();
     if is_committed {
-        changes::put(database, &waiting.changes.into_keys().flatten().collect::<Vec<u8>>());
+        let changes: Vec<&[u8]> = waiting.changes.keys().map(Vec::as_slice).collect();
+        changes::put(database, &changes.concat());
         registry::wake_invalidator();
     } else {
         changes::give_up(database, waiting.claimed);

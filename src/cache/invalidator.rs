@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use perf_core::backoff::Backoff;
 use perf_core::cache::invalid::Invalid;
@@ -39,7 +40,7 @@ const VACUUM_ROWS: u64 = 5_000;
 const VACUUM_EVERY_US: i64 = 30 * SECOND_US;
 /// Time between two batches while changes keep coming: writers lose less to one that takes many of them at once, and a
 /// change that comes alone is worked off at once.
-const PACE_US: i64 = 10_000;
+const PACE: Duration = Duration::from_millis(20);
 /// Keys, tags and beginnings of an event that listeners are still to be told; of more, all is invalid.
 const UNTOLD_MAX: usize = 50_000;
 
@@ -140,7 +141,7 @@ struct Invalidator {
     removed: u64,
     vacuumed_at: i64,
     idle_since: i64,
-    batch_ended_at: i64,
+    batch_ended_at: Option<Instant>,
     /// How much the next batch may take: less after one that failed.
     portion: Portion,
     failing_since: i64,
@@ -188,7 +189,7 @@ impl Invalidator {
             removed: 0,
             vacuumed_at: background::now(),
             idle_since: 0,
-            batch_ended_at: 0,
+            batch_ended_at: None,
             portion: Portion::WHOLE,
             failing_since: 0,
             is_silent: false,
@@ -266,11 +267,17 @@ impl Invalidator {
         background::wait_with(self.redis.as_ref().map(Redis::descriptor), Some(limit / 1_000));
     }
 
-    /// Waits a moment after a batch that has only just ended, whoever wakes us.
-    fn pace(&self) {
-        let since = background::now() - self.batch_ended_at;
-        if let Ok(left @ 1..) = u64::try_from(PACE_US - since.max(0)) {
-            std::thread::sleep(std::time::Duration::from_micros(left));
+    /// Waits a moment after a batch that has only just ended, whoever wakes us but Redis.
+    fn pace(&mut self) {
+        let Some(ended_at) = self.batch_ended_at else { return };
+        while let Some(left) = PACE.checked_sub(ended_at.elapsed()).filter(|left| !left.is_zero()) {
+            match self.redis.as_ref().filter(|_| self.flight.is_some()).map(Redis::descriptor) {
+                None => std::thread::sleep(left),
+                Some(descriptor) => {
+                    background::wait_for_input(descriptor, (left.as_millis() as i64).max(1));
+                    self.tend_redis(background::now());
+                }
+            }
         }
     }
 
@@ -280,6 +287,8 @@ impl Invalidator {
 
     /// Takes up another Redis, or none.
     fn follow_settings(&mut self) {
+        // One that always has something to do never waits.
+        background::reload();
         let address = Address { url: crate::guc::redis_url(), ca_file: crate::guc::redis_ca_file() };
         if address != self.address {
             // What the former thread still does harms nobody; it ends when it finds nobody to answer.
@@ -385,7 +394,7 @@ impl Invalidator {
         }
         if count > 0 {
             // A full one leaves others behind, which need not wait.
-            self.batch_ended_at = if is_full { 0 } else { background::now() };
+            self.batch_ended_at = (!is_full).then(Instant::now);
             registry::note_invalidation(self.dbid, |note| {
                 note.last_run_at = now;
                 note.rows += count;

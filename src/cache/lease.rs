@@ -8,15 +8,17 @@
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
 
 use perf_core::cache::snapshot::Snapshot;
 
-use crate::pg::{background, snapshot, transaction_events};
+use crate::pg::{snapshot, transaction_events};
 
 const LEASES_MAX: usize = 64;
 /// Keys whose leases were dropped; with more of them within an hour, no put without a lease is believed until it is over.
 const DROPPED_MAX: usize = 10_000;
-const LIFE_US: i64 = 3_600_000_000;
+/// By a clock that nobody sets.
+const LIFE: Duration = Duration::from_secs(3_600);
 
 /// What is known of the beginning of a computation.
 #[derive(Clone)]
@@ -27,7 +29,7 @@ pub struct Lease {
     xid: Option<u64>,
     /// What had been taken back by then.
     taken_back: u64,
-    given_at: i64,
+    given_at: Instant,
 }
 
 impl Lease {
@@ -36,7 +38,7 @@ impl Lease {
             snapshot: snapshot::active(),
             xid: snapshot::own(),
             taken_back: transaction_events::taken_back(),
-            given_at: background::now(),
+            given_at: Instant::now(),
         }
     }
 
@@ -48,8 +50,8 @@ impl Lease {
     }
 }
 
-fn is_recent(at: i64) -> bool {
-    (0..LIFE_US).contains(&background::now().saturating_sub(at))
+fn is_recent(at: Instant) -> bool {
+    at.elapsed() < LIFE
 }
 
 struct Given {
@@ -61,7 +63,7 @@ struct Given {
 
 /// An entry whose lease is not there any more.
 struct Dropped {
-    at: i64,
+    at: Instant,
     /// Puts that may still come.
     left: u32,
 }
@@ -73,12 +75,12 @@ struct Leases {
     /// By the hash of the entry.
     dropped: HashMap<i64, Dropped>,
     /// When there were too many of them.
-    overflowed_at: Option<i64>,
+    overflowed_at: Option<Instant>,
 }
 
 impl Leases {
     fn note_dropped(&mut self, entry: i64, left: u32) {
-        let at = background::now();
+        let at = Instant::now();
         if self.dropped.len() >= DROPPED_MAX {
             self.dropped.retain(|_, dropped| is_recent(dropped.at));
         }

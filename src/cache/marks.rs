@@ -2,22 +2,30 @@
 //! written by the worker that works off what has changed, and by cache_invalidate(). Called inside a transaction, with the
 //! rights of the tables' owner where it writes.
 //!
-//! A row of source 0 is the worker's, one for each mark; it locks those rows while it marks. A user's transaction has rows of
-//! its own, so that it neither waits for another nor makes the worker wait. The rule is `perf_core::cache::snapshot`'s: a
-//! mark has to be made by a transaction that had already seen what changed.
+//! A row of source 0 is the worker's, one for each mark, which it writes over where it is: a mark that counts too soon, or by
+//! a transaction that fails, costs an entry too many. A user's transaction has rows of its own, so that it neither waits for
+//! another nor makes the worker wait. The rule is `perf_core::cache::snapshot`'s: a mark has to be made by a transaction that
+//! had already seen what changed.
 
 use perf_core::cache::snapshot::Snapshot;
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
 
 use crate::error::Error;
-use crate::pg::query::{self, run_with};
+use crate::pg::key_lock::{self, Space};
+use crate::pg::query::{self, run_with, Row};
+use crate::pg::{background, overwrite, snapshot};
 
 /// The mark of all that was forgotten ([`super::tidy`]): a snapshot that is put has to be newer.
 pub const FLOOR: i64 = i64::MIN;
 
 const TABLE: &core::ffi::CStr = c"cache_mark";
 const INDEX: &core::ffi::CStr = c"cache_mark_pkey";
+/// Its columns after the mark.
+const SOURCE: usize = 2;
+const XID: usize = 3;
+const MARKED_AT: usize = 4;
+const SETTLED: usize = 5;
 
 /// What the marks say of a snapshot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,10 +41,9 @@ pub enum Verdict {
 pub fn verdict(depends: query::Array, snapshot: &Snapshot) -> Verdict {
     let mut found = Verdict::Valid;
     query::rows_by_keys(TABLE, INDEX, depends, |row| {
-        // Columns: mark, source, xid, marked_at.
-        let xid = row.get::<i64>(3).unwrap_or(i64::MAX);
+        let xid = row.get::<i64>(XID as i32).unwrap_or(i64::MAX);
         if !snapshot.sees(xid as u64) {
-            let at = row.get::<i64>(4).unwrap_or(0);
+            let at = row.get::<i64>(MARKED_AT as i32).unwrap_or(0);
             found = match found {
                 Verdict::Invalid(earlier) => Verdict::Invalid(earlier.min(at)),
                 Verdict::Valid => Verdict::Invalid(at),
@@ -46,22 +53,41 @@ pub fn verdict(depends: query::Array, snapshot: &Snapshot) -> Verdict {
     found
 }
 
-/// Makes every entry that depends on one of these marks invalid once this transaction is committed: those computed before
-/// it, whenever they are put. Called by the worker, which has already read what was changed; the transactions that changed
-/// it are all committed.
+/// Makes every entry that depends on one of these marks, each given once, invalid at the latest when this transaction is
+/// committed: those computed before it, whenever they are put. Called by the worker, which has already read what was changed;
+/// the transactions that changed it are all committed.
 pub fn mark_invalid(marks: &[i64]) -> Result<(), Error> {
-    if !marks.is_empty() {
+    let mut missing = marks.to_vec();
+    // Else somebody forgets marks, by what they were: those rows are to be locked before they are written.
+    if !marks.is_empty() && keep() {
+        let values = [(XID, snapshot::assigned() as i64), (MARKED_AT, background::now())];
+        // One that is settled is about to be forgotten.
+        let may = |row: &Row| row.get::<i64>(SOURCE as i32) == Some(0) && row.get::<i64>(SETTLED as i32).is_none();
+        let mut written = query::under_latest_snapshot(|| {
+            query::Array::of(missing.clone())
+                .map_or_else(Vec::new, |keys| overwrite::by_keys(TABLE, INDEX, keys, &values, may))
+        });
+        written.sort_unstable();
+        missing.retain(|mark| written.binary_search(mark).is_err());
+    }
+    if !missing.is_empty() {
         run_with(
             c"INSERT INTO perf.cache_mark (mark, source, xid, marked_at)
-              SELECT DISTINCT k, 0, pg_catalog.pg_current_xact_id()::text::bigint, pg_catalog.clock_timestamp()
+              SELECT k, 0, pg_catalog.pg_current_xact_id()::text::bigint, pg_catalog.clock_timestamp()
               FROM pg_catalog.unnest($1) AS k ORDER BY k
               ON CONFLICT (mark, source) DO UPDATE
               SET xid = excluded.xid, marked_at = excluded.marked_at, settled = NULL, settled_at = NULL",
-            &[marks.to_vec().into()],
+            &[missing.into()],
             |_| (),
         );
     }
     Ok(())
+}
+
+/// Keeps others from writing over marks and from forgetting them until the end of this transaction. False: somebody else
+/// does.
+pub fn keep() -> bool {
+    key_lock::try_take(Space::Marks, 0)
 }
 
 /// The same for a user's transaction, which may last: it holds nothing that others wait for, and its marks count once it is

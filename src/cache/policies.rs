@@ -3,6 +3,7 @@
 //! what reading the table locks.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 
 use perf_core::cache::template::Template;
 
@@ -78,6 +79,24 @@ thread_local! {
 
 /// The name under which a key is counted.
 pub fn counted_as(key: &str) -> String {
+    with_remembered(|policies| name_of(policies, key).to_owned())
+}
+
+/// How many of these keys are counted under which name.
+pub fn counts<'a>(keys: impl Iterator<Item = &'a String>) -> Vec<(String, u64)> {
+    with_remembered(|policies| {
+        let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
+        keys.for_each(|key| *counts.entry(name_of(policies, key)).or_default() += 1);
+        counts.into_iter().map(|(name, count)| (name.to_owned(), count)).collect()
+    })
+}
+
+fn name_of<'a>(policies: &'a [Policy], key: &str) -> &'a str {
+    of_key(policies, key).map_or(OTHER, |policy| &policy.name)
+}
+
+/// Runs `body` on the policies as they were some seconds ago at most.
+fn with_remembered<T>(body: impl FnOnce(&[Policy]) -> T) -> T {
     let now = background::now();
     let is_fresh = REMEMBERED.with_borrow(|(at, _)| *at != 0 && (now - at).abs() < REMEMBERED_US);
     if !is_fresh {
@@ -85,5 +104,5 @@ pub fn counted_as(key: &str) -> String {
             REMEMBERED.with_borrow_mut(|remembered| *remembered = (now, policies));
         }
     }
-    REMEMBERED.with_borrow(|(_, policies)| of_key(policies, key).map_or(OTHER, |policy| &policy.name).to_owned())
+    REMEMBERED.with_borrow(|(_, policies)| body(policies))
 }

@@ -94,7 +94,7 @@ pub fn recent() -> Result<Vec<Asked>, Error> {
 /// Counts invalidations of keys, and of beginnings of keys, under the names of their policies.
 pub fn note_invalidations(invalid: &Invalid) {
     let database = names::current_database();
-    for key in invalid.keys.iter().chain(&invalid.prefixes) {
-        cache_stats::count(database, &policies::counted_as(key), Event::Invalidation, 1);
+    for (name, count) in policies::counts(invalid.keys.iter().chain(&invalid.prefixes)) {
+        cache_stats::count(database, &name, Event::Invalidation, count);
     }
 }

@@ -26,11 +26,14 @@ const LOOKED_AT_MAX: i64 = 64 << 20;
 const FILLED: f64 = 0.9;
 /// A part whose files are so many times its share, most of it free or dead, takes no more and is written anew.
 const FILE_MAX: i64 = 3;
-/// A part is written anew as well when its files are so many times what is in them, from this size on, at most once in so
-/// many runs of the collector: who gets from it waits for that.
-const REWRITTEN_AT: f64 = 1.4;
+/// A part is written anew as well when its files are so many times what is in them, from this size on; the one that has
+/// outgrown its content most, one in so many runs of the collector: who gets from it waits for that.
+const REWRITTEN_AT: f64 = 1.3;
 const REWRITTEN_MIN: i64 = 4 << 20;
-const REWRITE_EVERY: usize = 16;
+const REWRITE_EVERY: u32 = 2;
+/// How often it is looked whether nobody is using the part just now, and the time between, in ms.
+const REWRITE_TRIES: u32 = 25;
+const REWRITE_PAUSE_MS: i64 = 20;
 /// Puts of a process between two looks at the size of a part; and how long a part stays untidied by puts, in microseconds.
 const LOOK_EVERY: u32 = 16;
 const TIDY_AGAIN_US: i64 = 10_000_000;
@@ -104,7 +107,12 @@ pub fn maintain(now: i64) -> Result<News, Error> {
         return Ok(news);
     }
     cache_stats::turn_over(now);
-    let run = RUNS.replace(RUNS.get().wrapping_add(1));
+    // Before anything is removed in this transaction, which would have to be written as well.
+    if RUNS.replace(RUNS.get().wrapping_add(1)).is_multiple_of(REWRITE_EVERY) {
+        if let Some(part) = most_outgrown() {
+            rewrite(part, REWRITE_TRIES);
+        }
+    }
     let mut looked_at = 0;
     for _ in 0..PARTS {
         let part = NEXT_PART.get();
@@ -114,11 +122,7 @@ pub fn maintain(now: i64) -> Result<News, Error> {
         }
         looked_at += size;
         NEXT_PART.set((part + 1) % PARTS);
-        // Before anything is removed in this transaction, which would have to be written as well.
-        let is_turn = run as usize % REWRITE_EVERY == part;
-        if is_turn && size > REWRITTEN_MIN && size as f64 > REWRITTEN_AT * counted_bytes(part) as f64 {
-            rewrite(part);
-        } else if size > share().saturating_mul(FILE_MAX) && rewrite(part) {
+        if size > share().saturating_mul(FILE_MAX) && rewrite(part, 1) {
             news.lines.push(format!(
                 "perf_opt: wrote part {part} of the cache anew: its files took {} kB, and vacuum did not keep up",
                 size >> 10
@@ -134,7 +138,8 @@ pub fn maintain(now: i64) -> Result<News, Error> {
 /// Another step of a run of the collector, in a transaction of its own: forgets marks now and then.
 pub fn forget_marks(now: i64) -> Result<News, Error> {
     let mut news = News::default();
-    if marks::exist() && (now - MARKS_AT.get()).abs() >= MARKS_EVERY_US {
+    // Where somebody marks just now, the next run is soon enough.
+    if marks::exist() && (now - MARKS_AT.get()).abs() >= MARKS_EVERY_US && marks::keep() {
         MARKS_AT.set(now);
         // Entries times marks is not to be gone through pair by pair, whatever the planner takes their numbers for.
         run_with(c"SELECT pg_catalog.set_config('enable_nestloop', 'off', true)", &[], |_| ());
@@ -235,10 +240,27 @@ fn tidy(part: usize, removed_max: usize) {
     );
 }
 
-/// Writes a part anew, without what is free and dead in it, if nobody is using it.
-fn rewrite(part: usize) -> bool {
+/// The part whose files are the most times what is in them, if that is too much.
+fn most_outgrown() -> Option<usize> {
+    let outgrown = |part| {
+        let (size, _) = size_and_age(part);
+        let ratio = size as f64 / counted_bytes(part).max(1) as f64;
+        (size > REWRITTEN_MIN && ratio > REWRITTEN_AT).then_some((part, ratio))
+    };
+    (0..PARTS).filter_map(outgrown).max_by(|a, b| a.1.total_cmp(&b.1)).map(|(part, _)| part)
+}
+
+/// Writes a part anew, without what is free and dead in it, if nobody is using it at one of so many looks: in no queue, so
+/// that nobody waits for a turn that has not come.
+fn rewrite(part: usize, tries: u32) -> bool {
     let name = std::ffi::CString::new(format!("cache_entry_{part}")).unwrap_or_default();
-    let is_mine = privilege::table(&name).is_some_and(lock::try_lock_exclusive);
+    let Some(table) = privilege::table(&name) else { return false };
+    let is_mine = (0..tries).any(|number| {
+        if number > 0 {
+            background::pause(REWRITE_PAUSE_MS);
+        }
+        lock::try_lock_exclusive(table)
+    });
     if is_mine {
         query::run_on_part("CLUSTER perf.cache_entry_{part} USING cache_entry_{part}_pkey", part, &[], |_| ());
     }

@@ -270,8 +270,24 @@ pub fn wait_with(descriptor: Option<i32>, timeout_ms: Option<i64>) {
     reload();
 }
 
-/// Reads the settings again if a SIGHUP asked for it; whether one did.
-fn reload() -> bool {
+/// Sleeps until a file descriptor can be read, or the time is over, whoever sets the latch meanwhile. Ends the process when
+/// the postmaster is gone.
+pub fn wait_for_input(descriptor: i32, timeout_ms: i64) {
+    let events = (pg_sys::WL_SOCKET_READABLE | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH) as i32;
+    // SAFETY: a plain call that waits for no latch.
+    unsafe {
+        pg_sys::WaitLatchOrSocket(
+            std::ptr::null_mut(),
+            events,
+            descriptor,
+            timeout_ms as core::ffi::c_long,
+            pg_sys::PG_WAIT_EXTENSION,
+        );
+    }
+}
+
+/// Reads the settings again if a SIGHUP asked for it; whether one did. For whoever may not wait for long.
+pub fn reload() -> bool {
     let is_asked = RELOAD.swap(false, Ordering::SeqCst);
     if is_asked {
         // SAFETY: in the main loop of a background process, as the server's own workers do.

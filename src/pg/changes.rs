@@ -2,7 +2,7 @@
 //! they are, of which only the distinct values of some columns are of interest. Called in whatever session writes to the
 //! relation, as its user. Locks nothing.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::ffi::{CStr, CString};
 
 use pgrx::pg_sys;
@@ -44,9 +44,58 @@ pub struct Limits {
 /// One column to be printed.
 struct Printer {
     attribute: usize,
-    output: pg_sys::FmgrInfo,
-    /// Its values end in blanks that mean nothing.
-    is_padded: bool,
+    output: Output,
+    /// Its values are datums themselves: equal ones have one text.
+    is_by_value: bool,
+}
+
+/// What makes text of a value.
+enum Output {
+    /// A number of two, four or eight bytes, without the server's help.
+    Integer(i16),
+    Function {
+        function: pg_sys::FmgrInfo,
+        /// Its values end in blanks that mean nothing.
+        is_padded: bool,
+    },
+}
+
+impl Printer {
+    /// # Safety
+    /// The descriptor is live and has that column.
+    unsafe fn new(descriptor: pg_sys::TupleDesc, attribute: usize) -> Printer {
+        // SAFETY: as promised; look-ups of a type that the open relation uses.
+        unsafe {
+            let column = crate::compat::attribute(descriptor, attribute);
+            let output = match column.atttypid {
+                pg_sys::INT2OID | pg_sys::INT4OID | pg_sys::INT8OID => Output::Integer(column.attlen),
+                type_oid => {
+                    let (mut number, mut is_varlena) = (pg_sys::InvalidOid, false);
+                    pg_sys::getTypeOutputInfo(type_oid, &raw mut number, &raw mut is_varlena);
+                    let mut function = pg_sys::FmgrInfo::default();
+                    pg_sys::fmgr_info(number, &raw mut function);
+                    Output::Function { function, is_padded: parameter_types::is_padded(type_oid) }
+                }
+            };
+            Printer { attribute, output, is_by_value: column.attbyval }
+        }
+    }
+
+    /// # Safety
+    /// The value is of the column's type. What the server makes of it is left in the current memory context.
+    unsafe fn print(&mut self, value: pg_sys::Datum) -> Vec<u8> {
+        match &mut self.output {
+            Output::Integer(2) => (value.value() as i16).to_string().into_bytes(),
+            Output::Integer(4) => (value.value() as i32).to_string().into_bytes(),
+            Output::Integer(_) => (value.value() as i64).to_string().into_bytes(),
+            Output::Function { function, is_padded } => {
+                // SAFETY: as promised; the text is copied at once.
+                let bytes = unsafe { CStr::from_ptr(pg_sys::OutputFunctionCall(function, value)) }.to_bytes();
+                let blanks = bytes.iter().rev().take_while(|byte| *is_padded && **byte == b' ').count();
+                bytes[..bytes.len() - blanks].to_vec()
+            }
+        }
+    }
 }
 
 /// The statement that the server has called a function after; `None` when it was not called as such a trigger. For the
@@ -123,17 +172,9 @@ impl Statement {
         // is emptied after each row.
         unsafe {
             let descriptor = (*(*self.trigger).tg_relation).rd_att;
-            let (mut printers, mut depends) = (Vec::with_capacity(attributes.len()), false);
-            for &attribute in attributes {
-                let type_oid = crate::compat::attribute(descriptor, attribute).atttypid;
-                let (mut function, mut is_varlena) = (pg_sys::InvalidOid, false);
-                pg_sys::getTypeOutputInfo(type_oid, &raw mut function, &raw mut is_varlena);
-                let is_padded = parameter_types::is_padded(type_oid);
-                let mut printer = Printer { attribute, output: pg_sys::FmgrInfo::default(), is_padded };
-                pg_sys::fmgr_info(function, &raw mut printer.output);
-                printers.push(printer);
-                depends |= !is_same_everywhere(type_oid);
-            }
+            let mut printers: Vec<Printer> = attributes.iter().map(|&at| Printer::new(descriptor, at)).collect();
+            let depends =
+                attributes.iter().any(|&at| !is_same_everywhere(crate::compat::attribute(descriptor, at).atttypid));
             let mut collect = || Self::collect(&stores, descriptor, &mut printers, limits);
             if depends {
                 privilege::with_plain_text(collect)
@@ -152,8 +193,11 @@ impl Statement {
         limits: &Limits,
     ) -> Changed {
         let last = printers.iter().map(|printer| printer.attribute + 1).max().unwrap_or(0) as i32;
-        let mut seen: HashSet<Vec<Option<Vec<u8>>>> = HashSet::new();
+        let mut seen: BTreeSet<Vec<Option<Vec<u8>>>> = BTreeSet::new();
         let (mut bytes, mut fits) = (0, true);
+        // An UPDATE mostly leaves the columns of keys as they are: such a row is not printed again.
+        let is_by_value = printers.iter().all(|printer| printer.is_by_value);
+        let mut last_row: Vec<Option<pg_sys::Datum>> = Vec::new();
         // SAFETY: a read pointer of our own leaves those of others where they are; the slot is dropped, the memory context
         // deleted; a raised error leaves both to the abort.
         unsafe {
@@ -170,23 +214,24 @@ impl Statement {
                 pg_sys::tuplestore_select_read_pointer(store, pointer);
                 pg_sys::tuplestore_rescan(store);
                 while fits && pg_sys::tuplestore_gettupleslot(store, true, false, slot) {
+                    pgrx::check_for_interrupts!();
                     if i32::from((*slot).tts_nvalid) < last {
                         pg_sys::slot_getsomeattrs_int(slot, last);
                     }
+                    let value = |printer: &Printer| {
+                        let at = printer.attribute;
+                        (!*(*slot).tts_isnull.add(at)).then(|| *(*slot).tts_values.add(at))
+                    };
+                    if is_by_value {
+                        if printers.iter().map(value).eq(last_row.iter().copied()) {
+                            continue;
+                        }
+                        last_row.clear();
+                        last_row.extend(printers.iter().map(value));
+                    }
                     let outer = pg_sys::MemoryContextSwitchTo(context);
-                    let row: Vec<Option<Vec<u8>>> = printers
-                        .iter_mut()
-                        .map(|printer| {
-                            let at = printer.attribute;
-                            (!*(*slot).tts_isnull.add(at)).then(|| {
-                                let text =
-                                    pg_sys::OutputFunctionCall(&raw mut printer.output, *(*slot).tts_values.add(at));
-                                let bytes = CStr::from_ptr(text).to_bytes();
-                                let blanks = bytes.iter().rev().take_while(|byte| printer.is_padded && **byte == b' ');
-                                bytes[..bytes.len() - blanks.count()].to_vec()
-                            })
-                        })
-                        .collect();
+                    let row: Vec<Option<Vec<u8>>> =
+                        printers.iter_mut().map(|printer| value(printer).map(|value| printer.print(value))).collect();
                     pg_sys::MemoryContextSwitchTo(outer);
                     pg_sys::MemoryContextReset(context);
                     if !seen.contains(&row) {
@@ -194,7 +239,6 @@ impl Statement {
                         seen.insert(row);
                         fits = seen.len() <= limits.tuples && bytes <= limits.bytes;
                     }
-                    pgrx::check_for_interrupts!();
                 }
             }
             pg_sys::ExecDropSingleTupleTableSlot(slot);

@@ -13,6 +13,8 @@ pub enum Space {
     Compute = 0x7066,
     /// Somebody tidies a part of the cache.
     Tidy = 0x7067,
+    /// Somebody writes over marks where they are, or forgets some.
+    Marks = 0x7068,
 }
 
 fn tag(space: Space, number: u64) -> pg_sys::LOCKTAG {

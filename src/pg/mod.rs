@@ -30,6 +30,7 @@ pub mod lock_waits;
 pub mod lwlock;
 pub mod names;
 pub mod opclass;
+pub mod overwrite;
 pub mod parameter_types;
 pub mod partition_bound;
 pub mod planner;

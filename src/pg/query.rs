@@ -265,10 +265,29 @@ impl Array {
 
 /// Like [`row_by_key`], for every row that has one of several keys, in one pass through the index.
 pub fn rows_by_keys(table: &CStr, index: &CStr, keys: Array, mut each: impl FnMut(&Row)) {
+    // SAFETY: a reader's lock; the row is read before the scan goes on.
+    unsafe {
+        tuples_by_keys(table, index, keys, pg_sys::AccessShareLock, |relation, tuple| {
+            each(&Row { tuple, descriptor: (*relation).rd_att });
+        });
+    }
+}
+
+/// The same with the relation, open under a lock of this mode, and the tuple as the scan has it, for the time of one call.
+///
+/// # Safety
+/// The lock allows what `each` does, which leaves the relation and the scan alone.
+pub(super) unsafe fn tuples_by_keys(
+    table: &CStr,
+    index: &CStr,
+    keys: Array,
+    lock: u32,
+    mut each: impl FnMut(pg_sys::Relation, pg_sys::HeapTuple),
+) {
     let (Some(table), Some(index)) = (privilege::table(table), privilege::table(index)) else { return };
     // SAFETY: as in `row_by_key`; the key is an array of the column's type, which the flag says and a B-tree can search for.
     unsafe {
-        let relation = pg_sys::table_open(table, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+        let relation = pg_sys::table_open(table, lock as pg_sys::LOCKMODE);
         let mut scan_key = pg_sys::ScanKeyData::default();
         pg_sys::ScanKeyEntryInitialize(
             &raw mut scan_key,
@@ -287,10 +306,10 @@ pub fn rows_by_keys(table: &CStr, index: &CStr, keys: Array, mut each: impl FnMu
             if tuple.is_null() {
                 break;
             }
-            each(&Row { tuple, descriptor: (*relation).rd_att });
+            each(relation, tuple);
         }
         pg_sys::systable_endscan(scan);
-        pg_sys::table_close(relation, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+        pg_sys::table_close(relation, lock as pg_sys::LOCKMODE);
     }
 }
 
@@ -322,8 +341,8 @@ pub fn keeps_one_snapshot() -> bool {
 
 /// A row of the answer.
 pub struct Row {
-    tuple: pg_sys::HeapTuple,
-    descriptor: pg_sys::TupleDesc,
+    pub(super) tuple: pg_sys::HeapTuple,
+    pub(super) descriptor: pg_sys::TupleDesc,
 }
 
 impl Row {

@@ -7,6 +7,8 @@ use pgrx::datum::{Datum, UnboxDatum};
 use pgrx::pgrx_sql_entity_graph::impl_sql_translatable;
 use pgrx::{pg_sys, FromDatum, IntoDatum};
 
+use super::text::Text;
+
 /// What the statement that runs sees; its own transaction's changes count as not seen, for others do not see them.
 pub fn active() -> Snapshot {
     // SAFETY: a function called by a statement has an active snapshot; where there is none, a new one is taken.
@@ -65,10 +67,11 @@ pub fn assigned() -> u64 {
     unsafe { pg_sys::GetTopFullTransactionId().value }
 }
 
-/// Whether a transaction that has ended was committed.
+/// Whether a transaction that has ended was committed. False as well where that is not kept any more.
 pub fn was_committed(xid: u64) -> bool {
-    // SAFETY: a look-up; numbers that are this process's own of late are still kept.
-    unsafe { pg_sys::TransactionIdDidCommit(pg_sys::TransactionId::from(xid as u32)) }
+    // SAFETY: a look-up with the one argument of its type, which gives NULL or a text.
+    unsafe { pgrx::direct_function_call::<Text>(pg_sys::pg_xact_status, &[Some(pg_sys::Datum::from(xid))]) }
+        .is_some_and(|status| status.0 == "committed")
 }
 
 /// A `pg_snapshot` in SQL.

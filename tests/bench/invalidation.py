@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import random
 import statistics
 import subprocess
@@ -27,8 +28,8 @@ from .servers import PERF_OPT, BenchServer, start
 USERS = 1_000
 WRITERS = 8
 READERS = 4
-SECONDS = 15
-ROUNDS = 3
+SECONDS = 10
+ROUNDS = 5
 LOSS_PCT_MAX = 10.0
 LAG_MS_MAX = 50.0
 CHECKED = 1_000_000
@@ -88,14 +89,17 @@ def tps(bench: subprocess.Popen) -> float:
     raise HarnessError(f"pgbench: {out}{problem}")
 
 
-def writers(server: BenchServer, _: Optional[Redis]) -> tuple[bool, dict[str, Any]]:
-    """Bare, watched and with row triggers, in turns on one server."""
-    ways = {"bare": ("", ""), "watched": (WATCH, UNWATCH), "row triggers": (NOTIFY_ROWS, "DROP TRIGGER tell ON balance")}
+def writers(server: BenchServer, redis: Optional[Redis]) -> tuple[bool, dict[str, Any]]:
+    """Bare, watched, watched for Redis as well, and with row triggers, in turns on one server."""
+    drop = "DROP TRIGGER tell ON balance"
+    ways = {"bare": ("", "", ""), "watched": ("", WATCH, UNWATCH),
+            **({"watched, Redis": (redis.url, WATCH, UNWATCH)} if redis else {}), "row triggers": ("", NOTIFY_ROWS, drop)}
     measured: dict[str, list[float]] = {name: [] for name in ways}
     tps(pgbench(server, 3))
     for number in range(ROUNDS):
-        report.say(f"invalidation: writers, round {number + 1} of {ROUNDS}")
-        for name, (before, after) in ways.items():
+        report.say(f"invalidation: writers, round {number + 1} of {ROUNDS}, load {os.getloadavg()[0]:.1f}")
+        for name, (url, before, after) in ways.items():
+            server.configure({"perf_opt.redis_url": url}, reload=True)
             if before:
                 server.sql(before)
             with server.connect() as listener:

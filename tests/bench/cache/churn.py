@@ -49,6 +49,7 @@ def run(pg_root: Path, options: Any) -> tuple[bool, dict[str, Any]]:
                 if minute % 60 == 59:
                     total, live, entries = session.query(SIZES).rows[0]
                     ratios.append(total / live)
+                    report.say(f"cache: churn, hour {minute // 60 + 1}: {live / 2**20:.1f} MB live, files {total / live:.2f} times that")
                     rows.append([str(minute // 60 + 1), str(entries), f"{live / 2**20:.1f}", f"{total / 2**20:.1f}", f"{total / live:.2f}"])
         worst, last = max(ratios[1:] or ratios), ratios[-1]
         met = worst <= TARGET
