@@ -389,7 +389,8 @@ class SqlExample(Base):
 
 
 class AppliedChange(Base):
-    """Changes made by perf.apply()."""
+    """Changes made by perf.apply(), by autopilot, and those of others that its guard watches (recommendation_id
+    observed:...)."""
 
     __tablename__ = "applied_changes"
 
@@ -427,6 +428,7 @@ class Baseline(Base):
     calls: Mapped[Optional[int]] = mapped_column(BIGINT)
     total_ms: Mapped[Optional[float]] = mapped_column(DOUBLE)
     history_at: Mapped[Optional[dt.datetime]] = mapped_column(TIME)
+    change_id: Mapped[Optional[int]] = mapped_column(BIGINT)
 
 
 class CacheWatch(Base):

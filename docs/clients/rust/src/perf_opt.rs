@@ -539,7 +539,8 @@ pub mod sql_example {
     impl ActiveModelBehavior for ActiveModel {}
 }
 
-/// Changes made by perf.apply().
+/// Changes made by perf.apply(), by autopilot, and those of others that its guard watches (recommendation_id
+/// observed:...).
 #[allow(missing_docs)]
 pub mod applied_changes {
     use super::*;
@@ -592,6 +593,7 @@ pub mod baselines {
         pub calls: Option<i64>,
         pub total_ms: Option<f64>,
         pub history_at: Option<Time>,
+        pub change_id: Option<i64>,
     }
 
     #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
