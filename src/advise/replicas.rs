@@ -117,10 +117,13 @@ fn by_transactions(shapes: &Shapes, traces: &[Trace], applications: &[Applicatio
         .collect();
     let factor = |total: f64, part: f64| if part > 0.0 { total / part } else { 0.0 };
     let counts = |trace: &&Trace| {
-        let mut steps = trace.steps.iter().filter_map(|step| known.get(&(step.queryid, step.toplevel))).peekable();
-        steps.peek().is_none()
-            || !steps.all(|one| is_about_the_server(one))
-            || trace.steps.iter().any(|step| !is_known(&(step.queryid, step.toplevel)))
+        let is_look = |id: &(u64, bool)| match known.get(id) {
+            Some(one) => Some(is_about_the_server(one)),
+            None => shapes.own.contains(id).then_some(true),
+        };
+        let ids = || trace.steps.iter().map(|step| (step.queryid, step.toplevel));
+        let mut looks = ids().filter_map(|id| is_look(&id)).peekable();
+        looks.peek().is_none() || !looks.all(|is_look| is_look) || ids().any(|id| !is_known(&id))
     };
     let mut work: Vec<Work> = (traces.iter().filter(counts))
         .map(|trace| {

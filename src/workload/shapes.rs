@@ -75,6 +75,8 @@ pub struct Shapes {
     /// Statements that touch no table by themselves, by queryid and whether a client sent them: utility statements, checks
     /// of foreign keys, and calls of functions whose statements are captured. True: they may do anything.
     pub apart: HashMap<(u64, bool), bool>,
+    /// Those of them that ask something of perf_opt itself.
+    pub own: HashSet<(u64, bool)>,
     /// Statements of roles that the caller could not become.
     pub hidden: usize,
     /// Their time.
@@ -158,6 +160,7 @@ pub fn read() -> Result<Shapes, Error> {
             // Neither is what is asked of perf_opt itself anybody's workload.
             Ok(shape) if shape.is_of_extension() => {
                 shapes.apart.entry(id).or_insert(false);
+                shapes.own.insert(id);
                 continue;
             }
             Ok(shape) if shape.tables.is_empty() && shape.calls_functions && item.key.toplevel => {

@@ -368,7 +368,8 @@ class WorkMem(GuardTest):
         self.assertEqual((change["kind"], change["status"], change["relation"]), ("setting", "applied", "work_mem"))
         self.refused("55000", "SELECT perf.apply($1)", (row["id"],))
         self.execute(80)
-        self.assertEqual(self.reaches("verified")["status"], "verified", self.change())
+        # A sort that spills to memory may be as fast as one that does not.
+        self.reaches("verified", "no_gain")
         self.refused("42501", "SELECT perf.undo($1)", (row["id"],), user="mem_other")
         self.server.sql(f"ALTER ROLE mem_app IN DATABASE {self.database} SET work_mem = '3MB'")
         self.refused("55000", "SELECT perf.undo($1)", (row["id"],), user="mem_app")
