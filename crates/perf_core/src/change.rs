@@ -8,18 +8,19 @@
 //! takes a third. And what counts is weighed by the share that the statement has in the measured time, so that the sum can be
 //! laid next to what was promised.
 
-use crate::baseline::{self, Side, CALLS_MIN, CHANGE_MIN};
+#[cfg(test)]
+pub(crate) mod drawn;
+pub(crate) mod evidence;
 
-/// Other statements without which nothing is said of the machine as a whole.
-const CONTROLS_MIN: usize = 3;
+use crate::baseline::{self, Side, CALLS_MIN, CHANGE_MIN};
+use evidence::{block_ratio, drift_of, is_seen, time_ratio, unseen, Tally};
+
 /// The machine as a whole is not taken to have changed by more than this factor.
 const DRIFT_MAX: f64 = 5.0;
 /// From this factor on a change of time counts although as many blocks are read as before.
 const CLEAR: f64 = 1.5;
 /// The same where nothing tells how the machine fares.
 const CLEAR_ALONE: f64 = 3.0;
-/// Share of the promised statements' time that must have been seen again.
-const SEEN_MIN: f64 = 0.8;
 /// Share of the whole time below which nothing is gained, and share of what was promised.
 const GAIN_MIN: f64 = 0.001;
 const KEPT_MIN: f64 = 0.1;
@@ -179,31 +180,14 @@ pub struct Judgement {
 
 /// What statements that have nothing to do with the change take in relation to before: the median; `None` of too few.
 pub fn drift(statements: &[Observed]) -> Option<f64> {
-    let mut ratios: Vec<f64> = statements
-        .iter()
-        .filter(|one| one.part == Part::Control && one.before.calls.min(one.after.calls) >= CALLS_MIN)
-        .filter_map(|one| Some(one.after.mean_ms()? / one.before.mean_ms().filter(|ms| *ms > 0.0)?))
-        .filter(|ratio| ratio.is_finite())
-        .collect();
-    if ratios.len() < CONTROLS_MIN {
-        return None;
-    }
-    ratios.sort_by(f64::total_cmp);
-    let (low, high) = (ratios[(ratios.len() - 1) / 2], ratios[ratios.len() / 2]);
-    Some(((low + high) / 2.0).clamp(1.0 / DRIFT_MAX, DRIFT_MAX))
+    drift_of(statements.iter().filter(|one| one.part == Part::Control && is_seen(one)), DRIFT_MAX)
 }
 
 /// What has become of one statement, while everything else takes `drift` of what it took.
 pub fn moved(one: &Observed, drift: Option<f64>) -> Moved {
-    if one.before.calls.min(one.after.calls) < CALLS_MIN {
-        return Moved::Unknown;
-    }
-    let (Some(was), Some(is)) = (one.before.mean_ms().filter(|ms| *ms > 0.0), one.after.mean_ms()) else {
-        return Moved::Unknown;
-    };
-    let ratio = is / was / drift.unwrap_or(1.0);
-    // One more block: the first ones of small numbers are no evidence.
-    let blocks = (one.blocks_after + 1.0) / (one.blocks_before + 1.0);
+    let Some(ratio) = time_ratio(one).filter(|_| is_seen(one)) else { return Moved::Unknown };
+    let ratio = ratio / drift.unwrap_or(1.0);
+    let blocks = block_ratio(one);
     let clear = if drift.is_some() { CLEAR } else { CLEAR_ALONE };
     match baseline::verdict(&one.before, &one.after) {
         baseline::Verdict::Faster
@@ -234,7 +218,8 @@ pub fn judge(statements: &[Observed], promise: &Promise) -> Judgement {
     if let Some(reason) = missing(statements, promise) {
         return without_figures(Verdict::Waiting, reason);
     }
-    if !statements.iter().zip(&moved).any(|(one, moved)| one.part != Part::Control && *moved != Moved::Unknown) {
+    let tally = Tally::of(statements, &moved);
+    if tally.judged == 0 {
         // Nothing was executed often enough to be compared, and it was waited for long enough.
         return match promise.aim {
             Aim::Thrift => {
@@ -246,42 +231,12 @@ pub fn judge(statements: &[Observed], promise: &Promise) -> Judgement {
             ),
         };
     }
-    let (mut gain, mut loss, mut concerned) = (0.0, 0.0, 0.0);
-    let (mut faster, mut slower, mut judged) = (0usize, 0usize, 0usize);
-    let mut worst: Option<(f64, f64, i64)> = None;
-    for (one, moved) in statements.iter().zip(&moved).filter(|(one, _)| one.part != Part::Control) {
-        if *moved == Moved::Unknown {
-            continue;
-        }
-        judged += 1;
-        concerned += one.weight_ms;
-        let saved = one.weight_ms * moved.saved_share();
-        match moved {
-            Moved::Faster(_) => {
-                faster += 1;
-                gain += saved;
-            }
-            Moved::Slower(ratio) => {
-                slower += 1;
-                loss -= saved;
-                if worst.is_none_or(|(most, _, _)| -saved > most) {
-                    worst = Some((-saved, *ratio, one.queryid));
-                }
-            }
-            Moved::Same | Moved::Unknown => {}
-        }
-    }
-    let total = promise.total_ms.max(concerned).max(f64::MIN_POSITIVE);
-    let net = gain - loss;
+    let Tally { judged, faster, slower, .. } = tally;
+    let total = promise.total_ms.max(tally.concerned).max(f64::MIN_POSITIVE);
+    let net = tally.gain - tally.loss;
     let achieved_pct = 100.0 * net / total;
-    let factor =
-        statements.iter().zip(&moved).filter(|(one, _)| one.part != Part::Control).fold(1.0, |most, (_, moved)| {
-            match moved {
-                Moved::Slower(ratio) => ratio.max(most),
-                _ => most,
-            }
-        });
-    let is_harm = net < 0.0 && (loss >= HARM_MIN * concerned || (promise.aim == Aim::Thrift && factor >= HARM_FACTOR));
+    let is_harm = net < 0.0
+        && (tally.loss >= HARM_MIN * tally.concerned || (promise.aim == Aim::Thrift && tally.factor >= HARM_FACTOR));
     let wanted = (KEPT_MIN * promise.predicted_pct.unwrap_or(0.0)).max(100.0 * GAIN_MIN);
     let verdict = match promise.aim {
         _ if is_harm => Verdict::Regressed,
@@ -289,15 +244,9 @@ pub fn judge(statements: &[Observed], promise: &Promise) -> Judgement {
         Aim::Speed if achieved_pct >= wanted => Verdict::Verified,
         Aim::Speed => Verdict::NoGain,
     };
-    let slowest = worst.map_or_else(String::new, |(_, ratio, queryid)| {
-        format!("statement {queryid} takes {ratio:.1} times as long as before")
-    });
+    let slowest = tally.slowest();
     let reason = match verdict {
-        Verdict::Regressed => format!(
-            "{slowest}: {:.1} % of the measured time is lost and {:.1} % won",
-            100.0 * loss / total,
-            100.0 * gain / total
-        ),
+        Verdict::Regressed => format!("{slowest}: {}", tally.lost_and_won(total)),
         Verdict::Verified if promise.aim == Aim::Thrift && slower == 0 => {
             format!("none of {judged} statements on the table has become slower")
         }
@@ -345,31 +294,9 @@ fn missing(statements: &[Observed], promise: &Promise) -> Option<String> {
     if concerned.is_empty() {
         return Some("no captured statement reads or writes the table yet".to_owned());
     }
-    let calls: u64 = concerned.iter().map(|one| one.after.calls).sum();
-    if calls < promise.min_calls {
-        return Some(format!(
-            "{calls} executions of the statements concerned since the change, {} are needed",
-            promise.min_calls
-        ));
-    }
     let writers: Vec<&Observed> = statements.iter().filter(|one| one.part == Part::Writer).collect();
-    unseen(&concerned, "statements with").or_else(|| unseen(&writers, "statements that write to the table, with"))
-}
-
-/// Which of the statements that were executed often before have not been seen again, in words.
-fn unseen(statements: &[&Observed], which: &str) -> Option<String> {
-    let weight = |seen: &dyn Fn(&Observed) -> bool| -> f64 {
-        statements.iter().filter(|one| seen(one)).map(|one| one.weight_ms).sum()
-    };
-    // What was never seen before cannot be compared, however long one waits.
-    let (all, seen) = (
-        weight(&|one| one.before.calls >= CALLS_MIN),
-        weight(&|one| one.before.calls >= CALLS_MIN && one.after.calls >= CALLS_MIN),
-    );
-    (seen < SEEN_MIN * all).then(|| {
-        let share = 100.0 * (all - seen) / all;
-        format!("{which} {share:.0} % of the time concerned were executed less than {CALLS_MIN} times since the change")
-    })
+    evidence::missing(&concerned, promise.min_calls)
+        .or_else(|| unseen(&writers, "statements that write to the table, with"))
 }
 
 /// The disk of an index that is to be built has room for it: the index itself, as much again for the sort, and what shall
@@ -395,44 +322,9 @@ const SORT_FACTOR: f64 = 2.0;
 
 #[cfg(test)]
 mod tests {
+    use super::drawn::Draw;
     use super::*;
     use proptest::prelude::*;
-
-    struct Draw(u64);
-
-    impl Draw {
-        fn uniform(&mut self) -> f64 {
-            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            ((self.0 >> 11) as f64 + 0.5) / (1u64 << 53) as f64
-        }
-
-        fn side(&mut self, calls: u64, mean_ms: f64) -> Side {
-            let mut side = Side::default();
-            for _ in 0..calls {
-                let ms = mean_ms * (0.6 + 0.8 * self.uniform());
-                side.calls += 1;
-                side.total_ms += ms;
-                side.latency.record_ns((ms * 1e6) as u64);
-            }
-            side
-        }
-
-        fn observed(&mut self, part: Part, before_ms: f64, after_ms: f64, blocks: (f64, f64)) -> Observed {
-            let (before, after) = (self.side(200, before_ms), self.side(200, after_ms));
-            let weight_ms = before.total_ms;
-            let promised_ratio = (part == Part::Promised).then_some(0.1);
-            Observed {
-                queryid: 7,
-                part,
-                promised_ratio,
-                weight_ms,
-                before,
-                after,
-                blocks_before: blocks.0,
-                blocks_after: blocks.1,
-            }
-        }
-    }
 
     fn promise(aim: Aim, total_ms: f64) -> Promise {
         Promise { aim, predicted_pct: Some(90.0), total_ms, min_calls: 100, is_late: false }
@@ -441,7 +333,7 @@ mod tests {
     #[test]
     fn a_gain_is_verified_and_measured() {
         let mut draw = Draw(1);
-        let one = draw.observed(Part::Promised, 10.0, 1.0, (1000.0, 10.0));
+        let one = draw.observed(Part::Promised, (10.0, 1.0), (1000.0, 10.0));
         let total = one.weight_ms;
         let judgement = judge(&[one], &promise(Aim::Speed, total));
         assert_eq!(judgement.verdict, Verdict::Verified);
@@ -453,7 +345,7 @@ mod tests {
     #[test]
     fn a_gain_that_is_another_than_predicted_says_where() {
         let mut draw = Draw(8);
-        let one = draw.observed(Part::Promised, 10.0, 4.0, (1000.0, 10.0));
+        let one = draw.observed(Part::Promised, (10.0, 4.0), (1000.0, 10.0));
         let total = one.weight_ms;
         let judgement = judge(&[one], &promise(Aim::Speed, total));
         assert_eq!(judgement.verdict, Verdict::Verified);
@@ -463,7 +355,7 @@ mod tests {
     #[test]
     fn noise_is_no_gain() {
         let mut draw = Draw(2);
-        let one = draw.observed(Part::Promised, 10.0, 10.0, (100.0, 100.0));
+        let one = draw.observed(Part::Promised, (10.0, 10.0), (100.0, 100.0));
         let total = one.weight_ms;
         let judgement = judge(&[one], &promise(Aim::Speed, total));
         assert_eq!((judgement.verdict, judgement.achieved_pct), (Verdict::NoGain, Some(0.0)));
@@ -472,23 +364,23 @@ mod tests {
     #[test]
     fn what_everything_else_does_too_is_not_the_changes_doing() {
         let mut draw = Draw(3);
-        let mut all: Vec<Observed> = (0..4).map(|_| draw.observed(Part::Control, 5.0, 2.5, (50.0, 50.0))).collect();
-        all.push(draw.observed(Part::Promised, 10.0, 5.0, (100.0, 100.0)));
+        let mut all: Vec<Observed> = (0..4).map(|_| draw.observed(Part::Control, (5.0, 2.5), (50.0, 50.0))).collect();
+        all.push(draw.observed(Part::Promised, (10.0, 5.0), (100.0, 100.0)));
         let total = all.iter().map(|one| one.weight_ms).sum();
         let judgement = judge(&all, &promise(Aim::Speed, total));
         assert!((judgement.drift - 0.5).abs() < 0.05);
         assert_eq!(judgement.verdict, Verdict::NoGain, "{judgement:?}");
         // And a machine that got slower makes no regression of a drop.
-        let mut all: Vec<Observed> = (0..4).map(|_| draw.observed(Part::Control, 5.0, 10.0, (50.0, 50.0))).collect();
-        all.push(draw.observed(Part::Reader, 10.0, 20.0, (100.0, 100.0)));
+        let mut all: Vec<Observed> = (0..4).map(|_| draw.observed(Part::Control, (5.0, 10.0), (50.0, 50.0))).collect();
+        all.push(draw.observed(Part::Reader, (10.0, 20.0), (100.0, 100.0)));
         assert_eq!(judge(&all, &promise(Aim::Thrift, total)).verdict, Verdict::Verified);
     }
 
     #[test]
     fn a_needed_index_that_was_dropped_is_a_regression() {
         let mut draw = Draw(4);
-        let mut small = draw.observed(Part::Reader, 0.1, 5.0, (4.0, 900.0));
-        let large = draw.observed(Part::Reader, 50.0, 50.0, (900.0, 900.0));
+        let mut small = draw.observed(Part::Reader, (0.1, 5.0), (4.0, 900.0));
+        let large = draw.observed(Part::Reader, (50.0, 50.0), (900.0, 900.0));
         let total = small.weight_ms + large.weight_ms;
         assert_eq!(judge(&[small.clone(), large.clone()], &promise(Aim::Thrift, total)).verdict, Verdict::Regressed);
         // However seldom it is asked.
@@ -501,8 +393,8 @@ mod tests {
     #[test]
     fn what_writers_pay_counts() {
         let mut draw = Draw(5);
-        let reader = draw.observed(Part::Promised, 1.0, 0.5, (10.0, 5.0));
-        let mut writer = draw.observed(Part::Writer, 1.0, 1.15, (3.0, 6.0));
+        let reader = draw.observed(Part::Promised, (1.0, 0.5), (10.0, 5.0));
+        let mut writer = draw.observed(Part::Writer, (1.0, 1.15), (3.0, 6.0));
         let total = reader.weight_ms + writer.weight_ms;
         assert_eq!(judge(&[reader.clone(), writer.clone()], &promise(Aim::Speed, total)).verdict, Verdict::Verified);
         writer.weight_ms *= 10.0;
@@ -513,7 +405,7 @@ mod tests {
     #[test]
     fn it_waits_for_enough_executions() {
         let mut draw = Draw(6);
-        let mut one = draw.observed(Part::Promised, 10.0, 1.0, (1000.0, 10.0));
+        let mut one = draw.observed(Part::Promised, (10.0, 1.0), (1000.0, 10.0));
         let mut seldom = one.clone();
         seldom.after = draw.side(1, 1.0);
         one.weight_ms = 1.0;
@@ -539,8 +431,8 @@ mod tests {
     #[test]
     fn it_waits_for_those_who_pay() {
         let mut draw = Draw(9);
-        let reader = draw.observed(Part::Promised, 10.0, 1.0, (1000.0, 10.0));
-        let mut writer = draw.observed(Part::Writer, 1.0, 3.0, (3.0, 30.0));
+        let reader = draw.observed(Part::Promised, (10.0, 1.0), (1000.0, 10.0));
+        let mut writer = draw.observed(Part::Writer, (1.0, 3.0), (3.0, 30.0));
         writer.weight_ms = 10.0 * reader.weight_ms;
         let wanted = promise(Aim::Speed, reader.weight_ms + writer.weight_ms);
         assert_eq!(judge(&[reader.clone(), writer.clone()], &wanted).verdict, Verdict::Regressed);
@@ -555,11 +447,11 @@ mod tests {
     #[test]
     fn a_slow_machine_is_no_regression_where_nothing_tells_how_slow_it_is() {
         let mut draw = Draw(10);
-        let slow = draw.observed(Part::Reader, 5.0, 15.0, (100.0, 100.0));
+        let slow = draw.observed(Part::Reader, (5.0, 15.0), (100.0, 100.0));
         let total = slow.weight_ms;
-        assert_eq!(judge(&[slow.clone()], &promise(Aim::Thrift, total)).verdict, Verdict::Verified);
+        assert_eq!(judge(std::slice::from_ref(&slow), &promise(Aim::Thrift, total)).verdict, Verdict::Verified);
         // With others that run as fast as before it is.
-        let mut all: Vec<Observed> = (0..4).map(|_| draw.observed(Part::Control, 5.0, 5.0, (50.0, 50.0))).collect();
+        let mut all: Vec<Observed> = (0..4).map(|_| draw.observed(Part::Control, (5.0, 5.0), (50.0, 50.0))).collect();
         all.push(slow);
         assert_eq!(judge(&all, &promise(Aim::Thrift, total)).verdict, Verdict::Regressed);
     }
@@ -581,7 +473,7 @@ mod tests {
         fn nothing_is_wrongfully_a_regression(seed in any::<u64>(), readers in 1usize..6) {
             let mut draw = Draw(seed);
             let all: Vec<Observed> =
-                (0..readers).map(|_| draw.observed(Part::Reader, 3.0, 3.0, (20.0, 20.0))).collect();
+                (0..readers).map(|_| draw.observed(Part::Reader, (3.0, 3.0), (20.0, 20.0))).collect();
             let total = all.iter().map(|one| one.weight_ms).sum();
             for aim in [Aim::Speed, Aim::Thrift] {
                 prop_assert_ne!(judge(&all, &promise(aim, total)).verdict, Verdict::Regressed);
@@ -592,7 +484,7 @@ mod tests {
         #[test]
         fn achieved_is_a_share(seed in any::<u64>(), after in 0.01f64..30.0) {
             let mut draw = Draw(seed);
-            let one = draw.observed(Part::Promised, 3.0, after, (20.0, 20.0 * after));
+            let one = draw.observed(Part::Promised, (3.0, after), (20.0, 20.0 * after));
             let judgement = judge(std::slice::from_ref(&one), &promise(Aim::Speed, one.weight_ms));
             prop_assert!(judgement.achieved_pct.unwrap_or(0.0) <= 100.0);
         }

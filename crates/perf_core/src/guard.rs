@@ -8,11 +8,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::baseline::{self, CALLS_MIN, CHANGE_MIN};
+use crate::baseline::{self, CHANGE_MIN};
+use crate::change::evidence::{self, block_ratio, drift_of, is_seen, time_ratio, Tally};
 use crate::change::{Judgement, Moved, Observed, Part, Verdict};
 
-/// Statements without which nothing is said of the machine as a whole.
-const STEADY_MIN: usize = 3;
 /// The machine as a whole is not taken to have changed by more than this factor.
 const DRIFT_MAX: f64 = 10.0;
 /// From this factor on a change of work needs no test of times: blocks and records vary little.
@@ -25,8 +24,6 @@ const HARM_MIN: f64 = 0.05;
 const AGREE_MIN: usize = 2;
 /// Share of the whole time that must be saved for a gain.
 const GAIN_MIN: f64 = 0.001;
-/// Share of the concerned statements' time that must have been seen again.
-const SEEN_MIN: f64 = 0.8;
 /// Indexes that somebody has made since the last look, beyond which they are part of something larger: a restore, a rollout.
 pub const INDEXES_MAX: usize = 5;
 
@@ -156,43 +153,19 @@ pub struct Question {
     pub is_late: bool,
 }
 
-fn is_seen(one: &Observed) -> bool {
-    one.before.calls.min(one.after.calls) >= CALLS_MIN
-}
-
-/// Work of an execution in relation to before; `blocks_before` and `blocks_after` hold it. The first of small numbers are no
-/// evidence.
-fn work(one: &Observed) -> f64 {
-    (one.blocks_after + 1.0) / (one.blocks_before + 1.0)
-}
-
-fn times(one: &Observed) -> Option<f64> {
-    let was = one.before.mean_ms().filter(|ms| *ms > 0.0)?;
-    Some(one.after.mean_ms()? / was).filter(|ratio| ratio.is_finite())
-}
-
-/// What a statement takes, in relation to before, whose work is the same: the median; `None` of too few.
+/// What a statement takes, in relation to before, whose work is the same: the median; `None` of too few. What counts as its
+/// blocks is all its work.
 pub fn steady(statements: &[Observed], is_setting: bool) -> Option<f64> {
-    let mut ratios: Vec<f64> = statements
-        .iter()
-        .filter(|one| (is_setting || one.part == Part::Control) && is_seen(one))
-        .filter(|one| (work(one) - 1.0).abs() <= CHANGE_MIN)
-        .filter_map(times)
-        .collect();
-    if ratios.len() < STEADY_MIN {
-        return None;
-    }
-    ratios.sort_by(f64::total_cmp);
-    let (low, high) = (ratios[(ratios.len() - 1) / 2], ratios[ratios.len() / 2]);
-    Some(((low + high) / 2.0).clamp(1.0 / DRIFT_MAX, DRIFT_MAX))
+    let is_steady = |one: &&Observed| {
+        (is_setting || one.part == Part::Control) && is_seen(one) && (block_ratio(one) - 1.0).abs() <= CHANGE_MIN
+    };
+    drift_of(statements.iter().filter(is_steady), DRIFT_MAX)
 }
 
 fn moved(one: &Observed, steady: Option<f64>, is_setting: bool) -> Moved {
-    if !is_seen(one) {
-        return Moved::Unknown;
-    }
-    let Some(ratio) = times(one).map(|ratio| ratio / steady.unwrap_or(1.0)) else { return Moved::Unknown };
-    let (work, seen) = (work(one), baseline::verdict(&one.before, &one.after));
+    let Some(ratio) = time_ratio(one).filter(|_| is_seen(one)) else { return Moved::Unknown };
+    let ratio = ratio / steady.unwrap_or(1.0);
+    let (work, seen) = (block_ratio(one), baseline::verdict(&one.before, &one.after));
     let by_time = is_setting && steady.is_some();
     if ratio > 1.0 + CHANGE_MIN {
         let by_work = work >= WORK_CLEAR || work > 1.0 + CHANGE_MIN && seen == baseline::Verdict::Slower;
@@ -217,50 +190,21 @@ pub fn judge(statements: &[Observed], question: &Question) -> Judgement {
     if let Some(reason) = missing(statements, question) {
         return Judgement { verdict: Verdict::Waiting, achieved_pct: None, reason, drift, moved };
     }
-    let (mut gain, mut loss, mut concerned, mut judged) = (0.0, 0.0, 0.0, 0usize);
-    let (mut faster, mut slower) = (0usize, 0usize);
-    let mut worst: Option<(f64, f64, i64)> = None;
-    for (one, moved) in statements.iter().zip(&moved).filter(|(one, _)| one.part != Part::Control) {
-        if *moved == Moved::Unknown {
-            continue;
-        }
-        judged += 1;
-        concerned += one.weight_ms;
-        match moved {
-            Moved::Faster(ratio) => {
-                faster += 1;
-                gain += one.weight_ms * (1.0 - ratio);
-            }
-            Moved::Slower(ratio) => {
-                slower += 1;
-                let lost = one.weight_ms * (ratio - 1.0);
-                loss += lost;
-                if worst.is_none_or(|(most, _, _)| lost > most) {
-                    worst = Some((lost, *ratio, one.queryid));
-                }
-            }
-            Moved::Same | Moved::Unknown => {}
-        }
-    }
-    let total = question.total_ms.max(concerned).max(f64::MIN_POSITIVE);
-    let achieved_pct = 100.0 * (gain - loss) / total;
-    let agree = !question.is_setting || slower >= AGREE_MIN || worst.is_some_and(|(_, ratio, _)| ratio >= TIME_CLEAR);
-    let verdict = if loss > gain && loss >= HARM_MIN * concerned && agree {
+    let tally = Tally::of(statements, &moved);
+    let Tally { judged, faster, slower, .. } = tally;
+    let total = question.total_ms.max(tally.concerned).max(f64::MIN_POSITIVE);
+    let achieved_pct = 100.0 * (tally.gain - tally.loss) / total;
+    let agree =
+        !question.is_setting || slower >= AGREE_MIN || tally.worst.is_some_and(|(_, ratio, _)| ratio >= TIME_CLEAR);
+    let verdict = if tally.loss > tally.gain && tally.loss >= HARM_MIN * tally.concerned && agree {
         Verdict::Regressed
     } else if achieved_pct >= 100.0 * GAIN_MIN {
         Verdict::Verified
     } else {
         Verdict::NoGain
     };
-    let slowest = worst.map_or_else(String::new, |(_, ratio, queryid)| {
-        format!("statement {queryid} takes {ratio:.1} times as long as before, and does more work")
-    });
     let reason = match verdict {
-        Verdict::Regressed => format!(
-            "{slowest}: {:.1} % of the measured time is lost and {:.1} % won",
-            100.0 * loss / total,
-            100.0 * gain / total
-        ),
+        Verdict::Regressed => format!("{}, and does more work: {}", tally.slowest(), tally.lost_and_won(total)),
         Verdict::Verified => {
             format!("{faster} of {judged} statements are faster, {achieved_pct:.1} % of the measured time is saved")
         }
@@ -277,23 +221,8 @@ fn missing(statements: &[Observed], question: &Question) -> Option<String> {
     if question.is_late {
         return None;
     }
-    let concerned = || statements.iter().filter(|one| one.part != Part::Control);
-    let calls: u64 = concerned().map(|one| one.after.calls).sum();
-    if calls < question.min_calls {
-        return Some(format!(
-            "{calls} executions of the statements concerned since the change, {} are needed",
-            question.min_calls
-        ));
-    }
-    let known = || concerned().filter(|one| one.before.calls >= CALLS_MIN);
-    let all: f64 = known().map(|one| one.weight_ms).sum();
-    let seen: f64 = known().filter(|one| is_seen(one)).map(|one| one.weight_ms).sum();
-    (seen < SEEN_MIN * all).then(|| {
-        format!(
-            "statements with {:.0} % of the time concerned were executed less than {CALLS_MIN} times since the change",
-            100.0 * (all - seen) / all
-        )
-    })
+    let concerned: Vec<&Observed> = statements.iter().filter(|one| one.part != Part::Control).collect();
+    evidence::missing(&concerned, question.min_calls)
 }
 
 /// The work memory that is advised of one session, in kB, at most: of the memory that buffers leave a quarter, for so many
@@ -308,42 +237,8 @@ pub fn work_mem_bound_kb(memory_bytes: f64, buffers_bytes: f64, sessions: f64) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::baseline::Side;
+    use crate::change::drawn::Draw;
     use proptest::prelude::*;
-
-    struct Draw(u64);
-
-    impl Draw {
-        fn uniform(&mut self) -> f64 {
-            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            ((self.0 >> 11) as f64 + 0.5) / (1u64 << 53) as f64
-        }
-
-        fn side(&mut self, calls: u64, mean_ms: f64) -> Side {
-            let mut side = Side::default();
-            for _ in 0..calls {
-                let ms = mean_ms * (0.6 + 0.8 * self.uniform());
-                side.calls += 1;
-                side.total_ms += ms;
-                side.latency.record_ns((ms * 1e6) as u64);
-            }
-            side
-        }
-
-        fn observed(&mut self, part: Part, ms: (f64, f64), work: (f64, f64)) -> Observed {
-            let (before, after) = (self.side(200, ms.0), self.side(200, ms.1));
-            Observed {
-                queryid: 7,
-                part,
-                promised_ratio: None,
-                weight_ms: before.total_ms,
-                before,
-                after,
-                blocks_before: work.0,
-                blocks_after: work.1,
-            }
-        }
-    }
 
     fn question(is_setting: bool) -> Question {
         Question { is_setting, total_ms: 0.0, min_calls: 100, is_late: false }
