@@ -21,7 +21,7 @@ use super::{plans, scaling};
 use crate::act::change::audit::{self, Entry};
 use crate::act::change::store::{self, Change};
 use crate::act::change::watched::{self, Watched};
-use crate::act::change::{index_state, queue_run, room};
+use crate::act::change::{index_state, observed, queue_run, room};
 use crate::act::define;
 use crate::act::runs::timestamp;
 use crate::baselines::{self, Occasion};
@@ -39,8 +39,6 @@ const CONCERNED_MAX: usize = 50;
 const CONTROLS_MAX: usize = 20;
 /// Executions without which a statement says nothing of the machine.
 const CONTROL_CALLS_MIN: f64 = 20.0;
-/// The statements' time that is compared with, at most.
-const BEFORE_US: i64 = 24 * 3_600 * 1_000_000;
 /// What ids of perf.scaling_recommendations() begin with, and those of views.
 const SCALING: &str = "scaling:";
 const VIEWS: &str = "scaling:materialized_view:";
@@ -60,7 +58,7 @@ pub fn request(recommendation_id: &str) -> Result<i64, Error> {
     }
     let (mut change, concerned) = match recommendation_id.strip_prefix(VIEWS) {
         Some(view) => (of_view(recommendation_id, view)?, Vec::new()),
-        None if recommendation_id.starts_with(partitioning::PREFIX) => partitioning::of(recommendation_id)?,
+        None if recommendation_id.starts_with(scaling::PARTITIONING) => partitioning::of(recommendation_id)?,
         None if recommendation_id.starts_with(SCALING) => return Err(by_itself(recommendation_id)?),
         None => of_index(recommendation_id)?,
     };
@@ -88,18 +86,10 @@ fn begin(mut change: Change, mut concerned: Vec<Watched>) -> Result<i64, Error> 
     }
     let as_caller = change.owner == privilege::current_role();
     change.run_id = if as_caller { queue_run()? } else { privilege::as_role(change.owner, queue_run)? };
-    let Some(change_id) = store::insert(&change)? else {
-        // Somebody else's transaction was first, and has committed just now.
-        return Err(match store::latest(&change.recommendation_id)? {
-            Some(open) => applied_already(&open),
-            None => in_hand(&change.recommendation_id, "is being applied by another session"),
-        });
-    };
-    change.change_id = change_id;
-    let baseline = format!("before change {change_id} ({})", change.recommendation_id);
+    let since = since(&change)?;
     let note = format!("captured before a change of {}", change.relation);
-    baselines::capture(&baseline, Some(&note), timestamp(since(&change)?), keep()?, Occasion::Change(change_id))?;
-    store::set_baseline(change_id, &baseline)?;
+    let baseline = keep_new(&mut change, since, &note)?;
+    let change_id = change.change_id;
     watched::keep(change_id, &baseline, &concerned)?;
     plans::keep(change_id, &concerned)?;
     let entry = Entry {
@@ -111,6 +101,22 @@ fn begin(mut change: Change, mut concerned: Vec<Watched>) -> Result<i64, Error> 
     };
     audit::note(&change, change.owner, &entry)?;
     Ok(change.run_id)
+}
+
+/// Stores a new change, which has a number then, and the baseline from before it, whose name it gives.
+fn keep_new(change: &mut Change, since: i64, note: &str) -> Result<String, Error> {
+    let Some(change_id) = store::insert(change)? else {
+        // Somebody else's transaction was first, and has committed just now.
+        return Err(match store::latest(&change.recommendation_id)? {
+            Some(open) => applied_already(&open),
+            None => in_hand(&change.recommendation_id, "is being applied by another session"),
+        });
+    };
+    change.change_id = change_id;
+    let baseline = format!("before change {change_id} ({})", change.recommendation_id);
+    baselines::capture(&baseline, Some(note), timestamp(since), keep()?, Occasion::Change(change_id))?;
+    store::set_baseline(change_id, &baseline)?;
+    Ok(baseline)
 }
 
 fn in_hand(recommendation_id: &str, what: &str) -> Error {
@@ -147,19 +153,20 @@ fn since(change: &Change) -> Result<i64, Error> {
         ))
     })?;
     let now = background::now();
-    let earliest = now - BEFORE_US;
+    let earliest = now - observed::BEFORE_US;
     Ok(latest.into_iter().next().filter(|at| *at < now).map_or(earliest, |at| at.max(earliest)))
 }
 
 /// The statements that the advice says something of, by queryid.
 type Concerned = BTreeMap<i64, Watched>;
 
-fn promised(evidence: &Value) -> Concerned {
+/// What a list of statements says of each; `ratio` reads what one is to take in relation to now.
+fn promised(evidence: &Value, ratio: impl Fn(&Value) -> Option<f64>) -> Vec<Watched> {
     let mut found = Concerned::new();
     for one in evidence.as_array().into_iter().flatten() {
-        let number = |name: &str| one.get(name).and_then(Value::as_f64);
-        let (Some(queryid), Some(ms)) = (one.get("queryid").and_then(Value::as_i64), number("ms")) else { continue };
-        let ratio = number("time_after_pct").map(|pct| pct / 100.0);
+        let ms = one.get("ms").and_then(Value::as_f64);
+        let Some((queryid, ms)) = one.get("queryid").and_then(Value::as_i64).zip(ms) else { continue };
+        let ratio = ratio(one);
         let known = found.entry(queryid).or_insert(Watched {
             queryid,
             part: Part::Promised,
@@ -174,7 +181,7 @@ fn promised(evidence: &Value) -> Concerned {
         };
         known.weight_ms = all;
     }
-    found
+    found.into_values().collect()
 }
 
 /// Adds the other statements that touch the relation, and some that do not.
@@ -245,7 +252,7 @@ fn refused_as(recommendation_id: &str, what: &str, hint: &str) -> Error {
 pub fn advice() -> Result<(Vec<Recommendation>, f64), Error> {
     let workload = captured::read()?;
     let rows = recommend::run(&workload, &Options::within(BUDGET))?.rows;
-    Ok((rows, workload.statements.iter().map(|statement| statement.total_ms).sum()))
+    Ok((rows, workload.total_ms()))
 }
 
 /// The change that an advice on indexes asks for, and the statements that it names.
@@ -291,7 +298,8 @@ fn of_row(row: &Recommendation, total_ms: f64) -> Result<(Change, Vec<Watched>),
             of_existing(row, &mut change)?;
         }
     }
-    Ok((change, promised(&row.evidence).into_values().collect()))
+    let ratio = |one: &Value| one.get("time_after_pct").and_then(Value::as_f64).map(|pct| pct / 100.0);
+    Ok((change, promised(&row.evidence, ratio)))
 }
 
 /// The advice of perf.scaling_recommendations() of an id.
@@ -342,7 +350,7 @@ fn of_view(recommendation_id: &str, name: &str) -> Result<Change, Error> {
     let source = row.evidence.get("sources").and_then(Value::as_str).unwrap_or_default();
     let source = source.split(", ").next().unwrap_or_default();
     let target = catalog::relation_named(source).map_err(spi_failed)?.ok_or_else(|| unknown(recommendation_id))?;
-    let total_ms = captured::read()?.statements.iter().map(|statement| statement.total_ms).sum();
+    let total_ms = captured::read()?.total_ms();
     Ok(Change {
         kind: "matview".to_owned(),
         relation: view.clone(),

@@ -26,7 +26,7 @@ const EVIDENCE_MAX: usize = 20;
 /// Where dates and timestamps of the server count from, in microseconds since 1970.
 const SERVER_EPOCH_US: f64 = 946_684_800e6;
 /// What bounds would be cut by, as a conversion has it by default.
-const ZONE: &str = "UTC";
+pub const ZONE: &str = "UTC";
 /// SQLSTATE of what is in the way of the caller, rather than of the table.
 const DENIED: &str = "42501";
 const DAY_US: f64 = 86_400e6;

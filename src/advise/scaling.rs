@@ -31,6 +31,8 @@ use measured::Measured;
 /// Nodes that sharding is judged for, as `perf.sharding_advice` does by default.
 const NODES: u32 = 4;
 
+/// What ids of rows on the partitioning of a table begin with; its name follows.
+pub const PARTITIONING: &str = "scaling:partitioning:";
 /// What ids of rows on the work memory of a role begin with; its name follows.
 pub const WORK_MEM: &str = "scaling:work_mem:";
 

@@ -20,6 +20,11 @@ pub fn rows<T>(
     })
 }
 
+/// The text of a column; empty for NULL.
+pub fn text_of(row: &pgrx::spi::SpiHeapTupleData<'_>, column: usize) -> Result<String, pgrx::spi::Error> {
+    Ok(row.get::<Text>(column)?.unwrap_or_default().0)
+}
+
 /// The first value of a query's first row; None for no row and for NULL. Unlike `Spi::get_one`, this assigns no transaction
 /// id, so it works on a standby too.
 pub fn value<T: pgrx::FromDatum + pgrx::IntoDatum>(

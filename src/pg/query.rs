@@ -339,6 +339,14 @@ pub fn keeps_one_snapshot() -> bool {
     unsafe { pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as i32 }
 }
 
+/// The text of a statement that is put together at compile time; its bytes end with NUL.
+pub const fn c_text(bytes: &'static [u8]) -> &'static CStr {
+    match CStr::from_bytes_with_nul(bytes) {
+        Ok(text) => text,
+        Err(_) => c"",
+    }
+}
+
 /// A row of the answer.
 pub struct Row {
     pub(super) tuple: pg_sys::HeapTuple,

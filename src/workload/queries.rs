@@ -79,6 +79,11 @@ impl Workload {
         Workload { source, hours: None, statements: Vec::new(), not_permitted: 0 }
     }
 
+    /// The measured time of all statements.
+    pub fn total_ms(&self) -> f64 {
+        self.statements.iter().map(|statement| statement.total_ms).sum()
+    }
+
     /// Whether its times were measured.
     pub fn is_measured(&self) -> bool {
         self.source != Source::Given

@@ -11,8 +11,8 @@ use pgrx::pg_sys;
 use serde_json::{json, Value};
 
 use super::setting;
-use super::store::{Change, TABLE};
-use crate::act::runs::{rows, run, timestamp};
+use super::store::{self, Change, TABLE};
+use crate::act::runs::{rows, timestamp};
 use crate::error::Error;
 use crate::guc;
 use crate::pg::privilege;
@@ -22,9 +22,7 @@ use crate::pg::text::{Document, Text};
 /// Statements of a change at most.
 const STATEMENTS_MAX: i64 = 100;
 /// The statements' time that is compared with, at most.
-const BEFORE_US: i64 = 24 * 3_600 * 1_000_000;
-/// After so long what is seldom executed is not waited for any more.
-const LATE_S: f64 = 7.0 * 86_400.0;
+pub const BEFORE_US: i64 = 24 * 3_600 * 1_000_000;
 /// How long sessions are waited for that began before the setting of their role or database was changed.
 const SESSIONS_S: f64 = 3_600.0;
 
@@ -135,14 +133,6 @@ pub fn forget(change_id: i64) -> Result<(), Error> {
     write(c"DELETE FROM perf.change WHERE change_id = $1", &[change_id.into()])
 }
 
-/// Writes down what else is known of a change.
-pub fn add_to_state(change_id: i64, state: &Value) -> Result<(), Error> {
-    write(
-        c"UPDATE perf.change SET state = state || $2 WHERE change_id = $1",
-        &[change_id.into(), Document(state.clone()).into()],
-    )
-}
-
 /// How many changes of others are watched.
 pub fn open() -> Result<i64, Error> {
     privilege::as_owner(TABLE, || {
@@ -156,10 +146,7 @@ pub fn open() -> Result<i64, Error> {
 }
 
 fn write(statement: &'static std::ffi::CStr, arguments: &[pgrx::datum::DatumWithOid]) -> Result<(), Error> {
-    privilege::as_owner(TABLE, || {
-        privilege::writable(|| run(statement, arguments));
-        Ok(())
-    })
+    store::changed(statement, arguments).map(|_| ())
 }
 
 /// From now on executions are after the change, for another round.
@@ -268,7 +255,7 @@ pub fn measure(change: &Change) -> Result<Option<(Vec<Observed>, Judgement)>, Er
         is_setting,
         total_ms: change.total_ms,
         min_calls: guc::verify_min_calls(),
-        is_late: change.applied_s_ago.is_some_and(|seconds| seconds > LATE_S),
+        is_late: change.is_late(),
     };
     let mut judgement = guard::judge(&found, &question);
     let sessions = if is_setting { old_sessions(change)? } else { 0 };

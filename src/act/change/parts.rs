@@ -8,7 +8,6 @@ use pgrx::pg_sys;
 use super::index_state::{self, IndexState};
 use crate::collect::partitions::spi_failed;
 use crate::error::Error;
-use crate::pg::text::Text;
 use crate::pg::{catalog, ident};
 
 /// An index that stays, with its own parts, as what is made in its place.
@@ -79,9 +78,7 @@ pub fn kept(whole: pg_sys::Oid, own: &HashSet<u32>) -> Result<Vec<Kept>, Error> 
         &[whole.into()],
         |row| {
             let invalid = pg_sys::InvalidOid;
-            let text = |at: usize| {
-                Ok::<String, pgrx::spi::Error>(row.get::<Text>(at)?.map_or_else(String::new, |text| text.0))
-            };
+            let text = |at| catalog::text_of(row, at);
             Ok(Some(Node {
                 oid: row.get::<pg_sys::Oid>(1)?.unwrap_or(invalid),
                 parent: row.get::<pg_sys::Oid>(2)?.unwrap_or(invalid),
@@ -142,7 +139,7 @@ pub fn lacking(whole: pg_sys::Oid, table: pg_sys::Oid) -> Result<Option<Lacking>
         &[whole.into(), table.into()],
         |row| {
             let invalid = pg_sys::InvalidOid;
-            let text = |at: usize| Ok::<String, pgrx::spi::Error>(row.get::<Text>(at)?.map_or_else(String::new, |text| text.0));
+            let text = |at| catalog::text_of(row, at);
             let Some(parent) = row.get::<pg_sys::Oid>(5)?.and_then(ident::relation) else { return Ok(None) };
             Ok(Some(Lacking {
                 relation: row.get::<pg_sys::Oid>(1)?.unwrap_or(invalid),

@@ -11,7 +11,7 @@ use serde_json::{json, Value};
 use super::store::{Change, TABLE};
 use crate::act::runs::rows;
 use crate::error::Error;
-use crate::pg::query::Row;
+use crate::pg::query::{c_text, Row};
 use crate::pg::text::Text;
 use crate::pg::{data_directory, ident, names, privilege, role};
 
@@ -62,17 +62,6 @@ macro_rules! watched {
     };
 }
 
-const fn c_text(bytes: &'static [u8]) -> &'static std::ffi::CStr {
-    match std::ffi::CStr::from_bytes_with_nul(bytes) {
-        Ok(text) => text,
-        Err(_) => c"",
-    }
-}
-
-fn kind<'a>(vartype: &str, unit: Option<&'a str>) -> Kind<'a> {
-    Kind::of(vartype, unit)
-}
-
 fn optional(row: &Row, column: i32) -> Option<String> {
     row.get::<Text>(column).map(|text| text.0)
 }
@@ -105,7 +94,7 @@ pub fn of_server() -> Result<Settings, Error> {
     privilege::as_owner(TABLE, || {
         Ok(rows(statement, &[], |row| {
             let (name, unit) = (row.string(1), optional(row, 3));
-            let kind = kind(&row.string(2), unit.as_deref());
+            let kind = Kind::of(&row.string(2), unit.as_deref());
             let needs_restart = row.get::<bool>(4).unwrap_or(false);
             let is_auto = row.get::<bool>(8).unwrap_or(false);
             let (written, origin) = match (given.get(&name.to_ascii_lowercase()), optional(row, 7)) {
@@ -153,7 +142,7 @@ pub fn of_entries() -> Result<Settings, Error> {
             let oid = |column: i32| row.get::<pg_sys::Oid>(column).map_or(0, pg_sys::Oid::to_u32);
             let (unit, written) = (optional(row, 5), row.string(6));
             let configured = Configured {
-                value: canonical(&written, kind(&row.string(4), unit.as_deref())),
+                value: canonical(&written, Kind::of(&row.string(4), unit.as_deref())),
                 written,
                 auto_written: None,
                 origin: "entry".to_owned(),

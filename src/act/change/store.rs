@@ -19,6 +19,8 @@ pub const TABLE: &std::ffi::CStr = c"change";
 
 /// Why a run of autopilot's that had to wait for too long does nothing.
 pub const WINDOW_CLOSED: &str = "perf_opt.autopilot_window has closed meanwhile";
+/// After so long what is seldom executed is not waited for any more.
+const LATE_S: f64 = 7.0 * 86_400.0;
 /// Undos of a change that fail after which nobody tries again unasked.
 const UNDO_FAILURES_MAX: u64 = 3;
 
@@ -102,6 +104,11 @@ impl Change {
         self.status == "regressed" && self.state.get("confirmed").and_then(Value::as_bool) == Some(true)
     }
 
+    /// Whether it was waited long enough for what is seldom executed.
+    pub fn is_late(&self) -> bool {
+        self.applied_s_ago.is_some_and(|seconds| seconds > LATE_S)
+    }
+
     /// Whether it can be taken back, as far as is known: after some tries in vain it is a person's to look at.
     pub fn can_be_taken_back(&self) -> bool {
         let failures = self.state.get("undo_failures").and_then(Value::as_u64).unwrap_or(0);
@@ -121,7 +128,7 @@ impl Change {
 
 macro_rules! selected {
     ($rest:literal) => {
-        match std::ffi::CStr::from_bytes_with_nul(
+        crate::pg::query::c_text(
             concat!(
                 "SELECT change_id, recommendation_id, kind, relation, target, ddl, undo_ddl, owner::pg_catalog.oid,
                         by_autopilot, status, predicted_pct, achieved_pct, size_bytes, total_ms, run_id, message, recommendation,
@@ -130,10 +137,7 @@ macro_rules! selected {
                 "\0"
             )
             .as_bytes(),
-        ) {
-            Ok(text) => text,
-            Err(_) => c"",
-        }
+        )
     };
 }
 
@@ -262,7 +266,11 @@ pub fn insert(new: &Change) -> Result<Option<i64>, Error> {
     })
 }
 
-fn changed(statement: &'static std::ffi::CStr, arguments: &[pgrx::datum::DatumWithOid]) -> Result<u64, Error> {
+/// Runs a statement that writes to the tables of changes: of how many rows.
+pub(super) fn changed(
+    statement: &'static std::ffi::CStr,
+    arguments: &[pgrx::datum::DatumWithOid],
+) -> Result<u64, Error> {
     privilege::as_owner(TABLE, || Ok(privilege::writable(|| run(statement, arguments))))
 }
 
@@ -348,9 +356,14 @@ pub fn set_left(change_id: i64, left: bool) -> Result<(), Error> {
 
 /// Notes which indexes a change has made so far, by OID.
 pub fn set_oids(change_id: i64, oids: &[u32]) -> Result<(), Error> {
+    add_to_state(change_id, &json!({ "oids": oids }))
+}
+
+/// Writes down what else is known of a change.
+pub fn add_to_state(change_id: i64, state: &Value) -> Result<(), Error> {
     changed(
         c"UPDATE perf.change SET state = state || $2 WHERE change_id = $1",
-        &[change_id.into(), Document(serde_json::json!({ "oids": oids })).into()],
+        &[change_id.into(), Document(state.clone()).into()],
     )
     .map(|_| ())
 }

@@ -17,8 +17,6 @@ use crate::pg::local::ProcessLocal;
 use crate::pg::text::Document;
 use crate::pg::{catalog, privilege};
 
-/// After so long what is seldom executed is not waited for any more.
-const LATE_S: f64 = 7.0 * 86_400.0;
 /// Changes looked at after one run of the collector.
 const DUE_MAX: i64 = 20;
 
@@ -66,7 +64,7 @@ fn by_promise(change: &Change) -> Result<(Vec<Observed>, Judgement), Error> {
         predicted_pct: change.predicted_pct,
         total_ms: change.total_ms,
         min_calls: guc::verify_min_calls(),
-        is_late: change.applied_s_ago.is_some_and(|seconds| seconds > LATE_S),
+        is_late: change.is_late(),
     };
     let mut judgement = judge(&observed, &promise);
     if judgement.verdict == Verdict::NoGain && change.kind == "index_create" {

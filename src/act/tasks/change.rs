@@ -23,7 +23,6 @@ use crate::indexes;
 use crate::pg::text::Text;
 use crate::pg::{background, buffers, catalog, ident, privilege};
 
-/// A lock that could not be had, in time or for a deadlock.
 const DUPLICATE: &str = "42P07";
 const UNDEFINED: &str = "42704";
 /// How long is waited for a lock: while nobody has to wait for that, and else.
@@ -184,35 +183,26 @@ fn create(order: &Order, change: &Change, ddl: &str, list: &str) -> Result<(Valu
 fn build(order: &Order, change: &Change, pieces: &[Piece], own: &mut Vec<u32>) -> Result<Vec<Piece>, Failure> {
     for (at, piece) in pieces.iter().enumerate() {
         executor::transaction(|| note(order, &json!({ "step": at + 1, "steps": pieces.len(), "sql": piece.sql })))?;
-        run_piece(piece)?;
-        // What bears the name from now on is this change's as long as it is this very index.
-        executor::transaction(|| {
-            own.extend(state_of(piece)?.map(|found| found.oid.to_u32()));
-            Ok(store::set_oids(change.change_id, own)?)
-        })?;
+        run_patiently(&piece.sql, piece.is_gentle)?;
+        note_made(change, piece, own)?;
     }
-    let Some(whole) = whole_among(change, pieces)?.filter(|whole| !whole.valid) else { return Ok(Vec::new()) };
+    let made = pieces.iter().filter_map(|piece| piece.creates.as_ref());
+    let whole = partitioned_index::whole_of(change, made.map(|(schema, name)| (schema.as_str(), name.as_str())))?;
+    let Some(whole) = whole.filter(|whole| !whole.valid) else { return Ok(Vec::new()) };
     let mut more = Vec::new();
     for creates in partitioned_index::complete(change, &whole)? {
         let piece = Piece { sql: String::new(), creates: Some(creates), is_gentle: false };
-        executor::transaction(|| {
-            own.extend(state_of(&piece)?.map(|found| found.oid.to_u32()));
-            Ok(store::set_oids(change.change_id, own)?)
-        })?;
+        note_made(change, &piece, own)?;
         more.push(piece);
     }
     Ok(more)
 }
 
-/// The index of the change's own table, among those that statements make, if that table is partitioned.
-fn whole_among(change: &Change, pieces: &[Piece]) -> Result<Option<IndexState>, Failure> {
+/// What bears the name from now on is this change's as long as it is this very index.
+fn note_made(change: &Change, piece: &Piece, own: &mut Vec<u32>) -> Result<(), Failure> {
     executor::transaction(|| {
-        for piece in pieces {
-            if let Some(found) = state_of(piece)?.filter(|found| partitioned_index::is_whole(change, found)) {
-                return Ok(Some(found));
-            }
-        }
-        Ok(None)
+        own.extend(state_of(piece)?.map(|found| found.oid.to_u32()));
+        Ok(store::set_oids(change.change_id, own)?)
     })
 }
 
@@ -259,9 +249,9 @@ pub fn wait_for_locks(is_gentle: bool) {
 }
 
 /// Runs one statement; one that makes others wait while it waits does not wait for long.
-pub fn run_piece(piece: &Piece) -> Result<(), Failure> {
-    wait_for_locks(piece.is_gentle);
-    executor::statement(&piece.sql)
+pub fn run_patiently(sql: &str, is_gentle: bool) -> Result<(), Failure> {
+    wait_for_locks(is_gentle);
+    executor::statement(sql)
 }
 
 fn relation_named(schema: &str, name: &str) -> Result<bool, Error> {
@@ -440,7 +430,8 @@ fn take_back(order: &Order, change: &Change, finish: impl FnOnce() -> Result<(),
     })?;
     match change.kind.as_str() {
         "index_create" => {
-            let whole = partitioned_index::whole_of(change)?;
+            let made = undo::indexes(change, "made").into_iter().map(|(schema, name, _)| (schema, name));
+            let whole = partitioned_index::whole_of(change, made)?;
             drop_made(change, undo_ddl)?;
             if let Some(whole) = whole {
                 let own = made_before(change).into_iter().collect();

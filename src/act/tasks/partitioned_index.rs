@@ -4,21 +4,23 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::change::run_piece;
+use super::change::{run_patiently, wait_for_locks};
 use crate::act::change::index_state::{self, IndexState};
 use crate::act::change::parts::{self, Kept, Lacking};
 use crate::act::change::store::Change;
-use crate::act::change::undo;
-use crate::act::executor::{self, Failure, Piece};
+use crate::act::executor::{self, Failure};
 use crate::pg::ident;
 
 /// Partitions that are completed at most, one after the other.
 const COMPLETED_MAX: usize = 10_000;
 
-/// The index of the change's own table, among those that it has made, if that table is partitioned.
-pub fn whole_of(change: &Change) -> Result<Option<IndexState>, Failure> {
+/// The index of the change's own table, among those of these schemas and names, if that table is partitioned.
+pub fn whole_of<'a>(
+    change: &Change,
+    made: impl Iterator<Item = (&'a str, &'a str)>,
+) -> Result<Option<IndexState>, Failure> {
     executor::transaction(|| {
-        for (schema, name, _) in undo::indexes(change, "made") {
+        for (schema, name) in made {
             if let Some(found) = index_state::read(schema, name)?.filter(|found| is_whole(change, found)) {
                 return Ok(Some(found));
             }
@@ -40,26 +42,32 @@ pub fn complete(change: &Change, whole: &IndexState) -> Result<Vec<(String, Stri
             return Err(Failure::new("55000", format!("more than {COMPLETED_MAX} partitions have come meanwhile")));
         }
         let name = format!("perf_opt_{}_{}_idx", change.change_id, lacking.relation.to_u32());
-        let attach =
-            format!("ALTER INDEX {} ATTACH PARTITION {}", lacking.parent, ident::qualified(&lacking.schema, &name));
-        let found = executor::transaction(|| Ok(index_state::read(&lacking.schema, &name)?))?;
-        if found.as_ref().is_some_and(|found| !found.valid && !found.partitioned) {
-            executor::statement(&format!("DROP INDEX CONCURRENTLY {}", ident::qualified(&lacking.schema, &name)))?;
-        }
-        if !found.is_some_and(|found| found.valid || found.partitioned) {
+        if !is_usable(&lacking.schema, &name)? {
             let Some(create) = part_of(whole, change, &lacking, &name) else {
                 return Err(Failure::new("55000", format!("partition {} has come meanwhile", lacking.name)));
             };
-            run_piece(&own_piece(create, !lacking.is_partitioned))?;
+            run_patiently(&create, !lacking.is_partitioned)?;
         }
-        run_piece(&own_piece(attach, false))?;
+        attach(&lacking.parent, &ident::qualified(&lacking.schema, &name))?;
         made.push((lacking.schema, name));
     }
     Ok(made)
 }
 
-fn own_piece(sql: String, is_gentle: bool) -> Piece {
-    Piece { sql, creates: None, is_gentle }
+/// Whether an earlier try has made an index; what it has left of one goes.
+fn is_usable(schema: &str, name: &str) -> Result<bool, Failure> {
+    let Some(found) = executor::transaction(|| Ok(index_state::read(schema, name)?))? else { return Ok(false) };
+    // One of a partitioned table is valid when it has its parts.
+    let is_usable = found.valid || found.partitioned;
+    if !is_usable {
+        executor::statement(&format!("DROP INDEX CONCURRENTLY {}", ident::qualified(schema, name)))?;
+    }
+    Ok(is_usable)
+}
+
+/// Makes an index a part of another; both quoted and qualified.
+fn attach(whole: &str, part: &str) -> Result<(), Failure> {
+    run_patiently(&format!("ALTER INDEX {whole} ATTACH PARTITION {part}"), false)
 }
 
 /// The statement that makes the part of an index in one partition: its definition, for another table.
@@ -89,14 +97,13 @@ pub fn take_away(
         if !executor::transaction(|| Ok(index_state::read(&one.schema, &one.stand_in())?))?
             .is_some_and(|it| it.attached)
         {
-            let attach = format!("ALTER INDEX {} ATTACH PARTITION {}", stand_in(above), stand_in(one));
-            run_piece(&own_piece(attach, false))?;
+            attach(&stand_in(above), &stand_in(one))?;
         }
     }
     // Statistics of expressions are an index's own: gathered while it may take its time.
     let analyzed: HashSet<&String> = kept.iter().filter_map(|one| one.state.analyze.as_ref()).collect();
     for analyze in analyzed {
-        run_piece(&own_piece(analyze.clone(), true))?;
+        run_patiently(analyze, true)?;
     }
     let Some(name) = executor::transaction(|| Ok(ident::relation(whole.oid)))? else {
         return Err(Failure::new("55000", format!("the index of {} is gone", change.relation)));
@@ -107,24 +114,18 @@ pub fn take_away(
         exchange.push(format!("ALTER INDEX {stand_in} RENAME TO {}", ident::quote(&one.name)));
         exchange.extend(one.state.extras.iter().cloned());
     }
-    super::change::wait_for_locks(false);
+    wait_for_locks(false);
     executor::script(&exchange.join(";\n"), at_end)
 }
 
 /// Builds what is to stand in for an index, unless an earlier try has.
 fn build(kept: &Kept) -> Result<(), Failure> {
-    let stand_in = kept.stand_in();
-    let found = executor::transaction(|| Ok(index_state::read(&kept.schema, &stand_in)?))?;
-    // One of a partitioned table is valid when it has its parts.
-    if found.as_ref().is_some_and(|found| found.valid || found.partitioned) {
+    if is_usable(&kept.schema, &kept.stand_in())? {
         return Ok(());
-    }
-    if found.is_some() {
-        executor::statement(&format!("DROP INDEX CONCURRENTLY {}", ident::qualified(&kept.schema, &stand_in)))?;
     }
     let Some(again) = kept.again() else {
         let name = ident::qualified(&kept.schema, &kept.name);
         return Err(Failure::new("55000", format!("index {name} would go with it: \"{}\"", kept.state.definition)));
     };
-    run_piece(&own_piece(again, !kept.state.partitioned))
+    run_patiently(&again, !kept.state.partitioned)
 }

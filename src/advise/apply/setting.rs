@@ -5,14 +5,12 @@ use perf_core::guard::{canonical, Kind};
 use pgrx::pg_sys;
 use serde_json::{json, Value};
 
-use super::{applied_already, denied, in_hand, keep, scaling_row, unknown};
+use super::{denied, keep_new, scaling_row, unknown};
 use crate::act::change::audit::{self, Entry};
 use crate::act::change::observed::{self, Before};
 use crate::act::change::queue_run;
 use crate::act::change::setting::{self, Configured, Place};
-use crate::act::change::store::{self, Change};
-use crate::act::runs::timestamp;
-use crate::baselines::{self, Occasion};
+use crate::act::change::store::Change;
 use crate::collect::partitions::spi_failed;
 use crate::error::Error;
 use crate::pg::names::current_database;
@@ -54,17 +52,9 @@ pub fn request(recommendation_id: &str) -> Result<i64, Error> {
         state: json!({ "settings": [wanted.to_json()], "since": since, "search_path": "pg_catalog, pg_temp" }),
         ..Change::default()
     };
-    let Some(change_id) = store::insert(&change)? else {
-        return Err(match store::latest(recommendation_id)? {
-            Some(open) => applied_already(&open),
-            None => in_hand(recommendation_id, "is being applied by another session"),
-        });
-    };
-    change.change_id = change_id;
-    let baseline = format!("before change {change_id} ({recommendation_id})");
     let note = format!("captured before {} was changed", wanted.place.name);
-    baselines::capture(&baseline, Some(&note), timestamp(since), keep()?, Occasion::Change(change_id))?;
-    store::set_baseline(change_id, &baseline)?;
+    keep_new(&mut change, since, &note)?;
+    let change_id = change.change_id;
     let total_ms = observed::keep_all(change_id, Before { since, until: now }, Some(role))?;
     observed::set_total(change_id, total_ms)?;
     let entry = Entry {

@@ -240,7 +240,7 @@ fn relations(shapes: &Shapes) -> Result<HashMap<u32, Relation>, Error> {
         &[touched.into()],
         |row| {
             let oid = |n| Ok::<u32, pgrx::spi::Error>(row.get::<pg_sys::Oid>(n)?.map_or(0, |oid| oid.to_u32()));
-            let string = |n| Ok::<String, pgrx::spi::Error>(row.get::<Text>(n)?.unwrap_or_default().0);
+            let string = |n| catalog::text_of(row, n);
             let numbers = row.get::<Vec<Option<i16>>>(7)?.unwrap_or_default();
             let names = row.get::<Vec<Option<String>>>(8)?.unwrap_or_default();
             let columns = numbers.into_iter().zip(names).filter_map(|(number, name)| number.zip(name)).collect();

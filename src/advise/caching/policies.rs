@@ -39,7 +39,7 @@ pub fn read() -> Result<Vec<Policy>, Error> {
            FROM perf.cache_policy AS p ORDER BY p.policy_no NULLS LAST, p.cache_name COLLATE \"C\"",
         &[],
         |row| {
-            let string = |n| Ok::<String, pgrx::spi::Error>(row.get::<Text>(n)?.unwrap_or_default().0);
+            let string = |n| catalog::text_of(row, n);
             let list = |n| -> Result<Vec<String>, pgrx::spi::Error> {
                 Ok(row.get::<Vec<Option<String>>>(n)?.unwrap_or_default().into_iter().flatten().collect())
             };

@@ -12,7 +12,7 @@ use super::{indexes, slower};
 use crate::act::change::setting::{self, Setting, Settings};
 use crate::act::change::store::Change;
 use crate::act::runs::rows;
-use crate::advise::index::study::parameters_of;
+use crate::advise::index::study::{self, parameters_of};
 use crate::error::Error;
 use crate::pg::planner::{self, Configuration, Planned, Statement, UsedIndex, WriteCommand};
 use crate::pg::{privilege, query_rules};
@@ -22,8 +22,6 @@ use crate::workload::queries::{StatementSample, WorkloadStatement};
 /// Statements planned at most, and samples of each.
 const STATEMENTS_MAX: usize = 20;
 const SAMPLES_MAX: usize = 3;
-/// Never wait longer for a lock that somebody else holds.
-const LOCK_TIMEOUT_MS: u32 = 20;
 /// Costs of the same plan that differ by more are of sorts and hashes that do not fit into memory any more.
 const COST_MOVED: f64 = 0.05;
 /// What changes the cost of a plan that stays the same by what it does, rather than by what a step is said to cost.
@@ -48,15 +46,8 @@ pub fn of(change: &Change) -> Result<Option<String>, Error> {
 
 fn plan(statement: &WorkloadStatement, sample: &StatementSample) -> Option<Planned> {
     let parameters = parameters_of(sample);
-    let asked = Statement {
-        text: &sample.text,
-        search_path: (!sample.search_path.is_empty()).then_some(sample.search_path.as_str()),
-        role: Some(statement.userid),
-        parameters: &parameters,
-        cardinalities: &[],
-        lock_timeout_ms: Some(LOCK_TIMEOUT_MS),
-        unwrap: true,
-    };
+    // What was counted when it ran may be of either plan.
+    let asked = Statement { cardinalities: &[], ..study::captured(sample, &parameters, statement.userid) };
     let configuration = Configuration { explain: true, ..Configuration::default() };
     planner::plan(&asked, &[configuration]).ok()?.into_iter().next()
 }

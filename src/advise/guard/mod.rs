@@ -99,7 +99,7 @@ pub fn check(own: &[Change]) -> Result<(), Error> {
         let cause = cause::of(change)?;
         let id = change.change_id;
         if let Some(cause) = cause {
-            observed::add_to_state(id, &json!({ "cause": cause }))?;
+            store::add_to_state(id, &json!({ "cause": cause }))?;
             let undone = if may_undo_kind(change) { "it is put back" } else { "it is left as it is" };
             let what = change.message.as_deref().unwrap_or_default();
             pgrx::log!("perf_opt guard: change {id} ({}) does harm: {what}; {cause}; {undone}", change.relation);

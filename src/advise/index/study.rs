@@ -218,7 +218,7 @@ pub fn run(workload: &Workload, deadline: Instant) -> Result<Study, Error> {
         }
     }
     study.total_weight = if workload.is_measured() {
-        workload.statements.iter().map(|statement| statement.total_ms).sum()
+        workload.total_ms()
     } else {
         study.statements.iter().map(|statement| statement.weight).sum()
     };
@@ -413,8 +413,22 @@ fn begins_as_query(text: &str) -> bool {
         .any(|known| word.eq_ignore_ascii_case(known))
 }
 
-/// The sampled values, if none of them is NULL: `x > NULL` would plan as no rows at all.
-/// The values of a sample's parameters, as the planner is given them; none where one is not known.
+/// A captured sample as the planner is given it, with its [`parameters_of`]: as the role that sent it, and without waiting for
+/// what others have locked.
+pub fn captured<'a>(sample: &'a StatementSample, parameters: &'a [Parameter], role: pg_sys::Oid) -> Statement<'a> {
+    Statement {
+        text: &sample.text,
+        search_path: (!sample.search_path.is_empty()).then_some(sample.search_path.as_str()),
+        role: Some(role),
+        parameters,
+        cardinalities: &sample.cardinalities,
+        lock_timeout_ms: Some(LOCK_TIMEOUT_MS),
+        unwrap: true,
+    }
+}
+
+/// The values of a sample's parameters, as the planner is given them; none where one is not known, or NULL: `x > NULL` would
+/// plan as no rows at all.
 pub fn parameters_of(sample: &StatementSample) -> Vec<Parameter> {
     let known: Vec<Parameter> = sample
         .params

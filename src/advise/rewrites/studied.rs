@@ -7,7 +7,7 @@ use perf_core::rewrite::{self as decide, improvement_pct, Rule};
 use pgrx::pg_sys;
 
 use super::{costs, facts, Row};
-use crate::advise::index::study::parameters_of;
+use crate::advise::index::study::{self, parameters_of};
 use crate::error::Error;
 use crate::memory::survey::Snapshot;
 use crate::pg::planner::{Deadline, Failure, Parameter, Planned, Statement};
@@ -91,14 +91,10 @@ impl<'a> Studied<'a> {
 
     /// It, or another in its place, as it is planned.
     pub(super) fn statement<'b>(&'b self, instead: Option<&'b str>) -> Statement<'b> {
-        Statement {
-            text: instead.unwrap_or(&self.sample.text),
-            search_path: (!self.sample.search_path.is_empty()).then_some(self.sample.search_path.as_str()),
-            role: Some(pg_sys::Oid::from(self.item.key.userid)),
-            parameters: &self.parameters,
-            cardinalities: &self.sample.cardinalities,
-            lock_timeout_ms: Some(LOCK_TIMEOUT_MS),
-            unwrap: instead.is_none(),
+        let sent = study::captured(&self.sample, &self.parameters, pg_sys::Oid::from(self.item.key.userid));
+        match instead {
+            None => sent,
+            Some(text) => Statement { text, unwrap: false, ..sent },
         }
     }
 

@@ -6,7 +6,6 @@ use perf_core::roadmap::after_each_other;
 use crate::error::Error;
 use crate::pg::catalog;
 use crate::pg::privilege;
-use crate::pg::text::Text;
 
 /// One change.
 #[derive(Clone, Debug)]
@@ -46,7 +45,7 @@ pub fn all() -> Result<Vec<Change>, Error> {
                FROM perf.applied_changes ORDER BY applied_at NULLS LAST, change_id",
             &[],
             |row| {
-                let text = |n| Ok::<String, pgrx::spi::Error>(row.get::<Text>(n)?.unwrap_or_default().0);
+                let text = |n| catalog::text_of(row, n);
                 Ok(Some(Change {
                     kind: text(1)?,
                     relation: text(2)?,

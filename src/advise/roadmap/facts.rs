@@ -211,7 +211,7 @@ fn find(name: &str) -> Result<Option<Relation>, Error> {
                 pg_catalog.to_regclass($2)::pg_catalog.oid)",
         &[Text(name.to_owned()).into(), as_sql.into()],
         |row| {
-            let text = |n| Ok::<String, pgrx::spi::Error>(row.get::<Text>(n)?.unwrap_or_default().0);
+            let text = |n| catalog::text_of(row, n);
             Ok(Some(Relation {
                 oid: row.get::<pg_sys::Oid>(1)?.unwrap_or(pg_sys::InvalidOid),
                 name: ident::qualified(&text(2)?, &text(3)?),

@@ -95,7 +95,7 @@ pub fn tasks() -> Result<Vec<Task>, Error> {
                FROM perf.roadmap_task WINDOW of_phase AS (PARTITION BY phase) ORDER BY phase, task_no",
             &[],
             |row| {
-                let text = |n| Ok::<String, pgrx::spi::Error>(row.get::<Text>(n)?.unwrap_or_default().0);
+                let text = |n| catalog::text_of(row, n);
                 let maybe = |n| Ok::<_, pgrx::spi::Error>(row.get::<Text>(n)?.map(|text| text.0));
                 let objects = row.get::<Vec<Option<Text>>>(8)?.unwrap_or_default();
                 Ok(Some(Task {

@@ -9,13 +9,13 @@ use serde_json::json;
 
 use super::{value_of, Basis, Context, Row, WORK_MEM};
 use crate::act::change::setting::{self, Place, Settings};
-use crate::advise::index::study::parameters_of;
+use crate::advise::index::study::{self, parameters_of};
 use crate::collect::host;
 use crate::error::Error;
 use crate::memory::samples;
 use crate::memory::survey::{self, Snapshot};
 use crate::pg::names::{current_database, Visibility};
-use crate::pg::planner::{self, Configuration, Statement};
+use crate::pg::planner::{self, Configuration};
 use crate::pg::{background, ident, query_rules, role};
 use crate::workload::captured;
 
@@ -25,8 +25,6 @@ const BLOCK: f64 = 8192.0;
 const CALLS_MIN: u64 = 10;
 /// Share of all time that a role's spilling statements must take.
 const SHARE_MIN: f64 = 0.01;
-/// Never wait longer for a lock that somebody else holds.
-const LOCK_TIMEOUT_MS: u32 = 20;
 
 /// A statement that writes temporary files.
 struct Spill {
@@ -81,15 +79,7 @@ pub(super) fn rows(context: &Context) -> Result<Vec<Row>, Error> {
             let statement = captured::statement(&one.item, kept.remove(&one.item.key).unwrap_or_default());
             let Some(sample) = statement.samples.first() else { continue };
             let parameters = parameters_of(sample);
-            let asked = Statement {
-                text: &sample.text,
-                search_path: (!sample.search_path.is_empty()).then_some(sample.search_path.as_str()),
-                role: Some(statement.userid),
-                parameters: &parameters,
-                cardinalities: &sample.cardinalities,
-                lock_timeout_ms: Some(LOCK_TIMEOUT_MS),
-                unwrap: true,
-            };
+            let asked = study::captured(sample, &parameters, statement.userid);
             let cost = |kb: i64| {
                 let plan =
                     || planner::plan(&asked, &[Configuration::default()]).ok()?.first().map(|plan| plan.total_cost);

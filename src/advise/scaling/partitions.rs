@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use pgrx::pg_sys;
 use serde_json::json;
 
-use super::{rows_of, value_of, Basis, Context, Row};
+use super::{rows_of, value_of, Basis, Context, Row, PARTITIONING};
 use crate::advise::partitioning;
 use crate::error::Error;
 use crate::pg::lock::Shared;
@@ -23,7 +23,7 @@ pub(super) fn rows(context: &Context, budget: Duration) -> Result<Vec<Row>, Erro
         let (found, notices) = partitioning::advise(&captured::read()?, bytes_min as f64, Instant::now() + budget)?;
         for one in found {
             let mut row = Row::new("partitioning");
-            row.id = format!("scaling:partitioning:{}", one.relation);
+            row.id = format!("{PARTITIONING}{}", one.relation);
             row.priority = one.priority.to_owned();
             row.triggered = one.ddl.is_some();
             row.metric = Some("relation_size".to_owned());
@@ -107,7 +107,7 @@ fn of_policy(bytes_min: f64) -> Result<Vec<Row>, Error> {
               ORDER BY s.place LIMIT 1",
             &[Text(policy.table.clone()).into()],
             |row| {
-                let text = |n| Ok::<String, pgrx::spi::Error>(row.get::<Text>(n)?.unwrap_or_default().0);
+                let text = |n| catalog::text_of(row, n);
                 let oid = row.get::<pg_sys::Oid>(1)?.unwrap_or(pg_sys::InvalidOid);
                 Ok(Some((oid, ident::qualified(&text(2)?, &text(3)?))))
             },
@@ -116,7 +116,7 @@ fn of_policy(bytes_min: f64) -> Result<Vec<Row>, Error> {
         let Some((oid, name)) = found.into_iter().next() else { continue };
         let bytes = size_of(oid)?;
         let mut row = Row::new("partitioning");
-        row.id = format!("scaling:partitioning:{name}");
+        row.id = format!("{PARTITIONING}{name}");
         row.metric = Some("relation_size".to_owned());
         row.measured_value = bytes;
         row.threshold = Some(bytes_min);

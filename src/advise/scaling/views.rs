@@ -118,7 +118,7 @@ fn in_search_path(name: &str) -> Result<Option<Relation>, Error> {
           ORDER BY s.place LIMIT 1",
         &[Text(name.to_owned()).into()],
         |row| {
-            let text = |n| Ok::<String, pgrx::spi::Error>(row.get::<Text>(n)?.unwrap_or_default().0);
+            let text = |n| catalog::text_of(row, n);
             let oid = row.get::<pgrx::pg_sys::Oid>(1)?.unwrap_or(pgrx::pg_sys::InvalidOid);
             Ok(Some(Relation { oid, name: ident::qualified(&text(2)?, &text(3)?), kind: text(4)? }))
         },

@@ -147,7 +147,7 @@ fn classes(touched: &[pg_sys::Oid]) -> Result<Vec<Class>, Error> {
             TABLES_MAX.into(),
         ],
         |row| {
-            let text = |n| Ok::<String, pgrx::spi::Error>(row.get::<Text>(n)?.unwrap_or_default().0);
+            let text = |n| catalog::text_of(row, n);
             let is = |n| Ok::<bool, pgrx::spi::Error>(row.get::<bool>(n)?.unwrap_or(false));
             let oid = row.get::<pg_sys::Oid>(1)?.unwrap_or(pg_sys::InvalidOid);
             let mut obstacles = Vec::new();
