@@ -9,6 +9,7 @@ use crate::pg::text::DbText;
 use core::sync::atomic::Ordering;
 use perf_core::counters::Counters;
 use perf_core::histogram::{Histogram, Octaves};
+use pgrx::pg_sys;
 
 /// An entry as a reader sees it.
 pub struct EntryView<'a> {
@@ -156,6 +157,11 @@ impl Snapshot {
     /// Time of all executions and of their planning.
     pub fn time_ns(&self) -> u64 {
         self.counters.total_ns + self.counters.planning_ns
+    }
+
+    /// Bytes of temporary files that an execution writes, on average.
+    pub fn temp_bytes(&self) -> f64 {
+        self.counters.usage.temp_blks_written as f64 * f64::from(pg_sys::BLCKSZ) / self.counters.calls.max(1) as f64
     }
 }
 

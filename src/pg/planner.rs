@@ -77,6 +77,12 @@ pub(super) fn unless_fatal(caught: Box<CaughtError>) -> Box<CaughtError> {
     caught
 }
 
+/// The work memory of this session, in kB.
+pub fn work_mem_kb() -> i64 {
+    // SAFETY: a plain read of a setting of this process.
+    i64::from(unsafe { pg_sys::work_mem })
+}
+
 /// Runs `body` with a `search_path` of `pg_catalog` alone; None when it raised an ERROR other than those that [`plan`] raises
 /// again, which this does too.
 pub fn with_catalog_path<R>(body: impl FnOnce() -> R) -> Option<R> {

@@ -8,10 +8,7 @@ use pgrx::pg_sys;
 
 use super::studied::Studied;
 use super::{costs, facts, Row};
-use crate::pg::{ident, query_rules};
-
-/// Bytes of a block.
-const BLOCK: f64 = 8192.0;
+use crate::pg::{ident, planner, query_rules};
 
 impl Studied<'_> {
     /// It reads all of a table that grows with time.
@@ -65,13 +62,11 @@ impl Studied<'_> {
 
     /// It writes temporary files.
     pub(super) fn spilling(&self) -> Option<Row> {
-        let counters = &self.item.counters;
-        let bytes = counters.usage.temp_blks_written as f64 * BLOCK / counters.calls.max(1) as f64;
-        if bytes < BLOCK {
+        let bytes = self.item.temp_bytes();
+        if bytes < f64::from(pg_sys::BLCKSZ) {
             return None;
         }
-        // SAFETY: a plain read of a setting of this process.
-        let current = i64::from(unsafe { pg_sys::work_mem });
+        let current = planner::work_mem_kb();
         let written = format!("{:.1} MB of temporary files an execution", bytes / 1_048_576.0);
         let mut row = self.row(Rule::WorkMemSpill);
         let Some(kb) = decide::work_mem_kb(bytes, current) else {

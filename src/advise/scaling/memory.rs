@@ -20,7 +20,6 @@ use crate::pg::{background, ident, query_rules, role};
 use crate::workload::captured;
 
 const NAME: &str = "work_mem";
-const BLOCK: f64 = 8192.0;
 /// Executions without which nothing is advised.
 const CALLS_MIN: u64 = 10;
 /// Share of all time that a role's spilling statements must take.
@@ -50,9 +49,9 @@ pub(super) fn rows(context: &Context) -> Result<Vec<Row>, Error> {
     let mut roles: BTreeMap<u32, Vec<Spill>> = BTreeMap::new();
     for item in items {
         let user = item.key.userid;
-        let bytes = item.counters.usage.temp_blks_written as f64 * BLOCK / item.counters.calls.max(1) as f64;
+        let bytes = item.temp_bytes();
         let may_know = visible.covers(user) && role::may_plan_as(pg_sys::Oid::from(user));
-        if item.is_other || item.counters.calls < CALLS_MIN || bytes < BLOCK || !may_know {
+        if item.is_other || item.counters.calls < CALLS_MIN || bytes < f64::from(pg_sys::BLCKSZ) || !may_know {
             continue;
         }
         let Some(wanted_kb) = work_mem_kb(bytes, current_kb(&configured, database, user)) else { continue };
