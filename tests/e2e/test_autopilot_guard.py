@@ -51,6 +51,11 @@ class Indexes(GuardTest):
                         "two verdicts")
         self.assertEqual(self.sql("SELECT to_regclass('useless')::text, to_regclass('useful')::text"), [("useless", "useful")])
         self.assertNotIn("undo", self.audit())
+        # Under another name it is the same.
+        self.sql("ALTER INDEX useless RENAME TO idle")
+        self.looked()
+        self.looked()
+        self.assertTrue(all(one["status"] in judged for one in self.changes()), self.changes())
 
     def test_what_is_no_single_index_for_queries_is_left_alone(self) -> None:
         self.guarded()

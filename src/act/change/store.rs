@@ -104,6 +104,12 @@ impl Change {
         self.status == "regressed" && self.state.get("confirmed").and_then(Value::as_bool) == Some(true)
     }
 
+    /// OIDs of the indexes that it has made so far, in earlier tries as well.
+    pub fn oids(&self) -> Vec<u32> {
+        let noted = self.state.get("oids").and_then(Value::as_array).into_iter().flatten();
+        noted.filter_map(Value::as_u64).filter_map(|oid| u32::try_from(oid).ok()).collect()
+    }
+
     /// Whether it was waited long enough for what is seldom executed.
     pub fn is_late(&self) -> bool {
         self.applied_s_ago.is_some_and(|seconds| seconds > LATE_S)

@@ -14,7 +14,6 @@ use crate::collect::worker::News;
 use crate::error::Error;
 use crate::guc;
 use crate::pg::local::ProcessLocal;
-use crate::pg::text::Document;
 use crate::pg::{catalog, privilege};
 
 /// Changes looked at after one run of the collector.
@@ -107,12 +106,11 @@ fn record(change: &Change, actor: pg_sys::Oid, judgement: &Judgement, statements
 }
 
 /// Scans of the indexes that a change has made.
-fn scans(change: &Change) -> Result<i64, Error> {
+pub fn scans(change: &Change) -> Result<i64, Error> {
     let counted = "SELECT pg_catalog.sum(pg_catalog.pg_stat_get_numscans(c.oid))::pg_catalog.int8
-                     FROM pg_catalog.jsonb_array_elements_text($1) AS o
-                     JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) o::pg_catalog.oid";
-    let oids = change.state.get("oids").cloned().unwrap_or_else(|| json!([]));
-    Ok(catalog::value::<i64>(counted, &[Document(oids).into()]).map_err(spi_failed)?.unwrap_or(0))
+                     FROM pg_catalog.pg_class c WHERE c.oid OPERATOR(pg_catalog.=) ANY ($1)";
+    let oids: Vec<pg_sys::Oid> = change.oids().into_iter().map(pg_sys::Oid::from).collect();
+    Ok(catalog::value::<i64>(counted, &[oids.into()]).map_err(spi_failed)?.unwrap_or(0))
 }
 
 fn rounded(value: f64, digits: i32) -> f64 {

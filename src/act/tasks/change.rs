@@ -154,7 +154,7 @@ fn create(order: &Order, change: &Change, ddl: &str, list: &str) -> Result<(Valu
             Ok(())
         })?;
     } else {
-        let own = made_before(change);
+        let own = change.oids();
         if executor::transaction(|| is_complete(&pieces, &own))? {
             // The try before this one was lost after its work.
             return Ok((kept(&pieces, list)?, None));
@@ -204,12 +204,6 @@ fn note_made(change: &Change, piece: &Piece, own: &mut Vec<u32>) -> Result<(), F
         own.extend(state_of(piece)?.map(|found| found.oid.to_u32()));
         Ok(store::set_oids(change.change_id, own)?)
     })
-}
-
-/// OIDs of what earlier tries of a change have made.
-fn made_before(change: &Change) -> Vec<u32> {
-    let noted = change.state.get("oids").and_then(Value::as_array).into_iter().flatten();
-    noted.filter_map(Value::as_u64).filter_map(|oid| u32::try_from(oid).ok()).collect()
 }
 
 /// Notes that something is left of a change that came to nothing: it is dropped as soon as nobody is in the way.
@@ -335,7 +329,7 @@ fn clean_up(pieces: &[Piece], change: &Change, left: &Left) -> Result<(), Failur
 fn own_of(change: &Change, left: &Left) -> HashSet<u32> {
     match left {
         Left::Made(own) => own.iter().copied().collect(),
-        Left::Unusable => made_before(change).into_iter().collect(),
+        Left::Unusable => change.oids().into_iter().collect(),
     }
 }
 
@@ -434,7 +428,7 @@ fn take_back(order: &Order, change: &Change, finish: impl FnOnce() -> Result<(),
             let whole = partitioned_index::whole_of(change, made)?;
             drop_made(change, undo_ddl)?;
             if let Some(whole) = whole {
-                let own = made_before(change).into_iter().collect();
+                let own = change.oids().into_iter().collect();
                 return partitioned_index::take_away(change, &whole, &own, finish);
             }
         }
@@ -455,7 +449,7 @@ fn take_back(order: &Order, change: &Change, finish: impl FnOnce() -> Result<(),
 /// Drops what was made and is not part of another index: the one index of a plain table, and what belonged to partitions that
 /// are none any more.
 fn drop_made(change: &Change, undo_ddl: &str) -> Result<(), Failure> {
-    let own = made_before(change);
+    let own = change.oids();
     let made = undo::indexes(change, "made");
     let is_alone = made.len() == 1;
     for (schema, name, _) in &made {

@@ -147,19 +147,7 @@ fn forget_gone() -> Result<(), Error> {
 
 /// The index that a change of others is about.
 pub fn oid(change: &Change) -> Option<u32> {
-    change.state.get("oid").and_then(Value::as_u64).and_then(|oid| u32::try_from(oid).ok())
-}
-
-/// How often queries have read by the index of a change.
-pub fn scans(change: &Change) -> Result<i64, Error> {
-    let Some(oid) = oid(change) else { return Ok(0) };
-    privilege::as_owner(TABLE, || {
-        let found =
-            rows(c"SELECT COALESCE(pg_catalog.pg_stat_get_numscans($1), 0)", &[pg_sys::Oid::from(oid).into()], |row| {
-                row.get::<i64>(1).unwrap_or(0)
-            });
-        Ok(found.into_iter().next().unwrap_or(0))
-    })
+    change.oids().first().copied()
 }
 
 /// Makes a change of a new index. False: it is to be looked at again.
@@ -189,7 +177,7 @@ fn insert(found: &Found, until: i64, changes: &[Change], news: &mut News) -> Res
         recommendation: json!({ "action": "create", "reason": "seen by the guard of autopilot" }),
         state: json!({
             "observed": true, "made": [{ "schema": schema, "name": name, "definition": state.definition }],
-            "oid": found.oid.to_u32(), "alike": found.alike, "since": since, "insisted": insisted.then_some(true),
+            "oids": [found.oid.to_u32()], "alike": found.alike, "since": since, "insisted": insisted.then_some(true),
             // What its statements name is looked up by whoever takes it back.
             "search_path": "pg_catalog, pg_temp",
         }),

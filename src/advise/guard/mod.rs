@@ -16,6 +16,7 @@ use serde_json::json;
 use crate::act::change::audit::{self, Entry};
 use crate::act::change::observed::{self, is_observed};
 use crate::act::change::store::{self, Change};
+use crate::act::change::verify;
 use crate::collect::worker::News;
 use crate::error::Error;
 use crate::guc::{self, AutopilotGuard};
@@ -138,7 +139,7 @@ pub fn holds_up(change: &Change) -> bool {
 pub fn sort_for_undo(harmful: &mut [&Change]) -> Result<(), Error> {
     let mut scans = Vec::with_capacity(harmful.len());
     for change in harmful.iter() {
-        scans.push((change.change_id, indexes::scans(change)?));
+        scans.push((change.change_id, verify::scans(change)?));
     }
     let of = |change: &Change| scans.iter().find(|one| one.0 == change.change_id).map_or(0, |one| one.1);
     harmful.sort_by_key(|change| (of(change), std::cmp::Reverse(change.change_id)));
