@@ -54,7 +54,8 @@ fn from_change(change: &Change) -> Recommendation {
         ddl: None,
         undo_ddl: change.undo_ddl.clone(),
         size_bytes: whole("size_bytes"),
-        benefit_pct: number("benefit_pct"),
+        // As it was, to the last digit, which a document does not keep.
+        benefit_pct: change.predicted_pct,
         benefit_ms_per_hour: number("benefit_ms_per_hour"),
         statements_improved: whole("statements_improved").and_then(|count| i32::try_from(count).ok()),
         best_speedup: number("best_speedup"),
