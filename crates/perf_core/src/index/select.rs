@@ -29,6 +29,8 @@ const HELD_BACK: f64 = 0.02;
 const BYTES_MIN: f64 = 8192.0;
 /// Rounds of local search after each start, at most.
 const ROUNDS_MAX: usize = 6;
+/// More candidates than this are not each squeezed into a full budget.
+const SQUEEZED_MAX: usize = 64;
 /// Worth of a statement's becoming e times faster, as a share of its time. Without it, whatever follows the first index of a
 /// statement looks like nothing, although the statement would be twice as fast again; asked once more with the first index
 /// built, it would be recommended after all.
@@ -220,11 +222,11 @@ pub fn select<P: Planner>(
         let finished = match start {
             Start::Before => {
                 state.change(&task, ledger, &[], before);
-                take_away(&task, ledger, EXPONENTS[0], &mut state)
+                take_away(&task, ledger, EXPONENTS[0], None, &mut state)
             }
             Start::Up(exponent) => build_up(&task, ledger, &moves, exponent, &mut state),
             Start::Down(exponent) => {
-                add_used(&task, ledger, &mut state) && take_away(&task, ledger, exponent, &mut state)
+                add_used(&task, ledger, &mut state) && take_away(&task, ledger, exponent, None, &mut state)
             }
         };
         state.settle();
@@ -243,6 +245,13 @@ pub fn select<P: Planner>(
         if task.budget.is_infinite() && matches!(start, Start::Up(exponent) if exponent > 0.0) {
             break;
         }
+    }
+    if !best.cut_short {
+        let mut state = State::empty(&task);
+        state.change(&task, ledger, &[], &best.chosen);
+        state.settle();
+        best.cut_short = !squeeze_in(&task, ledger, &mut state, &mut seen);
+        best = Selection { chosen: state.chosen().to_vec(), worth: state.worth(), ..best };
     }
     best
 }
@@ -333,13 +342,22 @@ fn add_used<P: Planner>(task: &Task<'_>, ledger: &mut Ledger<'_, P>, state: &mut
     true
 }
 
-/// Takes away what is missed least for its size until the budget holds and nothing superfluous is left. Whether it came to
-/// its end.
-fn take_away<P: Planner>(task: &Task<'_>, ledger: &mut Ledger<'_, P>, exponent: f64, state: &mut State) -> bool {
+/// Takes away what is missed least for its size until the budget holds and nothing superfluous is left besides `kept`.
+/// Whether it came to its end.
+fn take_away<P: Planner>(
+    task: &Task<'_>,
+    ledger: &mut Ledger<'_, P>,
+    exponent: f64,
+    kept: Option<usize>,
+    state: &mut State,
+) -> bool {
     loop {
         let mut best: Option<(f64, usize)> = None;
         let needed = state.is_allowed(task);
         for at in state.chosen().to_vec() {
+            if kept == Some(at) {
+                continue;
+            }
             if ledger.expired() {
                 return false;
             }
@@ -407,6 +425,50 @@ fn improve<P: Planner>(
         }
         if state.worth() <= before * (1.0 + 1e-9) {
             break;
+        }
+    }
+    true
+}
+
+/// Puts each candidate that is not chosen into a set that the budget limits, whatever must go for it, and fills up again,
+/// while that helps. Whether it came to its end.
+fn squeeze_in<P: Planner>(
+    task: &Task<'_>,
+    ledger: &mut Ledger<'_, P>,
+    state: &mut State,
+    seen: &mut HashSet<Vec<usize>>,
+) -> bool {
+    let fits = |at: &usize| task.choices[*at].bytes <= task.budget && !task.served[*at].is_empty();
+    let candidates: Vec<usize> = (0..task.choices.len()).filter(fits).collect();
+    if task.budget.is_infinite() || candidates.len() > SQUEEZED_MAX {
+        return true;
+    }
+    for _ in 0..ROUNDS_MAX {
+        let before = state.worth();
+        for at in &candidates {
+            for exponent in [0.0, 1.0] {
+                if state.contains(*at) {
+                    break;
+                }
+                let (whole, worth) = (state.mark(), state.worth());
+                state.change(task, ledger, &[], &[*at]);
+                let finished =
+                    take_away(task, ledger, exponent, Some(*at), state) && fill(task, ledger, state, &[], exponent);
+                if finished && state.is_allowed(task) && state.worth() > worth * (1.0 + TIE) {
+                    state.settle();
+                } else {
+                    state.back(whole);
+                }
+                if !finished {
+                    return false;
+                }
+            }
+        }
+        if state.worth() <= before * (1.0 + 1e-9) {
+            break;
+        }
+        if !improve(task, ledger, state, seen) {
+            return false;
         }
     }
     true
