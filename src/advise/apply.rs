@@ -2,6 +2,7 @@
 //! room, keeps what the statements concerned did so far, and queues the run. Called by perf.apply() in the user's
 //! transaction; nothing happens before that commits.
 
+mod cache;
 mod partitioning;
 mod setting;
 
@@ -57,6 +58,9 @@ pub fn request(recommendation_id: &str) -> Result<i64, Error> {
         return setting::request(recommendation_id);
     }
     let (mut change, concerned) = match recommendation_id.strip_prefix(VIEWS) {
+        None if recommendation_id.starts_with(cache::CACHE) => {
+            (cache::of(recommendation_id, &recommendation_id[cache::CACHE.len()..])?, Vec::new())
+        }
         Some(view) => (of_view(recommendation_id, view)?, Vec::new()),
         None if recommendation_id.starts_with(scaling::PARTITIONING) => partitioning::of(recommendation_id)?,
         None if recommendation_id.starts_with(SCALING) => return Err(by_itself(recommendation_id)?),
@@ -187,7 +191,10 @@ fn promised(evidence: &Value, ratio: impl Fn(&Value) -> Option<f64>) -> Vec<Watc
 /// Adds the other statements that touch the relation, and some that do not.
 pub fn add_others(change: &Change, concerned: &mut Vec<Watched>) -> Result<(), Error> {
     let mut known: Concerned = concerned.drain(..).map(|one| (one.queryid, one)).collect();
-    let family = family_of(change.target)?;
+    let mut family = family_of(change.target)?;
+    for table in change.tables() {
+        family.extend(family_of(table)?);
+    }
     let mut others: BTreeMap<i64, (Watched, f64)> = BTreeMap::new();
     for one in shapes::read()?.statements {
         let queryid = one.queryid as i64;

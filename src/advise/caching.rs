@@ -14,7 +14,7 @@ use serde_json::{json, Map, Value};
 
 use crate::error::Error;
 use crate::memory;
-use crate::pg::privilege;
+use crate::pg::{ident, privilege};
 use crate::workload::shapes;
 use facts::{Facts, Statement};
 
@@ -69,19 +69,82 @@ pub fn strategies(include_inapplicable: bool) -> Result<Vec<Row>, Error> {
     let shapes = if memory::is_ready() { Some(shapes::read()?) } else { None };
     privilege::with_own_path(|| {
         let facts = Facts::read(shapes.as_ref())?;
-        let mut rows = Vec::new();
-        let mut bound: Vec<u64> = Vec::new();
-        for policy in &policies {
-            let statements = policy.statements(&facts);
-            bound.extend(statements.iter().map(|statement| statement.queryid));
-            let row = policies::row(policy, &statements, &facts);
-            if row.status != "not_applicable" || include_inapplicable {
-                rows.push(row);
+        Ok(rows_of(&policies, &facts, include_inapplicable))
+    })
+}
+
+/// A statement of a strategy, for whoever sets that up.
+pub struct Cached {
+    /// Normalised.
+    pub text: String,
+    /// The mean time of an execution.
+    pub mean_ms: f64,
+    /// What its values are called in a key, by place.
+    pub placeholders: Vec<String>,
+}
+
+/// A table that they read.
+pub struct Read {
+    /// Quoted and qualified.
+    pub name: String,
+    /// What a change of it is called, where nobody calls it otherwise.
+    pub event: String,
+    /// Columns by which a change of a row does not say whose results it changes.
+    pub inexact: Vec<String>,
+}
+
+/// A strategy with its statements, and the tables that they read.
+pub struct Strategy {
+    /// As it is told.
+    pub row: Row,
+    /// Its statements.
+    pub statements: Vec<Cached>,
+    /// Their tables, those that are partitions as what they are a part of.
+    pub tables: Vec<Read>,
+}
+
+/// The strategy of a name, if there is one.
+pub fn strategy(name: &str) -> Result<Option<Strategy>, Error> {
+    let policies = policies::read()?;
+    let shapes = if memory::is_ready() { Some(shapes::read()?) } else { None };
+    privilege::with_own_path(|| {
+        let facts = Facts::read(shapes.as_ref())?;
+        let Some(row) = rows_of(&policies, &facts, true).into_iter().find(|row| row.name == name) else {
+            return Ok(None);
+        };
+        let all = facts.statements.as_deref().unwrap_or_default().iter();
+        let of_it: Vec<&Statement> = all.filter(|one| row.queryids.contains(&(one.queryid as i64))).collect();
+        let statements = of_it.iter().map(|statement| Cached {
+            text: statement.text.clone(),
+            mean_ms: statement.total_ms / statement.calls.max(1.0),
+            placeholders: candidates::placeholders(statement, &facts),
+        });
+        let statements = statements.collect();
+        let mut tables: Vec<Read> = Vec::new();
+        for relation in of_it.iter().flat_map(|statement| facts.tables_of(statement)) {
+            let name = ident::qualified(&relation.schema, &relation.name);
+            if !tables.iter().any(|known| known.name == name) {
+                let inexact = facts.inexact(&of_it, relation);
+                tables.push(Read { name, event: candidates::event(relation), inexact });
             }
         }
-        rows.extend(candidates::rows(&facts, &bound));
-        Ok(rows)
+        Ok(Some(Strategy { row, statements, tables }))
     })
+}
+
+fn rows_of(policies: &[policies::Policy], facts: &Facts, include_inapplicable: bool) -> Vec<Row> {
+    let mut rows = Vec::new();
+    let mut bound: Vec<u64> = Vec::new();
+    for policy in policies {
+        let statements = policy.statements(facts);
+        bound.extend(statements.iter().map(|statement| statement.queryid));
+        let row = policies::row(policy, &statements, facts);
+        if row.status != "not_applicable" || include_inapplicable {
+            rows.push(row);
+        }
+    }
+    rows.extend(candidates::rows(facts, &bound));
+    rows
 }
 
 /// What is known of the reads of some statements together.

@@ -12,7 +12,7 @@ pub mod invalidator;
 mod lease;
 pub mod marks;
 pub mod outbox;
-mod policies;
+pub mod policies;
 pub mod redis;
 pub mod statistics;
 pub mod tidy;

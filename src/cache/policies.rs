@@ -20,7 +20,9 @@ const REMEMBERED_US: i64 = 10_000_000;
 pub struct Policy {
     /// Its name.
     pub name: String,
-    /// Its keys; `None` for a text that is no template.
+    /// Its keys, as written.
+    pub key_template: String,
+    /// The same; `None` for a text that is no template.
     pub template: Option<Template>,
     /// How long an entry lives.
     pub ttl_us: i64,
@@ -54,6 +56,7 @@ fn find(name: Option<&str>) -> Result<Vec<Policy>, Error> {
             |row| Policy {
                 name: row.string(1),
                 template: Template::parse(&row.string(2)).ok(),
+                key_template: row.string(2),
                 ttl_us: row.get(3).unwrap_or(0),
                 max_stale_us: row.get(4).unwrap_or(0),
                 compute_sql: row.get::<Text>(5).map(|text| text.0),

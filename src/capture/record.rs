@@ -299,7 +299,7 @@ fn tag_bytes<'a>(tag: *const c_char) -> &'a [u8] {
     if tag.is_null() {
         return &[];
     }
-    // SAFETY: tag names are constants of the server.
+    // SAFETY: tags are constants, of the server or of ours.
     unsafe { CStr::from_ptr(tag) }.to_bytes()
 }
 

@@ -11,7 +11,7 @@ use crate::compat;
 use crate::memory::statements::Execution;
 use crate::pg::local::ProcessLocal;
 use crate::pg::raw;
-use core::ffi::{c_char, c_void};
+use core::ffi::{c_char, c_void, CStr};
 use pgrx::pg_sys;
 
 /// What a utility statement's node is shown to before it runs.
@@ -47,7 +47,7 @@ unsafe fn begin_utility(pstmt: *mut pg_sys::PlannedStmt, text: *const c_char) ->
         frame.guarded = matches!(tag, pg_sys::NodeTag::T_CallStmt | pg_sys::NodeTag::T_DoStmt);
         if carries_secrets(tag) {
             frame.redacted = true;
-            frame.tag = pg_sys::GetCommandTagName(pg_sys::CreateCommandTag(node));
+            frame.tag = tag_of(node);
             frame.queryid = record::queryid_of_tag(frame.tag);
         }
         Some(index)
@@ -75,6 +75,43 @@ fn carries_secrets(tag: pg_sys::NodeTag) -> bool {
             | T::T_AlterFdwStmt
             | T::T_DoStmt
     )
+}
+
+/// Settings that poolers follow for each client; those of [`perf_core::pool::feature_of`].
+const FOLLOWED: [(&CStr, &CStr); 5] = [
+    (c"client_encoding", c"SET client_encoding"),
+    (c"datestyle", c"SET datestyle"),
+    (c"timezone", c"SET timezone"),
+    (c"standard_conforming_strings", c"SET standard_conforming_strings"),
+    (c"application_name", c"SET application_name"),
+];
+
+/// What is kept of a statement instead of its text. Of SET, whether it lasts longer than the transaction, and whether a pooler
+/// would follow it.
+///
+/// # Safety
+/// A valid statement.
+unsafe fn tag_of(node: *mut pg_sys::Node) -> *const c_char {
+    // SAFETY: as promised; a node is what its tag says, and names are NUL-terminated.
+    unsafe {
+        let tag = pg_sys::GetCommandTagName(pg_sys::CreateCommandTag(node));
+        if (*node).type_ != pg_sys::NodeTag::T_VariableSetStmt {
+            return tag;
+        }
+        let set = node.cast::<pg_sys::VariableSetStmt>();
+        if (*set).is_local {
+            return c"SET LOCAL".as_ptr();
+        }
+        if (*set).name.is_null() || (*set).kind == pg_sys::VariableSetKind::VAR_RESET {
+            return tag;
+        }
+        let is = |name: &CStr| pg_sys::pg_strcasecmp((*set).name, name.as_ptr()) == 0;
+        // SET TRANSACTION is of the transaction without LOCAL.
+        if (*set).kind == pg_sys::VariableSetKind::VAR_SET_MULTI && !is(c"SESSION CHARACTERISTICS") {
+            return c"SET LOCAL".as_ptr();
+        }
+        FOLLOWED.iter().find(|(name, _)| is(name)).map_or(tag, |(_, tag)| tag.as_ptr())
+    }
 }
 
 /// Rows are known of the commands that copy, fetch or store them.

@@ -58,6 +58,19 @@ class PoolTest(ClusterTest):
         self.assertEqual(advice["web"]["session_features"], ["SET for the session"])
         self.assertEqual(advice["listener"]["session_features"], ["temporary table", "LISTEN"])
 
+    def test_what_a_pooler_follows_needs_no_session(self) -> None:
+        self.sample()
+        with self.server.connect(self.database, user="web") as session:
+            for statement in ("SET client_encoding = 'UTF8'", "SET DateStyle = 'ISO'", "SET TIME ZONE 'UTC'", "SET NAMES 'UTF8'",
+                              "SET application_name = 'x'", "SET standard_conforming_strings = on", "RESET work_mem",
+                              "BEGIN", "SET LOCAL work_mem = '5MB'", "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ", "COMMIT"):
+                session.query(statement)
+        self.assertEqual(self.advice()["web"]["session_features"], [])
+        kept = {row[0] for row in self.server.sql("SELECT query FROM perf.statements() WHERE username = 'web'", dbname=self.database)}
+        self.assertLessEqual({"SET LOCAL", "SET client_encoding", "SET datestyle", "SET timezone", "SET application_name"}, kept)
+        self.server.sql("SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE", dbname=self.database, user="web")
+        self.assertEqual(self.advice()["web"]["session_features"], ["SET for the session"])
+
     @unittest.skipIf(program() is None, "pgbouncer is not on PATH")
     def test_pgbouncer_serves_with_what_is_emitted(self) -> None:
         self.sample()

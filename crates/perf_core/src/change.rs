@@ -8,6 +8,7 @@
 //! takes a third. And what counts is weighed by the share that the statement has in the measured time, so that the sum can be
 //! laid next to what was promised.
 
+pub mod cache;
 #[cfg(test)]
 pub(crate) mod drawn;
 pub(crate) mod evidence;

@@ -5,6 +5,7 @@
 //! Locks rows of perf.change, for the length of the caller's transaction.
 
 pub mod audit;
+pub mod caching;
 pub mod index_state;
 pub mod observed;
 pub mod parts;

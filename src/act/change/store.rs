@@ -110,6 +110,12 @@ impl Change {
         noted.filter_map(Value::as_u64).filter_map(|oid| u32::try_from(oid).ok()).collect()
     }
 
+    /// Other relations that it concerns.
+    pub fn tables(&self) -> impl Iterator<Item = pg_sys::Oid> + '_ {
+        let noted = self.state.get("tables").and_then(Value::as_array).into_iter().flatten();
+        noted.filter_map(Value::as_u64).filter_map(|oid| u32::try_from(oid).ok()).map(pg_sys::Oid::from)
+    }
+
     /// Whether it was waited long enough for what is seldom executed.
     pub fn is_late(&self) -> bool {
         self.applied_s_ago.is_some_and(|seconds| seconds > LATE_S)

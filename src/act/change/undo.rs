@@ -6,7 +6,7 @@ use serde_json::{json, Value};
 use super::audit::{self, Entry};
 use super::index_state::{self, IndexState};
 use super::store::{self, Change};
-use super::{setting, view};
+use super::{caching, setting, view};
 use crate::error::Error;
 use crate::pg::{ident, privilege};
 
@@ -64,6 +64,9 @@ pub fn indexes<'a>(change: &'a Change, list: &str) -> Vec<(&'a str, &'a str, &'a
 /// Refuses when something has happened to what was made.
 pub fn require_unchanged(change: &Change) -> Result<(), Error> {
     setting::require_unchanged(change)?;
+    if let Some(what) = caching::edited(change)? {
+        return Err(changed(change, &what));
+    }
     let made = indexes(change, "made")
         .into_iter()
         .map(|(schema, name, definition)| {

@@ -7,7 +7,7 @@ use serde_json::{json, Value};
 
 use super::audit::{self, Entry};
 use super::store::{self, Change};
-use super::{observed, watched};
+use super::{caching, observed, watched};
 use crate::act::tasks::autopilot;
 use crate::collect::partitions::spi_failed;
 use crate::collect::worker::News;
@@ -66,6 +66,9 @@ fn by_promise(change: &Change) -> Result<(Vec<Observed>, Judgement), Error> {
         is_late: change.is_late(),
     };
     let mut judgement = judge(&observed, &promise);
+    if change.kind == caching::KIND {
+        judgement = caching::judge(change, judgement);
+    }
     if judgement.verdict == Verdict::NoGain && change.kind == "index_create" {
         judgement.reason += &match scans(change)? {
             0 => "; no scan of the index is counted".to_owned(),

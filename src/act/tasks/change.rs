@@ -13,7 +13,7 @@ use super::{note, partition, partitioned_index, setting, Outcome, Write};
 use crate::act::change::audit::{self, Entry};
 use crate::act::change::index_state::{self, IndexState};
 use crate::act::change::store::{self, Change};
-use crate::act::change::{room, undo, view, watched, window};
+use crate::act::change::{caching, room, undo, view, watched, window};
 use crate::act::executor::{self, Failure, Piece};
 use crate::act::runs::Order;
 use crate::act::tasks::partition::convert::record::Conversion;
@@ -64,6 +64,7 @@ pub fn run(order: &Order, write: Write) -> Result<(), Failure> {
     executor::transaction(|| Ok(store::begin(change.change_id)?))?;
     match change.kind.as_str() {
         "matview" => return make_view(&change, started, write),
+        caching::KIND => return set_up_cache(&change, started, write),
         "partitioning" => {
             return convert(order, &change, false, &mut |lines| {
                 done(&change, &json!({ "conversion": lines }), None, started, write)
@@ -98,6 +99,14 @@ fn make_view(change: &Change, started: i64, write: Write) -> Result<(), Failure>
         let definition = view::definition(schema, name)?.unwrap_or_default();
         let state = json!({ "view": { "schema": schema, "name": name, "definition": definition } });
         done(change, &state, None, started, write)
+    })
+}
+
+/// Makes the policy of a cache and watches its tables, in one transaction.
+fn set_up_cache(change: &Change, started: i64, write: Write) -> Result<(), Failure> {
+    executor::script(&change.ddl, || {
+        let message = format!("applications ask it by {}", caching::call(change));
+        done(change, &caching::state(change), Some(&message), started, write)
     })
 }
 
@@ -434,7 +443,7 @@ fn take_back(order: &Order, change: &Change, finish: impl FnOnce() -> Result<(),
         }
         "index_drop" => create(order, change, undo_ddl, "made").map(|_| ())?,
         "setting" => setting::take_back(change)?,
-        "matview" => return executor::script(undo_ddl, finish),
+        "matview" | caching::KIND => return executor::script(undo_ddl, finish),
         // The try before this one may have been lost after its work.
         "partitioning" if !is_first && !executor::transaction(|| Ok(Conversion::find(change.target)?.is_some()))? => {}
         "partitioning" => {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::facts::{Facts, Statement};
+use super::facts::{Facts, Relation, Statement};
 use super::{assess, Row};
 use perf_core::cache::candidate::MEAN_MS_MIN;
 
@@ -53,14 +53,10 @@ fn row(statement: &Statement, facts: &Facts) -> Row {
     let main = main.map_or("query", |relation| relation.name.as_str());
     let columns: Vec<&str> = keyed.iter().map(|(_, column, _)| *column).collect();
     let by = if columns.is_empty() { String::new() } else { format!("_by_{}", columns.join("_")) };
-    let events: BTreeSet<String> = tables.iter().map(|table| format!("{}_changed", table.name)).collect();
+    let events: BTreeSet<String> = tables.iter().map(|table| event(table)).collect();
     let mut row = Row {
         name: format!("{main}{by}_{}", short(statement.queryid)),
-        key_template: template(
-            main,
-            statement,
-            &keyed.iter().map(|(_, column, slot)| (*column, *slot)).collect::<Vec<_>>(),
-        ),
+        key_template: template(main, &placeholders(statement, facts)),
         invalidated_by: events.into_iter().collect(),
         source: "workload",
         queryid: Some(statement.queryid as i64),
@@ -72,23 +68,33 @@ fn row(statement: &Statement, facts: &Facts) -> Row {
     row
 }
 
-/// The key: every value of the statement is in it, by the name of the column that is equal to it, or by its number.
-fn template(main: &str, statement: &Statement, keyed: &[(&str, usize)]) -> String {
-    let mut template = format!("app:{}", main.replace(['{', '}', ':'], "_"));
+/// What a change of a table is called.
+pub fn event(table: &Relation) -> String {
+    format!("{}_changed", table.name)
+}
+
+/// What the values of a statement are called, by place: a value by the name of the column that is equal to it, where a changed
+/// row tells by that column whose results it changes; else by its number.
+pub fn placeholders(statement: &Statement, facts: &Facts) -> Vec<String> {
     let is_name = |name: &str| {
         name.chars().all(|one| one.is_ascii_alphanumeric() || one == '_')
             && !name.starts_with(|one: char| one.is_ascii_digit())
+            && !name.starts_with("value_")
     };
-    let mut seen: Vec<&str> = Vec::new();
+    let keyed = facts.keyed(statement);
+    let mut names: Vec<String> = Vec::new();
     for slot in 0..values_of(&statement.text) {
-        match keyed.iter().find(|(_, of)| *of == slot).filter(|(name, _)| is_name(name) && !seen.contains(name)) {
-            Some((name, _)) => {
-                seen.push(name);
-                template += &format!(":{{{name}}}");
-            }
-            None => template += &format!(":{{value_{}}}", slot + 1),
-        }
+        let column = keyed.iter().find(|one| one.2 == slot && facts.is_exact(statement, one)).map(|one| one.1);
+        let column = column.filter(|name| is_name(name) && !names.iter().any(|known| known == name));
+        names.push(column.map_or_else(|| format!("value_{}", slot + 1), str::to_owned));
     }
+    names
+}
+
+/// The key: every value of the statement is in it.
+fn template(main: &str, placeholders: &[String]) -> String {
+    let mut template = format!("app:{}", main.replace(['{', '}', ':'], "_"));
+    placeholders.iter().for_each(|name| template += &format!(":{{{name}}}"));
     template
 }
 

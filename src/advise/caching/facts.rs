@@ -33,6 +33,8 @@ pub struct Relation {
     row_security: bool,
     root: u32,
     columns: HashMap<i16, String>,
+    /// Columns whose equal values are the same text.
+    printed_alike: Vec<String>,
 }
 
 /// A cell of a shadow.
@@ -148,6 +150,27 @@ impl Facts {
         found
     }
 
+    /// Whether a changed row of any table that a statement reads says by the columns of these names whose results it changes:
+    /// in the one place where the statement wants the column equal to a value, and in no other table. Types whose equal values
+    /// are printed in several ways say nothing.
+    pub fn is_exact(&self, statement: &Statement, keyed: &(&Relation, &str, usize)) -> bool {
+        let (relation, column, _) = keyed;
+        let read = statement.shape.tables.iter().filter_map(|table| self.relations.get(&self.root(*table)));
+        let with_it = read.filter(|one| one.columns.values().any(|name| name == column)).count();
+        let is_whole = self.relations.get(&relation.root).is_some_and(|root| std::ptr::eq(root, *relation));
+        with_it == 1 && is_whole && relation.printed_alike.iter().any(|name| name == column)
+    }
+
+    /// Columns of a table that do not say so for each of some statements.
+    pub fn inexact(&self, statements: &[&Statement], relation: &Relation) -> Vec<String> {
+        let says = |statement: &&Statement, column: &str| {
+            let keyed = self.keyed(statement);
+            keyed.iter().any(|one| one.1 == column && self.is_exact(statement, one) && std::ptr::eq(one.0, relation))
+        };
+        let columns = relation.columns.values();
+        columns.filter(|column| !statements.iter().all(|statement| says(statement, column))).cloned().collect()
+    }
+
     /// Tables that a statement reads, by their quoted names.
     pub fn names_of(&self, statement: &Statement) -> Vec<String> {
         let named = self.tables_of(statement).into_iter();
@@ -233,7 +256,11 @@ fn relations(shapes: &Shapes) -> Result<HashMap<u32, Relation>, Error> {
          wanted AS (SELECT asked AS oid, root FROM roots UNION SELECT root, root FROM roots)
          SELECT w.oid, w.root, n.nspname::text, c.relname::text, c.relkind::text, c.relrowsecurity,
                 array_agg(a.attnum ORDER BY a.attnum) FILTER (WHERE a.attnum > 0 AND NOT a.attisdropped),
-                array_agg(a.attname::text ORDER BY a.attnum) FILTER (WHERE a.attnum > 0 AND NOT a.attisdropped)
+                array_agg(a.attname::text ORDER BY a.attnum) FILTER (WHERE a.attnum > 0 AND NOT a.attisdropped),
+                array_agg(a.attname::text ORDER BY a.attnum) FILTER (WHERE a.attnum > 0 AND NOT a.attisdropped
+                    AND a.atttypid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'uuid'::regtype,
+                                       'text'::regtype, 'varchar'::regtype)
+                    AND NOT EXISTS (SELECT FROM pg_collation o WHERE o.oid = a.attcollation AND NOT o.collisdeterministic))
            FROM wanted w JOIN pg_class c ON c.oid = w.oid JOIN pg_namespace n ON n.oid = c.relnamespace
            LEFT JOIN pg_attribute a ON a.attrelid = c.oid
           GROUP BY 1, 2, 3, 4, 5, 6",
@@ -243,6 +270,7 @@ fn relations(shapes: &Shapes) -> Result<HashMap<u32, Relation>, Error> {
             let string = |n| catalog::text_of(row, n);
             let numbers = row.get::<Vec<Option<i16>>>(7)?.unwrap_or_default();
             let names = row.get::<Vec<Option<String>>>(8)?.unwrap_or_default();
+            let printed_alike = row.get::<Vec<Option<String>>>(9)?.unwrap_or_default().into_iter().flatten().collect();
             let columns = numbers.into_iter().zip(names).filter_map(|(number, name)| number.zip(name)).collect();
             Ok(Some((
                 oid(1)?,
@@ -253,6 +281,7 @@ fn relations(shapes: &Shapes) -> Result<HashMap<u32, Relation>, Error> {
                     kind: string(5)?,
                     row_security: row.get::<bool>(6)?.unwrap_or(false),
                     columns,
+                    printed_alike,
                 },
             )))
         },

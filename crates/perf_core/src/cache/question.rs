@@ -48,6 +48,38 @@ impl Question {
     }
 }
 
+/// The text of a policy for a statement: each `$n` outside of quotes and comments becomes what `written` says of n. `None` when
+/// that says nothing of one.
+pub fn with_placeholders(sql: &str, written: impl Fn(usize) -> Option<String>) -> Option<String> {
+    let mut text = String::with_capacity(2 * sql.len());
+    let mut rest = sql;
+    let mut before = None;
+    while let Some(first) = rest.chars().next() {
+        let taken = match parameter(rest, before) {
+            Some((number, bytes)) => {
+                text.push_str(&written(number)?);
+                bytes
+            }
+            None => {
+                let bytes = skipped(rest, before).unwrap_or(first.len_utf8());
+                text.push_str(&rest[..bytes]);
+                bytes
+            }
+        };
+        before = rest[..taken].chars().next_back();
+        rest = &rest[taken..];
+    }
+    Some(text)
+}
+
+/// The number of the parameter that a text begins with, and how long it is.
+fn parameter(text: &str, before: Option<char>) -> Option<(usize, usize)> {
+    let in_word = before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == '$');
+    let digits = text.strip_prefix('$').filter(|_| !in_word)?;
+    let bytes = digits.bytes().take_while(u8::is_ascii_digit).count();
+    Some((digits[..bytes].parse().ok()?, 1 + bytes))
+}
+
 fn is_name(name: &str) -> bool {
     name.starts_with(|c: char| c.is_alphabetic() || c == '_')
         && name.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '$')
@@ -123,6 +155,17 @@ mod tests {
     }
 
     #[test]
+    fn parameters_become_placeholders() {
+        let of = |sql: &str| with_placeholders(sql, |n| (n < 12).then(|| format!("{{v{n}}}")));
+        assert_eq!(of("a = $1 AND b=$11").as_deref(), Some("a = {v1} AND b={v11}"));
+        let quoted = "'$1' \"$2\" -- $3\n /* $4 */ $x$ $5 $x$ a$6 ";
+        assert_eq!(of(quoted).as_deref(), Some(quoted));
+        assert_eq!(of("f($2::text[1], $1)").as_deref(), Some("f({v2}::text[1], {v1})"));
+        assert_eq!(of("$12"), None);
+        assert_eq!(of("\u{fc} $").as_deref(), Some("\u{fc} $"));
+    }
+
+    #[test]
     fn placeholders_become_parameters() {
         let (sql, names) = of("SELECT {a}::int + {b} + {a}");
         assert_eq!(sql, "SELECT $1::int + $2 + $1");
@@ -152,6 +195,16 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn what_is_written_is_read_again(sql in "([a-z =(),]|[$][1-9]|'[^']{0,3}'|--[^\n]{0,3}\n){0,20}") {
+            let text = with_placeholders(&sql, |n| Some(format!("{{v{n}}}"))).unwrap_or_default();
+            let question = Question::parse(&text);
+            let back = with_placeholders(&question.sql, |n| {
+                question.parameters.get(n - 1).map(|name| name.replacen('v', "$", 1))
+            });
+            prop_assert_eq!(back, Some(sql));
+        }
+
         #[test]
         fn never_panics(text in "[a-c{}'\"$/*\\\\ \n-]{0,30}|.{0,30}") {
             let question = Question::parse(&text);
