@@ -65,12 +65,14 @@ fn failed(error: pgrx::spi::Error) -> Error {
 
 /// All strategies: the policy's, then those of the workload.
 pub fn strategies(include_inapplicable: bool) -> Result<Vec<Row>, Error> {
+    with_facts(|policies, facts| Ok(rows_of(policies, facts, include_inapplicable)))
+}
+
+/// Shows all policies and what they are judged by.
+fn with_facts<T>(body: impl FnOnce(&[policies::Policy], &Facts) -> Result<T, Error>) -> Result<T, Error> {
     let policies = policies::read()?;
     let shapes = if memory::is_ready() { Some(shapes::read()?) } else { None };
-    privilege::with_own_path(|| {
-        let facts = Facts::read(shapes.as_ref())?;
-        Ok(rows_of(&policies, &facts, include_inapplicable))
-    })
+    privilege::with_own_path(|| body(&policies, &Facts::read(shapes.as_ref())?))
 }
 
 /// A statement of a strategy, for whoever sets that up.
@@ -105,11 +107,8 @@ pub struct Strategy {
 
 /// The strategy of a name, if there is one.
 pub fn strategy(name: &str) -> Result<Option<Strategy>, Error> {
-    let policies = policies::read()?;
-    let shapes = if memory::is_ready() { Some(shapes::read()?) } else { None };
-    privilege::with_own_path(|| {
-        let facts = Facts::read(shapes.as_ref())?;
-        let Some(row) = rows_of(&policies, &facts, true).into_iter().find(|row| row.name == name) else {
+    with_facts(|policies, facts| {
+        let Some(row) = rows_of(policies, facts, true).into_iter().find(|row| row.name == name) else {
             return Ok(None);
         };
         let all = facts.statements.as_deref().unwrap_or_default().iter();
@@ -117,7 +116,7 @@ pub fn strategy(name: &str) -> Result<Option<Strategy>, Error> {
         let statements = of_it.iter().map(|statement| Cached {
             text: statement.text.clone(),
             mean_ms: statement.total_ms / statement.calls.max(1.0),
-            placeholders: candidates::placeholders(statement, &facts),
+            placeholders: candidates::placeholders(statement, facts),
         });
         let statements = statements.collect();
         let mut tables: Vec<Read> = Vec::new();

@@ -121,6 +121,25 @@ class Caches(ApplyTest):
         error = self.refused("55000", "SELECT perf.undo($1)", (change_id,))
         self.assertIn("is another one now", str(error))
 
+    def test_a_watch_stays_as_long_as_one_goes_by_it(self) -> None:
+        self.reads(JOINED)
+        first = self.strategy("sum(pages)")["name"]
+        second = self.strategy("max(v.pages)")["name"]
+        for name in (first, second):
+            self.assertEqual(self.apply(f"cache:{name}")["status"], "succeeded")
+        values = {f"value_{n}": value for n, value in ((1, 3), (2, 1), (3, 90))}
+        json.loads(self.cached(second, **values))
+        self.assertEqual(self.undo(f"cache:{first}")["status"], "succeeded")
+        self.sql("UPDATE visits SET pages = 90 WHERE id = (SELECT max(id) FROM visits WHERE user_id = 3)")
+        self.assertEqual(json.loads(self.cached(second, **values))[0]["max"], 90)
+        # The other way round, and with a table that is gone.
+        self.assertEqual(self.apply(f"cache:{first}")["status"], "succeeded")
+        self.sql("DROP TABLE users")
+        for name in (second, first):
+            self.assertEqual(self.undo(f"cache:{name}")["status"], "succeeded")
+        self.assertEqual(self.sql("SELECT FROM perf.cache_watches"), [])
+        self.assertEqual(self.sql("SELECT FROM pg_trigger WHERE tgrelid = 'visits'::regclass"), [])
+
     def test_of_a_policy_only_watches(self) -> None:
         self.sql("INSERT INTO perf.cache_policy (cache_name, key_template, ttl, invalidated_by, query_pattern, origin) "
                  "VALUES ('mine', 'app:mine:{user_id}', '5 min', '{seen}', '%sum(pages)%', 'added')")

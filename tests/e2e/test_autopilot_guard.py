@@ -14,7 +14,7 @@ class Indexes(GuardTest):
 
     def test_wrong_index_is_found_and_dropped(self) -> None:
         self.guarded()
-        self.load()
+        load = self.load()
         self.sql("CREATE INDEX wrong ON accounts (balance)")
         change = self.change()
         self.assertEqual((change["kind"], change["relation"], change["by_autopilot"], change["applied_by"]),
@@ -24,8 +24,7 @@ class Indexes(GuardTest):
         self.assertEqual(self.sql("SELECT to_regclass('wrong')"), [(None,)])
         self.assertEqual(self.audit(), ["observed", "verify", "verify", "undo", "undone"])
         # Whoever makes it again means it; one that takes its place at once is the same rebuilt.
-        self.looked()
-        self.looked()
+        self.warm(load)
         self.sql("CREATE INDEX again ON accounts (balance)")
         self.wait_until(lambda: len(self.changes()) == 2, 30, "the second one")
         self.wait_until(lambda: self.changes()[1]["status"] == "regressed", 60, "the verdict")

@@ -9,7 +9,7 @@ use serde_json::{json, Map, Value};
 
 use super::{denied, refused_as, unknown};
 use crate::act::change::caching::KIND;
-use crate::act::change::store::Change;
+use crate::act::change::store::{self, Change};
 use crate::advise::caching::{self, Cached, Read, Strategy};
 use crate::collect::partitions::spi_failed;
 use crate::error::Error;
@@ -43,25 +43,18 @@ pub fn of(recommendation_id: &str, name: &str) -> Result<Change, Error> {
         return Err(refuse("needs nothing to be done", "Its tables are watched for its events already."));
     }
     require_rights(is_new, &watches)?;
-    let mut ddl: Vec<String> = Vec::new();
-    let mut undo: Vec<String> = Vec::new();
-    if let Some(sql) = &compute_sql {
-        ddl.push(insert(row, sql));
-    }
-    for (event, table) in &watches {
-        let arguments = format!("{}, {}", ident::literal(event), ident::literal(table));
-        ddl.push(format!("SELECT perf.cache_watch({arguments})"));
-        undo.push(format!("SELECT perf.cache_unwatch({arguments})"));
-    }
+    let watch = |(event, table): &(String, String)| {
+        format!("SELECT perf.cache_watch({}, {})", ident::literal(event), ident::literal(table))
+    };
+    let mut ddl: Vec<String> = compute_sql.iter().map(|sql| insert(row, sql)).collect();
+    ddl.extend(watches.iter().map(watch));
     // What is stored would be kept exact by nobody.
     let events: Vec<String> = row.invalidated_by.iter().map(|event| ident::literal(event)).collect();
-    undo.insert(
-        0,
-        format!(
-            "SELECT perf.cache_invalidate(event => w.event)\n  FROM (SELECT DISTINCT event FROM perf.cache_watches WHERE event IN ({})) AS w",
-            events.join(", ")
-        ),
-    );
+    let mut undo = vec![format!(
+        "SELECT perf.cache_invalidate(event => w.event)\n  FROM (SELECT DISTINCT event FROM perf.cache_watches WHERE event IN ({})) AS w",
+        events.join(", ")
+    )];
+    undo.extend(watches.iter().map(|(event, table)| unwatch(&row.name, event, table)));
     if is_new {
         undo.push(format!("DELETE FROM perf.cache_policy WHERE cache_name = {}", ident::literal(&row.name)));
     }
@@ -77,6 +70,7 @@ pub fn of(recommendation_id: &str, name: &str) -> Result<Change, Error> {
     let predicted = row.saved_ms_per_min.map(|saved| 100.0 * saved / total_ms_per_min.max(f64::MIN_POSITIVE));
     let cache = json!({
         "name": row.name, "key_template": row.key_template, "compute_sql": compute_sql, "made": is_new,
+        "watches": watches.iter().map(|(_, table)| table).collect::<Vec<_>>(),
         "mean_ms": mean_ms(&strategy.statements), "total_ms_per_min": total_ms_per_min, "call": call(row),
     });
     let oids: Vec<u32> = tables.iter().map(|table| table.to_u32()).collect();
@@ -159,6 +153,14 @@ fn written(recommendation_id: &str, strategy: &Strategy) -> Result<String, Error
     Ok(sql)
 }
 
+/// Ends the watch of a strategy, if its table is there and no other policy goes by it.
+fn unwatch(name: &str, event: &str, table: &str) -> String {
+    let (name, event, table) = (ident::literal(name), ident::literal(event), ident::literal(table));
+    format!(
+        "SELECT perf.cache_unwatch({event}, r) FROM to_regclass({table}) AS r\n WHERE r IS NOT NULL\n   AND NOT EXISTS (SELECT FROM perf.cache_policy WHERE {event} = ANY (invalidated_by) AND cache_name <> {name})"
+    )
+}
+
 /// What a table is a part of, or itself.
 fn root_of(table: pg_sys::Oid) -> Result<pg_sys::Oid, Error> {
     let root = "SELECT pg_catalog.pg_partition_root($1::pg_catalog.regclass)::pg_catalog.oid";
@@ -180,9 +182,16 @@ fn insert(row: &caching::Row, compute_sql: &str) -> String {
     )
 }
 
-/// Events and tables that are still to be watched: of each table one, if none of the strategy's events is.
+/// Events and tables that are to be watched: of each table one, unless people watch it for one of the strategy's events. What
+/// another strategy has made is asked for again, for that one may be on its way to be taken back.
 fn watches(recommendation_id: &str, strategy: &Strategy) -> Result<Vec<(String, String)>, Error> {
     let row = &strategy.row;
+    let made: Vec<String> = store::latest_of(KIND)?
+        .into_iter()
+        .filter(|change| change.is_made() || change.is_busy())
+        .flat_map(|change| change.state["cache"]["watches"].as_array().cloned().unwrap_or_default())
+        .filter_map(|table| table.as_str().map(str::to_owned))
+        .collect();
     let known = privilege::as_owner(c"cache_watch_table", || {
         let found = catalog::rows(
             "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) FROM perf.cache_watch_table w
@@ -197,7 +206,7 @@ fn watches(recommendation_id: &str, strategy: &Strategy) -> Result<Vec<(String, 
     })?;
     let template = Template::parse(&row.key_template).ok();
     let mut wanted = Vec::new();
-    for table in strategy.tables.iter().filter(|table| !known.contains(&table.name)) {
+    for table in &strategy.tables {
         let misleading = |name: &&str| table.inexact.iter().any(|column| column == name);
         if let Some(name) = template.iter().flat_map(Template::placeholders).find(misleading) {
             return Err(refused_as(
@@ -206,7 +215,9 @@ fn watches(recommendation_id: &str, strategy: &Strategy) -> Result<Vec<(String, 
                 "Call the placeholder otherwise, so that any change of the table invalidates all of its keys.",
             ));
         }
-        wanted.push((event_of(recommendation_id, row, table)?, table.name.clone()));
+        if !known.contains(&table.name) || made.contains(&table.name) {
+            wanted.push((event_of(recommendation_id, row, table)?, table.name.clone()));
+        }
     }
     Ok(wanted)
 }
