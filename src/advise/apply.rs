@@ -58,9 +58,7 @@ pub fn request(recommendation_id: &str) -> Result<i64, Error> {
         return setting::request(recommendation_id);
     }
     let (mut change, concerned) = match recommendation_id.strip_prefix(VIEWS) {
-        None if recommendation_id.starts_with(cache::CACHE) => {
-            (cache::of(recommendation_id, &recommendation_id[cache::CACHE.len()..])?, Vec::new())
-        }
+        None if recommendation_id.starts_with(cache::CACHE) => (cache::of(recommendation_id)?, Vec::new()),
         Some(view) => (of_view(recommendation_id, view)?, Vec::new()),
         None if recommendation_id.starts_with(scaling::PARTITIONING) => partitioning::of(recommendation_id)?,
         None if recommendation_id.starts_with(SCALING) => return Err(by_itself(recommendation_id)?),

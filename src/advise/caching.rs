@@ -10,6 +10,7 @@ pub mod shadow;
 pub mod watch;
 
 use perf_core::cache::candidate::{self, Judgement, Summary, Verdict, Writes};
+use pgrx::pg_sys;
 use serde_json::{json, Map, Value};
 
 use crate::error::Error;
@@ -87,6 +88,8 @@ pub struct Cached {
 
 /// A table that they read.
 pub struct Read {
+    /// The table.
+    pub oid: pg_sys::Oid,
     /// Quoted and qualified.
     pub name: String,
     /// What a change of it is called, where nobody calls it otherwise.
@@ -121,10 +124,11 @@ pub fn strategy(name: &str) -> Result<Option<Strategy>, Error> {
         let statements = statements.collect();
         let mut tables: Vec<Read> = Vec::new();
         for relation in of_it.iter().flat_map(|statement| facts.tables_of(statement)) {
-            let name = ident::qualified(&relation.schema, &relation.name);
-            if !tables.iter().any(|known| known.name == name) {
+            let oid = pg_sys::Oid::from(relation.root);
+            if !tables.iter().any(|known| known.oid == oid) {
+                let name = ident::qualified(&relation.schema, &relation.name);
                 let inexact = facts.inexact(&of_it, relation);
-                tables.push(Read { name, event: candidates::event(relation), inexact });
+                tables.push(Read { oid, name, event: candidates::event(relation), inexact });
             }
         }
         Ok(Some(Strategy { row, statements, tables }))

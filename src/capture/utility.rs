@@ -12,6 +12,7 @@ use crate::memory::statements::Execution;
 use crate::pg::local::ProcessLocal;
 use crate::pg::raw;
 use core::ffi::{c_char, c_void, CStr};
+use perf_core::pool::{followed_name, FOLLOWED};
 use pgrx::pg_sys;
 
 /// What a utility statement's node is shown to before it runs.
@@ -77,15 +78,6 @@ fn carries_secrets(tag: pg_sys::NodeTag) -> bool {
     )
 }
 
-/// Settings that poolers follow for each client; those of [`perf_core::pool::feature_of`].
-const FOLLOWED: [(&CStr, &CStr); 5] = [
-    (c"client_encoding", c"SET client_encoding"),
-    (c"datestyle", c"SET datestyle"),
-    (c"timezone", c"SET timezone"),
-    (c"standard_conforming_strings", c"SET standard_conforming_strings"),
-    (c"application_name", c"SET application_name"),
-];
-
 /// What is kept of a statement instead of its text. Of SET, whether it lasts longer than the transaction, and whether a pooler
 /// would follow it.
 ///
@@ -110,7 +102,7 @@ unsafe fn tag_of(node: *mut pg_sys::Node) -> *const c_char {
         if (*set).kind == pg_sys::VariableSetKind::VAR_SET_MULTI && !is(c"SESSION CHARACTERISTICS") {
             return c"SET LOCAL".as_ptr();
         }
-        FOLLOWED.iter().find(|(name, _)| is(name)).map_or(tag, |(_, tag)| tag.as_ptr())
+        FOLLOWED.iter().find(|one| is(followed_name(one))).map_or(tag, |one| one.as_ptr())
     }
 }
 

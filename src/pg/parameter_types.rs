@@ -3,14 +3,12 @@
 //! beyond what types' own functions lock; their errors are theirs.
 
 use std::ffi::{c_void, CString};
-use std::panic::AssertUnwindSafe;
-use std::{ptr, slice};
 
 use pgrx::{pg_guard, pg_sys, PgList};
 
 use super::planner::analysis::{self, Sender};
 use super::text::DbText;
-use super::{ident, planner, privilege};
+use super::{ident, privilege, query_rules};
 
 /// A type, with what limits its values.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,22 +50,13 @@ pub unsafe fn of_parameters(queries: *mut pg_sys::List, parameters: usize) -> Ve
 pub fn inferred(text: &str, lock_timeout_ms: u32) -> Result<Vec<Option<String>>, String> {
     let sender = Sender { search_path: None, role: None, lock_timeout_ms: Some(lock_timeout_ms) };
     let text = ident::until_nul(text);
-    let types = || -> Result<Vec<pg_sys::Oid>, String> {
-        // SAFETY: inside a subtransaction with a memory context of its own that is rolled back; the list has as many types
-        // as the server says.
-        unsafe {
-            let raw = analysis::only_statement(&text).map_err(|failure| failure.message())?;
-            let (mut types, mut count) = analysis::types_of(&[]);
-            analysis::silenced(|| {
-                pg_sys::parse_analyze_varparams(raw, text.as_ptr(), &mut types, &mut count, ptr::null_mut())
-            });
-            let types = if types.is_null() { &[] } else { slice::from_raw_parts(types, count.max(0) as usize) };
-            Ok(types.to_vec())
-        }
+    // SAFETY: inside a subtransaction with a memory context of its own that is rolled back.
+    let types = || unsafe {
+        let raw = analysis::only_statement(&text).map_err(|failure| failure.message())?;
+        Ok::<_, String>(analysis::with_types(raw, &text, &[]).1)
     };
     // SAFETY: as above.
-    let found = planner::in_subtransaction(AssertUnwindSafe(|| unsafe { analysis::in_place_of(sender, types) }));
-    let types = found.map_err(|caught| planner::Failure::Raised(planner::unless_fatal(caught)).message())??;
+    let types = query_rules::guarded(|| unsafe { analysis::in_place_of(sender, types) })??;
     // SAFETY: looks names up; the text is ours to free.
     let written = |of: pg_sys::Oid| unsafe { ident::owned(pg_sys::format_type_extended(of, -1, QUALIFIED)) };
     Ok(types.into_iter().map(|of| if of == pg_sys::InvalidOid { None } else { written(of) }).collect())

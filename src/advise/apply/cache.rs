@@ -1,6 +1,8 @@
 //! From a strategy of perf.caching_strategies() to the change that sets it up: the policy that perf.cached() computes by, and
 //! the watches that keep what is cached exact. Called by perf.apply(), in the user's transaction.
 
+use std::collections::HashSet;
+
 use perf_core::cache::question::{with_placeholders, Question};
 use perf_core::cache::template::Template;
 use perf_core::normalized::with_casts;
@@ -26,7 +28,8 @@ const LOCK_TIMEOUT_MS: u32 = 100;
 const MINUTES: f64 = 60.0;
 
 /// The change that sets a strategy up.
-pub fn of(recommendation_id: &str, name: &str) -> Result<Change, Error> {
+pub fn of(recommendation_id: &str) -> Result<Change, Error> {
+    let name = recommendation_id.strip_prefix(CACHE).unwrap_or_default();
     let Some(strategy) = caching::strategy(name)? else { return Err(unknown(recommendation_id)) };
     let row = &strategy.row;
     let refuse = |what: &str, hint: &str| refused_as(recommendation_id, what, hint);
@@ -43,8 +46,8 @@ pub fn of(recommendation_id: &str, name: &str) -> Result<Change, Error> {
         return Err(refuse("needs nothing to be done", "Its tables are watched for its events already."));
     }
     require_rights(is_new, &watches)?;
-    let watch = |(event, table): &(String, String)| {
-        format!("SELECT perf.cache_watch({}, {})", ident::literal(event), ident::literal(table))
+    let watch = |(event, table): &(&str, &Read)| {
+        format!("SELECT perf.cache_watch({}, {})", ident::literal(event), ident::literal(&table.name))
     };
     let mut ddl: Vec<String> = compute_sql.iter().map(|sql| insert(row, sql)).collect();
     ddl.extend(watches.iter().map(watch));
@@ -54,36 +57,29 @@ pub fn of(recommendation_id: &str, name: &str) -> Result<Change, Error> {
         "SELECT perf.cache_invalidate(event => w.event)\n  FROM (SELECT DISTINCT event FROM perf.cache_watches WHERE event IN ({})) AS w",
         events.join(", ")
     )];
-    undo.extend(watches.iter().map(|(event, table)| unwatch(&row.name, event, table)));
+    undo.extend(watches.iter().map(|(event, table)| unwatch(&row.name, event, &table.name)));
     if is_new {
         undo.push(format!("DELETE FROM perf.cache_policy WHERE cache_name = {}", ident::literal(&row.name)));
     }
-    let tables: Vec<pg_sys::Oid> = strategy
-        .tables
-        .iter()
-        .map(|table| {
-            catalog::relation_named(&table.name).map_err(spi_failed)?.ok_or_else(|| unknown(recommendation_id))
-        })
-        .collect::<Result<_, Error>>()?;
     let workload = captured::read()?;
     let total_ms_per_min = workload.total_ms() / (MINUTES * workload.hours.unwrap_or(1.0)).max(f64::MIN_POSITIVE);
     let predicted = row.saved_ms_per_min.map(|saved| 100.0 * saved / total_ms_per_min.max(f64::MIN_POSITIVE));
     let cache = json!({
         "name": row.name, "key_template": row.key_template, "compute_sql": compute_sql, "made": is_new,
-        "watches": watches.iter().map(|(_, table)| table).collect::<Vec<_>>(),
+        "watches": watches.iter().map(|(_, table)| table.oid.to_u32()).collect::<Vec<_>>(),
         "mean_ms": mean_ms(&strategy.statements), "total_ms_per_min": total_ms_per_min, "call": call(row),
     });
-    let oids: Vec<u32> = tables.iter().map(|table| table.to_u32()).collect();
+    let tables: Vec<u32> = strategy.tables.iter().map(|table| table.oid.to_u32()).collect();
     Ok(Change {
         kind: KIND.to_owned(),
         relation: row.name.clone(),
-        target: tables.first().copied().unwrap_or(pg_sys::InvalidOid),
+        target: strategy.tables.first().map_or(pg_sys::InvalidOid, |table| table.oid),
         ddl: ddl.join(";\n"),
         undo_ddl: Some(undo.join(";\n")),
         predicted_pct: predicted,
         total_ms: workload.total_ms(),
         recommendation: json!({ "reason": row.reason, "evidence": row.evidence, "saved_ms_per_min": row.saved_ms_per_min }),
-        state: json!({ "cache": cache, "tables": oids }),
+        state: json!({ "cache": cache, "tables": tables }),
         ..Change::default()
     })
 }
@@ -136,14 +132,11 @@ fn written(recommendation_id: &str, strategy: &Strategy) -> Result<String, Error
         Unclear::Utility => refuse("is no query".to_owned(), BY_HAND),
         Unclear::Failed(why) => refuse(format!("has a statement that cannot be analysed here: {why}"), BY_HAND),
     })?;
-    let mut read: Vec<String> = Vec::new();
-    for table in &shape.tables {
-        let named = ident::relation_parts(root_of(*table)?).map(|(schema, name)| ident::qualified(&schema, &name));
-        read.extend(named);
-    }
-    let known = |name: &String| strategy.tables.iter().any(|table| table.name == *name);
-    if read.is_empty() || !read.iter().all(known) || !strategy.tables.iter().all(|table| read.contains(&table.name)) {
-        let what = format!("reads other tables from here: {}", read.join(", "));
+    let read = shape.tables.iter().map(|table| root_of(*table)).collect::<Result<HashSet<_>, Error>>()?;
+    if read != strategy.tables.iter().map(|table| table.oid).collect() {
+        let mut names: Vec<String> = read.into_iter().filter_map(ident::relation).collect();
+        names.sort();
+        let what = format!("reads other tables from here: {}", names.join(", "));
         return Err(refuse(what, "Set search_path as the statement's sessions have it."));
     }
     if compute::analysed(&question.sql, question.parameters.len()).meaning.is_none() {
@@ -184,23 +177,21 @@ fn insert(row: &caching::Row, compute_sql: &str) -> String {
 
 /// Events and tables that are to be watched: of each table one, unless people watch it for one of the strategy's events. What
 /// another strategy has made is asked for again, for that one may be on its way to be taken back.
-fn watches(recommendation_id: &str, strategy: &Strategy) -> Result<Vec<(String, String)>, Error> {
+fn watches<'a>(recommendation_id: &str, strategy: &'a Strategy) -> Result<Vec<(&'a str, &'a Read)>, Error> {
     let row = &strategy.row;
-    let made: Vec<String> = store::latest_of(KIND)?
+    let made: Vec<u64> = store::latest_of(KIND)?
         .into_iter()
         .filter(|change| change.is_made() || change.is_busy())
         .flat_map(|change| change.state["cache"]["watches"].as_array().cloned().unwrap_or_default())
-        .filter_map(|table| table.as_str().map(str::to_owned))
+        .filter_map(|table| table.as_u64())
         .collect();
     let known = privilege::as_owner(c"cache_watch_table", || {
         let found = catalog::rows(
-            "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) FROM perf.cache_watch_table w
-               JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) w.relation
-               JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+            "SELECT w.relation FROM perf.cache_watch_table w
               WHERE w.event OPERATOR(pg_catalog.=) ANY ($1) AND w.keys IS NULL
                 AND w.operations OPERATOR(pg_catalog.@>) '{insert,update,delete}'",
             &[row.invalidated_by.iter().map(|event| Some(Text(event.clone()))).collect::<Vec<_>>().into()],
-            |row| Ok(row.get::<Text>(1)?.map(|name| name.0)),
+            |row| row.get::<pg_sys::Oid>(1),
         );
         found.map_err(spi_failed)
     })?;
@@ -215,32 +206,32 @@ fn watches(recommendation_id: &str, strategy: &Strategy) -> Result<Vec<(String, 
                 "Call the placeholder otherwise, so that any change of the table invalidates all of its keys.",
             ));
         }
-        if !known.contains(&table.name) || made.contains(&table.name) {
-            wanted.push((event_of(recommendation_id, row, table)?, table.name.clone()));
+        if !known.contains(&table.oid) || made.contains(&table.oid.to_u32().into()) {
+            wanted.push((event_of(recommendation_id, row, table)?, table));
         }
     }
     Ok(wanted)
 }
 
 /// The event that a change of a table is for a strategy.
-fn event_of(recommendation_id: &str, row: &caching::Row, table: &Read) -> Result<String, Error> {
+fn event_of<'a>(recommendation_id: &str, row: &'a caching::Row, table: &Read) -> Result<&'a str, Error> {
     let own = row.invalidated_by.iter().find(|event| **event == table.event);
-    own.or(row.invalidated_by.first()).cloned().ok_or_else(|| {
+    own.or(row.invalidated_by.first()).map(String::as_str).ok_or_else(|| {
         let hint = "Name an event in invalidated_by of its row in perf.cache_policy.";
         refused_as(recommendation_id, "has no event that would invalidate it", hint)
     })
 }
 
 /// Whoever sets a strategy up may write policies, and make triggers on the tables.
-fn require_rights(is_new: bool, watches: &[(String, String)]) -> Result<(), Error> {
+fn require_rights(is_new: bool, watches: &[(&str, &Read)]) -> Result<(), Error> {
     const MAY_WRITE: &str = "SELECT pg_catalog.has_table_privilege('perf.cache_policy', 'INSERT')";
     if is_new && catalog::value::<bool>(MAY_WRITE, &[]).map_err(spi_failed)? != Some(true) {
         return Err(denied("permission denied for table cache_policy".to_owned()));
     }
     for (_, table) in watches {
         let may = "SELECT pg_catalog.has_table_privilege($1, 'TRIGGER')";
-        if catalog::value::<bool>(may, &[Text(table.clone()).into()]).map_err(spi_failed)? != Some(true) {
-            return Err(denied(format!("permission denied to watch table {table}")));
+        if catalog::value::<bool>(may, &[table.oid.into()]).map_err(spi_failed)? != Some(true) {
+            return Err(denied(format!("permission denied to watch table {}", table.name)));
         }
     }
     Ok(())

@@ -31,7 +31,8 @@ pub struct Relation {
     pub name: String,
     kind: String,
     row_security: bool,
-    root: u32,
+    /// What it is a part of, or itself.
+    pub root: u32,
     columns: HashMap<i16, String>,
     /// Columns whose equal values are the same text.
     printed_alike: Vec<String>,

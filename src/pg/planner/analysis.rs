@@ -124,6 +124,28 @@ pub unsafe fn types_of(parameters: &[Parameter]) -> (*mut pg_sys::Oid, i32) {
     }
 }
 
+/// Analyses a statement, without other extensions looking on: the query, and the types of `$1`, `$2`, ...; zero for one that is
+/// not used. Types that are not given are found.
+///
+/// # Safety
+/// `raw` was parsed from `text`; inside a subtransaction that is rolled back, with an active snapshot. Analysis scribbles on
+/// `raw`.
+pub unsafe fn with_types(
+    raw: *mut pg_sys::RawStmt,
+    text: &CStr,
+    parameters: &[Parameter],
+) -> (*mut pg_sys::Query, Vec<pg_sys::Oid>) {
+    // SAFETY: see the function's contract; the array has as many types as the server says.
+    unsafe {
+        let (mut types, mut count) = types_of(parameters);
+        let query =
+            silenced(|| pg_sys::parse_analyze_varparams(raw, text.as_ptr(), &mut types, &mut count, ptr::null_mut()));
+        // A statement is not told of parameters without any.
+        let types = if types.is_null() { &[] } else { std::slice::from_raw_parts(types, count.max(0) as usize) };
+        (query, types.to_vec())
+    }
+}
+
 /// Runs `body` with no other extension looking on when it analyses a statement.
 ///
 /// # Safety

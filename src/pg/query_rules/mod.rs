@@ -16,7 +16,6 @@ mod whole;
 
 use std::ffi::CStr;
 use std::panic::AssertUnwindSafe;
-use std::ptr;
 
 use perf_core::rewrite::Rule;
 use pgrx::pg_sys;
@@ -225,15 +224,10 @@ unsafe fn analyzed(text: &CStr, parameters: &[Parameter]) -> Result<Analyzed, St
         analysis::unwrap_query(raw);
         // Analysis scribbles on what it is given.
         let kept = pg_sys::copyObjectImpl((*raw).stmt.cast()).cast();
-        let (mut types, mut count) = analysis::types_of(parameters);
-        let query = analysis::silenced(|| {
-            pg_sys::parse_analyze_varparams(raw, text.as_ptr(), &mut types, &mut count, ptr::null_mut())
-        });
+        let (query, types) = analysis::with_types(raw, text, parameters);
         if (*query).commandType == pg_sys::CmdType::CMD_UTILITY {
             return Err(Failure::Utility.message());
         }
-        // A statement is not told of parameters without any.
-        let types = if types.is_null() { &[] } else { std::slice::from_raw_parts(types, count.max(0) as usize) };
-        Ok(Analyzed { raw: kept, query, types: types.to_vec() })
+        Ok(Analyzed { raw: kept, query, types })
     }
 }

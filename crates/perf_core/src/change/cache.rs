@@ -1,10 +1,7 @@
 //! What a cache has done since it was set up, judged by how often it was asked and how often it knew the answer. Pure.
 
-use super::{Judgement, Verdict};
+use super::{Judgement, Verdict, KEPT_MIN};
 use crate::cache::candidate::saved_ms_per_min;
-
-/// Share of what was promised below which nothing is gained.
-const KEPT_MIN: f64 = 0.1;
 
 /// What was seen.
 #[derive(Clone, Copy, Debug, PartialEq)]

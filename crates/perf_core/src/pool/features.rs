@@ -1,6 +1,8 @@
 //! What a session may do that a connection shared between transactions breaks. The list is that of PgBouncer's
 //! "Features" page under "SQL feature map for pooling modes".
 
+use std::ffi::CStr;
+
 /// Something that outlives a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Feature {
@@ -49,9 +51,23 @@ impl Feature {
 }
 
 /// Settings that PgBouncer keeps for each client and sets itself when a client gets another connection, so that its own
-/// statements are among those that the server sees (documentation of `track_extra_parameters`); and what SQL calls them.
-const FOLLOWED: [&str; 7] =
-    ["client_encoding", "names", "datestyle", "timezone", "time", "standard_conforming_strings", "application_name"];
+/// statements are among those that the server sees (documentation of `track_extra_parameters`): what sets them, without the
+/// values.
+pub const FOLLOWED: [&CStr; 5] = [
+    c"SET client_encoding",
+    c"SET datestyle",
+    c"SET timezone",
+    c"SET standard_conforming_strings",
+    c"SET application_name",
+];
+/// What SQL calls some of them: SET NAMES, SET TIME ZONE.
+const ALIASES: [&str; 2] = ["names", "time"];
+
+/// The setting that one of [`FOLLOWED`] sets.
+pub fn followed_name(statement: &CStr) -> &CStr {
+    let bytes = statement.to_bytes_with_nul();
+    CStr::from_bytes_with_nul(bytes.strip_prefix(b"SET ").unwrap_or(bytes)).unwrap_or(statement)
+}
 
 /// What a statement uses that needs a session of its own. Sees words outside of strings, quoted names and comments; a
 /// function that does it inside is not seen.
@@ -73,7 +89,8 @@ pub fn feature_of(sql: &str) -> Option<Feature> {
         "set" if !matches!(word(1), "local" | "transaction" | "constraints") => {
             let is_named = word(1) == "session" && word(2) != "characteristics";
             let name = if is_named { word(2) } else { word(1) };
-            return (!FOLLOWED.contains(&name)).then_some(Feature::SessionSetting);
+            let is_followed = FOLLOWED.iter().any(|one| followed_name(one).to_bytes() == name.as_bytes());
+            return (!is_followed && !ALIASES.contains(&name)).then_some(Feature::SessionSetting);
         }
         "select" if words.windows(2).any(|w| w[0] == "into" && temporary(&w[1])) => {
             return Some(Feature::TemporaryTable)

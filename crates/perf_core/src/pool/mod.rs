@@ -12,7 +12,7 @@ mod features;
 
 pub use busy::BusySeconds;
 pub use config::{pgbouncer_ini, sqlalchemy, Server};
-pub use features::{feature_of, Feature};
+pub use features::{feature_of, followed_name, Feature, FOLLOWED};
 
 /// Which part of the seconds a pool must have been large enough for.
 pub const PERCENTILE: f64 = 0.99;
