@@ -29,13 +29,14 @@ AS $$
                date_bin(width, first_at, date_trunc('day', first_at)) AS start_at,
                extract(epoch FROM clock_timestamp() - first_at)::float8 / 120 AS half_minutes),
     raw AS MATERIALIZED (
-        -- Read once, and kept small: there may be hundreds of thousands of rows.
+        -- Read once, and kept small: there may be hundreds of thousands of rows. Sums of bigint would be numeric,
+        -- which takes longer.
         SELECT queryid, userid, toplevel, date_bin(width, bucket_at, (SELECT m.start_at FROM middle AS m)) AS at, min(query) AS query,
-               sum(calls) AS calls, sum(failures) AS failures, sum(rows) AS rows, sum(total_ms) AS total_ms,
-               sum(slow + critical + emergency) AS slow, sum(planning_ms) AS planning_ms,
+               sum(calls::float8) AS calls, sum(failures::float8) AS failures, sum(rows::float8) AS rows,
+               sum(total_ms) AS total_ms, sum((slow + critical + emergency)::float8) AS slow, sum(planning_ms) AS planning_ms,
                sum(block_io_ms) AS block_io_ms, sum(lock_wait_ms) AS lock_wait_ms,
-               sum(temp_blks_written) AS temp_blks_written, sum(shared_blks_hit) AS shared_blks_hit,
-               sum(shared_blks_read) AS shared_blks_read, min(first_seen_at) AS first_seen_at,
+               sum(temp_blks_written::float8) AS temp_blks_written, sum(shared_blks_hit::float8) AS shared_blks_hit,
+               sum(shared_blks_read::float8) AS shared_blks_read, min(first_seen_at) AS first_seen_at,
                sum(total_ms) FILTER (WHERE bucket_at + (collected_at - bucket_at) / 2 < (SELECT m.at FROM middle AS m))
                    AS earlier_ms,
                perf._histogram_merge(histogram) AS histogram
@@ -64,11 +65,11 @@ AS $$
                perf._slow_cause(l.plan, a.calls, a.total_ms, a.planning_ms, a.block_io_ms, a.lock_wait_ms,
                                 a.temp_blks_written, a.shared_blks_hit, a.shared_blks_read, a.rows,
                                 l.estimated_rows, l.rows::float8) AS cause
-          FROM (SELECT queryid, sum(calls)::float8 AS calls, sum(total_ms) AS total_ms, sum(planning_ms) AS planning_ms,
+          FROM (SELECT queryid, sum(calls) AS calls, sum(total_ms) AS total_ms, sum(planning_ms) AS planning_ms,
                        sum(block_io_ms) AS block_io_ms, sum(lock_wait_ms) AS lock_wait_ms,
-                       sum(temp_blks_written)::float8 AS temp_blks_written,
-                       sum(shared_blks_hit)::float8 AS shared_blks_hit,
-                       sum(shared_blks_read)::float8 AS shared_blks_read, sum(rows)::float8 AS rows,
+                       sum(temp_blks_written) AS temp_blks_written,
+                       sum(shared_blks_hit) AS shared_blks_hit,
+                       sum(shared_blks_read) AS shared_blks_read, sum(rows) AS rows,
                        sum(earlier_ms) AS earlier_ms, min(first_seen_at) AS first_seen_at
                   FROM raw WHERE queryid IN (SELECT queryid FROM summed)
                  GROUP BY queryid HAVING sum(slow) > 0) AS a
